@@ -1,0 +1,74 @@
+//! Where `script/setup` put what the tests run on: root file system, binary cache, Nix, `PRoot`, apps.
+
+use anyhow::{Context, Result};
+use serde::Deserialize;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+/// The contents of `fixtures.json`; all paths are of this machine, but store paths.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Fixtures {
+    /// Root file system of build and run image, a directory.
+    pub rootfs: PathBuf,
+    /// The same as one tar file.
+    pub rootfs_tar: PathBuf,
+    /// A signed binary cache, in Nix's `file://` layout.
+    pub cache: PathBuf,
+    /// Its key, `name:base64`.
+    pub public_key: String,
+    pub secret_key_file: PathBuf,
+    /// A stand-in for Nix's release archive.
+    pub nix_archive: PathBuf,
+    /// Its SHA-256, in hex.
+    pub nix_archive_sha256: String,
+    /// Nix's store path in it.
+    pub nix: String,
+    pub nix_version: String,
+    /// A static `PRoot` program.
+    pub proot: PathBuf,
+    /// Its SHA-256, in hex.
+    pub proot_sha256: String,
+    /// By name.
+    pub apps: BTreeMap<String, App>,
+}
+
+/// A sample app.
+#[derive(Clone, Debug, Deserialize)]
+pub struct App {
+    /// The app's directory.
+    pub dir: PathBuf,
+    /// The output path that the binary cache holds for it.
+    pub store_path: String,
+    /// The store path of its source.
+    pub source: String,
+}
+
+/// Where `fixtures.json` is: `$NIX_HYDRA_FIXTURES`, else below the cache directory.
+#[must_use]
+pub fn path() -> PathBuf {
+    let variable = |name| {
+        std::env::var_os(name)
+            .filter(|v| !v.is_empty())
+            .map(PathBuf::from)
+    };
+    variable("NIX_HYDRA_FIXTURES").unwrap_or_else(|| {
+        variable("NIX_HYDRA_CACHE")
+            .unwrap_or_else(|| {
+                variable("XDG_CACHE_HOME")
+                    .unwrap_or_else(|| variable("HOME").unwrap_or_default().join(".cache"))
+                    .join("nix-hydra-buildpack")
+            })
+            .join("fixtures.json")
+    })
+}
+
+/// Reads [`path`].
+///
+/// # Errors
+/// One line that says to run `script/setup`, where the file is not there or is not understood.
+pub fn read() -> Result<Fixtures> {
+    let path = path();
+    let hint = || format!("no fixtures in {}: run script/setup", path.display());
+    let text = std::fs::read_to_string(&path).with_context(hint)?;
+    serde_json::from_str(&text).map_err(|error| anyhow::anyhow!("{} ({error})", hint()))
+}

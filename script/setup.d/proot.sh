@@ -1,0 +1,34 @@
+# A static PRoot from Debian's source package, without Debian's patches.
+# shellcheck shell=bash disable=SC2034,SC2154  # names shared between the parts
+
+part_proot() {
+  keep proot "$(hash_of script/setup.d/proot.sh "$(dpkg --print-architecture)")" make_proot
+  done_what="$(<"$kept/version"), $(du -k "$kept/proot" | cut -f 1) kB"
+  # shellcheck disable=SC2016  # jq's variables
+  fact proot '{proot: $proot, proot_sha256: $sha256, proot_version: $version}' \
+    --arg proot "$kept/proot" --arg version "$(<"$kept/version")" \
+    --arg sha256 "$(sha256sum "$kept/proot" | cut -d ' ' -f 1)"
+}
+
+make_proot() {
+  local into=$1 source=$1/source part
+  use_suite sid
+  mkdir "$source"
+  # apt checks the archive itself against its signed index, so the .dsc is not needed.
+  (cd "$source" && in_suite apt-get -q source --download-only --tar-only proot)
+  # Debian's patches switch PRoot's seccomp filter off, without which it is many times slower;
+  # only the one that makes it build on arm64 is wanted.
+  (cd "$source" && in_suite apt-get -q source --download-only --diff-only proot)
+  tar -C "$source" --strip-components=1 -xf "$source"/proot_*.orig.tar.*
+  tar -C "$source" -xf "$source"/proot_*.debian.tar.*
+  part=$(cd "$source" && echo proot_*.orig.tar.*)
+  part=${part#proot_}
+  printf '%s\n' "${part%.orig.tar.*}" >"$into/version"
+  if [[ $(uname -m) == aarch64 ]]; then
+    patch -d "$source" -p1 <"$source/debian/patches/arm64.patch"
+  fi
+  make -C "$source/src" proot LDFLAGS="-static -ltalloc"
+  strip -o "$into/proot" "$source/src/proot"
+  "$into/proot" --version | grep 'seccomp_filter = yes'
+  rm -rf "$source"
+}

@@ -1,0 +1,195 @@
+//! Binary caches: what one answers about a store path, and how its NARs are read.
+//!
+//! Formats and habits follow Nix's `binary-cache-store` and the servers in use: Hydra, nix-serve,
+//! harmonia, attic, Cachix, and plain files.
+
+mod decode;
+mod info;
+mod trust;
+mod url;
+
+pub use self::decode::{DecodeError, decoder};
+pub use self::info::CacheInfo;
+pub use self::trust::{Trust, Untrusted};
+pub use self::url::{CacheUrl, CacheUrlError};
+
+use crate::http::{Http, HttpError};
+use ::url::Url;
+use nix_derivation::{StoreDir, StorePath};
+use nix_narinfo::{MAX_NARINFO_SIZE, NarInfo};
+use std::fmt;
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::Path;
+
+/// A `nix-cache-info` is a few lines; more than this is another kind of file.
+const MAX_CACHE_INFO_SIZE: u64 = 64 * 1024;
+
+/// One binary cache that answered, and that serves `/nix/store`.
+#[derive(Debug)]
+pub struct BinaryCache {
+    url: CacheUrl,
+    http: Http,
+    /// Lower is asked first.
+    pub priority: u32,
+}
+
+/// Why a binary cache could not be asked, or what it answered cannot be used.
+#[derive(Debug)]
+pub enum CacheError {
+    Http(HttpError),
+    Io(io::Error),
+    /// A cache made of files does not have this one.
+    NoFile,
+    /// There is no `nix-cache-info`, so this is probably not a binary cache.
+    NoCacheInfo,
+    /// The cache serves another store directory than `/nix/store`.
+    StoreDir(String),
+    /// A narinfo that breaks the format: what is wrong with it.
+    NarInfo(String),
+    /// A narinfo that describes another store path than the one asked for.
+    OtherPath(StorePath),
+    /// A URL in a narinfo that cannot be followed.
+    NarUrl(String),
+    /// The answer is encoded in a way that cannot be read.
+    Decode(DecodeError),
+}
+
+impl BinaryCache {
+    /// Asks the cache at `url` who it is.
+    pub fn open(url: CacheUrl, http: Http) -> Result<Self, CacheError> {
+        let mut cache = Self {
+            url,
+            http,
+            priority: CacheInfo::default().priority,
+        };
+        let text = match cache.read_small("nix-cache-info", MAX_CACHE_INFO_SIZE) {
+            Err(error) if error.is_absent() => return Err(CacheError::NoCacheInfo),
+            other => other?,
+        };
+        let info = CacheInfo::parse(&String::from_utf8_lossy(&text));
+        if info.store_dir != StoreDir::default().as_str() {
+            return Err(CacheError::StoreDir(info.store_dir));
+        }
+        cache.priority = cache.url.priority.unwrap_or(info.priority);
+        Ok(cache)
+    }
+
+    #[must_use]
+    pub fn url(&self) -> &CacheUrl {
+        &self.url
+    }
+
+    /// What the cache knows of `path`, or nothing where it does not have it.
+    pub fn narinfo(&self, path: &StorePath) -> Result<Option<NarInfo>, CacheError> {
+        let basename = path.to_basename();
+        let hash_part = basename.split('-').next().unwrap_or_default();
+        let name = format!("{hash_part}.narinfo");
+        let text = match self.read_small(&name, MAX_NARINFO_SIZE as u64) {
+            Err(error) if error.is_absent() => return Ok(None),
+            other => other?,
+        };
+        let narinfo = NarInfo::parse_in(&StoreDir::default(), &text)
+            .map_err(|error| CacheError::NarInfo(error.to_string()))?;
+        if narinfo.store_path() != path {
+            return Err(CacheError::OtherPath(narinfo.store_path().clone()));
+        }
+        Ok(Some(narinfo))
+    }
+
+    /// Opens the NAR that a narinfo of this cache names, as it was before it was compressed.
+    pub fn nar(&self, narinfo: &NarInfo) -> Result<Box<dyn Read>, CacheError> {
+        let url = self
+            .url
+            .base
+            .join(narinfo.url())
+            .map_err(|_| CacheError::NarUrl(narinfo.url().to_string()))?;
+        decoder(self.open_url(&url)?, narinfo.compression().as_str()).map_err(CacheError::Decode)
+    }
+
+    fn read_small(&self, name: &str, limit: u64) -> Result<Vec<u8>, CacheError> {
+        let url = self
+            .url
+            .base
+            .join(name)
+            .map_err(|_| CacheError::NarUrl(name.to_string()))?;
+        let mut text = Vec::new();
+        self.open_url(&url)?
+            .take(limit + 1)
+            .read_to_end(&mut text)
+            .map_err(CacheError::Io)?;
+        if text.len() as u64 > limit {
+            return Err(CacheError::NarInfo(format!(
+                "`{name}` is longer than {limit} bytes"
+            )));
+        }
+        Ok(text)
+    }
+
+    /// Opens a URL of this cache, or of wherever it points, without its `Content-Encoding`.
+    fn open_url(&self, url: &Url) -> Result<Box<dyn Read>, CacheError> {
+        match url.scheme() {
+            // Only a cache that is itself made of files may point at files.
+            "file" if self.url.base.scheme() == "file" => open_file(url),
+            "http" | "https" => {
+                let credentials = self
+                    .url
+                    .credentials
+                    .as_ref()
+                    .filter(|_| url.origin() == self.url.base.origin());
+                let body = self.http.get(url, credentials).map_err(CacheError::Http)?;
+                let encoding = body.content_encoding().unwrap_or("identity").to_string();
+                decoder(Box::new(body), &encoding).map_err(CacheError::Decode)
+            }
+            _ => Err(CacheError::NarUrl(url.to_string())),
+        }
+    }
+}
+
+impl CacheError {
+    /// Whether the cache says that it does not have what was asked for.
+    #[must_use]
+    pub fn is_absent(&self) -> bool {
+        match self {
+            Self::Http(error) => error.is_absent(),
+            Self::NoFile => true,
+            _ => false,
+        }
+    }
+}
+
+fn open_file(url: &Url) -> Result<Box<dyn Read>, CacheError> {
+    let path = url
+        .to_file_path()
+        .map_err(|()| CacheError::NarUrl(url.to_string()))?;
+    match File::open(&path) {
+        Ok(file) => Ok(Box::new(file)),
+        // A directory that is not there at all is a mistake, not an absent path.
+        Err(error)
+            if error.kind() == io::ErrorKind::NotFound
+                && path.parent().is_some_and(Path::exists) =>
+        {
+            Err(CacheError::NoFile)
+        }
+        Err(error) => Err(CacheError::Io(error)),
+    }
+}
+
+impl fmt::Display for CacheError {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Http(error) => write!(formatter, "{error}"),
+            Self::Io(error) => write!(formatter, "{error}"),
+            Self::NoFile => formatter.write_str("there is no such file"),
+            Self::NoCacheInfo => formatter
+                .write_str("it has no `nix-cache-info`, so it is probably not a binary cache"),
+            Self::StoreDir(dir) => {
+                write!(formatter, "it serves the store `{dir}`, not `/nix/store`")
+            }
+            Self::NarInfo(reason) => write!(formatter, "its narinfo cannot be read: {reason}"),
+            Self::OtherPath(path) => write!(formatter, "its narinfo describes {path} instead"),
+            Self::NarUrl(url) => write!(formatter, "the URL `{url}` cannot be followed"),
+            Self::Decode(error) => write!(formatter, "{error}"),
+        }
+    }
+}

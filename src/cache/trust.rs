@@ -1,0 +1,69 @@
+//! Whose word is taken for a store path: signatures, content addresses, and when neither is needed.
+
+use super::CacheUrl;
+use crate::config::TrustSettings;
+use nix_derivation::StoreDir;
+use nix_narinfo::NarInfo;
+
+/// Why a store path may be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Trust {
+    /// A known key has signed it.
+    Signed,
+    /// Its name follows from its content, which is checked anyway.
+    ContentAddressed,
+    /// The user calls the cache it comes from trusted, with `?trusted=true`.
+    TrustedCache,
+    /// Nobody vouches for it, and the user has named no key that could.
+    Unsigned,
+}
+
+/// Why a store path must not be used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Untrusted {
+    /// It carries no signature.
+    NotSigned,
+    /// No known key has signed it; these have, or claim to.
+    UnknownKeys(Vec<String>),
+    /// It carries a signature in the name of a known key that is not one of that key.
+    BadSignature(String),
+}
+
+impl TrustSettings {
+    /// Decides whether what `narinfo` says may be believed when `cache` says it.
+    ///
+    /// The order is Nix's: a content address that gives the path needs no signature; else one good
+    /// signature is enough, whatever the others are.
+    pub fn check(&self, narinfo: &NarInfo, cache: &CacheUrl) -> Result<Trust, Untrusted> {
+        let store_dir = StoreDir::default();
+        if narinfo.has_valid_signature(&store_dir, &self.keys) {
+            return Ok(Trust::Signed);
+        }
+        if narinfo.is_content_addressed(&store_dir) {
+            return Ok(Trust::ContentAddressed);
+        }
+        if cache.trusted {
+            return Ok(Trust::TrustedCache);
+        }
+        let signers: Vec<String> = narinfo
+            .signatures()
+            .iter()
+            .map(|signature| signature.key_name.clone())
+            .collect();
+        let forged = signers
+            .iter()
+            .find(|signer| self.keys.iter().any(|key| key.name == **signer));
+        // A signature in a known key's name that does not hold is never taken for none.
+        if let Some(forged) = forged {
+            return Err(Untrusted::BadSignature(forged.clone()));
+        }
+        if !self.required {
+            return Ok(Trust::Unsigned);
+        }
+        Err(if signers.is_empty() {
+            Untrusted::NotSigned
+        } else {
+            Untrusted::UnknownKeys(signers)
+        })
+    }
+}

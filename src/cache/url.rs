@@ -1,0 +1,152 @@
+//! The URL of a binary cache as users write it: with credentials and Nix's store parameters.
+
+use crate::http::Credentials;
+use std::fmt;
+use std::str::FromStr;
+use url::Url;
+
+/// A binary cache's URL, taken apart. It is printed without its credentials.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CacheUrl {
+    /// The URL without user, password and parameters, and with a slash at its end.
+    pub base: Url,
+    pub credentials: Option<Credentials>,
+    /// Nix's `?priority=`, which overrides what the cache says of itself.
+    pub priority: Option<u32>,
+    /// Nix's `?trusted=true`: its paths need no signature.
+    pub trusted: bool,
+}
+
+/// Why a text is no URL of a binary cache.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CacheUrlError {
+    NotAUrl,
+    /// Only `https`, `http` and `file` can be read.
+    Scheme,
+    Priority,
+    Trusted,
+}
+
+impl CacheUrl {
+    /// `text` with a user and password in it left out, for messages about a wrong URL.
+    #[must_use]
+    pub fn without_credentials(text: &str) -> String {
+        match text.split_once("://") {
+            Some((scheme, rest)) => {
+                let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+                let host = rest[..end].rfind('@').map_or(0, |at| at + 1);
+                format!("{scheme}://{}", &rest[host..])
+            }
+            None => text.rsplit('@').next().unwrap_or_default().to_string(),
+        }
+    }
+}
+
+impl FromStr for CacheUrl {
+    type Err = CacheUrlError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let mut base = Url::parse(text).map_err(|_| CacheUrlError::NotAUrl)?;
+        if !matches!(base.scheme(), "https" | "http" | "file") {
+            return Err(CacheUrlError::Scheme);
+        }
+        let mut priority = None;
+        let mut trusted = false;
+        for (name, value) in base.query_pairs() {
+            match name.as_ref() {
+                "priority" => {
+                    priority = Some(value.parse().map_err(|_| CacheUrlError::Priority)?);
+                }
+                "trusted" => {
+                    trusted = match value.as_ref() {
+                        "1" | "true" => true,
+                        "0" | "false" => false,
+                        _ => return Err(CacheUrlError::Trusted),
+                    };
+                }
+                // The others (`compression`, `secret-key`, …) matter to whoever writes to a cache.
+                _ => {}
+            }
+        }
+        let credentials =
+            (!base.username().is_empty() || base.password().is_some()).then(|| Credentials {
+                user: percent_decoded(base.username()),
+                password: percent_decoded(base.password().unwrap_or_default()),
+            });
+        // Both fail only for URLs that cannot have a user, such as `file:`.
+        let _ = base.set_username("");
+        let _ = base.set_password(None);
+        base.set_query(None);
+        base.set_fragment(None);
+        if !base.path().ends_with('/') {
+            let path = format!("{}/", base.path());
+            base.set_path(&path);
+        }
+        Ok(Self {
+            base,
+            credentials,
+            priority,
+            trusted,
+        })
+    }
+}
+
+impl fmt::Display for CacheUrl {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = self.base.as_str();
+        formatter.write_str(text.strip_suffix('/').unwrap_or(text))
+    }
+}
+
+fn percent_decoded(text: &str) -> String {
+    percent_encoding::percent_decode_str(text)
+        .decode_utf8_lossy()
+        .into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn parameters_and_credentials_are_taken_out_of_the_url() {
+        let url: CacheUrl = "http://deploy:p%40ss@cache.acme.net:5000/nix?priority=10&trusted=1"
+            .parse()
+            .unwrap();
+        assert_eq!(url.base.as_str(), "http://cache.acme.net:5000/nix/");
+        assert_eq!(url.priority, Some(10));
+        assert!(url.trusted);
+        let credentials = url.credentials.unwrap();
+        assert_eq!(credentials.user, "deploy");
+        assert_eq!(credentials.password, "p@ss");
+    }
+
+    #[test]
+    fn it_is_printed_as_the_user_knows_it_but_without_credentials() {
+        let url: CacheUrl = "https://token:x@acme.cachix.org/".parse().unwrap();
+        assert_eq!(url.to_string(), "https://acme.cachix.org");
+    }
+
+    #[test]
+    fn names_are_joined_below_a_path_prefix_with_or_without_a_slash() {
+        for text in ["http://cache/nix", "http://cache/nix/"] {
+            let url: CacheUrl = text.parse().unwrap();
+            assert_eq!(
+                url.base.join("nar/x.nar.xz").unwrap().as_str(),
+                "http://cache/nix/nar/x.nar.xz"
+            );
+        }
+    }
+
+    #[test]
+    fn credentials_are_cut_out_of_any_text() {
+        for (text, shown) in [
+            ("ftp://user:pass@host/x@y", "ftp://host/x@y"),
+            ("user:pass@host", "host"),
+            ("http://host", "http://host"),
+        ] {
+            assert_eq!(CacheUrl::without_credentials(text), shown);
+        }
+    }
+}

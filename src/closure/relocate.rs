@@ -1,0 +1,171 @@
+//! Rewrites store paths into paths of the same length elsewhere, so that programs of a closure run
+//! where there is no `/nix`.
+//!
+//! `/nix/store/` and a hash part are 43 bytes. The same number of bytes holds another directory and
+//! the beginning of the hash, so every reference can be replaced where it stands: in ELF run paths,
+//! scripts, bytecode, and the strings of languages that store their lengths.
+
+use memchr::memmem;
+use std::borrow::Cow;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+const STORE_PREFIX: &[u8] = b"/nix/store/";
+
+/// Characters of a store path's hash part.
+const HASH_LENGTH: usize = 32;
+
+/// Bytes of a reference that are rewritten: the store directory and the hash part.
+pub const REFERENCE_LENGTH: usize = STORE_PREFIX.len() + HASH_LENGTH;
+
+/// Fewest characters of a hash that must stay: 75 bits keep two paths of a closure apart.
+const MIN_HASH_LENGTH: usize = 15;
+
+/// A directory to which a closure is moved.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Relocation {
+    directory: PathBuf,
+    /// The directory with slashes at its end, up to where the hash begins.
+    prefix: Vec<u8>,
+}
+
+/// A directory whose name leaves too little room for hashes, by this many bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DirectoryTooLong {
+    pub excess: usize,
+}
+
+impl Relocation {
+    /// A relocation to `directory`, an absolute path of at most 27 bytes.
+    pub fn new(directory: &Path) -> Result<Self, DirectoryTooLong> {
+        let mut prefix = directory.as_os_str().as_bytes().to_vec();
+        prefix.push(b'/');
+        let longest = REFERENCE_LENGTH - MIN_HASH_LENGTH;
+        if prefix.len() > longest {
+            return Err(DirectoryTooLong {
+                excess: prefix.len() - longest,
+            });
+        }
+        // A short directory keeps the whole hash; more slashes fill up to the length.
+        while prefix.len() < STORE_PREFIX.len() {
+            prefix.push(b'/');
+        }
+        Ok(Self {
+            directory: directory.to_path_buf(),
+            prefix,
+        })
+    }
+
+    /// The directory to which store paths are moved.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Where the store path with this base name is moved to.
+    #[must_use]
+    pub fn place(&self, basename: &str) -> PathBuf {
+        let (hash, name) = basename.split_at(HASH_LENGTH.min(basename.len()));
+        let kept = REFERENCE_LENGTH - self.prefix.len();
+        let hash = hash.get(..kept).unwrap_or(hash);
+        self.directory.join(format!("{hash}{name}"))
+    }
+
+    /// Rewrites every reference to a store path in `bytes`, and answers how many there were.
+    pub fn rewrite(&self, bytes: &mut [u8]) -> usize {
+        let mut places = Vec::new();
+        for start in memmem::find_iter(bytes, STORE_PREFIX) {
+            let hash = start + STORE_PREFIX.len()..start + REFERENCE_LENGTH;
+            let is_reference = bytes
+                .get(hash)
+                .is_some_and(|hash| hash.iter().all(|&byte| is_nix32(byte)));
+            if is_reference {
+                places.push(start);
+            }
+        }
+        let kept = REFERENCE_LENGTH - self.prefix.len();
+        for &start in &places {
+            let reference = &mut bytes[start..start + REFERENCE_LENGTH];
+            reference.copy_within(
+                STORE_PREFIX.len()..STORE_PREFIX.len() + kept,
+                self.prefix.len(),
+            );
+            reference[..self.prefix.len()].copy_from_slice(&self.prefix);
+        }
+        places.len()
+    }
+
+    /// The target of a symbolic link, rewritten.
+    #[must_use]
+    pub fn rewrite_target<'a>(&self, target: &'a [u8]) -> Cow<'a, [u8]> {
+        if memmem::find(target, STORE_PREFIX).is_none() {
+            return Cow::Borrowed(target);
+        }
+        let mut target = target.to_vec();
+        self.rewrite(&mut target);
+        Cow::Owned(target)
+    }
+}
+
+/// Whether a byte is a digit of Nix's base 32, which leaves out `e`, `o`, `t` and `u`.
+fn is_nix32(byte: u8) -> bool {
+    matches!(byte, b'0'..=b'9' | b'a'..=b'z') && !matches!(byte, b'e' | b'o' | b't' | b'u')
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    const PATH: &str = "xbgcfhaawi9iz9s99k58sqy8azc2a1w3-glibc-2.40";
+
+    #[test]
+    fn a_reference_keeps_its_length_and_names_the_place() {
+        let relocation = Relocation::new(Path::new("/layers/nix_hydra/closure")).unwrap();
+        let mut text = format!("#!/nix/store/{PATH}/bin/sh -e\n").into_bytes();
+        let length = text.len();
+        assert_eq!(relocation.rewrite(&mut text), 1);
+        assert_eq!(text.len(), length);
+        let place = relocation.place(PATH);
+        assert_eq!(
+            place,
+            Path::new("/layers/nix_hydra/closure/xbgcfhaawi9iz9s99-glibc-2.40")
+        );
+        assert_eq!(
+            String::from_utf8(text).unwrap(),
+            format!("#!{}/bin/sh -e\n", place.display())
+        );
+    }
+
+    #[test]
+    fn a_short_directory_is_filled_up_with_slashes() {
+        let relocation = Relocation::new(Path::new("/n")).unwrap();
+        let mut text = format!("/nix/store/{PATH}").into_bytes();
+        relocation.rewrite(&mut text);
+        assert_eq!(text, format!("/n/////////{PATH}").into_bytes());
+        assert_eq!(relocation.place(PATH), Path::new("/n").join(PATH));
+    }
+
+    #[test]
+    fn a_store_directory_without_a_hash_stays() {
+        let relocation = Relocation::new(Path::new("/n")).unwrap();
+        for text in [
+            "/nix/store",
+            "/nix/store/",
+            "/nix/store/xbgcfhaawi9iz9s99k58",
+            "/nix/store/eeeeeeeeeeeeeeeeeeeeeeeeeeeeeeee-x",
+        ] {
+            let mut bytes = text.as_bytes().to_vec();
+            assert_eq!(relocation.rewrite(&mut bytes), 0);
+            assert_eq!(bytes, text.as_bytes());
+        }
+    }
+
+    #[test]
+    fn a_directory_too_long_is_refused_by_how_much() {
+        assert_eq!(
+            Relocation::new(Path::new("/layers/nix_hydra/nix-store/x")),
+            Err(DirectoryTooLong { excess: 2 })
+        );
+    }
+}

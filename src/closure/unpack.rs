@@ -1,0 +1,259 @@
+//! Writes a NAR to disk while it is hashed, so that nothing is read twice.
+//!
+//! Everything is created relative to an open directory and never through a name that an archive
+//! could have made point elsewhere. Modes are Nix's own (0444, or 0555 where executable), given at
+//! creation; directories stay writable so that a layer can be removed again.
+
+use nix_archive::nar::{self, Event, FileContents, ReadEvent, decode_events_reader};
+use nix_derivation::hash::{NixHash, NixHasher};
+use rustix::fs::{CWD, Mode, OFlags, mkdirat, openat, symlinkat};
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+/// Bytes of a file that are written at once. Most files of a store are smaller, so they are one
+/// `write`; larger gains nothing.
+const BUFFER_SIZE: usize = 256 * 1024;
+
+/// Bytes that are decoded ahead for the many small fields between files.
+const FIELD_BUFFER_SIZE: usize = 32 * 1024;
+
+/// What a NAR must be, as its narinfo says.
+#[derive(Debug, Clone)]
+pub struct Expected<'a> {
+    pub hash: &'a NixHash,
+    /// Bytes of the NAR, decoded.
+    pub size: u64,
+}
+
+/// Why a NAR was not unpacked. What was written of it is still there.
+#[derive(Debug)]
+pub enum UnpackError {
+    /// The bytes could not be read or decoded.
+    Read(io::Error),
+    /// It ended after this many bytes.
+    Truncated(u64),
+    /// It goes on after the size that it should have.
+    TooLong,
+    /// It is not a NAR, or one that must not be unpacked; what is wrong with it.
+    Format(String),
+    /// Its hash is this one.
+    WrongHash(NixHash),
+    /// A file or directory could not be written.
+    Write(PathBuf, io::Error),
+}
+
+/// Memory of one thread that unpacks, used again for each NAR.
+pub struct Unpacker {
+    file_buffer: Vec<u8>,
+    field_buffer: Vec<u8>,
+}
+
+impl Default for Unpacker {
+    fn default() -> Self {
+        Self {
+            file_buffer: vec![0; BUFFER_SIZE],
+            field_buffer: vec![0; FIELD_BUFFER_SIZE],
+        }
+    }
+}
+
+impl Unpacker {
+    /// Unpacks `nar` as `destination`, which must not exist, and checks its size and hash.
+    pub fn unpack(
+        &mut self,
+        nar: &mut dyn Read,
+        expected: &Expected,
+        destination: &Path,
+    ) -> Result<(), UnpackError> {
+        let mut reader = HashedReader {
+            inner: nar,
+            hasher: NixHasher::new(expected.hash.algorithm()),
+            left: expected.size,
+            too_long: false,
+            buffer: &mut self.field_buffer,
+            start: 0,
+            end: 0,
+        };
+        let mut writer = TreeWriter {
+            destination,
+            directories: Vec::new(),
+            buffer: &mut self.file_buffer,
+            failed: None,
+        };
+        let decoded = decode_events_reader(&mut reader, |event| writer.write(event));
+        if let Some((path, error)) = writer.failed {
+            return Err(UnpackError::Write(path, error));
+        }
+        if reader.too_long {
+            return Err(UnpackError::TooLong);
+        }
+        match decoded {
+            Ok(()) => {}
+            Err(nar::Error::UnexpectedEof) => {
+                return Err(UnpackError::Truncated(expected.size - reader.left));
+            }
+            Err(nar::Error::Io(error)) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                return Err(UnpackError::Truncated(expected.size - reader.left));
+            }
+            Err(nar::Error::Io(error)) => return Err(UnpackError::Read(error)),
+            Err(error) => return Err(UnpackError::Format(error.to_string())),
+        }
+        if reader.left > 0 {
+            return Err(UnpackError::Truncated(expected.size - reader.left));
+        }
+        let hash = reader.hasher.finalize();
+        if hash == *expected.hash {
+            Ok(())
+        } else {
+            Err(UnpackError::WrongHash(hash))
+        }
+    }
+}
+
+/// Hashes what is read, and ends at the size that was promised.
+///
+/// Large reads are decoded straight into the caller's buffer; the many small ones of a NAR's
+/// framing are served from a buffer of their own.
+struct HashedReader<'a> {
+    inner: &'a mut dyn Read,
+    hasher: NixHasher,
+    /// Bytes that may still come.
+    left: u64,
+    too_long: bool,
+    buffer: &'a mut [u8],
+    start: usize,
+    end: usize,
+}
+
+impl HashedReader<'_> {
+    fn account(&mut self, count: usize) -> io::Result<()> {
+        if count as u64 > self.left {
+            self.too_long = true;
+            return Err(io::Error::other("longer than promised"));
+        }
+        self.left -= count as u64;
+        Ok(())
+    }
+}
+
+impl Read for HashedReader<'_> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        if self.start == self.end {
+            if into.len() >= self.buffer.len() {
+                let count = self.inner.read(into)?;
+                self.account(count)?;
+                self.hasher.update(&into[..count]);
+                return Ok(count);
+            }
+            let count = self.inner.read(self.buffer)?;
+            self.account(count)?;
+            self.hasher.update(&self.buffer[..count]);
+            (self.start, self.end) = (0, count);
+        }
+        let count = into.len().min(self.end - self.start);
+        into[..count].copy_from_slice(&self.buffer[self.start..self.start + count]);
+        self.start += count;
+        Ok(count)
+    }
+}
+
+/// Creates what a NAR describes, below one directory.
+struct TreeWriter<'a> {
+    destination: &'a Path,
+    /// The directories from the archive's root to the one being filled, by name for messages.
+    directories: Vec<(OwnedFd, Vec<u8>)>,
+    buffer: &'a mut [u8],
+    /// The first thing that could not be written.
+    failed: Option<(PathBuf, io::Error)>,
+}
+
+impl TreeWriter<'_> {
+    fn write<R: Read>(&mut self, event: ReadEvent<'_, R>) -> Result<(), nar::Error> {
+        match event {
+            Event::DirectoryStart { name } => {
+                let created = self.place(name, |parent, name| {
+                    mkdirat(parent, name, Mode::from_raw_mode(0o755))?;
+                    let flags =
+                        OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                    Ok(openat(parent, name, flags, Mode::empty())?)
+                })?;
+                self.directories
+                    .push((created, name.unwrap_or_default().to_vec()));
+                Ok(())
+            }
+            Event::DirectoryEnd { .. } => {
+                self.directories.pop();
+                Ok(())
+            }
+            Event::Symlink { name, target } => self.place(name, |parent, name| {
+                Ok(symlinkat(OsStr::from_bytes(target), parent, name)?)
+            }),
+            Event::Regular {
+                name,
+                executable,
+                contents,
+            } => {
+                let mode = Mode::from_raw_mode(if executable { 0o555 } else { 0o444 });
+                let file = self.place(name, |parent, name| {
+                    let flags = OFlags::WRONLY
+                        | OFlags::CREATE
+                        | OFlags::EXCL
+                        | OFlags::NOFOLLOW
+                        | OFlags::CLOEXEC;
+                    Ok(openat(parent, name, flags, mode)?)
+                })?;
+                self.copy(name, contents, &mut File::from(file))
+            }
+        }
+    }
+
+    fn copy<R: Read>(
+        &mut self,
+        name: Option<&[u8]>,
+        mut contents: FileContents<'_, R>,
+        file: &mut File,
+    ) -> Result<(), nar::Error> {
+        let mut left = contents.size();
+        while left > 0 {
+            let wanted =
+                usize::try_from(left).map_or(self.buffer.len(), |left| left.min(self.buffer.len()));
+            contents.read_exact(&mut self.buffer[..wanted])?;
+            if let Err(error) = file.write_all(&self.buffer[..wanted]) {
+                return Err(self.fail(name, error));
+            }
+            left -= wanted as u64;
+        }
+        Ok(())
+    }
+
+    /// Creates something called `name` in the directory being filled; the root of the archive is
+    /// the destination itself.
+    fn place<T>(
+        &mut self,
+        name: Option<&[u8]>,
+        create: impl FnOnce(BorrowedFd<'_>, &OsStr) -> io::Result<T>,
+    ) -> Result<T, nar::Error> {
+        let created = match (name, self.directories.last()) {
+            (Some(name), Some((parent, _))) => create(parent.as_fd(), OsStr::from_bytes(name)),
+            _ => create(CWD, self.destination.as_os_str()),
+        };
+        created.map_err(|error| self.fail(name, error))
+    }
+
+    fn fail(&mut self, name: Option<&[u8]>, error: io::Error) -> nar::Error {
+        let mut path = self.destination.to_path_buf();
+        for (_, name) in self.directories.iter().skip(1) {
+            path.push(OsStr::from_bytes(name));
+        }
+        if let Some(name) = name {
+            path.push(OsStr::from_bytes(name));
+        }
+        let kind = error.kind();
+        self.failed = Some((path, error));
+        nar::Error::Io(kind.into())
+    }
+}

@@ -1,0 +1,528 @@
+//! Every setting of the buildpack: its name, its default, what it means and how it is checked.
+//!
+//! Settings are environment variables, as is usual for buildpacks. All of them are read and
+//! checked here before the first byte is downloaded, so that a mistake costs seconds.
+
+use crate::cache::{CacheUrl, CacheUrlError};
+use nix_derivation::StorePath;
+use nix_narinfo::TrustedPublicKey;
+use std::path::{Component, Path, PathBuf};
+use url::Url;
+
+/// The binary cache that is asked unless `NIX_DEFAULT_BINARY_CACHE` says otherwise.
+const DEFAULT_BINARY_CACHE: &str = "https://cache.nixos.org";
+
+/// The key of cache.nixos.org, which Nix itself trusts by default.
+const DEFAULT_PUBLIC_KEY: &str = "cache.nixos.org-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY=";
+
+/// The files that are looked for when `NIX_FILE` is not set, in this order.
+pub const EXPRESSION_FILES: [&str; 4] = ["deploy.nix", "flake.nix", "shell.nix", "default.nix"];
+
+/// The names of all settings, as `buildpack.toml` and the README list them.
+pub const SETTINGS: [&str; 16] = [
+    "NIX_EXTRA_BINARY_CACHE",
+    "NIX_DEFAULT_BINARY_CACHE",
+    "NIX_TRUSTED_PUBLIC_KEYS",
+    "NIX_REQUIRE_SIGNATURES",
+    "NIX_STORE_PATH",
+    "NIX_FILE",
+    "NIX_ATTRIBUTES",
+    "NIX_TARGET",
+    "NIX_SOURCE_NAME",
+    "NIX_PATH",
+    "NIX_ON_MISS",
+    "NIX_DEBUG",
+    "NIX_ARCHIVE_URL",
+    "NIX_ARCHIVE_SHA256",
+    "NIX_PROOT_URL",
+    "NIX_PROOT_SHA256",
+];
+
+/// All settings of one build, checked.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// What to deploy.
+    pub wanted: Wanted,
+    /// The binary caches to ask, as the user ordered them, the default one last.
+    pub caches: Vec<CacheUrl>,
+    pub trust: TrustSettings,
+    /// Name of the source's store path: `source` since 2017-12-25, `git-export` before.
+    pub source_name: String,
+    /// `NIX_PATH` for the evaluation, as given.
+    pub nix_path: Option<String>,
+    pub debug: bool,
+    /// A Nix release archive to use instead of the pinned one.
+    pub nix_archive: Option<Download>,
+    /// A PRoot to use instead of the pinned one.
+    pub proot: Option<Download>,
+}
+
+/// What the user wants deployed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Wanted {
+    /// Just this store path: neither source nor Nix is needed.
+    StorePath(StorePath),
+    /// The store paths to which an expression in the app's source evaluates.
+    Expression(Expression),
+}
+
+/// A Nix expression in the app's source, and what to take from it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Expression {
+    /// The expression's file, relative to the app directory.
+    pub file: PathBuf,
+    /// Attribute paths, dot-separated, to take from the expression; none means the whole of it.
+    pub attributes: Vec<String>,
+    /// Which of `attributes` leads `PATH`; the first one where it is not set.
+    pub target: Option<String>,
+}
+
+/// Whose signatures are accepted, and whether paths without one are.
+#[derive(Debug, Clone)]
+pub struct TrustSettings {
+    /// The keys of `NIX_TRUSTED_PUBLIC_KEYS` and the one of cache.nixos.org.
+    pub keys: Vec<TrustedPublicKey>,
+    /// Whether a path that no key vouches for is an error: once the user names a key, or asks.
+    pub required: bool,
+}
+
+/// A file to download and the SHA-256 it must have.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Download {
+    /// An `https`, `http` or `file` URL.
+    pub url: Url,
+    pub sha256: [u8; 32],
+}
+
+/// A setting whose value makes no sense, or nothing that could be deployed.
+#[derive(Debug)]
+pub enum ConfigError {
+    /// The setting `name` has a `value` that cannot be used; `expected` says what can.
+    InvalidSetting {
+        name: &'static str,
+        value: String,
+        expected: String,
+    },
+    /// One of two settings that only make sense together is missing.
+    MissingPartner {
+        name: &'static str,
+        partner: &'static str,
+    },
+    /// There is neither a setting nor a file that says what to deploy.
+    NothingToDeploy,
+}
+
+impl Config {
+    /// Reads and checks every setting.
+    ///
+    /// `setting` answers the value of a variable, `app_dir` is where the expression is looked for.
+    /// A variable that is empty counts as not set, except where a setting says otherwise.
+    pub fn read(
+        setting: impl Fn(&str) -> Option<String>,
+        app_dir: &Path,
+    ) -> Result<Self, ConfigError> {
+        let get = |name: &str| setting(name).filter(|value| !value.trim().is_empty());
+        // These two name one thing: its value is set to nothing on purpose to leave it out.
+        let default_cache =
+            setting("NIX_DEFAULT_BINARY_CACHE").unwrap_or_else(|| DEFAULT_BINARY_CACHE.to_string());
+        let mut caches = Vec::new();
+        for (name, value) in [
+            (
+                "NIX_EXTRA_BINARY_CACHE",
+                get("NIX_EXTRA_BINARY_CACHE").unwrap_or_default(),
+            ),
+            ("NIX_DEFAULT_BINARY_CACHE", default_cache),
+        ] {
+            for url in value.split_whitespace() {
+                caches.push(cache_url(name, url)?);
+            }
+        }
+
+        Ok(Self {
+            wanted: wanted(&get, app_dir)?,
+            caches,
+            trust: trust(&get)?,
+            source_name: source_name(&get)?,
+            nix_path: get("NIX_PATH"),
+            debug: flag("NIX_DEBUG", &get)?,
+            nix_archive: download("NIX_ARCHIVE_URL", "NIX_ARCHIVE_SHA256", &get)?,
+            proot: download("NIX_PROOT_URL", "NIX_PROOT_SHA256", &get)?,
+        })
+        .and_then(|config| on_miss(&get).map(|()| config))
+    }
+
+    /// Whether there is something to deploy: what `detect` asks.
+    pub fn detects(setting: impl Fn(&str) -> Option<String>, app_dir: &Path) -> bool {
+        let set = |name: &str| setting(name).is_some_and(|value| !value.trim().is_empty());
+        set("NIX_STORE_PATH") || set("NIX_FILE") || expression_file(app_dir).is_some()
+    }
+}
+
+type Get<'a> = dyn Fn(&str) -> Option<String> + 'a;
+
+fn invalid(
+    name: &'static str,
+    value: impl Into<String>,
+    expected: impl Into<String>,
+) -> ConfigError {
+    ConfigError::InvalidSetting {
+        name,
+        value: value.into(),
+        expected: expected.into(),
+    }
+}
+
+fn cache_url(name: &'static str, url: &str) -> Result<CacheUrl, ConfigError> {
+    url.parse::<CacheUrl>().map_err(|error| {
+        let expected = match error {
+            CacheUrlError::NotAUrl | CacheUrlError::Scheme => {
+                "URLs of binary caches, separated by spaces, such as `https://hydra.example.org` or `file:///var/cache/nix`"
+            }
+            CacheUrlError::Priority => "`?priority=` followed by a whole number",
+            CacheUrlError::Trusted => "`?trusted=` followed by `true` or `false`",
+        };
+        // A URL may hold a password, which an error must not repeat.
+        invalid(name, CacheUrl::without_credentials(url), expected)
+    })
+}
+
+fn wanted(get: &Get, app_dir: &Path) -> Result<Wanted, ConfigError> {
+    if let Some(value) = get("NIX_STORE_PATH") {
+        return StorePath::from_absolute_path(value.trim().as_bytes())
+            .ok()
+            .filter(|path| !path.is_derivation())
+            .map(Wanted::StorePath)
+            .ok_or_else(|| {
+                invalid(
+                    "NIX_STORE_PATH",
+                    value,
+                    "one store path, such as `/nix/store/xbgcfhaawi9iz9s99k58sqy8azc2a1w3-myapp-1.0`",
+                )
+            });
+    }
+
+    let file = match get("NIX_FILE") {
+        Some(value) => {
+            let file = Path::new(value.trim()).to_path_buf();
+            let inside = file
+                .components()
+                .all(|part| matches!(part, Component::Normal(_) | Component::CurDir));
+            if !inside || !app_dir.join(&file).exists() {
+                return Err(invalid(
+                    "NIX_FILE",
+                    value,
+                    "a file in the app's directory, relative to it, such as `nix/deploy.nix`",
+                ));
+            }
+            file
+        }
+        None => expression_file(app_dir).ok_or(ConfigError::NothingToDeploy)?,
+    };
+    let attributes: Vec<String> = get("NIX_ATTRIBUTES")
+        .unwrap_or_default()
+        .split_whitespace()
+        .map(str::to_string)
+        .collect();
+    let target = get("NIX_TARGET").map(|value| value.trim().to_string());
+    if let Some(target) = &target
+        && !attributes.contains(target)
+    {
+        return Err(invalid(
+            "NIX_TARGET",
+            target,
+            if attributes.is_empty() {
+                "one of the attributes in `NIX_ATTRIBUTES`, which is not set".to_string()
+            } else {
+                format!(
+                    "one of the attributes in `NIX_ATTRIBUTES`: {}",
+                    attributes.join(", ")
+                )
+            },
+        ));
+    }
+    Ok(Wanted::Expression(Expression {
+        file,
+        attributes,
+        target,
+    }))
+}
+
+fn expression_file(app_dir: &Path) -> Option<PathBuf> {
+    EXPRESSION_FILES
+        .iter()
+        .map(PathBuf::from)
+        .find(|file| app_dir.join(file).exists())
+}
+
+fn trust(get: &Get) -> Result<TrustSettings, ConfigError> {
+    let given = get("NIX_TRUSTED_PUBLIC_KEYS").unwrap_or_default();
+    let required = flag("NIX_REQUIRE_SIGNATURES", get)? || !given.is_empty();
+    let keys = given
+        .split_whitespace()
+        .chain([DEFAULT_PUBLIC_KEY])
+        .map(|key| {
+            key.parse::<TrustedPublicKey>().map_err(|_| {
+                invalid(
+                    "NIX_TRUSTED_PUBLIC_KEYS",
+                    key,
+                    format!("public keys separated by spaces, such as `{DEFAULT_PUBLIC_KEY}`"),
+                )
+            })
+        })
+        .collect::<Result<_, _>>()?;
+    Ok(TrustSettings { keys, required })
+}
+
+fn source_name(get: &Get) -> Result<String, ConfigError> {
+    let name = get("NIX_SOURCE_NAME").unwrap_or_else(|| "source".to_string());
+    let name = name.trim();
+    match StorePath::from_parts([0; 20], name) {
+        Ok(_) => Ok(name.to_string()),
+        Err(_) => Err(invalid(
+            "NIX_SOURCE_NAME",
+            name,
+            "`source`, or `git-export` for a Hydra from before 2018",
+        )),
+    }
+}
+
+fn on_miss(get: &Get) -> Result<(), ConfigError> {
+    match get("NIX_ON_MISS").as_deref().map(str::trim) {
+        None | Some("error") => Ok(()),
+        Some(value) => Err(invalid(
+            "NIX_ON_MISS",
+            value,
+            "`error`: this buildpack deploys what a binary cache has, and compiles nothing",
+        )),
+    }
+}
+
+fn flag(name: &'static str, get: &Get) -> Result<bool, ConfigError> {
+    match get(name).as_deref().map(str::trim) {
+        None | Some("0" | "false") => Ok(false),
+        Some("1" | "true") => Ok(true),
+        Some(value) => Err(invalid(name, value, "`true` or `false`")),
+    }
+}
+
+fn download(
+    url_name: &'static str,
+    sha256_name: &'static str,
+    get: &Get,
+) -> Result<Option<Download>, ConfigError> {
+    let (url, sha256) = match (get(url_name), get(sha256_name)) {
+        (None, None) => return Ok(None),
+        (Some(url), Some(sha256)) => (url, sha256),
+        (Some(_), None) => {
+            return Err(ConfigError::MissingPartner {
+                name: url_name,
+                partner: sha256_name,
+            });
+        }
+        (None, Some(_)) => {
+            return Err(ConfigError::MissingPartner {
+                name: sha256_name,
+                partner: url_name,
+            });
+        }
+    };
+    let parsed = Url::parse(url.trim())
+        .ok()
+        .filter(|url| matches!(url.scheme(), "https" | "http" | "file"))
+        .ok_or_else(|| {
+            invalid(
+                url_name,
+                CacheUrl::without_credentials(&url),
+                "an `https`, `http` or `file` URL",
+            )
+        })?;
+    let sha256 = hex::decode(sha256.trim())
+        .ok()
+        .and_then(|bytes| bytes.try_into().ok())
+        .ok_or_else(|| {
+            invalid(
+                sha256_name,
+                sha256,
+                "the file's SHA-256 as 64 hexadecimal digits",
+            )
+        })?;
+    Ok(Some(Download {
+        url: parsed,
+        sha256,
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::panic)]
+    use super::*;
+
+    fn read(settings: &[(&str, &str)]) -> Result<Config, ConfigError> {
+        let app = tempfile::tempdir().unwrap();
+        for file in ["default.nix", "shell.nix"] {
+            std::fs::write(app.path().join(file), "").unwrap();
+        }
+        let get = |name: &str| {
+            settings
+                .iter()
+                .find(|(set, _)| *set == name)
+                .map(|(_, value)| (*value).to_string())
+        };
+        Config::read(get, app.path())
+    }
+
+    fn expression(settings: &[(&str, &str)]) -> Expression {
+        match read(settings).unwrap().wanted {
+            Wanted::Expression(expression) => expression,
+            Wanted::StorePath(path) => panic!("an expression, not {path}"),
+        }
+    }
+
+    #[test]
+    fn without_settings_the_first_known_file_is_deployed_from_the_default_cache() {
+        let config = read(&[]).unwrap();
+        assert_eq!(expression(&[]).file, Path::new("shell.nix"));
+        assert_eq!(config.caches.len(), 1);
+        assert_eq!(config.caches[0].to_string(), "https://cache.nixos.org");
+        assert!(!config.trust.required);
+        assert_eq!(config.source_name, "source");
+    }
+
+    #[test]
+    fn several_caches_come_before_the_default_one() {
+        let config = read(&[(
+            "NIX_EXTRA_BINARY_CACHE",
+            "http://hydra.acme.net:3000  file:///cache",
+        )]);
+        let names: Vec<_> = config
+            .unwrap()
+            .caches
+            .iter()
+            .map(ToString::to_string)
+            .collect();
+        assert_eq!(
+            names,
+            [
+                "http://hydra.acme.net:3000",
+                "file:///cache",
+                "https://cache.nixos.org"
+            ]
+        );
+    }
+
+    #[test]
+    fn the_default_cache_can_be_left_out() {
+        assert!(
+            read(&[("NIX_DEFAULT_BINARY_CACHE", "")])
+                .unwrap()
+                .caches
+                .is_empty()
+        );
+    }
+
+    #[test]
+    fn naming_a_key_makes_signatures_required() {
+        let key = "acme:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY=";
+        let trust = read(&[("NIX_TRUSTED_PUBLIC_KEYS", key)]).unwrap().trust;
+        assert!(trust.required);
+        assert_eq!(trust.keys.len(), 2);
+    }
+
+    #[test]
+    fn attributes_are_split_at_spaces_and_the_target_is_one_of_them() {
+        let settings = [("NIX_ATTRIBUTES", "web  worker"), ("NIX_TARGET", "worker")];
+        let expression = expression(&settings);
+        assert_eq!(expression.attributes, ["web", "worker"]);
+        assert_eq!(expression.target.as_deref(), Some("worker"));
+    }
+
+    #[test]
+    fn a_store_path_needs_no_expression() {
+        let path = "/nix/store/xbgcfhaawi9iz9s99k58sqy8azc2a1w3-myapp-1.0";
+        let wanted = read(&[("NIX_STORE_PATH", path)]).unwrap().wanted;
+        assert_eq!(wanted, Wanted::StorePath(path.parse().unwrap()));
+    }
+
+    #[test]
+    fn values_that_make_no_sense_are_named_with_their_setting() {
+        for (name, value) in [
+            ("NIX_EXTRA_BINARY_CACHE", "hydra.acme.net"),
+            ("NIX_EXTRA_BINARY_CACHE", "s3://bucket"),
+            (
+                "NIX_EXTRA_BINARY_CACHE",
+                "http://hydra.acme.net?priority=high",
+            ),
+            ("NIX_TRUSTED_PUBLIC_KEYS", "acme"),
+            ("NIX_REQUIRE_SIGNATURES", "maybe"),
+            ("NIX_STORE_PATH", "/nix/store/short-myapp"),
+            (
+                "NIX_STORE_PATH",
+                "/nix/store/xbgcfhaawi9iz9s99k58sqy8azc2a1w3-myapp.drv",
+            ),
+            ("NIX_FILE", "../outside.nix"),
+            ("NIX_FILE", "missing.nix"),
+            ("NIX_TARGET", "web"),
+            ("NIX_SOURCE_NAME", "a/b"),
+            ("NIX_ON_MISS", "build"),
+            ("NIX_DEBUG", "loud"),
+        ] {
+            match read(&[(name, value)]) {
+                Err(ConfigError::InvalidSetting {
+                    name: named,
+                    value: shown,
+                    ..
+                }) => {
+                    assert_eq!((named, shown.as_str()), (name, value));
+                }
+                other => panic!("{name}={value} gave {other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn a_wrong_url_is_shown_without_its_password() {
+        match read(&[("NIX_EXTRA_BINARY_CACHE", "ftp://user:hunter2@example.org")]) {
+            Err(ConfigError::InvalidSetting { value, .. }) => {
+                assert_eq!(value, "ftp://example.org");
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_download_needs_both_its_url_and_its_hash() {
+        assert!(matches!(
+            read(&[("NIX_PROOT_URL", "file:///proot")]),
+            Err(ConfigError::MissingPartner {
+                name: "NIX_PROOT_URL",
+                partner: "NIX_PROOT_SHA256"
+            })
+        ));
+        assert!(matches!(
+            read(&[("NIX_ARCHIVE_SHA256", "00")]),
+            Err(ConfigError::MissingPartner { .. })
+        ));
+        assert!(matches!(
+            read(&[
+                ("NIX_PROOT_URL", "file:///proot"),
+                ("NIX_PROOT_SHA256", "xyz")
+            ]),
+            Err(ConfigError::InvalidSetting {
+                name: "NIX_PROOT_SHA256",
+                ..
+            })
+        ));
+    }
+
+    #[test]
+    fn every_setting_is_described_in_buildpack_toml_and_nothing_else_is() {
+        let descriptor: toml::Table = toml::from_str(include_str!("../buildpack.toml")).unwrap();
+        let described: Vec<_> = descriptor["metadata"]["configurations"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|setting| setting["name"].as_str().unwrap())
+            .collect();
+        assert_eq!(described, SETTINGS);
+    }
+}

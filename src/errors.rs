@@ -1,0 +1,554 @@
+//! Every failure of the buildpack as its user reads it: what was being done, why it failed, and
+//! what to do next. The errors themselves are beside the code that makes them.
+
+use crate::cache::Untrusted;
+use crate::closure::fetch::{FetchError, FetchFailure};
+use crate::closure::plan::{Answer, Miss};
+use crate::closure::unpack::UnpackError;
+use crate::config::{ConfigError, EXPRESSION_FILES};
+use crate::launch::procfile::{LineError, ProcfileError};
+use crate::layers::closure::ClosureLayerError;
+use crate::layers::launch_layer::LayerError;
+use crate::layers::proot::PRootLayerError;
+use crate::nix::NixError;
+use crate::nix::archive::ArchiveError;
+use crate::output::{bytes, list};
+use crate::resolve::expression::ExpressionError;
+use crate::resolve::source::SourceError;
+use crate::tools::ToolError;
+use indoc::formatdoc;
+use std::fmt::Write as _;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// How many missing paths are described in full; the rest are counted.
+const MISSES_SHOWN: usize = 3;
+
+/// Any failure of `detect` or `build`.
+#[derive(Debug)]
+pub enum BuildpackError {
+    Config(ConfigError),
+    Source(SourceError),
+    Tool(ToolError),
+    NixArchive(ArchiveError),
+    Nix(NixError),
+    Expression(ExpressionError),
+    ClosureLayer(ClosureLayerError),
+    PRootLayer(PRootLayerError),
+    /// The start program that comes with the buildpack is not where it should be.
+    NoStartProgram(PathBuf),
+    ReadProcfile(PathBuf, io::Error),
+    Procfile(ProcfileError),
+    /// The platform asks for an architecture that this buildpack does not know.
+    Architecture(String),
+}
+
+impl From<ToolError> for BuildpackError {
+    fn from(error: ToolError) -> Self {
+        Self::Tool(error)
+    }
+}
+
+impl From<BuildpackError> for libcnb::Error<BuildpackError> {
+    fn from(error: BuildpackError) -> Self {
+        Self::BuildpackError(error)
+    }
+}
+
+/// A message: what failed, why, and what to do.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Message {
+    pub header: String,
+    pub body: String,
+}
+
+impl Message {
+    fn new(header: impl Into<String>, body: impl Into<String>) -> Self {
+        Self {
+            header: header.into(),
+            body: body.into().trim_end().to_string(),
+        }
+    }
+}
+
+impl std::fmt::Display for Message {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "{}\n\n{}", self.header, self.body)
+    }
+}
+
+/// The message for a failure of the framework, or of the buildpack itself.
+#[must_use]
+pub fn message(error: &libcnb::Error<BuildpackError>) -> Message {
+    match error {
+        libcnb::Error::BuildpackError(error) => error.message(),
+        other => internal(
+            "Failed to work with the platform",
+            &format!(
+                "A file that the platform and the buildpack share could not be read or written: {other}"
+            ),
+        ),
+    }
+}
+
+impl BuildpackError {
+    #[must_use]
+    pub fn message(&self) -> Message {
+        match self {
+            Self::Config(error) => config(error),
+            Self::Source(error) => source(error),
+            Self::Tool(error) => tool(error),
+            Self::NixArchive(error) => nix_archive(error),
+            Self::Nix(error) => nix(error),
+            Self::Expression(error) => expression(error),
+            Self::ClosureLayer(ClosureLayerError::Miss { misses, unusable }) => {
+                miss(misses, unusable)
+            }
+            Self::ClosureLayer(ClosureLayerError::Fetch(error)) => fetch(error),
+            Self::ClosureLayer(ClosureLayerError::Layer(error))
+            | Self::PRootLayer(PRootLayerError::Layer(error)) => layer(error),
+            Self::PRootLayer(error) => proot(error),
+            Self::NoStartProgram(path) => internal(
+                "The buildpack is not whole",
+                &format!("Its start program is missing: {}", path.display()),
+            ),
+            Self::ReadProcfile(path, error) => Message::new(
+                "Failed to read the Procfile",
+                format!(
+                    "{} could not be read: {error}.\n\nIt must be a file of UTF-8 text.",
+                    path.display()
+                ),
+            ),
+            Self::Procfile(error) => procfile(error),
+            Self::Architecture(arch) => Message::new(
+                "This architecture is not supported",
+                format!(
+                    "The platform builds for `{arch}`. This buildpack knows `amd64` and `arm64`."
+                ),
+            ),
+        }
+    }
+}
+
+fn internal(header: &str, body: &str) -> Message {
+    Message::new(
+        header,
+        formatdoc! {"
+            {body}
+
+            This is a fault of the buildpack or of the platform that runs it, not of your app.
+            Build again; if it comes back, report it with the whole log of the build.
+        "},
+    )
+}
+
+fn config(error: &ConfigError) -> Message {
+    match error {
+        ConfigError::InvalidSetting {
+            name,
+            value,
+            expected,
+        } => Message::new(
+            format!("The setting {name} cannot be used"),
+            formatdoc! {"
+                {name} is set to `{value}`.
+
+                It takes {expected}.
+            "},
+        ),
+        ConfigError::MissingPartner { name, partner } => Message::new(
+            format!("The setting {name} needs {partner}"),
+            formatdoc! {"
+                {name} is set, but {partner} is not. A tool is only taken from
+                elsewhere together with the hash that it must have.
+
+                Set both of them, or neither.
+            "},
+        ),
+        ConfigError::NothingToDeploy => Message::new(
+            "There is nothing to deploy",
+            formatdoc! {"
+                The app has none of {files}, and neither
+                NIX_FILE nor NIX_STORE_PATH is set.
+
+                Add an expression to the app, or set NIX_FILE to the one it has.
+            ", files = list(&EXPRESSION_FILES.map(|file| format!("`{file}`")))},
+        ),
+    }
+}
+
+fn source(error: &SourceError) -> Message {
+    match error {
+        SourceError::Read(path, error) => Message::new(
+            "Failed to read the app's source",
+            formatdoc! {"
+                {path} could not be read: {error}.
+
+                Hydra puts every file of the app into its store, so each must be readable by
+                the user that builds the image.
+            ", path = path.display()},
+        ),
+        SourceError::Write(path, error) => disk("Failed to copy the app's source", path, error),
+        SourceError::Encode(reason) => Message::new(
+            "The app's source cannot be a store path",
+            formatdoc! {"
+                Nix cannot take this tree as a source: {reason}.
+
+                Rename or remove the file, and let Hydra build the app again.
+            "},
+        ),
+    }
+}
+
+fn tool(error: &ToolError) -> Message {
+    match error {
+        ToolError::Inventory(reason) => internal("A tool is not in the inventory", reason),
+        ToolError::Http(url, error) => Message::new(
+            "Failed to download a tool",
+            formatdoc! {"
+                {url} could not be downloaded: {error}.
+
+                Build again. Where this address cannot be reached, put the file where it can
+                be, and set NIX_ARCHIVE_URL and NIX_ARCHIVE_SHA256 (for Nix) or
+                NIX_PROOT_URL and NIX_PROOT_SHA256 (for PRoot).
+            ", url = without_credentials(url)},
+        ),
+        ToolError::Read(url, error) => Message::new(
+            "Failed to download a tool",
+            formatdoc! {"
+                {url} could not be read to its end: {error}.
+
+                Build again. If the URL is one that you have set, check that it is right.
+            ", url = without_credentials(url)},
+        ),
+        ToolError::TooLarge(url) => Message::new(
+            "A tool is too large",
+            formatdoc! {"
+                {url} is larger than any release of Nix or PRoot.
+
+                Check NIX_ARCHIVE_URL and NIX_PROOT_URL.
+            ", url = without_credentials(url)},
+        ),
+        ToolError::Write(path, error) => disk("Failed to write a tool", path, error),
+        ToolError::WrongHash {
+            url,
+            expected,
+            actual,
+        } => Message::new(
+            "A downloaded tool is not the one that was expected",
+            formatdoc! {"
+                {url} has another SHA-256 than it should:
+
+                expected  {expected}
+                received  {actual}
+
+                It was not used. If the URL is one that you have set, set the hash that belongs
+                to it; else something changed the file on its way.
+            ", url = without_credentials(url)},
+        ),
+    }
+}
+
+fn nix_archive(error: &ArchiveError) -> Message {
+    let hint = "Use a release of Nix 2.34 or newer for this system, as its `nix-VERSION-SYSTEM.tar.xz`\n\
+                archive, in NIX_ARCHIVE_URL; or set neither it nor NIX_ARCHIVE_SHA256.";
+    match error {
+        ArchiveError::DirectoryTooLong(directory, error) => Message::new(
+            "Nix cannot be unpacked",
+            formatdoc! {"
+                The name of the temporary directory {directory} is {excess} bytes too long
+                to move Nix's store paths to it.
+
+                Set TMPDIR to a directory with a shorter name, such as `/tmp`.
+            ", directory = directory.display(), excess = error.excess},
+        ),
+        ArchiveError::Read(error) => Message::new(
+            "Nix cannot be unpacked",
+            format!("The release archive cannot be read: {error}.\n\n{hint}"),
+        ),
+        ArchiveError::Entry(name, reason) => Message::new(
+            "Nix cannot be unpacked",
+            format!(
+                "The release archive has an entry that is not taken, `{name}`: {reason}.\n\n{hint}"
+            ),
+        ),
+        ArchiveError::Write(path, error) => disk("Failed to unpack Nix", path, error),
+        ArchiveError::NoNix => Message::new(
+            "Nix cannot be unpacked",
+            format!("The release archive holds no `bin/nix-instantiate`.\n\n{hint}"),
+        ),
+    }
+}
+
+fn nix(error: &NixError) -> Message {
+    match error {
+        NixError::Write(path, error) => disk("Failed to set up Nix", path, error),
+        NixError::Start(program, error) => Message::new(
+            "Nix cannot be started",
+            formatdoc! {"
+                {program} could not be run: {error}.
+
+                If this is a Nix of your own, check that it is one for this system, and that
+                programs may run from the directory it is in.
+            ", program = program.display()},
+        ),
+        NixError::Failed(said) => internal(
+            "Nix failed to set up its store",
+            &format!("It said:\n\n{said}"),
+        ),
+    }
+}
+
+fn expression(error: &ExpressionError) -> Message {
+    match error {
+        ExpressionError::Source(error) => source(error),
+        ExpressionError::Nix(error) => nix(error),
+        ExpressionError::Evaluation(said) => Message::new(
+            "The expression cannot be evaluated",
+            formatdoc! {"
+                {said}
+
+                Nix evaluates it here as Hydra does: inside the store, with access to nothing but
+                the app's source, NIX_PATH, and what is fetched by URL.
+            "},
+        ),
+        ExpressionError::Answer(reason) => {
+            internal("Nix gave an answer that cannot be understood", reason)
+        }
+        ExpressionError::NotADerivation {
+            attribute,
+            kind,
+            derivations,
+        } => not_a_derivation(attribute.as_deref(), kind, derivations),
+        ExpressionError::NoFlakeLock => Message::new(
+            "The flake has no lock file",
+            formatdoc! {"
+                `flake.nix` has no `flake.lock` beside it, so its inputs are not pinned, and the
+                store path could be another one than Hydra built.
+
+                Run `nix flake lock`, and commit `flake.lock`.
+            "},
+        ),
+    }
+}
+
+fn not_a_derivation(attribute: Option<&str>, kind: &str, derivations: &[String]) -> Message {
+    let what = match attribute {
+        Some(attribute) => format!("attribute `{attribute}` of the expression"),
+        None => "expression".to_string(),
+    };
+    let next = match (derivations, attribute) {
+        ([], _) => "It must be a derivation: what `nix-build` would build.".to_string(),
+        (names, None) => format!(
+            "Name what to deploy in NIX_ATTRIBUTES. There are: {}.",
+            names.join(", ")
+        ),
+        (names, Some(attribute)) => format!(
+            "Name what to deploy in NIX_ATTRIBUTES. There are: {}.",
+            names
+                .iter()
+                .map(|name| format!("{attribute}.{name}"))
+                .collect::<Vec<_>>()
+                .join(", ")
+        ),
+    };
+    let article = if kind == "int" { "an" } else { "a" };
+    Message::new(
+        "The expression is not something to deploy",
+        format!("The {what} evaluates to {article} {kind}, not to a derivation.\n\n{next}"),
+    )
+}
+
+fn miss(misses: &[Miss], unusable: &[(String, String)]) -> Message {
+    let mut body = String::new();
+    for miss in misses.iter().take(MISSES_SHOWN) {
+        // Writing to a string does not fail.
+        let _ = writeln!(body, "{}", miss.path);
+        for (depth, referrer) in miss.wanted_by.iter().rev().enumerate() {
+            let indent = "  ".repeat(depth + 1);
+            let _ = writeln!(body, "{indent}wanted by {referrer}");
+        }
+        for (cache, answer) in &miss.answers {
+            let _ = writeln!(body, "  {cache}: {}", answer_in_words(answer));
+        }
+        body.push('\n');
+    }
+    if misses.len() > MISSES_SHOWN {
+        let _ = writeln!(body, "… and {} more.\n", misses.len() - MISSES_SHOWN);
+    }
+    if misses.first().is_some_and(|miss| miss.answers.is_empty()) {
+        body.push_str("No binary cache was asked. ");
+    }
+    body.push_str(&miss_hint(misses, unusable));
+    let untrusted = misses.iter().any(Miss::is_untrusted);
+    let has = if untrusted {
+        "No binary cache has a trusted copy of"
+    } else {
+        "No binary cache has"
+    };
+    let header = match misses {
+        [only] => format!("{has} {}", only.path.name()),
+        _ => format!("{has} {} of the store paths needed", misses.len()),
+    };
+    Message::new(header, body)
+}
+
+fn answer_in_words(answer: &Answer) -> String {
+    match answer {
+        Answer::Absent => "it does not have the path".to_string(),
+        Answer::Untrusted(Untrusted::NotSigned) => {
+            "it has the path, but without a signature".to_string()
+        }
+        Answer::Untrusted(Untrusted::UnknownKeys(keys)) => format!(
+            "it has the path, but signed only by {}, which is not trusted",
+            list(keys)
+        ),
+        Answer::Untrusted(Untrusted::BadSignature(key)) => {
+            format!("it has the path, but its signature by {key} is wrong")
+        }
+        Answer::Failed(reason) => reason.clone(),
+    }
+}
+
+/// The likeliest reason first: a wrong signature, then a cache that did not answer, then paths that
+/// differ.
+fn miss_hint(misses: &[Miss], unusable: &[(String, String)]) -> String {
+    let answers = || misses.iter().flat_map(|miss| &miss.answers);
+    let forged = answers()
+        .any(|(_, answer)| matches!(answer, Answer::Untrusted(Untrusted::BadSignature(_))));
+    if forged {
+        return "What the cache says of this path is not what that key has signed: it was changed\n\
+                since, or another key is in use under the same name. Nothing of it was used."
+            .to_string();
+    }
+    if misses.iter().any(Miss::is_untrusted) {
+        return "Add the key that signs this binary cache's paths to NIX_TRUSTED_PUBLIC_KEYS, as\n\
+                `name:base64`, or have the cache sign them."
+            .to_string();
+    }
+    let failed = answers().any(|(_, answer)| matches!(answer, Answer::Failed(_)));
+    if failed || !unusable.is_empty() {
+        return "Check the URLs in NIX_EXTRA_BINARY_CACHE, and that they can be reached from where\n\
+                the image is built."
+            .to_string();
+    }
+    if misses.iter().any(|miss| miss.wanted_by.is_empty()) {
+        return "Either Hydra has not built this revision (yet), or it got another store path for it:\n\
+                its checkout, the expression or an input that is not pinned differs from what is\n\
+                deployed here. Nothing was compiled."
+            .to_string();
+    }
+    "The binary caches have only a part of the closure: the rest was garbage-collected, or is in\n\
+     a cache that is not named in NIX_EXTRA_BINARY_CACHE. Nothing was compiled."
+        .to_string()
+}
+
+fn fetch(error: &FetchError) -> Message {
+    let FetchError {
+        path,
+        cache,
+        reason,
+    } = error;
+    let again = "Nothing of this closure was kept. Build again; if it comes back, the binary cache has\n\
+                 a broken file, and the path must be put into it again.";
+    let failed = |what: String| {
+        Message::new(
+            "Failed to download a store path",
+            format!("{path}\nfrom {cache}: {what}.\n\n{again}"),
+        )
+    };
+    match reason {
+        FetchFailure::Open(error) if error.is_absent() => Message::new(
+            "Failed to download a store path",
+            formatdoc! {"
+                {path}
+                from {cache}: {error}.
+
+                The binary cache describes this path, but does not have its content: it was
+                garbage-collected. Have Hydra build it again, or keep it with a release.
+            "},
+        ),
+        FetchFailure::Open(error) => failed(error.to_string()),
+        FetchFailure::Unpack(error) => match error {
+            UnpackError::Write(path, error) => disk("Failed to unpack a store path", path, error),
+            UnpackError::Read(error) => failed(format!("its NAR cannot be read: {error}")),
+            UnpackError::Truncated(size) => {
+                failed(format!("its NAR ended early, after {}", bytes(*size)))
+            }
+            UnpackError::TooLong => failed("its NAR is longer than its narinfo says".to_string()),
+            UnpackError::Format(reason) => failed(format!("it is no sound NAR: {reason}")),
+            UnpackError::WrongHash(hash) => failed(format!(
+                "its NAR is not the one that its narinfo describes; its hash is {}",
+                hash.to_nix_nixbase32_string()
+            )),
+        },
+    }
+}
+
+fn proot(error: &PRootLayerError) -> Message {
+    match error {
+        PRootLayerError::Tool(error) => tool(error),
+        PRootLayerError::Program(reason) => Message::new(
+            "The downloaded PRoot cannot be used",
+            formatdoc! {"
+                It is not what it should be: {reason}.
+
+                NIX_PROOT_URL takes a static program, or a `.tar.gz` or `.apk` with one that is
+                named `proot` or `proot.static`.
+            "},
+        ),
+        PRootLayerError::StartProgram(path, error) => internal(
+            "The buildpack is not whole",
+            &format!(
+                "Its start program {} cannot be read: {error}",
+                path.display()
+            ),
+        ),
+        PRootLayerError::Layer(error) => layer(error),
+    }
+}
+
+fn layer(error: &LayerError) -> Message {
+    disk("Failed to write a layer", &error.path, &error.reason)
+}
+
+fn procfile(error: &ProcfileError) -> Message {
+    let reason = match error.reason {
+        LineError::NoKey => "It has no `name:` before the command.",
+        LineError::BadKey => {
+            "The name of a process has letters, digits and `-`, begins and ends with a letter or\n\
+             digit, and has at most 63 characters."
+        }
+        LineError::NoCommand => "There is no command after the colon.",
+    };
+    Message::new(
+        format!("Line {} of the Procfile cannot be used", error.line),
+        format!(
+            "    {}\n\n{reason}\n\nA line is `name: command`, such as `web: run_proot.sh myapp`.",
+            error.text
+        ),
+    )
+}
+
+fn disk(header: &str, path: &Path, error: &io::Error) -> Message {
+    let next = match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            "The disk is full: give the build more space, or deploy a smaller closure."
+        }
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+            "The user that builds the image must be able to write there."
+        }
+        _ => "Build again; if it comes back, report it with the whole log of the build.",
+    };
+    Message::new(
+        header,
+        format!(
+            "{} could not be written: {error}.\n\n{next}",
+            path.display()
+        ),
+    )
+}
+
+fn without_credentials(url: &url::Url) -> String {
+    crate::cache::CacheUrl::without_credentials(url.as_str())
+}

@@ -1,0 +1,379 @@
+//! HTTP as this buildpack needs it: kept-alive connections, patient retries, and bodies that go
+//! on where they were cut off.
+
+use std::fmt;
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::io::{self, Read};
+use std::time::{Duration, Instant};
+use ureq::config::RedirectAuthHeaders;
+use ureq::http::{HeaderMap, Response, header};
+use ureq::tls::{PemItem, RootCerts, TlsConfig, parse_pem};
+use ureq::{Agent, Body as UreqBody, BodyReader};
+use url::Url;
+
+/// How often one request is sent before its failure is final.
+const ATTEMPTS: u32 = 5;
+
+/// How long one request may be retried, so that a cache that is down costs a bounded time.
+const RETRY_TIME: Duration = Duration::from_mins(1);
+
+/// How often one body may be taken up again after it was cut off.
+const RESUMES: u32 = 20;
+
+/// Long enough for a server that compresses a large file before it sends the first byte.
+const RESPONSE_TIMEOUT: Duration = Duration::from_mins(1);
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A body that sends nothing for this long is taken for dead.
+const READ_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Connections kept open to one host: as many as there are narinfo requests at once.
+const IDLE_CONNECTIONS: usize = 64;
+
+/// Bytes read from a connection at once.
+const BUFFER_SIZE: usize = 128 * 1024;
+
+/// Where the certificates of the system are, on the distributions that builders are made of.
+const SYSTEM_CERTIFICATES: [&str; 2] = [
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+];
+
+/// A client whose connections are shared by all threads that use it.
+#[derive(Debug, Clone)]
+pub struct Http {
+    agent: Agent,
+}
+
+/// A user and password for one server, sent as HTTP Basic authentication.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Credentials {
+    pub user: String,
+    pub password: String,
+}
+
+/// Why a request did not give a body.
+#[derive(Debug)]
+pub enum HttpError {
+    /// The server answered, with a status that is no success.
+    Status(u16),
+    /// There was no answer, or not a whole one: the reason, in a few words.
+    Transport(String),
+}
+
+/// The body of a response.
+///
+/// Where the connection breaks it is opened again, with a `Range` of what is left where the server
+/// knows how, else from the start with what was already read thrown away. Whoever reads it cannot
+/// tell, and checks a hash in the end.
+pub struct Body {
+    http: Http,
+    url: Url,
+    credentials: Option<Credentials>,
+    reader: BodyReader<'static>,
+    /// Bytes handed out so far.
+    position: u64,
+    /// Length of the whole, where the server told.
+    length: Option<u64>,
+    content_encoding: Option<String>,
+    resumes: u32,
+}
+
+/// Never prints what it holds.
+impl fmt::Debug for Credentials {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("Credentials(…)")
+    }
+}
+
+impl Credentials {
+    fn header(&self) -> String {
+        use base64::Engine as _;
+        let pair = format!("{}:{}", self.user, self.password);
+        let encoded = base64::engine::general_purpose::STANDARD.encode(pair);
+        format!("Basic {encoded}")
+    }
+}
+
+impl HttpError {
+    /// Whether the server says that what was asked for is not there.
+    ///
+    /// S3 answers 403 for an absent object where listing is not allowed; Hydra answers 410 for a
+    /// NAR that it has garbage-collected.
+    #[must_use]
+    pub fn is_absent(&self) -> bool {
+        matches!(self, Self::Status(403 | 404 | 410))
+    }
+
+    fn is_passing(&self) -> bool {
+        match self {
+            Self::Status(status) => matches!(status, 408 | 429 | 500..=599),
+            Self::Transport(_) => true,
+        }
+    }
+}
+
+impl fmt::Display for HttpError {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Status(status) => {
+                let reason = ureq::http::StatusCode::from_u16(*status)
+                    .ok()
+                    .and_then(|status| status.canonical_reason());
+                match reason {
+                    Some(reason) => write!(formatter, "HTTP status {status} {reason}"),
+                    None => write!(formatter, "HTTP status {status}"),
+                }
+            }
+            Self::Transport(reason) => formatter.write_str(reason),
+        }
+    }
+}
+
+impl Default for Http {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Http {
+    #[must_use]
+    pub fn new() -> Self {
+        let tls = TlsConfig::builder().root_certs(root_certificates()).build();
+        let agent = Agent::config_builder()
+            .tls_config(tls)
+            .http_status_as_error(false)
+            .redirect_auth_headers(RedirectAuthHeaders::SameHost)
+            .user_agent(concat!("nix-hydra-buildpack/", env!("CARGO_PKG_VERSION")))
+            // An encoding on top of a NAR's own compression gains nothing.
+            .accept_encoding("identity")
+            .timeout_connect(Some(CONNECT_TIMEOUT))
+            .timeout_recv_response(Some(RESPONSE_TIMEOUT))
+            .timeout_per_read(Some(READ_TIMEOUT))
+            .max_idle_connections(2 * IDLE_CONNECTIONS)
+            .max_idle_connections_per_host(IDLE_CONNECTIONS)
+            .input_buffer_size(BUFFER_SIZE)
+            .build()
+            .into();
+        Self { agent }
+    }
+
+    /// Opens `url` and answers its body. Failures that may pass are retried.
+    pub fn get(&self, url: &Url, credentials: Option<&Credentials>) -> Result<Body, HttpError> {
+        let response = self.request(url, credentials, None)?;
+        let length = response.body().content_length();
+        let content_encoding = header_text(response.headers(), &header::CONTENT_ENCODING);
+        Ok(Body {
+            http: self.clone(),
+            url: url.clone(),
+            credentials: credentials.cloned(),
+            reader: response.into_body().into_reader(),
+            position: 0,
+            length,
+            content_encoding,
+            resumes: 0,
+        })
+    }
+
+    /// Opens `url` and answers the whole body, which must not be longer than `limit` bytes.
+    pub fn get_bytes(
+        &self,
+        url: &Url,
+        credentials: Option<&Credentials>,
+        limit: u64,
+    ) -> Result<(Vec<u8>, Option<String>), HttpError> {
+        let mut body = self.get(url, credentials)?;
+        let mut bytes = Vec::new();
+        body.by_ref()
+            .take(limit + 1)
+            .read_to_end(&mut bytes)
+            .map_err(|error| HttpError::Transport(error.to_string()))?;
+        if bytes.len() as u64 > limit {
+            let reason = format!("the answer is longer than {limit} bytes");
+            return Err(HttpError::Transport(reason));
+        }
+        Ok((bytes, body.content_encoding))
+    }
+
+    fn request(
+        &self,
+        url: &Url,
+        credentials: Option<&Credentials>,
+        from: Option<u64>,
+    ) -> Result<Response<UreqBody>, HttpError> {
+        let started = Instant::now();
+        let mut attempt = 1;
+        loop {
+            let mut request = self.agent.get(url.as_str());
+            if let Some(credentials) = credentials {
+                request = request.header(header::AUTHORIZATION, credentials.header());
+            }
+            if let Some(from) = from {
+                request = request.header(header::RANGE, format!("bytes={from}-"));
+            }
+            let (error, asked_wait) = match request.call() {
+                Ok(response) if response.status().is_success() => return Ok(response),
+                Ok(response) => (
+                    HttpError::Status(response.status().as_u16()),
+                    retry_after(response.headers()),
+                ),
+                Err(error) => (transport_error(&error), None),
+            };
+            let wait = asked_wait.unwrap_or_else(|| backoff(attempt));
+            let too_late = started.elapsed() + wait > RETRY_TIME;
+            if !error.is_passing() || attempt == ATTEMPTS || too_late {
+                return Err(error);
+            }
+            std::thread::sleep(wait);
+            attempt += 1;
+        }
+    }
+}
+
+impl Body {
+    /// The `Content-Encoding` that lies around what was asked for.
+    #[must_use]
+    pub fn content_encoding(&self) -> Option<&str> {
+        self.content_encoding.as_deref()
+    }
+
+    fn read_once(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.reader.read(buffer)?;
+        let short = self.length.is_some_and(|length| self.position < length);
+        if count == 0 && short && !buffer.is_empty() {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        Ok(count)
+    }
+
+    /// Opens the same URL again, so that the next byte read is the one at `position`.
+    fn resume(&mut self) -> Result<(), HttpError> {
+        let response =
+            self.http
+                .request(&self.url, self.credentials.as_ref(), Some(self.position))?;
+        let ranged = response.status().as_u16() == 206;
+        self.reader = response.into_body().into_reader();
+        if !ranged {
+            let skipped = io::copy(
+                &mut self.reader.by_ref().take(self.position),
+                &mut io::sink(),
+            );
+            if !matches!(skipped, Ok(count) if count == self.position) {
+                return Err(HttpError::Transport("the connection broke again".into()));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Read for Body {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        loop {
+            match self.read_once(buffer) {
+                Ok(count) => {
+                    self.position += count as u64;
+                    return Ok(count);
+                }
+                Err(error) if self.resumes == RESUMES => return Err(error),
+                Err(error) => {
+                    self.resumes += 1;
+                    std::thread::sleep(backoff(1));
+                    self.resume().map_err(|again| {
+                        io::Error::new(error.kind(), format!("{error}; then: {again}"))
+                    })?;
+                }
+            }
+        }
+    }
+}
+
+fn transport_error(error: &ureq::Error) -> HttpError {
+    HttpError::Transport(match error {
+        ureq::Error::HostNotFound => "the host name cannot be resolved".to_string(),
+        ureq::Error::Timeout(_) => "no answer in time".to_string(),
+        ureq::Error::Io(error) => error.to_string(),
+        ureq::Error::TooManyRedirects => "too many redirects".to_string(),
+        other => other.to_string(),
+    })
+}
+
+/// What `Retry-After` asks for, in its form in seconds; the date form is rare and ignored.
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    header_text(headers, &header::RETRY_AFTER)?
+        .parse()
+        .ok()
+        .map(Duration::from_secs)
+}
+
+fn header_text(headers: &HeaderMap, name: &header::HeaderName) -> Option<String> {
+    Some(headers.get(name)?.to_str().ok()?.trim().to_string())
+}
+
+/// 0.2 s, then twice as long each time, less up to half so that clients do not come back together.
+fn backoff(attempt: u32) -> Duration {
+    let longest = Duration::from_millis(200) * 2_u32.pow(attempt - 1);
+    let random = u32::try_from(RandomState::new().build_hasher().finish() % 1024).unwrap_or(0);
+    longest.saturating_sub(longest / 2 * random / 1024)
+}
+
+/// The certificates that Nix users name, else the system's, else Mozilla's as built in.
+fn root_certificates() -> RootCerts {
+    let named = ["NIX_SSL_CERT_FILE", "SSL_CERT_FILE"]
+        .into_iter()
+        .filter_map(std::env::var_os)
+        .map(Into::into);
+    let system = SYSTEM_CERTIFICATES.map(std::path::PathBuf::from);
+    for file in named.chain(system) {
+        let certificates: Vec<_> = std::fs::read(file)
+            .map(|pem| {
+                parse_pem(&pem)
+                    .filter_map(|item| match item {
+                        Ok(PemItem::Certificate(certificate)) => Some(certificate),
+                        _ => None,
+                    })
+                    .collect()
+            })
+            .unwrap_or_default();
+        if !certificates.is_empty() {
+            return RootCerts::new_with_certs(&certificates);
+        }
+    }
+    RootCerts::WebPki
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_grow_and_stay_within_half_of_their_length() {
+        for attempt in 1..ATTEMPTS {
+            let longest = Duration::from_millis(100 << attempt);
+            for _ in 0..100 {
+                let wait = backoff(attempt);
+                assert!(wait <= longest && wait >= longest / 2, "{wait:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn absent_is_what_the_servers_in_use_mean_by_it() {
+        for status in [403, 404, 410] {
+            assert!(HttpError::Status(status).is_absent());
+        }
+        for status in [401, 407, 500] {
+            assert!(!HttpError::Status(status).is_absent());
+        }
+    }
+
+    #[test]
+    fn credentials_are_never_printed() {
+        let credentials = Credentials {
+            user: "deploy".into(),
+            password: "hunter2".into(),
+        };
+        assert_eq!(format!("{credentials:?}"), "Credentials(…)");
+        assert_eq!(credentials.header(), "Basic ZGVwbG95Omh1bnRlcjI=");
+    }
+}

@@ -1,0 +1,184 @@
+//! A layer that is in the image alone, and costs nothing as long as it holds.
+//!
+//! The lifecycle gives such a layer's metadata back, but not its content. If the metadata still
+//! says what is wanted, the directory is left absent and the layer declared again: the lifecycle
+//! then takes the previous image's blob, with no download, unpacking, packing or upload. libcnb's
+//! layer API leaves this case out, so the files are written here, with its data types.
+//!
+//! The lifecycle keeps metadata as JSON, which gives integers back as floats: metadata is made of
+//! strings, lists and tables.
+
+use libcnb_data::generic::GenericMetadata;
+use libcnb_data::layer_content_metadata::{LayerContentMetadata, LayerTypes};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// A layer directory and its `.toml`.
+#[derive(Debug)]
+pub struct LaunchLayer {
+    pub path: PathBuf,
+    toml: PathBuf,
+}
+
+/// What there is of a layer when a build begins.
+#[derive(Debug)]
+pub enum LayerState<M> {
+    /// The previous image's layer is what is wanted; its metadata.
+    Kept(M),
+    /// There is an empty directory to fill; why the previous layer does not do, if there was one.
+    Empty { previous: bool },
+}
+
+/// A layer's files could not be read or written.
+#[derive(Debug)]
+pub struct LayerError {
+    pub path: PathBuf,
+    pub reason: io::Error,
+}
+
+impl LaunchLayer {
+    #[must_use]
+    pub fn new(layers_dir: &Path, name: &str) -> Self {
+        Self {
+            path: layers_dir.join(name),
+            toml: layers_dir.join(format!("{name}.toml")),
+        }
+    }
+
+    /// Keeps the previous image's layer if `holds` says so of its metadata, else empties it.
+    pub fn keep_if<M: Serialize + DeserializeOwned>(
+        &self,
+        holds: impl FnOnce(&M) -> bool,
+    ) -> Result<LayerState<M>, LayerError> {
+        let text = match fs::read_to_string(&self.toml) {
+            Ok(text) => Some(text),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => return Err(self.error(error)),
+        };
+        // Metadata of another version of this buildpack may have any shape: then it does not hold.
+        let metadata = text
+            .as_deref()
+            .and_then(|text| toml::from_str::<LayerContentMetadata<GenericMetadata>>(text).ok())
+            .and_then(|content| content.metadata)
+            .and_then(|metadata| metadata.try_into::<M>().ok());
+        self.remove()?;
+        match metadata {
+            Some(metadata) if holds(&metadata) => {
+                self.write(&metadata)?;
+                Ok(LayerState::Kept(metadata))
+            }
+            _ => {
+                fs::create_dir_all(&self.path).map_err(|error| self.error(error))?;
+                Ok(LayerState::Empty {
+                    previous: text.is_some(),
+                })
+            }
+        }
+    }
+
+    /// Declares the layer, with its metadata. Call this once its content is whole.
+    pub fn write<M: Serialize>(&self, metadata: &M) -> Result<(), LayerError> {
+        let content = LayerContentMetadata {
+            types: Some(LayerTypes {
+                launch: true,
+                build: false,
+                cache: false,
+            }),
+            metadata,
+        };
+        toml::to_string(&content)
+            .map_err(io::Error::other)
+            .and_then(|text| fs::write(&self.toml, text))
+            .map_err(|error| self.error(error))
+    }
+
+    /// Removes the directory and its declaration, so that nothing half-made is left.
+    pub fn remove(&self) -> Result<(), LayerError> {
+        for result in [fs::remove_dir_all(&self.path), fs::remove_file(&self.toml)] {
+            match result {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(self.error(error));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn error(&self, reason: io::Error) -> LayerError {
+        LayerError {
+            path: self.path.clone(),
+            reason,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::panic)]
+    use super::*;
+    use serde::Deserialize;
+
+    #[derive(Debug, Serialize, Deserialize, PartialEq)]
+    struct Metadata {
+        roots: Vec<String>,
+    }
+
+    fn metadata() -> Metadata {
+        Metadata {
+            roots: vec!["a".into()],
+        }
+    }
+
+    /// What the lifecycle leaves of a launch layer: metadata, no types, no directory.
+    fn restored(layers_dir: &Path) -> LaunchLayer {
+        fs::write(
+            layers_dir.join("closure.toml"),
+            "[metadata]\nroots = [\"a\"]\n",
+        )
+        .unwrap();
+        LaunchLayer::new(layers_dir, "closure")
+    }
+
+    #[test]
+    fn a_layer_that_holds_is_declared_again_and_stays_absent() {
+        let layers = tempfile::tempdir().unwrap();
+        let layer = restored(layers.path());
+        match layer
+            .keep_if::<Metadata>(|previous| *previous == metadata())
+            .unwrap()
+        {
+            LayerState::Kept(kept) => assert_eq!(kept, metadata()),
+            LayerState::Empty { .. } => panic!("it was thrown away"),
+        }
+        assert!(!layer.path.exists());
+        let toml = fs::read_to_string(layers.path().join("closure.toml")).unwrap();
+        assert!(toml.contains("launch = true"), "{toml}");
+    }
+
+    #[test]
+    fn a_layer_that_does_not_hold_is_made_anew() {
+        let layers = tempfile::tempdir().unwrap();
+        let layer = restored(layers.path());
+        let state = layer.keep_if::<Metadata>(|_| false).unwrap();
+        assert!(matches!(state, LayerState::Empty { previous: true }));
+        assert!(layer.path.is_dir());
+        assert!(!layers.path().join("closure.toml").exists());
+    }
+
+    #[test]
+    fn metadata_of_another_shape_does_not_hold() {
+        let layers = tempfile::tempdir().unwrap();
+        fs::write(
+            layers.path().join("closure.toml"),
+            "[metadata]\nother = 1\n",
+        )
+        .unwrap();
+        let layer = LaunchLayer::new(layers.path(), "closure");
+        let state = layer.keep_if::<Metadata>(|_| true).unwrap();
+        assert!(matches!(state, LayerState::Empty { previous: true }));
+    }
+}

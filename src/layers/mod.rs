@@ -1,0 +1,6 @@
+//! The buildpack's layers: one file each, and what they share.
+
+pub mod closure;
+pub mod launch_layer;
+pub mod nix_store;
+pub mod proot;

@@ -1,0 +1,202 @@
+//! The `proot` layer: PRoot and the start program, in the image alone.
+
+use super::launch_layer::{LaunchLayer, LayerError, LayerState};
+use crate::config::Config;
+use crate::http::Http;
+use crate::output::tool_name;
+use crate::tools::{Tool, ToolError, ToolSource};
+use bullet_stream::global::print;
+use flate2::read::MultiGzDecoder;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use std::fs::{self, OpenOptions};
+use std::io::{self, Cursor, Read, Write};
+use std::os::unix::fs::{OpenOptionsExt, symlink};
+use std::path::{Path, PathBuf};
+
+/// The start program's name, in the layer and as this package builds it.
+pub const START_PROGRAM: &str = "nix-hydra";
+
+/// The name by which users know the start program.
+pub const RUN_PROOT: &str = "run_proot.sh";
+
+/// Where PRoot is in the layer: not in `bin`, which is on the app's PATH.
+pub const PROOT: &str = "libexec/proot";
+
+/// The largest PRoot taken; 5.4.0 has 0.2 MB, with debug information 2 MB.
+const MAX_PROGRAM_SIZE: u64 = 64 * 1024 * 1024;
+
+/// Why there is no proot layer. What was written of it is removed.
+#[derive(Debug)]
+pub enum PRootLayerError {
+    Tool(ToolError),
+    /// The downloaded file is neither a program nor an archive that holds one; what it is.
+    Program(String),
+    /// The start program, which comes with the buildpack, cannot be read.
+    StartProgram(PathBuf, io::Error),
+    Layer(LayerError),
+}
+
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Metadata {
+    /// SHA-256 of the file that PRoot came in.
+    proot: String,
+    /// SHA-256 of the start program.
+    start_program: String,
+}
+
+/// Fills the layer, unless the previous image has it already.
+pub fn handle(
+    layers_dir: &Path,
+    config: &Config,
+    arch: &str,
+    start_program: &Path,
+    http: &Http,
+) -> Result<(), PRootLayerError> {
+    let source = ToolSource::find(Tool::PRoot, config.proot.as_ref(), arch)
+        .map_err(PRootLayerError::Tool)?;
+    let program = fs::read(start_program)
+        .map_err(|error| PRootLayerError::StartProgram(start_program.to_path_buf(), error))?;
+    let wanted = Metadata {
+        proot: hex::encode(source.download.sha256),
+        start_program: hex::encode(Sha256::digest(&program)),
+    };
+    let layer = LaunchLayer::new(layers_dir, "proot");
+    let state = layer
+        .keep_if::<Metadata>(|previous| *previous == wanted)
+        .map_err(PRootLayerError::Layer)?;
+    print::bullet("PRoot");
+    if let LayerState::Kept(_) = state {
+        print::sub_bullet("Using the previous image's");
+        return Ok(());
+    }
+    let timer = print::sub_start_timer(format!("Downloading {}", tool_name(&source)));
+    let filled = fill(&layer.path, &source, &program, http);
+    timer.done();
+    if let Err(error) = filled {
+        // The first error is the one to tell.
+        let _ = layer.remove();
+        return Err(error);
+    }
+    layer.write(&wanted).map_err(PRootLayerError::Layer)
+}
+
+fn fill(
+    directory: &Path,
+    source: &ToolSource,
+    start_program: &[u8],
+    http: &Http,
+) -> Result<(), PRootLayerError> {
+    let layer_error = |path: PathBuf| |reason| PRootLayerError::Layer(LayerError { path, reason });
+    for name in ["bin", "libexec"] {
+        let path = directory.join(name);
+        fs::create_dir_all(&path).map_err(layer_error(path))?;
+    }
+    let download = directory.join("download");
+    source
+        .download(http, &download)
+        .map_err(PRootLayerError::Tool)?;
+    let bytes = fs::read(&download).map_err(layer_error(download.clone()))?;
+    fs::remove_file(&download).map_err(layer_error(download))?;
+    let proot = program(bytes)?;
+
+    for (name, bytes) in [
+        (PROOT, proot.as_slice()),
+        (&format!("bin/{START_PROGRAM}"), start_program),
+    ] {
+        let path = directory.join(name);
+        OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o755)
+            .open(&path)
+            .and_then(|mut file| file.write_all(bytes))
+            .map_err(layer_error(path))?;
+    }
+    let link = directory.join("bin").join(RUN_PROOT);
+    symlink(START_PROGRAM, &link).map_err(layer_error(link))
+}
+
+/// The program in a downloaded file: the file itself, or the `proot` or `proot.static` of a
+/// gzipped tar. Alpine's packages are several gzip members in a row.
+fn program(bytes: Vec<u8>) -> Result<Vec<u8>, PRootLayerError> {
+    let refuse = |reason: &str| PRootLayerError::Program(reason.to_string());
+    if bytes.starts_with(b"\x7fELF") {
+        return Ok(bytes);
+    }
+    if !bytes.starts_with(b"\x1f\x8b") {
+        return Err(refuse(
+            "it is neither an ELF program nor a gzipped tar archive",
+        ));
+    }
+    let unreadable = |error: io::Error| PRootLayerError::Program(error.to_string());
+    let mut archive = tar::Archive::new(MultiGzDecoder::new(Cursor::new(bytes)));
+    // The members of an Alpine package end a tar archive each only in the last one.
+    archive.set_ignore_zeros(true);
+    for entry in archive.entries().map_err(unreadable)? {
+        let entry = entry.map_err(unreadable)?;
+        let path = entry.path().map_err(unreadable)?.into_owned();
+        let named = path
+            .file_name()
+            .is_some_and(|name| name == "proot" || name == "proot.static");
+        if !named || !entry.header().entry_type().is_file() {
+            continue;
+        }
+        let mut program = Vec::new();
+        entry
+            .take(MAX_PROGRAM_SIZE)
+            .read_to_end(&mut program)
+            .map_err(unreadable)?;
+        if program.starts_with(b"\x7fELF") {
+            return Ok(program);
+        }
+        return Err(refuse("its `proot` is no ELF program"));
+    }
+    Err(refuse("it holds no file named `proot` or `proot.static`"))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::panic)]
+    use super::*;
+    use flate2::{Compression, write::GzEncoder};
+
+    const ELF: &[u8] = b"\x7fELF and the rest";
+
+    fn gzipped_tar(name: &str, end: bool) -> Vec<u8> {
+        let mut tar = tar::Builder::new(Vec::new());
+        let mut header = tar::Header::new_gnu();
+        header.set_size(ELF.len() as u64);
+        header.set_mode(0o755);
+        tar.append_data(&mut header, name, ELF).unwrap();
+        let mut bytes = tar.into_inner().unwrap();
+        if !end {
+            bytes.truncate(bytes.len() - 1024);
+        }
+        let mut gzip = GzEncoder::new(Vec::new(), Compression::fast());
+        gzip.write_all(&bytes).unwrap();
+        gzip.finish().unwrap()
+    }
+
+    #[test]
+    fn a_program_is_taken_bare_or_out_of_an_archive() {
+        let mut apk = gzipped_tar(".PKGINFO", false);
+        apk.extend(gzipped_tar("usr/bin/proot.static", true));
+        for bytes in [ELF.to_vec(), gzipped_tar("proot-5.4.0/proot", true), apk] {
+            assert_eq!(program(bytes).unwrap(), ELF);
+        }
+    }
+
+    #[test]
+    fn a_file_without_a_program_is_refused_with_the_reason() {
+        for (bytes, reason) in [
+            (b"<html>".to_vec(), "neither an ELF program nor"),
+            (gzipped_tar("usr/bin/other", true), "no file named `proot`"),
+        ] {
+            match program(bytes) {
+                Err(PRootLayerError::Program(said)) => assert!(said.contains(reason), "{said}"),
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+}

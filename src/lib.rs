@@ -1,0 +1,25 @@
+//! The buildpack's modules, in the order in which a build goes through them, so
+//! that the buildpack, its tests, benches and fuzz targets all use the same code.
+
+pub mod config;
+pub mod errors;
+
+pub mod resolve;
+
+pub mod nix;
+
+pub mod http;
+
+pub mod cache;
+
+pub mod closure;
+
+pub mod tools;
+
+pub mod layers;
+
+pub mod launch;
+
+pub mod report;
+
+pub mod output;

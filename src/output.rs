@@ -1,0 +1,101 @@
+//! Wordings that several steps of the build log share.
+
+use crate::tools::{Tool, ToolSource};
+use bullet_stream::global::print;
+
+/// `1 store path`, `30 store paths`.
+pub(crate) fn paths(count: usize) -> String {
+    match count {
+        1 => "1 store path".to_string(),
+        count => format!("{count} store paths"),
+    }
+}
+
+/// A size as people read it: `57.1 MB`, in powers of 1000.
+pub(crate) fn bytes(count: u64) -> String {
+    const UNITS: [&str; 4] = ["kB", "MB", "GB", "TB"];
+    if count < 1000 {
+        return format!("{count} bytes");
+    }
+    // Sizes here are far below 2^52, and shown with three digits.
+    #[allow(clippy::cast_precision_loss)]
+    let mut size = count as f64 / 1000.0;
+    let mut unit = 0;
+    while size >= 999.95 && unit + 1 < UNITS.len() {
+        size /= 1000.0;
+        unit += 1;
+    }
+    format!("{size:.1} {}", UNITS[unit])
+}
+
+/// `a`, `a and b`, `a, b and c`.
+pub(crate) fn list(items: &[String]) -> String {
+    match items {
+        [] => String::new(),
+        [only] => only.clone(),
+        [first @ .., last] => format!("{} and {last}", first.join(", ")),
+    }
+}
+
+/// `Nix 2.35.2` for a pinned tool, else the setting that names it.
+pub(crate) fn tool_name(source: &ToolSource) -> String {
+    let (name, setting) = match source.tool {
+        Tool::Nix => ("Nix", "NIX_ARCHIVE_URL"),
+        Tool::PRoot => ("PRoot", "NIX_PROOT_URL"),
+    };
+    match &source.version {
+        Some(version) => format!("{name} {version}"),
+        None => format!("the {name} of {setting}"),
+    }
+}
+
+/// A warning of one paragraph.
+pub(crate) fn warning(text: &str) {
+    print::warning(text);
+}
+
+/// Settings of the earlier buildpacks that have nothing to say any more, and why.
+const RETIRED_SETTINGS: [(&str, &str); 3] = [
+    ("NIX_BUILD_FLAGS", "nothing is built"),
+    ("NIX_APP_NAME", "NIX_TARGET says whose programs come first"),
+    (
+        "NIX_VERSION",
+        "Nix is pinned; NIX_ARCHIVE_URL names another one",
+    ),
+];
+
+/// Warns of settings that an app for an earlier buildpack may still have.
+pub fn warn_of_retired_settings(setting: impl Fn(&str) -> Option<String>) {
+    for (name, reason) in RETIRED_SETTINGS {
+        if setting(name).is_some_and(|value| !value.trim().is_empty()) {
+            warning(&format!("{name} is set, but has no effect: {reason}."));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_have_one_digit_after_the_point() {
+        for (count, text) in [
+            (0, "0 bytes"),
+            (999, "999 bytes"),
+            (1000, "1.0 kB"),
+            (57_123_456, "57.1 MB"),
+            (999_960_000, "1.0 GB"),
+            (1_020_000_000, "1.0 GB"),
+        ] {
+            assert_eq!(bytes(count), text);
+        }
+    }
+
+    #[test]
+    fn lists_read_as_sentences() {
+        let items = ["a", "b", "c"].map(String::from);
+        assert_eq!(list(&items[..1]), "a");
+        assert_eq!(list(&items[..2]), "a and b");
+        assert_eq!(list(&items), "a, b and c");
+    }
+}

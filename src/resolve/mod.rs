@@ -1,0 +1,100 @@
+//! Finds the roots: the store paths that the user wants deployed.
+
+pub mod expression;
+pub mod source;
+
+use crate::config::{Config, Expression, Wanted};
+use crate::errors::BuildpackError;
+use crate::http::Http;
+use crate::layers;
+use crate::nix::{Nix, archive};
+use crate::tools::{Tool, ToolSource};
+use bullet_stream::global::print;
+use expression::evaluate;
+use libcnb::Buildpack;
+use libcnb::build::BuildContext;
+use nix_derivation::StorePath;
+use source::Source;
+
+/// A store path to deploy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Root {
+    pub path: StorePath,
+    /// The program that the package calls its main one (`meta.mainProgram`).
+    pub main_program: Option<String>,
+}
+
+impl Root {
+    /// A root of which nothing but its path is known.
+    #[must_use]
+    pub fn from_path(path: StorePath) -> Self {
+        Self {
+            path,
+            main_program: None,
+        }
+    }
+}
+
+/// Finds the roots in the cheapest way that the settings allow.
+pub fn resolve<B: Buildpack<Error = BuildpackError>>(
+    context: &BuildContext<B>,
+    config: &Config,
+    http: &Http,
+) -> libcnb::Result<Vec<Root>, BuildpackError> {
+    match &config.wanted {
+        Wanted::StorePath(path) => {
+            print::bullet("Store path");
+            print::sub_bullet(format!("{path}, as NIX_STORE_PATH says"));
+            Ok(vec![Root::from_path(path.clone())])
+        }
+        Wanted::Expression(expression) => by_evaluation(context, config, expression, http),
+    }
+}
+
+/// Evaluates the app's expression with real Nix.
+fn by_evaluation<B: Buildpack<Error = BuildpackError>>(
+    context: &BuildContext<B>,
+    config: &Config,
+    expression: &Expression,
+    http: &Http,
+) -> libcnb::Result<Vec<Root>, BuildpackError> {
+    let system = system(&context.target.arch)?;
+    print::bullet("Source");
+    let source =
+        Source::read(&context.app_dir, &config.source_name).map_err(BuildpackError::Source)?;
+    print::sub_bullet(format!("{} files are {}", source.files, source.path));
+
+    print::bullet("Nix");
+    let on_path = std::env::var_os("PATH").and_then(|path| Nix::on_path(&path));
+    // Where an unpacked Nix is, as long as it is needed.
+    let unpacked;
+    let bin = if let Some((bin, version)) = on_path {
+        print::sub_bullet(format!("Using Nix {version} on PATH"));
+        bin
+    } else {
+        let tool = ToolSource::find(Tool::Nix, config.nix_archive.as_ref(), &context.target.arch)
+            .map_err(BuildpackError::Tool)?;
+        let file = layers::nix_store::handle(context, &tool, http)?;
+        unpacked = archive::unpack_temporarily(&file).map_err(BuildpackError::NixArchive)?;
+        unpacked.bin.clone()
+    };
+    let nix = Nix::new(bin).map_err(BuildpackError::Nix)?;
+
+    let timer = print::sub_start_timer(format!("Evaluating `{}`", expression.file.display()));
+    let evaluated = evaluate(&nix, &source, expression, config, system);
+    timer.done();
+    let roots = evaluated.map_err(BuildpackError::Expression)?;
+    for root in &roots {
+        print::sub_bullet(root.path.to_string());
+    }
+    Ok(roots)
+}
+
+/// Nix's name for the system of an image's architecture.
+fn system(arch: &str) -> Result<&'static str, BuildpackError> {
+    match arch {
+        "amd64" => Ok("x86_64-linux"),
+        "arm64" => Ok("aarch64-linux"),
+        other => Err(BuildpackError::Architecture(other.to_string())),
+    }
+}

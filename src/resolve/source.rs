@@ -1,0 +1,214 @@
+//! The app's source as Hydra puts a git checkout into its store, computed and written without Nix.
+//!
+//! Hydra's `nix-prefetch-git` removes `.git` everywhere and adds what is left as a store path named
+//! `source`. A checkout has no empty directories, so those that a platform made are left out.
+
+use nix_archive::nar::{self, Encoder};
+use nix_derivation::{CAHash, HashAlgorithm, NixHash, NixHasher, StoreDir, StorePath};
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+
+/// A source tree, read but not copied.
+#[derive(Debug)]
+pub struct Source {
+    tree: Node,
+    pub path: StorePath,
+    pub nar_hash: NixHash,
+    pub nar_size: u64,
+    /// Regular files and links.
+    pub files: usize,
+}
+
+/// Why a source could not be read or written: where, and the reason.
+#[derive(Debug)]
+pub enum SourceError {
+    Read(PathBuf, io::Error),
+    Write(PathBuf, io::Error),
+    /// The tree cannot be a store path; the reason.
+    Encode(String),
+}
+
+#[derive(Debug)]
+enum Node {
+    Directory(BTreeMap<OsString, Node>),
+    File { from: PathBuf, executable: bool },
+    Link(PathBuf),
+}
+
+impl Source {
+    /// Reads the tree at `directory` and computes its store path, named `name`.
+    pub fn read(directory: &Path, name: &str) -> Result<Self, SourceError> {
+        let tree = Node::Directory(read_directory(directory)?);
+        let mut encoder = Encoder::new(HashSink {
+            hasher: NixHasher::new(HashAlgorithm::Sha256),
+            size: 0,
+        })
+        .map_err(|error| encode_error(&error))?;
+        tree.encode(None, &mut encoder)?;
+        let sink = encoder.finish().map_err(|error| encode_error(&error))?;
+        let nar_hash = sink.hasher.finalize();
+        let path = StoreDir::default()
+            .build_ca_path(name, &CAHash::Nar(nar_hash.clone()), [], false)
+            .map_err(|error| SourceError::Encode(error.to_string()))?;
+        Ok(Self {
+            files: tree.count(),
+            tree,
+            path,
+            nar_hash,
+            nar_size: sink.size,
+        })
+    }
+
+    /// Writes the tree to `store/<base name of its path>`, and answers where that is.
+    pub fn write_to(&self, store: &Path) -> Result<PathBuf, SourceError> {
+        let destination = store.join(self.path.to_basename());
+        self.tree.write(&destination)?;
+        Ok(destination)
+    }
+
+    /// The line form in which `nix-store --load-db` takes a valid path. Format: Nix's
+    /// `decodeValidPathInfo`.
+    #[must_use]
+    pub fn registration(&self) -> String {
+        let hash = self.nar_hash.to_nix_base16_string();
+        let hash = hash
+            .split_once(':')
+            .map_or(hash.as_str(), |(_, digits)| digits);
+        format!("{}\n{hash}\n{}\n\n0\n", self.path, self.nar_size)
+    }
+}
+
+/// What a checkout of the tree at `directory` would hold.
+fn read_directory(directory: &Path) -> Result<BTreeMap<OsString, Node>, SourceError> {
+    let read_error = |error| SourceError::Read(directory.to_path_buf(), error);
+    let mut children = BTreeMap::new();
+    for entry in fs::read_dir(directory).map_err(read_error)? {
+        let entry = entry.map_err(read_error)?;
+        let name = entry.file_name();
+        // A directory in a clone, a file in a submodule or a worktree.
+        if name == ".git" {
+            continue;
+        }
+        let from = entry.path();
+        let metadata = entry
+            .metadata()
+            .map_err(|error| SourceError::Read(from.clone(), error))?;
+        let node = if metadata.is_dir() {
+            let children = read_directory(&from)?;
+            if children.is_empty() {
+                continue;
+            }
+            Node::Directory(children)
+        } else if metadata.is_symlink() {
+            let target =
+                fs::read_link(&from).map_err(|error| SourceError::Read(from.clone(), error))?;
+            Node::Link(target)
+        } else if metadata.is_file() {
+            // Git and Nix both look at the owner's bit alone.
+            let executable = metadata.permissions().mode() & 0o100 != 0;
+            Node::File { from, executable }
+        } else {
+            // Sockets, pipes and devices: git knows none.
+            continue;
+        };
+        children.insert(name, node);
+    }
+    Ok(children)
+}
+
+impl Node {
+    fn count(&self) -> usize {
+        match self {
+            Self::Directory(children) => children.values().map(Self::count).sum(),
+            Self::File { .. } | Self::Link(_) => 1,
+        }
+    }
+
+    fn encode(
+        &self,
+        name: Option<&OsStr>,
+        encoder: &mut Encoder<HashSink>,
+    ) -> Result<(), SourceError> {
+        let name = name.map(OsStr::as_bytes);
+        match self {
+            Self::Directory(children) => {
+                encoder
+                    .start_directory(name)
+                    .map_err(|error| encode_error(&error))?;
+                for (name, child) in children {
+                    child.encode(Some(name), encoder)?;
+                }
+                encoder
+                    .end_directory()
+                    .map_err(|error| encode_error(&error))
+            }
+            Self::Link(target) => encoder
+                .symlink(name, target.as_os_str().as_bytes())
+                .map_err(|error| encode_error(&error)),
+            Self::File { from, executable } => {
+                let read_error = |error| SourceError::Read(from.clone(), error);
+                let mut file = File::open(from).map_err(read_error)?;
+                let size = file.metadata().map_err(read_error)?.len();
+                let mut contents = encoder
+                    .start_regular(name, *executable, size)
+                    .map_err(|error| encode_error(&error))?;
+                io::copy(&mut file, &mut contents).map_err(read_error)?;
+                contents.finish().map_err(|error| encode_error(&error))
+            }
+        }
+    }
+
+    fn write(&self, to: &Path) -> Result<(), SourceError> {
+        let write_error = |error| SourceError::Write(to.to_path_buf(), error);
+        match self {
+            Self::Directory(children) => {
+                fs::DirBuilder::new()
+                    .mode(0o755)
+                    .create(to)
+                    .map_err(write_error)?;
+                children
+                    .iter()
+                    .try_for_each(|(name, child)| child.write(&to.join(name)))
+            }
+            Self::Link(target) => symlink(target, to).map_err(write_error),
+            Self::File { from, executable } => {
+                let mut source =
+                    File::open(from).map_err(|error| SourceError::Read(from.clone(), error))?;
+                OpenOptions::new()
+                    .write(true)
+                    .create_new(true)
+                    .mode(if *executable { 0o555 } else { 0o444 })
+                    .open(to)
+                    .and_then(|mut file| io::copy(&mut source, &mut file))
+                    .map_err(write_error)?;
+                Ok(())
+            }
+        }
+    }
+}
+
+struct HashSink {
+    hasher: NixHasher,
+    size: u64,
+}
+
+impl Write for HashSink {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.hasher.update(bytes);
+        self.size += bytes.len() as u64;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn encode_error(error: &nar::Error) -> SourceError {
+    SourceError::Encode(error.to_string())
+}

@@ -1,0 +1,208 @@
+//! What tests share: the fixtures, the packaged buildpack, and builds as a user makes them.
+
+use nix_hydra_buildpack::cache::CacheUrl;
+use nix_hydra_buildpack::closure::plan::Caches;
+use nix_hydra_buildpack::config::TrustSettings;
+use nix_hydra_buildpack::http::Http;
+use platform::fixtures::{self, Fixtures};
+use platform::lifecycle::{Build, Outcome};
+use platform::package;
+use platform::server::{Request, Response, Server};
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+use tempfile::TempDir;
+
+/// The fixtures; where there are none, the test is left out, which is said and counted.
+pub fn fixtures() -> Option<Fixtures> {
+    match fixtures::read() {
+        Ok(fixtures) => Some(fixtures),
+        Err(error) => {
+            platform::left_out(&error.to_string());
+            None
+        }
+    }
+}
+
+/// The packaged buildpack: the one `script/test` has made, else one made now.
+pub fn buildpack() -> &'static Path {
+    static BUILDPACK: OnceLock<PathBuf> = OnceLock::new();
+    BUILDPACK.get_or_init(|| {
+        std::env::var_os("NIX_HYDRA_BUILDPACK").map_or_else(
+            || {
+                let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
+                package::package(manifest, None, &package::Options::default()).unwrap()
+            },
+            PathBuf::from,
+        )
+    })
+}
+
+/// An app that is built and rebuilt against the fixtures' binary cache, served over HTTP.
+pub struct Deploy {
+    pub fixtures: Fixtures,
+    pub cache: Server,
+    tools: Server,
+    app: TempDir,
+    image: TempDir,
+    env: BTreeMap<String, String>,
+}
+
+impl Deploy {
+    /// The sample app `name`, in a directory of its own, set up as its user would.
+    pub fn new(name: &str) -> Option<Self> {
+        Self::with_hook(name, |_| None)
+    }
+
+    /// The same, with answers of the binary cache that the test gives itself.
+    pub fn with_hook(
+        name: &str,
+        hook: impl Fn(&Request) -> Option<Response> + Send + Sync + 'static,
+    ) -> Option<Self> {
+        let fixtures = fixtures()?;
+        let app = TempDir::new().unwrap();
+        copy(&fixtures.apps[name].dir, app.path());
+        let cache = Server::with_hook(&fixtures.cache, hook).unwrap();
+        let tools = Server::start("/").unwrap();
+        let url = |file: &Path| format!("{}{}", tools.url().trim_end_matches('/'), file.display());
+        let env = [
+            ("NIX_EXTRA_BINARY_CACHE", cache.url()),
+            ("NIX_DEFAULT_BINARY_CACHE", String::new()),
+            ("NIX_TRUSTED_PUBLIC_KEYS", fixtures.public_key.clone()),
+            ("NIX_ARCHIVE_URL", url(&fixtures.nix_archive)),
+            ("NIX_ARCHIVE_SHA256", fixtures.nix_archive_sha256.clone()),
+            ("NIX_PROOT_URL", url(&fixtures.proot)),
+            ("NIX_PROOT_SHA256", fixtures.proot_sha256.clone()),
+        ]
+        .map(|(name, value)| (name.to_string(), value));
+        Some(Self {
+            env: env.into(),
+            fixtures,
+            cache,
+            tools,
+            app,
+            image: TempDir::new().unwrap(),
+        })
+    }
+
+    pub fn set(&mut self, name: &str, value: &str) -> &mut Self {
+        self.env.insert(name.to_string(), value.to_string());
+        self
+    }
+
+    pub fn unset(&mut self, name: &str) -> &mut Self {
+        self.env.remove(name);
+        self
+    }
+
+    pub fn app(&self) -> &Path {
+        self.app.path()
+    }
+
+    /// Runs the buildpack over what is there from the build before.
+    pub fn build(&self) -> Outcome {
+        let mut build = Build::new(
+            &self.fixtures.rootfs,
+            buildpack(),
+            self.app.path(),
+            self.image.path(),
+        );
+        for (name, value) in &self.env {
+            build = build.env(name, value);
+        }
+        build.run().unwrap()
+    }
+
+    /// Requests to the binary cache and for tools since the last call.
+    pub fn requests(&self) -> Vec<String> {
+        let requests = self.cache.take_requests().into_iter();
+        requests
+            .chain(self.tools.take_requests())
+            .map(|request| request.path)
+            .collect()
+    }
+
+    /// A build's log with what differs between machines and runs replaced.
+    pub fn stable(&self, log: &str) -> String {
+        let mut log = strip_ansi(log);
+        let app = &self.fixtures.apps["python"];
+        for (from, to) in [
+            (self.cache.url().trim_end_matches('/'), "http://cache"),
+            (self.tools.url().trim_end_matches('/'), "http://tools"),
+            (self.fixtures.nix_archive.to_str().unwrap(), "/nix.tar.xz"),
+            (self.fixtures.proot.to_str().unwrap(), "/proot"),
+            (app.store_path.as_str(), "/nix/store/<app>-myapp"),
+            (app.source.as_str(), "/nix/store/<source>-source"),
+        ] {
+            log = log.replace(from, to);
+        }
+        let timer = regex(r"\.* ?\.+ \((< )?[0-9.]+s\)");
+        let log = timer.replace_all(&log, " ... (<time>)");
+        regex(r"finished in (< )?[0-9.]+s")
+            .replace_all(&log, "finished in <time>")
+            .into_owned()
+    }
+}
+
+fn regex(pattern: &str) -> regex_lite::Regex {
+    regex_lite::Regex::new(pattern).unwrap()
+}
+
+pub fn strip_ansi(text: &str) -> String {
+    regex("\x1b\\[[0-9;]*m").replace_all(text, "").into_owned()
+}
+
+/// The library's own client of a binary cache.
+pub fn caches(urls: &[String], keys: &[&str], required: bool) -> Caches {
+    let urls: Vec<CacheUrl> = urls.iter().map(|url| url.parse().unwrap()).collect();
+    let trust = TrustSettings {
+        keys: keys.iter().map(|key| key.parse().unwrap()).collect(),
+        required,
+    };
+    Caches::open(&urls, trust, &Http::new())
+}
+
+/// A command of the fixtures' real Nix, on a store of its own below `root`.
+pub fn nix(fixtures: &Fixtures, program: &str, root: &Path) -> Command {
+    let mut command = Command::new(Path::new(&fixtures.nix).join("bin").join(program));
+    command
+        .env("HOME", root)
+        .env("NIX_CONF_DIR", root)
+        .env("NIX_USER_CONF_FILES", "")
+        .env(
+            "NIX_CONFIG",
+            "experimental-features = nix-command\nsubstituters =",
+        )
+        .args(["--store", &format!("local?root={}", root.display())]);
+    command
+}
+
+/// Runs a command that must succeed, and answers what it printed, without the last newline.
+pub fn output(command: &mut Command) -> String {
+    let output = command.output().unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{command:?}: {stderr}");
+    String::from_utf8(output.stdout)
+        .unwrap()
+        .trim_end()
+        .to_string()
+}
+
+/// Copies the contents of a directory, writable whatever the original is.
+pub fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy(&entry.path(), &target);
+        } else {
+            fs::copy(entry.path(), &target).unwrap();
+            let mode = fs::metadata(&target).unwrap().permissions().mode() | 0o600;
+            fs::set_permissions(&target, fs::Permissions::from_mode(mode)).unwrap();
+        }
+    }
+}

@@ -1,0 +1,195 @@
+//! The whole way: from an app and a binary cache to a running process, and again.
+
+use crate::common::Deploy;
+use nix_hydra_buildpack::http::Http;
+use platform::image::Image;
+use platform::process::Launch;
+use platform::sandbox::Output;
+use std::fs;
+use std::net::TcpListener;
+use std::time::Duration;
+
+/// A port that nothing listens on at the moment.
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port()
+}
+
+fn built(deploy: &Deploy) -> Image {
+    let outcome = deploy.build();
+    assert!(outcome.success(), "{}{}", outcome.detect_log, outcome.log);
+    outcome.image.unwrap()
+}
+
+fn run<const N: usize>(deploy: &Deploy, image: &Image, command: [&str; N]) -> Output {
+    Launch::new(image, &deploy.fixtures.rootfs)
+        .command(command)
+        .run()
+        .unwrap()
+}
+
+#[test]
+fn the_python_app_answers_under_proot_as_an_ordinary_user_without_nix_in_view() {
+    let Some(deploy) = Deploy::new("python") else {
+        return;
+    };
+    let outcome = deploy.build();
+    assert!(outcome.success(), "{}", outcome.log);
+    insta::assert_snapshot!("first_build", deploy.stable(&outcome.log));
+    let image = outcome.image.unwrap();
+    let port = free_port();
+    let mut web = Launch::new(&image, &deploy.fixtures.rootfs)
+        .env("PORT", &port.to_string())
+        .start()
+        .unwrap();
+    web.wait_for("listening", Duration::from_secs(20)).unwrap();
+    let url = format!("http://127.0.0.1:{port}/").parse().unwrap();
+    let (body, _) = Http::new().get_bytes(&url, None, 10_000).unwrap();
+    let answer: serde_json::Value = serde_json::from_slice(&body).unwrap();
+    assert_eq!(answer["app"], "myapp");
+    assert_eq!(answer["uid"], 1000);
+    assert!(answer["openssl"].as_str().unwrap().starts_with("OpenSSL"));
+    let seen = run(
+        &deploy,
+        &image,
+        ["sh", "-c", "ls -d /nix /nix/store 2>&1; true"],
+    );
+    assert!(seen.stdout.contains("No such file"), "{seen:?}");
+}
+
+#[test]
+fn a_second_build_fetches_nothing_and_keeps_every_layer() {
+    let Some(deploy) = Deploy::new("python") else {
+        return;
+    };
+    built(&deploy);
+    deploy.requests();
+    let outcome = deploy.build();
+    assert!(outcome.success(), "{}", outcome.log);
+    assert_eq!(deploy.requests(), [] as [&str; 0]);
+    insta::assert_snapshot!("second_build", deploy.stable(&outcome.log));
+    let image = outcome.image.unwrap();
+    assert_eq!(image.changed_layers(), [] as [&str; 0]);
+    let version = run(
+        &deploy,
+        &image,
+        ["run_proot.sh", "sh", "-c", "command -v myapp"],
+    );
+    assert_eq!(
+        version.stdout.trim(),
+        format!("{}/bin/myapp", deploy.fixtures.apps["python"].store_path)
+    );
+}
+
+#[test]
+fn a_changed_app_gets_a_new_closure_and_keeps_proot() {
+    let Some(mut deploy) = Deploy::new("python") else {
+        return;
+    };
+    built(&deploy);
+    deploy.requests();
+    let other = deploy.fixtures.apps["static"].store_path.clone();
+    deploy.set("NIX_STORE_PATH", &other);
+    let image = built(&deploy);
+    assert_eq!(image.changed_layers(), ["closure"]);
+    let requests = deploy.requests();
+    let nars = requests
+        .iter()
+        .filter(|path| path.starts_with("/nar/"))
+        .count();
+    assert_eq!(nars, 1, "{requests:?}");
+}
+
+#[test]
+fn a_command_runs_however_a_procfile_words_it() {
+    let Some(deploy) = Deploy::new("static") else {
+        return;
+    };
+    let procfile = "\
+        plain: myapp args one 'two words'\n\
+        wrapped: run_proot.sh myapp args one 'two words'\n\
+        nested: sh -c 'cd nix && run_proot.sh myapp args one \"two words\"'\n\
+        twice: run_proot.sh run_proot.sh myapp args one 'two words'\n";
+    // The source is another one then; the Procfile is not what is deployed.
+    fs::write(deploy.app().join("Procfile"), procfile).unwrap();
+    let mut deploy = deploy;
+    let path = deploy.fixtures.apps["static"].store_path.clone();
+    deploy.set("NIX_STORE_PATH", &path);
+    let image = built(&deploy);
+    for process in ["plain", "wrapped", "nested", "twice"] {
+        let output = Launch::new(&image, &deploy.fixtures.rootfs)
+            .process(process)
+            .run()
+            .unwrap();
+        assert_eq!(output.code, 0, "{process}: {}", output.stderr);
+        assert_eq!(output.stdout, "one\ntwo words\n", "{process}");
+    }
+}
+
+#[test]
+fn a_command_s_status_comes_out() {
+    let Some(mut deploy) = Deploy::new("static") else {
+        return;
+    };
+    let path = deploy.fixtures.apps["static"].store_path.clone();
+    deploy.set("NIX_STORE_PATH", &path);
+    let image = built(&deploy);
+    for status in [0, 1, 42, 255] {
+        let output = run(
+            &deploy,
+            &image,
+            ["run_proot.sh", "myapp", "exit", &status.to_string()],
+        );
+        assert_eq!(output.code, status);
+    }
+}
+
+#[test]
+fn a_store_path_needs_neither_nix_nor_source() {
+    let Some(mut deploy) = Deploy::new("static") else {
+        return;
+    };
+    let path = deploy.fixtures.apps["static"].store_path.clone();
+    deploy.set("NIX_STORE_PATH", &path);
+    for file in ["default.nix", "myapp.c"] {
+        fs::remove_file(deploy.app().join(file)).unwrap();
+    }
+    let outcome = deploy.build();
+    assert!(outcome.success(), "{}", outcome.log);
+    let requests = deploy.requests();
+    assert!(
+        !requests.iter().any(|path| path.ends_with(".tar.xz")),
+        "{requests:?}"
+    );
+    assert!(!outcome.layers.join("nix-store").exists());
+}
+
+#[test]
+fn nix_debug_lists_the_largest_files() {
+    let Some(mut deploy) = Deploy::new("static") else {
+        return;
+    };
+    deploy.set("NIX_DEBUG", "1");
+    let outcome = deploy.build();
+    let log = deploy.stable(&outcome.log);
+    let (_, listed) = log
+        .split_once("- Largest files, since NIX_DEBUG is set\n")
+        .unwrap();
+    assert!(
+        listed.lines().next().unwrap().ends_with("-myapp/bin/myapp"),
+        "{listed}"
+    );
+}
+
+#[test]
+fn nothing_that_only_builds_need_is_in_the_image() {
+    let Some(deploy) = Deploy::new("static") else {
+        return;
+    };
+    let image = built(&deploy);
+    let layers: Vec<_> = image.record.layers.keys().map(String::as_str).collect();
+    assert_eq!(layers, ["closure", "proot"]);
+}

@@ -1,0 +1,254 @@
+//! A closure that is fetched here is, file by file, the one that real Nix fetches.
+
+use crate::common::{caches, fixtures, nix, output};
+use nix_derivation::StorePath;
+use nix_hydra_buildpack::closure::fetch::fetch;
+use nix_hydra_buildpack::closure::plan::{Answer, Caches};
+use platform::fixtures::Fixtures;
+use platform::server::{Response, Server};
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use tempfile::TempDir;
+
+/// A file as Nix sees one: content, executable bit, or a link's target.
+#[derive(Debug, PartialEq, Eq)]
+enum Entry {
+    Directory,
+    File { executable: bool, content: Vec<u8> },
+    Link(PathBuf),
+}
+
+fn tree(directory: &Path) -> BTreeMap<PathBuf, Entry> {
+    fn walk(root: &Path, at: &Path, into: &mut BTreeMap<PathBuf, Entry>) {
+        for entry in fs::read_dir(at).unwrap() {
+            let path = entry.unwrap().path();
+            let metadata = path.symlink_metadata().unwrap();
+            let entry = if metadata.is_dir() {
+                walk(root, &path, into);
+                Entry::Directory
+            } else if metadata.is_symlink() {
+                Entry::Link(fs::read_link(&path).unwrap())
+            } else {
+                Entry::File {
+                    executable: metadata.permissions().mode() & 0o100 != 0,
+                    content: fs::read(&path).unwrap(),
+                }
+            };
+            into.insert(path.strip_prefix(root).unwrap().to_path_buf(), entry);
+        }
+    }
+    let mut entries = BTreeMap::new();
+    walk(directory, directory, &mut entries);
+    entries
+}
+
+fn root(fixtures: &Fixtures, app: &str) -> StorePath {
+    fixtures.apps[app].store_path.parse().unwrap()
+}
+
+fn fetched(caches: &Caches, root: &StorePath) -> TempDir {
+    let store = TempDir::new().unwrap();
+    let closure = caches.plan(std::slice::from_ref(root)).unwrap();
+    fetch(&closure, caches, store.path()).unwrap();
+    store
+}
+
+/// The binary cache at `from` copied by real Nix with another compression.
+fn recompressed(fixtures: &Fixtures, app: &str, compression: &str, to: &Path) {
+    output(
+        std::process::Command::new(Path::new(&fixtures.nix).join("bin/nix"))
+            .env("HOME", to)
+            .env("NIX_CONFIG", "experimental-features = nix-command")
+            .args([
+                "copy",
+                "--from",
+                &format!("file://{}", fixtures.cache.display()),
+            ])
+            .args([
+                "--to",
+                &format!("file://{}?compression={compression}", to.display()),
+            ])
+            .args(["--option", "trusted-public-keys", &fixtures.public_key])
+            .arg(&fixtures.apps[app].store_path),
+    );
+}
+
+#[test]
+fn a_closure_is_what_nix_copy_makes_of_it() {
+    let Some(fixtures) = fixtures() else { return };
+    let server = Server::start(&fixtures.cache).unwrap();
+    let ours = fetched(
+        &caches(&[server.url()], &[&fixtures.public_key], true),
+        &root(&fixtures, "python"),
+    );
+    let nix_root = TempDir::new().unwrap();
+    output(
+        nix(&fixtures, "nix", nix_root.path())
+            .args(["copy", "--from", &server.url()])
+            .args(["--option", "trusted-public-keys", &fixtures.public_key])
+            .args(["--to", &format!("local?root={}", nix_root.path().display())])
+            .arg(&fixtures.apps["python"].store_path),
+    );
+    let theirs = tree(&nix_root.path().join("nix/store"));
+    let theirs: BTreeMap<_, _> = theirs
+        .into_iter()
+        .filter(|(path, _)| !path.starts_with(".links"))
+        .collect();
+    let ours = tree(ours.path());
+    assert!(theirs.len() > 500, "{} entries", theirs.len());
+    assert_eq!(
+        ours.keys().collect::<Vec<_>>(),
+        theirs.keys().collect::<Vec<_>>()
+    );
+    for (path, entry) in &theirs {
+        assert!(ours[path] == *entry, "{} differs", path.display());
+    }
+}
+
+#[test]
+fn every_compression_gives_the_same_files() {
+    let Some(fixtures) = fixtures() else { return };
+    let app = "static";
+    let url = |directory: &Path| format!("file://{}", directory.display());
+    let keys = [fixtures.public_key.as_str()];
+    let expected = fetched(
+        &caches(&[url(&fixtures.cache)], &keys, true),
+        &root(&fixtures, app),
+    );
+    let expected = tree(expected.path());
+    for compression in ["none", "xz", "bzip2", "gzip", "br", "zstd"] {
+        let cache = TempDir::new().unwrap();
+        recompressed(&fixtures, app, compression, cache.path());
+        let store = fetched(
+            &caches(&[url(cache.path())], &keys, true),
+            &root(&fixtures, app),
+        );
+        assert!(tree(store.path()) == expected, "{compression}");
+    }
+}
+
+#[test]
+fn files_have_the_modes_of_a_nix_store() {
+    let Some(fixtures) = fixtures() else { return };
+    let url = format!("file://{}", fixtures.cache.display());
+    let store = fetched(
+        &caches(&[url], &[&fixtures.public_key], true),
+        &root(&fixtures, "static"),
+    );
+    let program = store
+        .path()
+        .join(root(&fixtures, "static").to_basename())
+        .join("bin/myapp");
+    let mode = program.metadata().unwrap().permissions().mode();
+    assert_eq!(mode & 0o7777, 0o555);
+}
+
+#[test]
+fn a_path_is_taken_from_the_first_cache_that_has_it() {
+    let Some(fixtures) = fixtures() else { return };
+    let empty = TempDir::new().unwrap();
+    fs::write(
+        empty.path().join("nix-cache-info"),
+        "StoreDir: /nix/store\nPriority: 10\n",
+    )
+    .unwrap();
+    let (first, second) = (
+        Server::start(empty.path()).unwrap(),
+        Server::start(&fixtures.cache).unwrap(),
+    );
+    // Named in the other order: the priorities decide.
+    let caches = caches(&[second.url(), first.url()], &[&fixtures.public_key], true);
+    fetched(&caches, &root(&fixtures, "static"));
+    assert_eq!(
+        first.requests().len(),
+        2,
+        "its nix-cache-info and a narinfo"
+    );
+    assert_eq!(second.requests().len(), 3, "the same and a NAR");
+}
+
+#[test]
+fn a_cache_that_is_down_is_left_out_where_another_has_the_path() {
+    let Some(fixtures) = fixtures() else { return };
+    let server = Server::start(&fixtures.cache).unwrap();
+    let broken = Server::with_hook("/", |_| Some(Response::new(401))).unwrap();
+    let caches = caches(&[broken.url(), server.url()], &[&fixtures.public_key], true);
+    fetched(&caches, &root(&fixtures, "static"));
+    let unusable: Vec<_> = caches.unusable().collect();
+    let url = broken.url().trim_end_matches('/').to_string();
+    assert_eq!(
+        unusable,
+        [(url, "HTTP status 401 Unauthorized".to_string())]
+    );
+}
+
+#[test]
+fn a_missing_path_comes_with_the_chain_that_wants_it_and_every_answer() {
+    let Some(fixtures) = fixtures() else { return };
+    let root = root(&fixtures, "python");
+    let missing = "libsqlite3-0";
+    let directory = fixtures.cache.clone();
+    let server = Server::with_hook(&fixtures.cache, move |request| {
+        let narinfo = directory.join(request.path.trim_start_matches('/'));
+        let text = fs::read_to_string(narinfo).unwrap_or_default();
+        let is_it = request.path.ends_with(".narinfo")
+            && text
+                .lines()
+                .next()
+                .is_some_and(|line| line.contains(missing));
+        is_it.then(|| Response::new(404))
+    })
+    .unwrap();
+    let caches = caches(&[server.url()], &[&fixtures.public_key], true);
+    let misses = caches.plan(std::slice::from_ref(&root)).unwrap_err();
+    assert_eq!(misses.len(), 1);
+    assert!(misses[0].path.name().starts_with(missing));
+    assert_eq!(misses[0].wanted_by.first(), Some(&root));
+    let url = server.url().trim_end_matches('/').to_string();
+    assert_eq!(misses[0].answers, [(url, Answer::Absent)]);
+}
+
+#[test]
+fn a_body_that_breaks_off_goes_on_where_it_was() {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    let Some(fixtures) = fixtures() else { return };
+    let broken = AtomicUsize::new(0);
+    let directory = fixtures.cache.clone();
+    let server = Server::with_hook(&fixtures.cache, move |request| {
+        if !request.path.starts_with("/nar/") || broken.fetch_add(1, Ordering::Relaxed) > 0 {
+            return None;
+        }
+        let whole = fs::read(directory.join(&request.path[1..])).unwrap();
+        let half = whole.len() / 2;
+        Some(
+            Response::new(200)
+                .body(&whole[..half])
+                .missing(whole.len() - half),
+        )
+    })
+    .unwrap();
+    let caches = caches(&[server.url()], &[&fixtures.public_key], true);
+    fetched(&caches, &root(&fixtures, "static"));
+    let ranges: Vec<_> = server
+        .requests()
+        .iter()
+        .filter_map(|request| request.header("range").map(str::to_string))
+        .collect();
+    assert_eq!(ranges.len(), 1, "{ranges:?}");
+}
+
+#[test]
+fn passing_failures_are_tried_again() {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    let Some(fixtures) = fixtures() else { return };
+    let count = AtomicUsize::new(0);
+    let server = Server::with_hook(&fixtures.cache, move |_| {
+        let answer = [503, 429, 500, 200][count.fetch_add(1, Ordering::Relaxed) % 4];
+        (answer != 200).then(|| Response::new(answer).header("Retry-After", "0"))
+    })
+    .unwrap();
+    let caches = caches(&[server.url()], &[&fixtures.public_key], true);
+    fetched(&caches, &root(&fixtures, "static"));
+}

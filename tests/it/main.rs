@@ -1,0 +1,20 @@
+//! Tests against real parts: real Nix, real PRoot, real signed binary caches, and an ordinary user
+//! in a sandbox without `/nix`. One file a capability.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::panic_in_result_fn,
+    unreachable_pub
+)]
+
+mod common;
+
+mod deploy;
+mod detect;
+mod evaluate;
+mod faults;
+mod fetch;
+mod pack;
+mod source;

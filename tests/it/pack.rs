@@ -1,0 +1,220 @@
+//! The same deploys through the real `pack` and lifecycle, where they, Docker and a builder are there.
+//!
+//! `libcnb-test` cannot put a build on this machine's network, so what is downloaded elsewhere is
+//! carried into the container by a buildpack of two scripts that stands before ours, as files.
+
+use crate::common::{buildpack, copy, fixtures, output, strip_ansi};
+use libcnb_test::{
+    BuildConfig, BuildpackReference, ContainerConfig, ContainerContext, PackResult, TestContext,
+    TestRunner, assert_contains,
+};
+use nix_hydra_buildpack::http::Http;
+use platform::fixtures::Fixtures;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::Command;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+/// The files of the carrying buildpack, as a build sees them.
+const CARRIED: &str = "file:///cnb/buildpacks/test_carrier/0.0.1";
+
+/// The buildpack that carries the binary cache, Nix and `PRoot`, and a builder to run it on.
+struct Pack {
+    fixtures: Fixtures,
+    carrier: TempDir,
+    builder: String,
+}
+
+impl Pack {
+    /// Where something is missing, the test is left out, which is said and counted.
+    fn find() -> Option<Self> {
+        let builder = match builder() {
+            Ok(builder) => builder,
+            Err(missing) => {
+                platform::left_out(missing);
+                return None;
+            }
+        };
+        let fixtures = fixtures()?;
+        let carrier = TempDir::new().unwrap();
+        let file = |name: &str| carrier.path().join(name);
+        fs::create_dir(file("bin")).unwrap();
+        for script in ["bin/detect", "bin/build"] {
+            fs::write(file(script), "#!/bin/sh\n").unwrap();
+            fs::set_permissions(file(script), fs::Permissions::from_mode(0o755)).unwrap();
+        }
+        fs::write(
+            file("buildpack.toml"),
+            "api = '0.10'\n[buildpack]\nid = 'test/carrier'\nversion = '0.0.1'\n",
+        )
+        .unwrap();
+        copy(&fixtures.cache, &file("cache"));
+        fs::copy(&fixtures.nix_archive, file("nix.tar.xz")).unwrap();
+        fs::copy(&fixtures.proot, file("proot")).unwrap();
+        Some(Self {
+            fixtures,
+            carrier,
+            builder,
+        })
+    }
+
+    fn config(&self, app: &str) -> BuildConfig {
+        let mut config = BuildConfig::new(&self.builder, &self.fixtures.apps[app].dir);
+        let path = |path: &Path| BuildpackReference::Other(path.display().to_string());
+        config
+            // Nothing is compiled for it: libcnb-test takes the image's architecture from it.
+            .target_triple(format!("{}-unknown-linux-musl", std::env::consts::ARCH))
+            .buildpacks([path(self.carrier.path()), path(buildpack())])
+            .env("NIX_EXTRA_BINARY_CACHE", format!("{CARRIED}/cache"))
+            .env("NIX_DEFAULT_BINARY_CACHE", "")
+            .env("NIX_TRUSTED_PUBLIC_KEYS", &self.fixtures.public_key)
+            .env("NIX_ARCHIVE_URL", format!("{CARRIED}/nix.tar.xz"))
+            .env("NIX_ARCHIVE_SHA256", &self.fixtures.nix_archive_sha256)
+            .env("NIX_PROOT_URL", format!("{CARRIED}/proot"))
+            .env("NIX_PROOT_SHA256", &self.fixtures.proot_sha256);
+        config
+    }
+
+    /// Deploys `store_path` from `caches`, which must fail, and answers all that was said.
+    fn failed(&self, store_path: &str, caches: &str) -> String {
+        let mut config = self.config("static");
+        config
+            .env("NIX_STORE_PATH", store_path)
+            .env("NIX_EXTRA_BINARY_CACHE", caches)
+            .expected_pack_result(PackResult::Failure);
+        let mut said = String::new();
+        TestRunner::default().build(config, |context| {
+            said = log(&context) + &strip_ansi(&context.pack_stderr);
+        });
+        said
+    }
+}
+
+/// The builder to use, or what is missing and how to get it.
+fn builder() -> Result<String, &'static str> {
+    let succeeds = |program: &str, arguments: &[&str]| {
+        let output = Command::new(program).args(arguments).output();
+        output.is_ok_and(|output| output.status.success())
+    };
+    if !succeeds("pack", &["version"]) {
+        return Err("`pack` is not on PATH: install it as buildpacks.io/docs says");
+    }
+    if !platform::docker::available() {
+        return Err("Docker does not answer: install docker.io, and start dockerd as root");
+    }
+    let named = std::env::var("NIX_HYDRA_TEST_BUILDER").ok();
+    let builder = named.unwrap_or_else(|| "heroku/builder:24".to_string());
+    if !succeeds("docker", &["image", "inspect", &builder]) {
+        return Err("there is no builder: docker pull heroku/builder:24, \
+             or name one that Docker has in NIX_HYDRA_TEST_BUILDER");
+    }
+    Ok(builder)
+}
+
+fn log(context: &TestContext) -> String {
+    strip_ansi(&context.pack_stdout)
+}
+
+/// The body that the app in `container` answers with, once it listens.
+fn answer(container: &ContainerContext, port: u16) -> String {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !container.logs_now().stdout.contains("listening") {
+        assert!(Instant::now() < deadline, "{}", container.logs_now());
+        sleep(Duration::from_millis(50));
+    }
+    let url = format!("http://{}/", container.address_for_port(port));
+    let (body, _) = Http::new()
+        .get_bytes(&url.parse().unwrap(), None, 10_000)
+        .unwrap();
+    String::from_utf8(body).unwrap()
+}
+
+/// The status that the command of `container` ends with.
+fn status(container: &ContainerContext) -> String {
+    output(Command::new("docker").args(["wait", &container.container_name]))
+}
+
+#[test]
+fn pack_builds_the_python_app_and_builds_it_again_from_what_is_there() {
+    let Some(pack) = Pack::find() else { return };
+    let config = pack.config("python");
+    TestRunner::default().build(&config, |context| {
+        assert_contains!(log(&context), &pack.fixtures.apps["python"].store_path);
+        context.start_container(
+            ContainerConfig::new().env("PORT", "8080").expose_port(8080),
+            |container| {
+                let answer: serde_json::Value =
+                    serde_json::from_str(&answer(&container, 8080)).unwrap();
+                assert_eq!(answer["app"], "myapp");
+                assert_eq!(answer["uid"], 1000);
+                let seen = container.shell_exec("ls /nix 2>&1 || id -u").stdout;
+                assert!(seen.contains("No such file"), "{seen}");
+                assert!(seen.ends_with("\n1000\n"), "{seen}");
+            },
+        );
+        context.rebuild(&config, |context| {
+            let log = log(&context);
+            for part in [
+                "Using Nix from file:///cnb/buildpacks/test_carrier/0.0.1/nix.tar.xz from the cache",
+                "Using the previous image's: 30 store paths",
+                "Reusing layer 'nix/hydra:closure'",
+                "Reusing layer 'nix/hydra:proot'",
+            ] {
+                assert_contains!(log, part);
+            }
+        });
+    });
+}
+
+#[test]
+fn pack_builds_a_store_path_and_a_command_s_status_comes_out() {
+    let Some(pack) = Pack::find() else { return };
+    let mut config = pack.config("static");
+    config.env("NIX_STORE_PATH", &pack.fixtures.apps["static"].store_path);
+    TestRunner::default().build(config, |context| {
+        context.start_container(
+            ContainerConfig::new().env("PORT", "8080").expose_port(8080),
+            |container| assert_eq!(answer(&container, 8080), "myapp is running\n"),
+        );
+        context.start_container(ContainerConfig::new().entrypoint("version"), |container| {
+            assert_eq!(status(&container), "0");
+            assert_eq!(container.logs_now().stdout, "myapp 1.0\n");
+        });
+        context.start_container(
+            ContainerConfig::new()
+                .entrypoint("launcher")
+                .command(["run_proot.sh myapp exit 42"]),
+            |container| assert_eq!(status(&container), "42"),
+        );
+    });
+}
+
+#[test]
+fn pack_fails_with_our_message_for_a_path_that_no_cache_has() {
+    let Some(pack) = Pack::find() else { return };
+    let path = "/nix/store/00000000000000000000000000000000-absent";
+    let said = pack.failed(path, &format!("{CARRIED}/cache"));
+    assert_contains!(said, "No binary cache has absent");
+    assert_contains!(said, &format!("{CARRIED}/cache: it does not have the path"));
+}
+
+#[test]
+fn the_buildpack_resolves_host_names_inside_a_container() {
+    let Some(pack) = Pack::find() else { return };
+    let said = pack.failed(
+        &pack.fixtures.apps["static"].store_path,
+        "http://does-not-exist.invalid http://localhost:1",
+    );
+    let answer = |url: &str| {
+        let answer = said
+            .lines()
+            .find_map(|line| line.trim_start_matches(['!', ' ']).strip_prefix(url));
+        answer.unwrap_or_else(|| panic!("no answer of {url} in {said}"))
+    };
+    // The one has no address; the other has, from the container's own table, and refuses there.
+    assert!(!answer("http://does-not-exist.invalid: ").contains("os error"));
+    assert!(answer("http://localhost:1: ").contains("os error"));
+}
