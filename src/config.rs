@@ -3,6 +3,7 @@
 //! Settings are environment variables, as is usual for buildpacks. All of them are read and
 //! checked here before the first byte is downloaded, so that a mistake costs seconds.
 
+use crate::cache::credentials::{Binding, CredentialsError, Netrc, read_bindings};
 use crate::cache::{CacheUrl, CacheUrlError};
 use nix_derivation::StorePath;
 use nix_narinfo::TrustedPublicKey;
@@ -15,15 +16,19 @@ const DEFAULT_BINARY_CACHE: &str = "https://cache.nixos.org";
 /// The key of cache.nixos.org, which Nix itself trusts by default.
 const DEFAULT_PUBLIC_KEY: &str = "cache.nixos.org-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY=";
 
+/// Nix's own `netrc-file`, which an operator's builder may have.
+const DEFAULT_NETRC_FILE: &str = "/etc/nix/netrc";
+
 /// The files that are looked for when `NIX_FILE` is not set, in this order.
 pub const EXPRESSION_FILES: [&str; 4] = ["deploy.nix", "flake.nix", "shell.nix", "default.nix"];
 
 /// The names of all settings, as `buildpack.toml` and the README list them.
-pub const SETTINGS: [&str; 16] = [
+pub const SETTINGS: [&str; 17] = [
     "NIX_EXTRA_BINARY_CACHE",
     "NIX_DEFAULT_BINARY_CACHE",
     "NIX_TRUSTED_PUBLIC_KEYS",
     "NIX_REQUIRE_SIGNATURES",
+    "NIX_NETRC_FILE",
     "NIX_STORE_PATH",
     "NIX_FILE",
     "NIX_ATTRIBUTES",
@@ -108,6 +113,8 @@ pub enum ConfigError {
         name: &'static str,
         partner: &'static str,
     },
+    /// A netrc file or a service binding that cannot be used.
+    Credentials(CredentialsError),
     /// There is neither a setting nor a file that says what to deploy.
     NothingToDeploy,
 }
@@ -122,26 +129,11 @@ impl Config {
         app_dir: &Path,
     ) -> Result<Self, ConfigError> {
         let get = |name: &str| setting(name).filter(|value| !value.trim().is_empty());
-        // These two name one thing: its value is set to nothing on purpose to leave it out.
-        let default_cache =
-            setting("NIX_DEFAULT_BINARY_CACHE").unwrap_or_else(|| DEFAULT_BINARY_CACHE.to_string());
-        let mut caches = Vec::new();
-        for (name, value) in [
-            (
-                "NIX_EXTRA_BINARY_CACHE",
-                get("NIX_EXTRA_BINARY_CACHE").unwrap_or_default(),
-            ),
-            ("NIX_DEFAULT_BINARY_CACHE", default_cache),
-        ] {
-            for url in value.split_whitespace() {
-                caches.push(cache_url(name, url)?);
-            }
-        }
-
+        let bindings = bindings(&get)?;
         Ok(Self {
             wanted: wanted(&get, app_dir)?,
-            caches,
-            trust: trust(&get)?,
+            caches: caches(&setting, &bindings)?,
+            trust: trust(&get, &bindings)?,
             source_name: source_name(&get)?,
             nix_path: get("NIX_PATH"),
             debug: flag("NIX_DEBUG", &get)?,
@@ -170,6 +162,78 @@ fn invalid(
         value: value.into(),
         expected: expected.into(),
     }
+}
+
+/// The binary caches that the platform describes. Where: servicebinding.io, and the CNB
+/// specification's bindings extension.
+fn bindings(get: &Get) -> Result<Vec<Binding>, ConfigError> {
+    let root = get("SERVICE_BINDING_ROOT")
+        .map(PathBuf::from)
+        .or_else(|| get("CNB_PLATFORM_DIR").map(|platform| Path::new(&platform).join("bindings")));
+    root.map_or(Ok(Vec::new()), |root| {
+        read_bindings(&root).map_err(ConfigError::Credentials)
+    })
+}
+
+/// The caches that the user names, then those that the platform describes, then the default one,
+/// each with its credentials.
+fn caches(
+    setting: &impl Fn(&str) -> Option<String>,
+    bindings: &[Binding],
+) -> Result<Vec<CacheUrl>, ConfigError> {
+    let named = |name, value: String| {
+        value
+            .split_whitespace()
+            .map(|url| cache_url(name, url))
+            .collect::<Result<Vec<_>, _>>()
+    };
+    let extra = setting("NIX_EXTRA_BINARY_CACHE").unwrap_or_default();
+    let mut caches = named("NIX_EXTRA_BINARY_CACHE", extra)?;
+    for bound in bindings.iter().filter_map(|binding| binding.url.as_ref()) {
+        // One that is named as well is the same one, and the binding has its credentials.
+        match caches.iter_mut().find(|cache| cache.base == bound.base) {
+            Some(cache) if cache.credentials.is_none() => {
+                cache.credentials.clone_from(&bound.credentials);
+            }
+            Some(_) => {}
+            None => caches.push(bound.clone()),
+        }
+    }
+    // Set to nothing, it is left out on purpose.
+    let default =
+        setting("NIX_DEFAULT_BINARY_CACHE").unwrap_or_else(|| DEFAULT_BINARY_CACHE.to_string());
+    caches.extend(named("NIX_DEFAULT_BINARY_CACHE", default)?);
+
+    let file = setting("NIX_NETRC_FILE").filter(|file| !file.trim().is_empty());
+    if let Some(file) = &file
+        && !Path::new(file.trim()).is_file()
+    {
+        // Whoever sets it to the file's content must not read a password in the log.
+        let shown = if file.starts_with('/') { file } else { "…" };
+        return Err(invalid(
+            "NIX_NETRC_FILE",
+            shown,
+            "the path of a netrc file that is there during the build",
+        ));
+    }
+    let file = file.unwrap_or_else(|| DEFAULT_NETRC_FILE.to_string());
+    let netrc = Netrc::read(Path::new(file.trim())).map_err(ConfigError::Credentials)?;
+    let netrcs = || {
+        bindings
+            .iter()
+            .map(|binding| &binding.netrc)
+            .chain([&netrc])
+    };
+    for cache in caches
+        .iter_mut()
+        .filter(|cache| cache.credentials.is_none())
+    {
+        let host = cache.base.host_str().unwrap_or_default().to_string();
+        if cache.base.scheme() != "file" {
+            cache.credentials = netrcs().find_map(|netrc| netrc.find(&host));
+        }
+    }
+    Ok(caches)
 }
 
 fn cache_url(name: &'static str, url: &str) -> Result<CacheUrl, ConfigError> {
@@ -254,17 +318,27 @@ fn expression_file(app_dir: &Path) -> Option<PathBuf> {
         .find(|file| app_dir.join(file).exists())
 }
 
-fn trust(get: &Get) -> Result<TrustSettings, ConfigError> {
+fn trust(get: &Get, bindings: &[Binding]) -> Result<TrustSettings, ConfigError> {
     let given = get("NIX_TRUSTED_PUBLIC_KEYS").unwrap_or_default();
+    let bound = bindings.iter().flat_map(|binding| &binding.public_keys);
+    let given: Vec<&str> = given
+        .split_whitespace()
+        .chain(bound.map(String::as_str))
+        .collect();
     let required = flag("NIX_REQUIRE_SIGNATURES", get)? || !given.is_empty();
     let keys = given
-        .split_whitespace()
+        .into_iter()
         .chain([DEFAULT_PUBLIC_KEY])
         .map(|key| {
             key.parse::<TrustedPublicKey>().map_err(|_| {
+                // It may be a secret key, put here by mistake.
+                let shown = match key.split_once(':') {
+                    Some((name, _)) => format!("{name}:…"),
+                    None => "…".to_string(),
+                };
                 invalid(
                     "NIX_TRUSTED_PUBLIC_KEYS",
-                    key,
+                    shown,
                     format!("public keys separated by spaces, such as `{DEFAULT_PUBLIC_KEY}`"),
                 )
             })
@@ -452,8 +526,8 @@ mod tests {
                 "NIX_EXTRA_BINARY_CACHE",
                 "http://hydra.acme.net?priority=high",
             ),
-            ("NIX_TRUSTED_PUBLIC_KEYS", "acme"),
             ("NIX_REQUIRE_SIGNATURES", "maybe"),
+            ("NIX_NETRC_FILE", "/nonexistent/netrc"),
             ("NIX_STORE_PATH", "/nix/store/short-myapp"),
             (
                 "NIX_STORE_PATH",
@@ -476,6 +550,56 @@ mod tests {
                 }
                 other => panic!("{name}={value} gave {other:?}"),
             }
+        }
+    }
+
+    #[test]
+    fn credentials_come_from_a_netrc_file_and_a_binding_and_stay_with_their_host() {
+        use crate::http::Credentials;
+        let bindings = tempfile::tempdir().unwrap();
+        let binding = bindings.path().join("cache");
+        std::fs::create_dir(&binding).unwrap();
+        for (name, text) in [
+            ("type", "nix-binary-cache"),
+            ("url", "https://bound.net"),
+            ("token", "t"),
+            ("netrc", "machine named.net login n password p"),
+            (
+                "public-key",
+                "acme:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY=",
+            ),
+        ] {
+            std::fs::write(binding.join(name), text).unwrap();
+        }
+        let netrc = bindings.path().join("netrc");
+        std::fs::write(&netrc, "machine filed.net login f password q").unwrap();
+        let config = read(&[
+            (
+                "NIX_EXTRA_BINARY_CACHE",
+                "http://named.net http://filed.net:5000/x https://bound.net/ http://u:v@named.net/y",
+            ),
+            ("SERVICE_BINDING_ROOT", bindings.path().to_str().unwrap()),
+            ("NIX_NETRC_FILE", netrc.to_str().unwrap()),
+        ])
+        .unwrap();
+        assert!(config.trust.required, "the binding has a key");
+        let basic = |user: &str, password: &str| {
+            Some(Credentials::Basic {
+                user: user.into(),
+                password: password.into(),
+            })
+        };
+        let expected = [
+            ("http://named.net", basic("n", "p")),
+            ("http://filed.net:5000/x", basic("f", "q")),
+            ("https://bound.net", Some(Credentials::Bearer("t".into()))),
+            ("http://named.net/y", basic("u", "v")),
+            ("https://cache.nixos.org", None),
+        ];
+        assert_eq!(config.caches.len(), expected.len());
+        for (cache, (url, credentials)) in config.caches.iter().zip(expected) {
+            assert_eq!(cache.to_string(), url);
+            assert!(cache.credentials == credentials, "{url}");
         }
     }
 

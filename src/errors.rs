@@ -2,6 +2,7 @@
 //! what to do next. The errors themselves are beside the code that makes them.
 
 use crate::cache::Untrusted;
+use crate::cache::credentials::CredentialsError;
 use crate::closure::fetch::{FetchError, FetchFailure};
 use crate::closure::plan::{Answer, Miss};
 use crate::closure::unpack::UnpackError;
@@ -165,6 +166,7 @@ fn config(error: &ConfigError) -> Message {
                 Set both of them, or neither.
             "},
         ),
+        ConfigError::Credentials(error) => credentials(error),
         ConfigError::NothingToDeploy => Message::new(
             "There is nothing to deploy",
             formatdoc! {"
@@ -173,6 +175,35 @@ fn config(error: &ConfigError) -> Message {
 
                 Add an expression to the app, or set NIX_FILE to the one it has.
             ", files = list(&EXPRESSION_FILES.map(|file| format!("`{file}`")))},
+        ),
+    }
+}
+
+fn credentials(error: &CredentialsError) -> Message {
+    match error {
+        CredentialsError::Read(path, error) => Message::new(
+            "Failed to read the credentials of a binary cache",
+            formatdoc! {"
+                {path} could not be read: {error}.
+
+                It must be a file of text that the user who builds the image may read.
+            ", path = path.display()},
+        ),
+        CredentialsError::Url(path, _) => Message::new(
+            "A service binding cannot be used",
+            formatdoc! {"
+                {path} holds no URL of a binary cache.
+
+                It takes one, such as `https://cache.example.org`.
+            ", path = path.display()},
+        ),
+        CredentialsError::NoUrl(directory) => Message::new(
+            "A service binding cannot be used",
+            formatdoc! {"
+                {directory} has a user or a token, but no `url` to use them for.
+
+                Add a `url`; or a `netrc`, which names the hosts itself.
+            ", directory = directory.display()},
         ),
     }
 }
@@ -376,9 +407,6 @@ fn miss(misses: &[Miss], unusable: &[(String, String)]) -> Message {
     if misses.len() > MISSES_SHOWN {
         let _ = writeln!(body, "… and {} more.\n", misses.len() - MISSES_SHOWN);
     }
-    if misses.first().is_some_and(|miss| miss.answers.is_empty()) {
-        body.push_str("No binary cache was asked. ");
-    }
     body.push_str(&miss_hint(misses, unusable));
     let untrusted = misses.iter().any(Miss::is_untrusted);
     let has = if untrusted {
@@ -414,6 +442,10 @@ fn answer_in_words(answer: &Answer) -> String {
 /// differ.
 fn miss_hint(misses: &[Miss], unusable: &[(String, String)]) -> String {
     let answers = || misses.iter().flat_map(|miss| &miss.answers);
+    if answers().next().is_none() {
+        return "No binary cache was asked, since none is named: set NIX_EXTRA_BINARY_CACHE."
+            .to_string();
+    }
     let forged = answers()
         .any(|(_, answer)| matches!(answer, Answer::Untrusted(Untrusted::BadSignature(_))));
     if forged {
@@ -551,4 +583,259 @@ fn disk(header: &str, path: &Path, error: &io::Error) -> Message {
 
 fn without_credentials(url: &url::Url) -> String {
     crate::cache::CacheUrl::without_credentials(url.as_str())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::cache::{CacheError, CacheUrlError};
+    use crate::closure::relocate::Relocation;
+    use crate::http::HttpError;
+    use nix_derivation::{NixHash, StorePath};
+
+    fn path(name: &str) -> StorePath {
+        format!("/nix/store/xbgcfhaawi9iz9s99k58sqy8azc2a1w3-{name}")
+            .parse()
+            .unwrap()
+    }
+
+    fn url() -> url::Url {
+        "https://user:hunter2@tools.example.org/nix.tar.xz"
+            .parse()
+            .unwrap()
+    }
+
+    fn full() -> io::Error {
+        io::ErrorKind::StorageFull.into()
+    }
+
+    fn missed(answers: &[(&str, Answer)], wanted_by: &[&str]) -> Vec<Miss> {
+        let owned = |(cache, answer): &(&str, Answer)| ((*cache).to_string(), answer.clone());
+        vec![Miss {
+            path: path("zlib-1.3"),
+            wanted_by: wanted_by.iter().map(|name| path(name)).collect(),
+            answers: answers.iter().map(owned).collect(),
+        }]
+    }
+
+    fn miss_error(misses: Vec<Miss>) -> BuildpackError {
+        BuildpackError::ClosureLayer(ClosureLayerError::Miss {
+            misses,
+            unusable: Vec::new(),
+        })
+    }
+
+    fn fetch_error(reason: FetchFailure) -> BuildpackError {
+        let error = FetchError {
+            path: path("zlib-1.3"),
+            cache: "https://cache.nixos.org".into(),
+            reason,
+        };
+        BuildpackError::ClosureLayer(ClosureLayerError::Fetch(Box::new(error)))
+    }
+
+    fn settings() -> Vec<BuildpackError> {
+        [
+            ConfigError::InvalidSetting {
+                name: "NIX_DEBUG",
+                value: "loud".into(),
+                expected: "`true` or `false`".into(),
+            },
+            ConfigError::MissingPartner {
+                name: "NIX_PROOT_URL",
+                partner: "NIX_PROOT_SHA256",
+            },
+            ConfigError::Credentials(CredentialsError::Read(
+                "/bindings/acme/token".into(),
+                io::ErrorKind::PermissionDenied.into(),
+            )),
+            ConfigError::Credentials(CredentialsError::Url(
+                "/bindings/acme/url".into(),
+                CacheUrlError::Scheme,
+            )),
+            ConfigError::Credentials(CredentialsError::NoUrl("/bindings/acme".into())),
+            ConfigError::NothingToDeploy,
+        ]
+        .map(BuildpackError::Config)
+        .into()
+    }
+
+    fn tools() -> Vec<BuildpackError> {
+        let excess = Relocation::new(Path::new("/a/very/long/temporary/directory"));
+        let mut errors: Vec<_> = [
+            ToolError::Inventory("no Nix for riscv64".into()),
+            ToolError::Http(url(), HttpError::Status(404)),
+            ToolError::Read(url(), io::ErrorKind::UnexpectedEof.into()),
+            ToolError::TooLarge(url()),
+            ToolError::Write("/layers/nix_hydra/proot/download".into(), full()),
+            ToolError::WrongHash {
+                url: url(),
+                expected: "00".repeat(32),
+                actual: "11".repeat(32),
+            },
+        ]
+        .map(BuildpackError::Tool)
+        .into();
+        errors.extend(
+            [
+                ArchiveError::DirectoryTooLong("/a/very".into(), excess.unwrap_err()),
+                ArchiveError::Read(io::ErrorKind::InvalidData.into()),
+                ArchiveError::Entry("../etc".into(), "its name leads out of the archive"),
+                ArchiveError::Write("/tmp/nix-1/x".into(), full()),
+                ArchiveError::NoNix,
+            ]
+            .map(BuildpackError::NixArchive),
+        );
+        errors.extend(
+            [
+                NixError::Write("/tmp/nix-1".into(), full()),
+                NixError::Start("/usr/bin/nix-store".into(), io::ErrorKind::NotFound.into()),
+                NixError::Failed("error: the store is odd".into()),
+            ]
+            .map(BuildpackError::Nix),
+        );
+        errors.push(BuildpackError::PRootLayer(PRootLayerError::Program(
+            "it holds no file named `proot` or `proot.static`".into(),
+        )));
+        errors.push(BuildpackError::PRootLayer(PRootLayerError::StartProgram(
+            "/cnb/nix-hydra".into(),
+            io::ErrorKind::NotFound.into(),
+        )));
+        errors.push(BuildpackError::NoStartProgram("/cnb/nix-hydra".into()));
+        errors.push(BuildpackError::Architecture("riscv64".into()));
+        errors
+    }
+
+    fn sources() -> Vec<BuildpackError> {
+        let not = |attribute: Option<&str>, kind: &str, derivations: &[&str]| {
+            ExpressionError::NotADerivation {
+                attribute: attribute.map(str::to_string),
+                kind: kind.into(),
+                derivations: derivations.iter().map(ToString::to_string).collect(),
+            }
+        };
+        let mut errors: Vec<_> = [
+            SourceError::Read(
+                "/workspace/x".into(),
+                io::ErrorKind::PermissionDenied.into(),
+            ),
+            SourceError::Write(
+                "/tmp/nix-1/x".into(),
+                io::ErrorKind::ReadOnlyFilesystem.into(),
+            ),
+            SourceError::Encode("file changed size while encoding: x".into()),
+        ]
+        .map(BuildpackError::Source)
+        .into();
+        errors.extend(
+            [
+                ExpressionError::Evaluation("error: undefined variable 'x'".into()),
+                ExpressionError::Answer("expected value at line 1 column 1".into()),
+                not(None, "set", &["web", "worker"]),
+                not(Some("jobs"), "set", &["web"]),
+                not(Some("count"), "int", &[]),
+                ExpressionError::NoFlakeLock,
+            ]
+            .map(BuildpackError::Expression),
+        );
+        let line = |text: &str, reason| {
+            BuildpackError::Procfile(ProcfileError {
+                line: 2,
+                text: text.into(),
+                reason,
+            })
+        };
+        errors.push(line("myapp", LineError::NoKey));
+        errors.push(line("-web: x", LineError::BadKey));
+        errors.push(line("web:", LineError::NoCommand));
+        errors.push(BuildpackError::ReadProcfile(
+            "/workspace/Procfile".into(),
+            io::ErrorKind::InvalidData.into(),
+        ));
+        errors
+    }
+
+    fn closures() -> Vec<BuildpackError> {
+        let (hydra, nixos) = ("http://hydra.acme.net:3000", "https://cache.nixos.org");
+        let untrusted = |untrusted| Answer::Untrusted(untrusted);
+        let mut many = Vec::new();
+        for _ in 0..5 {
+            many.extend(missed(&[(nixos, Answer::Absent)], &["myapp", "curl-8"]));
+        }
+        let mut errors = vec![
+            miss_error(missed(
+                &[(hydra, Answer::Absent), (nixos, Answer::Absent)],
+                &[],
+            )),
+            miss_error(many),
+            miss_error(missed(&[], &[])),
+            miss_error(missed(
+                &[(hydra, Answer::Failed("HTTP status 401 Unauthorized".into()))],
+                &[],
+            )),
+            miss_error(missed(&[(hydra, untrusted(Untrusted::NotSigned))], &[])),
+            miss_error(missed(
+                &[(
+                    hydra,
+                    untrusted(Untrusted::UnknownKeys(vec!["a-1".into(), "b-1".into()])),
+                )],
+                &[],
+            )),
+            miss_error(missed(
+                &[(hydra, untrusted(Untrusted::BadSignature("acme-1".into())))],
+                &[],
+            )),
+        ];
+        errors.extend(
+            [
+                FetchFailure::Open(CacheError::Http(HttpError::Status(410))),
+                FetchFailure::Open(CacheError::Http(HttpError::Status(500))),
+                FetchFailure::Unpack(UnpackError::Read(io::ErrorKind::ConnectionReset.into())),
+                FetchFailure::Unpack(UnpackError::Truncated(1234)),
+                FetchFailure::Unpack(UnpackError::TooLong),
+                FetchFailure::Unpack(UnpackError::Format("not a NAR: bad magic".into())),
+                FetchFailure::Unpack(UnpackError::WrongHash(NixHash::Sha256([0; 32]))),
+                FetchFailure::Unpack(UnpackError::Write("/layers/x".into(), full())),
+            ]
+            .map(fetch_error),
+        );
+        errors.push(BuildpackError::ClosureLayer(ClosureLayerError::Layer(
+            LayerError {
+                path: "/layers/nix_hydra/closure".into(),
+                reason: io::ErrorKind::PermissionDenied.into(),
+            },
+        )));
+        errors
+    }
+
+    fn texts(errors: &[BuildpackError]) -> String {
+        let texts: Vec<String> = errors
+            .iter()
+            .map(|error| error.message().to_string())
+            .collect();
+        let text = texts.join("\n\n==========\n\n");
+        assert!(!text.contains("hunter2"), "a password is shown");
+        text
+    }
+
+    #[test]
+    fn messages_about_settings() {
+        insta::assert_snapshot!(texts(&settings()));
+    }
+
+    #[test]
+    fn messages_about_tools() {
+        insta::assert_snapshot!(texts(&tools()));
+    }
+
+    #[test]
+    fn messages_about_the_app() {
+        insta::assert_snapshot!(texts(&sources()));
+    }
+
+    #[test]
+    fn messages_about_the_closure() {
+        insta::assert_snapshot!(texts(&closures()));
+    }
 }

@@ -5,7 +5,6 @@ use std::fmt;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::{self, Read};
 use std::time::{Duration, Instant};
-use ureq::config::RedirectAuthHeaders;
 use ureq::http::{HeaderMap, Response, header};
 use ureq::tls::{PemItem, RootCerts, TlsConfig, parse_pem};
 use ureq::{Agent, Body as UreqBody, BodyReader};
@@ -16,6 +15,12 @@ const ATTEMPTS: u32 = 5;
 
 /// How long one request may be retried, so that a cache that is down costs a bounded time.
 const RETRY_TIME: Duration = Duration::from_mins(1);
+
+/// Redirects that are followed for one request.
+const REDIRECTS: u32 = 10;
+
+/// The most that is read of an answer that nobody wants, so that its connection can be used again.
+const MAX_UNWANTED_SIZE: u64 = 64 * 1024;
 
 /// How often one body may be taken up again after it was cut off.
 const RESUMES: u32 = 20;
@@ -46,11 +51,11 @@ pub struct Http {
     agent: Agent,
 }
 
-/// A user and password for one server, sent as HTTP Basic authentication.
+/// What lets one into one server, as the `Authorization` header has it.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Credentials {
-    pub user: String,
-    pub password: String,
+pub enum Credentials {
+    Basic { user: String, password: String },
+    Bearer(String),
 }
 
 /// Why a request did not give a body.
@@ -60,6 +65,8 @@ pub enum HttpError {
     Status(u16),
     /// There was no answer, or not a whole one: the reason, in a few words.
     Transport(String),
+    /// The server sends elsewhere, where nothing can come of it: the reason, in a few words.
+    Redirect(&'static str),
 }
 
 /// The body of a response.
@@ -88,11 +95,34 @@ impl fmt::Debug for Credentials {
 }
 
 impl Credentials {
+    /// Takes the user and password out of a URL that has them.
+    #[must_use]
+    pub fn take_from(url: &mut Url) -> Option<Self> {
+        let decoded = |text: &str| {
+            let text = percent_encoding::percent_decode_str(text);
+            text.decode_utf8_lossy().into_owned()
+        };
+        let user = decoded(url.username());
+        let password = url.password().map(decoded);
+        // Both fail only for URLs that cannot have a user, such as `file:`.
+        let _ = url.set_username("");
+        let _ = url.set_password(None);
+        (!user.is_empty() || password.is_some()).then(|| Self::Basic {
+            user,
+            password: password.unwrap_or_default(),
+        })
+    }
+
     fn header(&self) -> String {
         use base64::Engine as _;
-        let pair = format!("{}:{}", self.user, self.password);
-        let encoded = base64::engine::general_purpose::STANDARD.encode(pair);
-        format!("Basic {encoded}")
+        match self {
+            Self::Basic { user, password } => {
+                let pair = format!("{user}:{password}");
+                let encoded = base64::engine::general_purpose::STANDARD.encode(pair);
+                format!("Basic {encoded}")
+            }
+            Self::Bearer(token) => format!("Bearer {token}"),
+        }
     }
 }
 
@@ -110,6 +140,7 @@ impl HttpError {
         match self {
             Self::Status(status) => matches!(status, 408 | 429 | 500..=599),
             Self::Transport(_) => true,
+            Self::Redirect(_) => false,
         }
     }
 }
@@ -127,6 +158,7 @@ impl fmt::Display for HttpError {
                 }
             }
             Self::Transport(reason) => formatter.write_str(reason),
+            Self::Redirect(reason) => formatter.write_str(reason),
         }
     }
 }
@@ -144,7 +176,8 @@ impl Http {
         let agent = Agent::config_builder()
             .tls_config(tls)
             .http_status_as_error(false)
-            .redirect_auth_headers(RedirectAuthHeaders::SameHost)
+            // They are followed here, where credentials can stay behind.
+            .max_redirects(0)
             .user_agent(concat!("nix-hydra-buildpack/", env!("CARGO_PKG_VERSION")))
             // An encoding on top of a NAR's own compression gains nothing.
             .accept_encoding("identity")
@@ -160,14 +193,19 @@ impl Http {
     }
 
     /// Opens `url` and answers its body. Failures that may pass are retried.
+    ///
+    /// Where no credentials are given, those in `url` count.
     pub fn get(&self, url: &Url, credentials: Option<&Credentials>) -> Result<Body, HttpError> {
-        let response = self.request(url, credentials, None)?;
+        let mut url = url.clone();
+        let own = Credentials::take_from(&mut url);
+        let credentials = credentials.cloned().or(own);
+        let response = self.request(&url, credentials.as_ref(), None)?;
         let length = response.body().content_length();
         let content_encoding = header_text(response.headers(), &header::CONTENT_ENCODING);
         Ok(Body {
             http: self.clone(),
-            url: url.clone(),
-            credentials: credentials.cloned(),
+            url,
+            credentials,
             reader: response.into_body().into_reader(),
             position: 0,
             length,
@@ -205,20 +243,15 @@ impl Http {
         let started = Instant::now();
         let mut attempt = 1;
         loop {
-            let mut request = self.agent.get(url.as_str());
-            if let Some(credentials) = credentials {
-                request = request.header(header::AUTHORIZATION, credentials.header());
-            }
-            if let Some(from) = from {
-                request = request.header(header::RANGE, format!("bytes={from}-"));
-            }
-            let (error, asked_wait) = match request.call() {
+            let (error, asked_wait) = match self.send(url, credentials, from) {
                 Ok(response) if response.status().is_success() => return Ok(response),
-                Ok(response) => (
-                    HttpError::Status(response.status().as_u16()),
-                    retry_after(response.headers()),
-                ),
-                Err(error) => (transport_error(&error), None),
+                Ok(response) => {
+                    let error = HttpError::Status(response.status().as_u16());
+                    let wait = retry_after(response.headers());
+                    discard(response);
+                    (error, wait)
+                }
+                Err(error) => (error, None),
             };
             let wait = asked_wait.unwrap_or_else(|| backoff(attempt));
             let too_late = started.elapsed() + wait > RETRY_TIME;
@@ -228,6 +261,44 @@ impl Http {
             std::thread::sleep(wait);
             attempt += 1;
         }
+    }
+
+    /// Sends one request, and follows its redirects.
+    ///
+    /// The credentials are for the server of `url` alone: no other one may see them, and one that
+    /// is asked with a pre-signed URL refuses a second credential.
+    fn send(
+        &self,
+        url: &Url,
+        credentials: Option<&Credentials>,
+        from: Option<u64>,
+    ) -> Result<Response<UreqBody>, HttpError> {
+        let mut target = url.clone();
+        for _ in 0..=REDIRECTS {
+            let mut request = self.agent.get(target.as_str());
+            if let Some(credentials) = credentials.filter(|_| is_same_server(url, &target)) {
+                request = request.header(header::AUTHORIZATION, credentials.header());
+            }
+            if let Some(from) = from {
+                request = request.header(header::RANGE, format!("bytes={from}-"));
+            }
+            let response = request.call().map_err(|error| transport_error(&error))?;
+            if !response.status().is_redirection() {
+                return Ok(response);
+            }
+            let Some(location) = header_text(response.headers(), &header::LOCATION) else {
+                return Ok(response);
+            };
+            discard(response);
+            target = target
+                .join(&location)
+                .ok()
+                .filter(|target| matches!(target.scheme(), "http" | "https"))
+                .ok_or(HttpError::Redirect(
+                    "it redirects to what is no URL for HTTP",
+                ))?;
+        }
+        Err(HttpError::Redirect("it redirects too often"))
     }
 }
 
@@ -289,13 +360,35 @@ impl Read for Body {
 }
 
 fn transport_error(error: &ureq::Error) -> HttpError {
+    const NO_HOST: &str = "the host name cannot be resolved";
     HttpError::Transport(match error {
-        ureq::Error::HostNotFound => "the host name cannot be resolved".to_string(),
+        ureq::Error::HostNotFound => NO_HOST.to_string(),
+        // What the standard library's resolver says has no kind of its own.
+        ureq::Error::Io(error) if error.to_string().starts_with("failed to lookup address") => {
+            NO_HOST.to_string()
+        }
         ureq::Error::Timeout(_) => "no answer in time".to_string(),
         ureq::Error::Io(error) => error.to_string(),
-        ureq::Error::TooManyRedirects => "too many redirects".to_string(),
         other => other.to_string(),
     })
+}
+
+/// Whether credentials for `url` may be sent to `other`: to the same scheme, host and port, or from
+/// a host's usual port for `http` to its usual one for `https`.
+fn is_same_server(url: &Url, other: &Url) -> bool {
+    let upgraded = (url.scheme(), other.scheme()) == ("http", "https")
+        && (url.port(), other.port()) == (None, None)
+        && url.host() == other.host();
+    upgraded || url.origin() == other.origin()
+}
+
+/// Reads a short answer to its end, so that its connection is kept.
+fn discard(response: Response<UreqBody>) {
+    // One that cannot be read is closed, as one that is too long.
+    let _ = io::copy(
+        &mut response.into_body().into_reader().take(MAX_UNWANTED_SIZE),
+        &mut io::sink(),
+    );
 }
 
 /// What `Retry-After` asks for, in its form in seconds; the date form is rare and ignored.
@@ -368,8 +461,26 @@ mod tests {
     }
 
     #[test]
+    fn credentials_stay_with_their_server() {
+        for (url, other, same) in [
+            ("http://cache.net/a", "http://cache.net:80/b", true),
+            ("http://cache.net/a", "https://cache.net/a", true),
+            ("https://cache.net/a", "http://cache.net/a", false),
+            ("http://cache.net:5000/a", "https://cache.net/a", false),
+            ("http://cache.net/a", "http://cache.net:5000/a", false),
+            ("http://cache.net/a", "http://cdn.cache.net/a", false),
+        ] {
+            let (url, other) = (url.parse::<Url>(), other.parse::<Url>());
+            assert!(
+                matches!((&url, &other), (Ok(url), Ok(other)) if is_same_server(url, other) == same),
+                "{url:?} {other:?}"
+            );
+        }
+    }
+
+    #[test]
     fn credentials_are_never_printed() {
-        let credentials = Credentials {
+        let credentials = Credentials::Basic {
             user: "deploy".into(),
             password: "hunter2".into(),
         };

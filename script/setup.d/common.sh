@@ -13,7 +13,10 @@ fail() {
 open_cache() {
   mkdir -p "$cache"/{facts,logs,roots}
   exec {cache_lock}>"$cache/.lock"
-  flock "$cache_lock"
+  if ! flock --nonblock "$cache_lock"; then
+    echo "setup: waiting for another set-up of $cache to end"
+    flock "$cache_lock"
+  fi
   # Left by a run that was broken off: nobody else can be at work on them now.
   rm -rf "$cache"/.making.*
 }

@@ -2,11 +2,11 @@
 
 use brotli_decompressor::Decompressor as Brotli;
 use bzip2::read::MultiBzDecoder;
-use flate2::read::MultiGzDecoder;
+use flate2::read::{MultiGzDecoder, ZlibDecoder};
 use liblzma::read::XzDecoder;
-use liblzma::stream::{CONCATENATED, Stream};
+use liblzma::stream::{CONCATENATED, MtStreamBuilder, Stream};
 use std::fmt;
-use std::io::{self, Read};
+use std::io::{self, BufRead, Read};
 
 /// Bytes of compressed data that are read at once.
 const INPUT_SIZE: usize = 128 * 1024;
@@ -17,6 +17,14 @@ const XZ_MEMORY: u64 = 128 * 1024 * 1024;
 /// The largest zstd window taken, 128 MiB: what `zstd --ultra --long` writes and Nix reads.
 const ZSTD_WINDOW_LOG: u32 = 27;
 
+/// NARs of at least this many bytes are worth the threads that decode the blocks of an xz file
+/// side by side.
+const PARALLEL_XZ_SIZE: u64 = 16 * 1024 * 1024;
+
+/// Memory the blocks of one xz file may take while they are decoded side by side; a file with
+/// larger ones is decoded on one thread. Hydra's blocks are 512 KiB.
+const XZ_THREADING_MEMORY: u64 = 32 * 1024 * 1024;
+
 /// Why a stream cannot be decoded at all.
 #[derive(Debug)]
 pub enum DecodeError {
@@ -25,7 +33,7 @@ pub enum DecodeError {
 }
 
 /// Wraps `bytes` into a decoder of `compression`, as a narinfo or a `Content-Encoding` names it.
-pub fn decoder(bytes: Box<dyn Read>, compression: &str) -> Result<Box<dyn Read>, DecodeError> {
+fn decoder(bytes: Box<dyn Read>, compression: &str) -> Result<Box<dyn Read>, DecodeError> {
     Ok(match compression.to_ascii_lowercase().as_str() {
         "none" | "identity" | "" => bytes,
         "xz" | "lzma" => Box::new(XzDecoder::new_stream(
@@ -45,9 +53,97 @@ pub fn decoder(bytes: Box<dyn Read>, compression: &str) -> Result<Box<dyn Read>,
         }
         "bzip2" => Box::new(MultiBzDecoder::new(bytes)),
         "gzip" | "x-gzip" => Box::new(MultiGzDecoder::new(bytes)),
+        "deflate" => Box::new(ZlibDecoder::new(bytes)),
         "br" => Box::new(Brotli::new(bytes, INPUT_SIZE)),
         other => return Err(DecodeError::UnknownCompression(other.to_string())),
     })
+}
+
+/// Takes off every encoding that a `Content-Encoding` lists; the last one lies outermost.
+pub fn content_decoder(
+    bytes: Box<dyn Read>,
+    encodings: &str,
+) -> Result<Box<dyn Read>, DecodeError> {
+    encodings
+        .rsplit(',')
+        .try_fold(bytes, |bytes, encoding| decoder(bytes, encoding.trim()))
+}
+
+/// The same for a NAR of `size` bytes, where more threads may pay.
+pub fn nar_decoder(
+    bytes: Box<dyn Read>,
+    compression: &str,
+    size: u64,
+) -> Result<Box<dyn Read>, DecodeError> {
+    if compression == "xz" && size >= PARALLEL_XZ_SIZE {
+        let input = io::BufReader::with_capacity(INPUT_SIZE, bytes);
+        return Ok(Box::new(ParallelXz::new(input).map_err(DecodeError::Io)?));
+    }
+    decoder(bytes, compression)
+}
+
+/// Decodes the blocks of an xz file on all cores, and files in a row one after the other.
+///
+/// liblzma's parallel decoder ends with the first xz stream of a file; what follows is another one,
+/// after padding of zeros, or nothing.
+struct ParallelXz<R> {
+    /// Nothing only while one stream takes over from another.
+    decoder: Option<liblzma::bufread::XzDecoder<R>>,
+}
+
+impl<R: BufRead> ParallelXz<R> {
+    fn new(input: R) -> io::Result<Self> {
+        let decoder = liblzma::bufread::XzDecoder::new_stream(input, parallel_stream()?);
+        Ok(Self {
+            decoder: Some(decoder),
+        })
+    }
+}
+
+impl<R: BufRead> Read for ParallelXz<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if buffer.is_empty() {
+            return Ok(0);
+        }
+        while let Some(mut decoder) = self.decoder.take() {
+            let count = decoder.read(buffer)?;
+            if count > 0 {
+                self.decoder = Some(decoder);
+                return Ok(count);
+            }
+            let mut input = decoder.into_inner();
+            if skip_zeros(&mut input)? {
+                self.decoder = Self::new(input)?.decoder;
+            }
+        }
+        Ok(0)
+    }
+}
+
+/// Skips zeros, and answers whether anything follows them.
+fn skip_zeros(input: &mut impl BufRead) -> io::Result<bool> {
+    loop {
+        let buffer = input.fill_buf()?;
+        if buffer.is_empty() {
+            return Ok(false);
+        }
+        let zeros = buffer.iter().take_while(|&&byte| byte == 0).count();
+        let more = zeros < buffer.len();
+        input.consume(zeros);
+        if more {
+            return Ok(true);
+        }
+    }
+}
+
+fn parallel_stream() -> io::Result<Stream> {
+    let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    MtStreamBuilder::new()
+        .threads(u32::try_from(threads).unwrap_or(1))
+        .memlimit_threading(XZ_THREADING_MEMORY)
+        .memlimit_stop(XZ_MEMORY)
+        .decoder()
+        .map_err(io::Error::from)
 }
 
 impl fmt::Display for DecodeError {
@@ -57,6 +153,69 @@ impl fmt::Display for DecodeError {
                 write!(formatter, "the compression `{name}` is not known")
             }
             Self::Io(error) => write!(formatter, "the decoder cannot start: {error}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use std::io::Write;
+
+    fn xz(bytes: &[u8], block: u64) -> Vec<u8> {
+        let stream = MtStreamBuilder::new()
+            .threads(2)
+            .preset(1)
+            .block_size(block)
+            .encoder();
+        let mut encoder = liblzma::write::XzEncoder::new_stream(Vec::new(), stream.unwrap());
+        encoder.write_all(bytes).unwrap();
+        encoder.finish().unwrap()
+    }
+
+    fn decoded(bytes: Vec<u8>, size: u64) -> io::Result<Vec<u8>> {
+        let mut decoded = Vec::new();
+        nar_decoder(Box::new(io::Cursor::new(bytes)), "xz", size)
+            .unwrap()
+            .read_to_end(&mut decoded)?;
+        Ok(decoded)
+    }
+
+    #[test]
+    fn xz_files_in_a_row_with_padding_are_one_on_one_thread_and_on_all() {
+        let text: Vec<u8> = (0..3_000_000_u32).flat_map(u32::to_le_bytes).collect();
+        let mut file = xz(&text, 512 * 1024);
+        file.extend([0; 8]);
+        file.extend(xz(b"and more", 512 * 1024));
+        let expected = [text.as_slice(), b"and more"].concat();
+        for size in [1, PARALLEL_XZ_SIZE] {
+            assert!(decoded(file.clone(), size).unwrap() == expected, "{size}");
+        }
+    }
+
+    #[test]
+    fn encodings_in_a_row_are_taken_off_from_the_outside() {
+        use flate2::{Compression, write};
+        let mut inner = write::GzEncoder::new(Vec::new(), Compression::fast());
+        inner.write_all(b"text").unwrap();
+        let mut outer = write::ZlibEncoder::new(Vec::new(), Compression::fast());
+        outer.write_all(&inner.finish().unwrap()).unwrap();
+        let bytes = Box::new(io::Cursor::new(outer.finish().unwrap()));
+        let mut text = String::new();
+        content_decoder(bytes, "gzip, Deflate")
+            .unwrap()
+            .read_to_string(&mut text)
+            .unwrap();
+        assert_eq!(text, "text");
+    }
+
+    #[test]
+    fn an_xz_file_that_is_cut_short_is_an_error_on_one_thread_and_on_all() {
+        let mut file = xz(&vec![7; 2_000_000], 512 * 1024);
+        file.truncate(file.len() - 20);
+        for size in [1, PARALLEL_XZ_SIZE] {
+            assert!(decoded(file.clone(), size).is_err(), "{size}");
         }
     }
 }

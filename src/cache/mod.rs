@@ -3,12 +3,13 @@
 //! Formats and habits follow Nix's `binary-cache-store` and the servers in use: Hydra, nix-serve,
 //! harmonia, attic, Cachix, and plain files.
 
+pub mod credentials;
 mod decode;
 mod info;
 mod trust;
 mod url;
 
-pub use self::decode::{DecodeError, decoder};
+pub use self::decode::{DecodeError, content_decoder, nar_decoder};
 pub use self::info::CacheInfo;
 pub use self::trust::{Trust, Untrusted};
 pub use self::url::{CacheUrl, CacheUrlError};
@@ -64,6 +65,8 @@ impl BinaryCache {
             priority: CacheInfo::default().priority,
         };
         let text = match cache.read_small("nix-cache-info", MAX_CACHE_INFO_SIZE) {
+            // Every cache lets its `nix-cache-info` be read: where it does not, something is amiss.
+            Err(error @ CacheError::Http(HttpError::Status(403))) => return Err(error),
             Err(error) if error.is_absent() => return Err(CacheError::NoCacheInfo),
             other => other?,
         };
@@ -97,14 +100,20 @@ impl BinaryCache {
         Ok(Some(narinfo))
     }
 
-    /// Opens the NAR that a narinfo of this cache names, as it was before it was compressed.
-    pub fn nar(&self, narinfo: &NarInfo) -> Result<Box<dyn Read>, CacheError> {
+    /// Opens the NAR at `url`, relative to this cache or absolute, as it was before it was
+    /// compressed. `size` is that of the NAR, which says how much effort pays.
+    pub fn nar(
+        &self,
+        url: &str,
+        compression: &str,
+        size: u64,
+    ) -> Result<Box<dyn Read>, CacheError> {
         let url = self
             .url
             .base
-            .join(narinfo.url())
-            .map_err(|_| CacheError::NarUrl(narinfo.url().to_string()))?;
-        decoder(self.open_url(&url)?, narinfo.compression().as_str()).map_err(CacheError::Decode)
+            .join(url)
+            .map_err(|_| CacheError::NarUrl(url.to_string()))?;
+        nar_decoder(self.open_url(&url)?, compression, size).map_err(CacheError::Decode)
     }
 
     fn read_small(&self, name: &str, limit: u64) -> Result<Vec<u8>, CacheError> {
@@ -139,7 +148,7 @@ impl BinaryCache {
                     .filter(|_| url.origin() == self.url.base.origin());
                 let body = self.http.get(url, credentials).map_err(CacheError::Http)?;
                 let encoding = body.content_encoding().unwrap_or("identity").to_string();
-                decoder(Box::new(body), &encoding).map_err(CacheError::Decode)
+                content_decoder(Box::new(body), &encoding).map_err(CacheError::Decode)
             }
             _ => Err(CacheError::NarUrl(url.to_string())),
         }

@@ -18,6 +18,32 @@ pub enum Trust {
     Unsigned,
 }
 
+impl Trust {
+    /// A word for it in a layer's metadata.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Signed => "signed",
+            Self::ContentAddressed => "content-addressed",
+            Self::TrustedCache => "trusted-cache",
+            Self::Unsigned => "unsigned",
+        }
+    }
+
+    /// Reads the word back.
+    #[must_use]
+    pub fn from_word(word: &str) -> Option<Self> {
+        [
+            Self::Signed,
+            Self::ContentAddressed,
+            Self::TrustedCache,
+            Self::Unsigned,
+        ]
+        .into_iter()
+        .find(|trust| trust.as_str() == word)
+    }
+}
+
 /// Why a store path must not be used.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Untrusted {

@@ -31,14 +31,17 @@ impl CacheUrl {
     /// `text` with a user and password in it left out, for messages about a wrong URL.
     #[must_use]
     pub fn without_credentials(text: &str) -> String {
-        match text.split_once("://") {
-            Some((scheme, rest)) => {
-                let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
-                let host = rest[..end].rfind('@').map_or(0, |at| at + 1);
-                format!("{scheme}://{}", &rest[host..])
-            }
-            None => text.rsplit('@').next().unwrap_or_default().to_string(),
-        }
+        let (scheme, rest) = match text.split_once("://") {
+            Some((scheme, rest)) => (format!("{scheme}://"), rest),
+            None => (String::new(), text),
+        };
+        // In what is no URL nobody can tell where the password ends, which may hold any character.
+        let end = match Url::parse(text) {
+            Ok(url) if url.has_host() => rest.find(['/', '?', '#']).unwrap_or(rest.len()),
+            _ => rest.len(),
+        };
+        let host = rest[..end].rfind('@').map_or(0, |at| at + 1);
+        format!("{scheme}{}", &rest[host..])
     }
 }
 
@@ -68,14 +71,7 @@ impl FromStr for CacheUrl {
                 _ => {}
             }
         }
-        let credentials =
-            (!base.username().is_empty() || base.password().is_some()).then(|| Credentials {
-                user: percent_decoded(base.username()),
-                password: percent_decoded(base.password().unwrap_or_default()),
-            });
-        // Both fail only for URLs that cannot have a user, such as `file:`.
-        let _ = base.set_username("");
-        let _ = base.set_password(None);
+        let credentials = Credentials::take_from(&mut base);
         base.set_query(None);
         base.set_fragment(None);
         if !base.path().ends_with('/') {
@@ -98,12 +94,6 @@ impl fmt::Display for CacheUrl {
     }
 }
 
-fn percent_decoded(text: &str) -> String {
-    percent_encoding::percent_decode_str(text)
-        .decode_utf8_lossy()
-        .into_owned()
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -117,9 +107,11 @@ mod tests {
         assert_eq!(url.base.as_str(), "http://cache.acme.net:5000/nix/");
         assert_eq!(url.priority, Some(10));
         assert!(url.trusted);
-        let credentials = url.credentials.unwrap();
-        assert_eq!(credentials.user, "deploy");
-        assert_eq!(credentials.password, "p@ss");
+        let expected = Credentials::Basic {
+            user: "deploy".into(),
+            password: "p@ss".into(),
+        };
+        assert!(url.credentials == Some(expected));
     }
 
     #[test]
@@ -145,6 +137,8 @@ mod tests {
             ("ftp://user:pass@host/x@y", "ftp://host/x@y"),
             ("user:pass@host", "host"),
             ("http://host", "http://host"),
+            ("http://user:pa/ss@host/x", "http://host/x"),
+            ("http://user:pa#ss?@host", "http://host"),
         ] {
             assert_eq!(CacheUrl::without_credentials(text), shown);
         }

@@ -1,11 +1,12 @@
 //! Finds every store path of a closure by asking binary caches for narinfos, many at once.
 
-use super::{Closure, PlannedPath};
-use crate::cache::{BinaryCache, CacheError, CacheUrl, Untrusted};
+use super::Closure;
+use super::path_info::PathInfo;
+use crate::cache::{BinaryCache, CacheError, CacheUrl, Trust, Untrusted};
 use crate::config::TrustSettings;
 use crate::http::{Http, HttpError};
 use nix_derivation::StorePath;
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 
 /// Narinfo requests that run at once. Each is small, so with any latency more is faster; most
@@ -47,6 +48,15 @@ pub struct Miss {
     pub wanted_by: Vec<StorePath>,
     /// Every cache that was asked, by its URL, and what it answered.
     pub answers: Vec<(String, Answer)>,
+}
+
+/// What an earlier build found out.
+#[derive(Debug, Default)]
+pub struct Known {
+    /// Paths that were verified then, under the same trust: a narinfo's facts never change.
+    pub facts: BTreeMap<StorePath, PathInfo>,
+    /// Paths that are probably needed again, of which nothing may be believed any more.
+    pub guesses: Vec<StorePath>,
 }
 
 impl Miss {
@@ -100,16 +110,23 @@ impl Caches {
         })
     }
 
-    /// The cache that a [`PlannedPath`] names.
+    /// The cache of this URL, as [`PathInfo::cache`] has it.
     #[must_use]
-    pub fn get(&self, index: usize) -> Option<&BinaryCache> {
-        self.caches.get(index)?.cache.as_ref().ok()
+    pub fn get(&self, url: &str) -> Option<&BinaryCache> {
+        self.caches
+            .iter()
+            .filter_map(|asked| asked.cache.as_ref().ok())
+            .find(|cache| cache.url().to_string() == url)
     }
 
-    /// Asks the caches in their order for `path`, until one has it and is believed.
-    fn look_up(&self, path: &StorePath) -> Result<PlannedPath, Vec<(String, Answer)>> {
+    /// Asks the caches in their order for `path`, until one has it, is believed, and suits.
+    pub fn look_up(
+        &self,
+        path: &StorePath,
+        suits: impl Fn(&PathInfo) -> bool,
+    ) -> Result<PathInfo, Vec<(String, Answer)>> {
         let mut answers = Vec::new();
-        for (index, asked) in self.caches.iter().enumerate() {
+        for asked in &self.caches {
             let answer = match (&asked.cache, asked.down.get()) {
                 (Err(error), _) => Answer::Failed(error.to_string()),
                 (Ok(_), Some(reason)) => Answer::Failed(reason.clone()),
@@ -117,17 +134,18 @@ impl Caches {
                     Ok(None) => Answer::Absent,
                     Ok(Some(narinfo)) => match self.trust.check(&narinfo, cache.url()) {
                         Ok(trust) => {
-                            return Ok(PlannedPath {
-                                narinfo,
-                                cache: index,
-                                trust,
-                            });
+                            let info = PathInfo::new(&narinfo, cache.url(), trust);
+                            if suits(&info) {
+                                return Ok(info);
+                            }
+                            Answer::Absent
                         }
                         Err(untrusted) => Answer::Untrusted(untrusted),
                     },
                     Err(error) => {
                         let reason = error.to_string();
                         if let CacheError::Http(HttpError::Transport(_)) = error {
+                            // Another thread may have said so already.
                             let _ = asked.down.set(reason.clone());
                         }
                         Answer::Failed(reason)
@@ -140,46 +158,65 @@ impl Caches {
     }
 
     /// Finds the whole closure of `roots`, or every path of it that no cache can give.
-    pub fn plan(&self, roots: &[StorePath]) -> Result<Closure, Vec<Miss>> {
-        let walk = Walk::new(roots);
+    ///
+    /// What `known` tells is not asked for; what it guesses is asked for at once, so that the depth
+    /// of the graph costs no time.
+    pub fn plan(&self, roots: &[StorePath], known: &Known) -> Result<Closure, Vec<Miss>> {
+        let walk = Walk::new(&known.facts);
+        for path in roots.iter().chain(&known.guesses) {
+            walk.lock().meet(path, &known.facts);
+        }
         std::thread::scope(|scope| {
             for _ in 0..REQUESTS {
                 scope.spawn(|| {
                     while let Some(path) = walk.next() {
-                        walk.answer(&path, self.look_up(&path));
+                        walk.answer(path.clone(), self.look_up(&path, |_| true));
                     }
                 });
             }
         });
-        walk.finish(roots)
+        walk.finish().reach(roots)
+    }
+
+    /// Whether what an earlier build found out holds still: a path that nobody vouched for is only
+    /// taken from a cache that is still named.
+    #[must_use]
+    pub fn upholds(&self, info: &PathInfo) -> bool {
+        match info.trust {
+            Trust::Signed | Trust::ContentAddressed => true,
+            Trust::TrustedCache | Trust::Unsigned => self.get(&info.cache).is_some(),
+        }
     }
 }
 
 /// A walk over the graph of references, shared by the threads that ask.
-struct Walk {
+struct Walk<'a> {
+    facts: &'a BTreeMap<StorePath, PathInfo>,
     state: Mutex<State>,
     changed: Condvar,
 }
+
+type Found = Result<PathInfo, Vec<(String, Answer)>>;
 
 #[derive(Default)]
 struct State {
     waiting: VecDeque<StorePath>,
     /// Paths that are being asked for now.
     asked: usize,
-    /// Every path met so far, with the one that referred to it first; none for a root.
-    met: HashMap<StorePath, Option<StorePath>>,
-    found: BTreeMap<StorePath, PlannedPath>,
-    missing: Vec<(StorePath, Vec<(String, Answer)>)>,
+    /// Every path met so far.
+    met: HashSet<StorePath>,
+    answers: Answers,
 }
 
-impl Walk {
-    fn new(roots: &[StorePath]) -> Self {
-        let mut state = State::default();
-        for root in roots {
-            state.meet(root, None);
-        }
+/// What is known of every path that was met.
+#[derive(Default)]
+struct Answers(HashMap<StorePath, Found>);
+
+impl<'a> Walk<'a> {
+    fn new(facts: &'a BTreeMap<StorePath, PathInfo>) -> Self {
         Self {
-            state: Mutex::new(state),
+            facts,
+            state: Mutex::default(),
             changed: Condvar::new(),
         }
     }
@@ -206,62 +243,97 @@ impl Walk {
         }
     }
 
-    fn answer(&self, path: &StorePath, answer: Result<PlannedPath, Vec<(String, Answer)>>) {
+    fn answer(&self, path: StorePath, answer: Found) {
         let mut state = self.lock();
-        match answer {
-            Ok(planned) => {
-                for reference in planned.narinfo.references() {
-                    state.meet(reference, Some(path));
-                }
-                state.found.insert(path.clone(), planned);
+        if let Ok(info) = &answer {
+            for reference in &info.references {
+                state.meet(reference, self.facts);
             }
-            Err(answers) => state.missing.push((path.clone(), answers)),
         }
+        state.answers.0.insert(path, answer);
         state.asked -= 1;
         drop(state);
         self.changed.notify_all();
     }
 
-    fn finish(self, roots: &[StorePath]) -> Result<Closure, Vec<Miss>> {
-        let mut state = self
-            .state
+    fn finish(self) -> Answers {
+        self.state
             .into_inner()
-            .unwrap_or_else(PoisonError::into_inner);
-        if state.missing.is_empty() {
+            .unwrap_or_else(PoisonError::into_inner)
+            .answers
+    }
+}
+
+impl State {
+    /// Notes a path that may be needed: to be asked for, unless all about it is known.
+    fn meet(&mut self, path: &StorePath, facts: &BTreeMap<StorePath, PathInfo>) {
+        let mut paths = vec![path];
+        while let Some(path) = paths.pop() {
+            if !self.met.insert(path.clone()) {
+                continue;
+            }
+            match facts.get(path) {
+                Some(info) => {
+                    paths.extend(&info.references);
+                    self.answers.0.insert(path.clone(), Ok(info.clone()));
+                }
+                None => self.waiting.push_back(path.clone()),
+            }
+        }
+    }
+}
+
+impl Answers {
+    /// The closure of `roots`: of what was asked for, that which they need.
+    fn reach(mut self, roots: &[StorePath]) -> Result<Closure, Vec<Miss>> {
+        let mut paths = BTreeMap::new();
+        let mut misses = Vec::new();
+        // Every path that is needed, with the one that refers to it; none for a root.
+        let mut wanted: HashMap<StorePath, Option<StorePath>> = HashMap::new();
+        let mut next: VecDeque<(StorePath, Option<StorePath>)> =
+            roots.iter().map(|root| (root.clone(), None)).collect();
+        while let Some((path, referrer)) = next.pop_front() {
+            if wanted.contains_key(&path) {
+                continue;
+            }
+            wanted.insert(path.clone(), referrer);
+            match self.0.remove(&path) {
+                Some(Ok(info)) => {
+                    let references = info.references.iter();
+                    next.extend(references.map(|other| (other.clone(), Some(path.clone()))));
+                    paths.insert(path, info);
+                }
+                Some(Err(answers)) => misses.push((path, answers)),
+                // Every reference of an answer was met, and everything met was answered.
+                None => misses.push((path, Vec::new())),
+            }
+        }
+        if misses.is_empty() {
             return Ok(Closure {
                 roots: roots.to_vec(),
-                paths: state.found,
+                paths,
             });
         }
-        state.missing.sort_by(|(one, _), (other, _)| one.cmp(other));
-        Err(state
-            .missing
-            .iter()
+        misses.sort_by(|(one, _), (other, _)| one.cmp(other));
+        Err(misses
+            .into_iter()
             .map(|(path, answers)| Miss {
-                path: path.clone(),
-                wanted_by: state.wanted_by(path),
-                answers: answers.clone(),
+                wanted_by: chain(&wanted, &path),
+                path,
+                answers,
             })
             .collect())
     }
 }
 
-impl State {
-    fn meet(&mut self, path: &StorePath, referrer: Option<&StorePath>) {
-        if !self.met.contains_key(path) {
-            self.met.insert(path.clone(), referrer.cloned());
-            self.waiting.push_back(path.clone());
-        }
+/// From a root down to the path that refers to `path`.
+fn chain(wanted: &HashMap<StorePath, Option<StorePath>>, path: &StorePath) -> Vec<StorePath> {
+    let mut chain = Vec::new();
+    let mut path = path;
+    while let Some(Some(referrer)) = wanted.get(path) {
+        chain.push(referrer.clone());
+        path = referrer;
     }
-
-    fn wanted_by(&self, path: &StorePath) -> Vec<StorePath> {
-        let mut chain = Vec::new();
-        let mut path = path;
-        while let Some(Some(referrer)) = self.met.get(path) {
-            chain.push(referrer.clone());
-            path = referrer;
-        }
-        chain.reverse();
-        chain
-    }
+    chain.reverse();
+    chain
 }

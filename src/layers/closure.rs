@@ -1,9 +1,11 @@
 //! The `closure` layer: every store path that the roots need, in the image alone.
 
 use super::launch_layer::{LaunchLayer, LayerError, LayerState};
+use crate::cache::Trust;
 use crate::closure::Closure;
 use crate::closure::fetch::{FetchError, fetch};
-use crate::closure::plan::{Caches, Miss};
+use crate::closure::path_info::PathInfo;
+use crate::closure::plan::{Caches, Known, Miss};
 use crate::config::Config;
 use crate::launch::ROOTS_FILE;
 use crate::output::{self, bytes, list, paths};
@@ -11,6 +13,7 @@ use crate::report::largest_files;
 use crate::resolve::Root;
 use bullet_stream::global::print;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
@@ -42,6 +45,8 @@ struct Metadata {
     trust: Vec<String>,
     /// Count and size of the store paths, in words.
     content: String,
+    /// What is known of every path, a [`PathInfo`] line each: the next build need not ask again.
+    paths: Vec<String>,
 }
 
 /// Fills the layer with the closure of `roots`, unless the previous image has it already.
@@ -68,7 +73,11 @@ pub fn handle(
         return Ok(());
     }
 
-    let closure = match fill(&layer.path, roots, open_caches) {
+    let known = match &state {
+        LayerState::Empty { previous } => known(previous.as_ref(), &trust),
+        LayerState::Kept(_) => Known::default(),
+    };
+    let closure = match fill(&layer.path, roots, known, open_caches) {
         Ok(closure) => closure,
         Err(error) => {
             // Whole or nothing; the first error is the one to tell.
@@ -89,6 +98,11 @@ pub fn handle(
                 paths(closure.paths.len()),
                 bytes(closure.nar_size())
             ),
+            paths: closure
+                .paths
+                .iter()
+                .filter_map(|(path, info)| info.to_line(path))
+                .collect(),
         })
         .map_err(ClosureLayerError::Layer)
 }
@@ -96,12 +110,14 @@ pub fn handle(
 fn fill(
     directory: &Path,
     roots: &[Root],
+    mut known: Known,
     open_caches: impl FnOnce() -> Caches,
 ) -> Result<Closure, ClosureLayerError> {
     let timer = print::sub_start_timer("Asking the binary caches");
     let caches = open_caches();
     let root_paths: Vec<_> = roots.iter().map(|root| root.path.clone()).collect();
-    let planned = caches.plan(&root_paths);
+    known.facts.retain(|_, info| caches.upholds(info));
+    let planned = caches.plan(&root_paths, &known);
     timer.done();
     let unusable: Vec<_> = caches.unusable().collect();
     let closure = planned.map_err(|misses| ClosureLayerError::Miss {
@@ -111,7 +127,7 @@ fn fill(
     for (cache, reason) in unusable {
         output::warning(&format!("{cache} was left out: {reason}."));
     }
-    warn_unsigned(&closure, &caches);
+    warn_unsigned(&closure);
 
     let timer = print::sub_start_timer(format!(
         "Downloading {}: {}, {} unpacked",
@@ -169,24 +185,43 @@ fn trust(config: &Config) -> Vec<String> {
     trust
 }
 
-fn warn_unsigned(closure: &Closure, caches: &Caches) {
-    let unsigned = closure.unsigned();
-    if unsigned.is_empty() {
+fn warn_unsigned(closure: &Closure) {
+    let unsigned = || {
+        let infos = closure.paths.values();
+        infos.filter(|info| info.trust == Trust::Unsigned)
+    };
+    let count = unsigned().count();
+    if count == 0 {
         return;
     }
-    let mut from: Vec<String> = unsigned
-        .iter()
-        .filter_map(|path| caches.get(closure.paths.get(*path)?.cache))
-        .map(|cache| cache.url().to_string())
-        .collect();
+    let mut from: Vec<String> = unsigned().map(|info| info.cache.clone()).collect();
     from.sort();
     from.dedup();
     output::warning(&format!(
         "{} from {} {} taken without a signature, since no public key was given: whoever \
          controls that binary cache, or the way to it, decides what runs in this image. Set \
          NIX_TRUSTED_PUBLIC_KEYS to the cache's public key.",
-        paths(unsigned.len()),
+        paths(count),
         list(&from),
-        if unsigned.len() == 1 { "was" } else { "were" },
+        if count == 1 { "was" } else { "were" },
     ));
+}
+
+/// What the previous image's metadata tells: facts where the same are trusted now, else guesses.
+fn known(previous: Option<&Metadata>, trust: &[String]) -> Known {
+    let Some(previous) = previous.filter(|previous| previous.format == FORMAT) else {
+        return Known::default();
+    };
+    let lines = previous.paths.iter();
+    let facts = lines.filter_map(|line| PathInfo::from_line(line)).collect();
+    if previous.trust == trust {
+        return Known {
+            facts,
+            guesses: Vec::new(),
+        };
+    }
+    Known {
+        guesses: facts.into_keys().collect(),
+        facts: BTreeMap::new(),
+    }
 }

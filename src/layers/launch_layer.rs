@@ -28,8 +28,8 @@ pub struct LaunchLayer {
 pub enum LayerState<M> {
     /// The previous image's layer is what is wanted; its metadata.
     Kept(M),
-    /// There is an empty directory to fill; why the previous layer does not do, if there was one.
-    Empty { previous: bool },
+    /// There is an empty directory to fill; the previous image's metadata, if it can be read.
+    Empty { previous: Option<M> },
 }
 
 /// A layer's files could not be read or written.
@@ -70,11 +70,9 @@ impl LaunchLayer {
                 self.write(&metadata)?;
                 Ok(LayerState::Kept(metadata))
             }
-            _ => {
+            previous => {
                 fs::create_dir_all(&self.path).map_err(|error| self.error(error))?;
-                Ok(LayerState::Empty {
-                    previous: text.is_some(),
-                })
+                Ok(LayerState::Empty { previous })
             }
         }
     }
@@ -164,7 +162,7 @@ mod tests {
         let layers = tempfile::tempdir().unwrap();
         let layer = restored(layers.path());
         let state = layer.keep_if::<Metadata>(|_| false).unwrap();
-        assert!(matches!(state, LayerState::Empty { previous: true }));
+        assert!(matches!(state, LayerState::Empty { previous: Some(_) }));
         assert!(layer.path.is_dir());
         assert!(!layers.path().join("closure.toml").exists());
     }
@@ -179,6 +177,6 @@ mod tests {
         .unwrap();
         let layer = LaunchLayer::new(layers.path(), "closure");
         let state = layer.keep_if::<Metadata>(|_| true).unwrap();
-        assert!(matches!(state, LayerState::Empty { previous: true }));
+        assert!(matches!(state, LayerState::Empty { previous: None }));
     }
 }

@@ -75,7 +75,10 @@ fn by_evaluation<B: Buildpack<Error = BuildpackError>>(
         let tool = ToolSource::find(Tool::Nix, config.nix_archive.as_ref(), &context.target.arch)
             .map_err(BuildpackError::Tool)?;
         let file = layers::nix_store::handle(context, &tool, http)?;
-        unpacked = archive::unpack_temporarily(&file).map_err(BuildpackError::NixArchive)?;
+        let timer = print::sub_start_timer("Unpacking it");
+        let result = archive::unpack_temporarily(&file);
+        timer.done();
+        unpacked = result.map_err(BuildpackError::NixArchive)?;
         unpacked.bin.clone()
     };
     let nix = Nix::new(bin).map_err(BuildpackError::Nix)?;

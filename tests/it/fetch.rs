@@ -3,13 +3,15 @@
 use crate::common::{caches, fixtures, nix, output};
 use nix_derivation::StorePath;
 use nix_hydra_buildpack::closure::fetch::fetch;
-use nix_hydra_buildpack::closure::plan::{Answer, Caches};
+use nix_hydra_buildpack::closure::plan::{Answer, Caches, Known};
 use platform::fixtures::Fixtures;
 use platform::server::{Response, Server};
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 use tempfile::TempDir;
 
 /// A file as Nix sees one: content, executable bit, or a link's target.
@@ -50,7 +52,9 @@ fn root(fixtures: &Fixtures, app: &str) -> StorePath {
 
 fn fetched(caches: &Caches, root: &StorePath) -> TempDir {
     let store = TempDir::new().unwrap();
-    let closure = caches.plan(std::slice::from_ref(root)).unwrap();
+    let closure = caches
+        .plan(std::slice::from_ref(root), &Known::default())
+        .unwrap();
     fetch(&closure, caches, store.path()).unwrap();
     store
 }
@@ -202,7 +206,9 @@ fn a_missing_path_comes_with_the_chain_that_wants_it_and_every_answer() {
     })
     .unwrap();
     let caches = caches(&[server.url()], &[&fixtures.public_key], true);
-    let misses = caches.plan(std::slice::from_ref(&root)).unwrap_err();
+    let misses = caches
+        .plan(std::slice::from_ref(&root), &Known::default())
+        .unwrap_err();
     assert_eq!(misses.len(), 1);
     assert!(misses[0].path.name().starts_with(missing));
     assert_eq!(misses[0].wanted_by.first(), Some(&root));
@@ -212,7 +218,6 @@ fn a_missing_path_comes_with_the_chain_that_wants_it_and_every_answer() {
 
 #[test]
 fn a_body_that_breaks_off_goes_on_where_it_was() {
-    use std::sync::atomic::{AtomicUsize, Ordering};
     let Some(fixtures) = fixtures() else { return };
     let broken = AtomicUsize::new(0);
     let directory = fixtures.cache.clone();
@@ -241,7 +246,6 @@ fn a_body_that_breaks_off_goes_on_where_it_was() {
 
 #[test]
 fn passing_failures_are_tried_again() {
-    use std::sync::atomic::{AtomicUsize, Ordering};
     let Some(fixtures) = fixtures() else { return };
     let count = AtomicUsize::new(0);
     let server = Server::with_hook(&fixtures.cache, move |_| {
@@ -250,5 +254,93 @@ fn passing_failures_are_tried_again() {
     })
     .unwrap();
     let caches = caches(&[server.url()], &[&fixtures.public_key], true);
+    fetched(&caches, &root(&fixtures, "static"));
+}
+
+#[test]
+fn what_an_earlier_build_knows_is_not_asked_for_again() {
+    let Some(fixtures) = fixtures() else { return };
+    let server = Server::start(&fixtures.cache).unwrap();
+    let caches = caches(&[server.url()], &[&fixtures.public_key], true);
+    let root = root(&fixtures, "python");
+    let before = caches
+        .plan(std::slice::from_ref(&root), &Known::default())
+        .unwrap();
+    // As after a change of the app: everything but the root is as it was.
+    let mut known = Known {
+        facts: before.paths.clone(),
+        guesses: Vec::new(),
+    };
+    known.facts.remove(&root);
+    let _ = server.take_requests();
+    let again = caches.plan(std::slice::from_ref(&root), &known).unwrap();
+    assert_eq!(again.paths, before.paths);
+    let asked: Vec<_> = server
+        .take_requests()
+        .into_iter()
+        .map(|request| request.path)
+        .collect();
+    let hash_part = root.to_basename()[..32].to_string();
+    assert_eq!(asked, [format!("/{hash_part}.narinfo")]);
+}
+
+/// Requests that a slow server answers now, and the most that it ever did at once.
+static NOW: AtomicUsize = AtomicUsize::new(0);
+static MOST: AtomicUsize = AtomicUsize::new(0);
+
+#[test]
+fn guesses_are_asked_for_at_once_and_only_count_where_they_are_needed() {
+    let Some(fixtures) = fixtures() else { return };
+    let server = Server::with_hook(&fixtures.cache, |_| {
+        MOST.fetch_max(NOW.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+        std::thread::sleep(Duration::from_millis(100));
+        NOW.fetch_sub(1, Ordering::SeqCst);
+        None
+    })
+    .unwrap();
+    let caches = caches(&[server.url()], &[&fixtures.public_key], true);
+    let python = root(&fixtures, "python");
+    let all = caches
+        .plan(std::slice::from_ref(&python), &Known::default())
+        .unwrap();
+    let by_depth = MOST.swap(0, Ordering::SeqCst);
+    let mut guesses: Vec<_> = all.paths.keys().cloned().collect();
+    guesses.push(root(&fixtures, "static"));
+    guesses.push(
+        "/nix/store/xbgcfhaawi9iz9s99k58sqy8azc2a1w3-gone"
+            .parse()
+            .unwrap(),
+    );
+    let known = Known {
+        guesses,
+        ..Known::default()
+    };
+    let again = caches.plan(std::slice::from_ref(&python), &known).unwrap();
+    assert_eq!(again.paths, all.paths);
+    let at_once = MOST.load(Ordering::SeqCst);
+    assert!(
+        at_once >= 30 && at_once > by_depth,
+        "{at_once} at once, {by_depth} before"
+    );
+}
+
+#[test]
+fn a_nar_that_one_cache_has_lost_is_taken_from_another() {
+    let Some(fixtures) = fixtures() else { return };
+    let lost = Server::with_hook(&fixtures.cache, |request| {
+        request
+            .path
+            .starts_with("/nar/")
+            .then(|| Response::new(410))
+    })
+    .unwrap();
+    let broken = Server::with_hook(&fixtures.cache, |request| {
+        let is_nar = request.path.starts_with("/nar/");
+        is_nar.then(|| Response::new(200).body("<html>a proxy's opinion</html>"))
+    })
+    .unwrap();
+    let sound = Server::start(&fixtures.cache).unwrap();
+    let urls = [lost.url(), broken.url(), sound.url()];
+    let caches = caches(&urls, &[&fixtures.public_key], true);
     fetched(&caches, &root(&fixtures, "static"));
 }

@@ -17,4 +17,6 @@ mod evaluate;
 mod faults;
 mod fetch;
 mod pack;
+mod secrets;
+mod servers;
 mod source;

@@ -158,7 +158,7 @@ fn pack_builds_the_python_app_and_builds_it_again_from_what_is_there() {
         context.rebuild(&config, |context| {
             let log = log(&context);
             for part in [
-                "Using Nix from file:///cnb/buildpacks/test_carrier/0.0.1/nix.tar.xz from the cache",
+                "Using the Nix of NIX_ARCHIVE_URL from the cache",
                 "Using the previous image's: 30 store paths",
                 "Reusing layer 'nix/hydra:closure'",
                 "Reusing layer 'nix/hydra:proot'",

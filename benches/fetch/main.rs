@@ -1,0 +1,99 @@
+//! Bench of the download of a closure: ours beside `nix copy`, `nix-store --realise` and the floor.
+//!
+//! Every figure is of a whole child process, and the contenders take turns, so that whatever else
+//! the machine does falls on all of them alike. The program starts itself for its own parts.
+
+mod cases;
+mod floor;
+mod measure;
+mod ours;
+mod proxy;
+mod report;
+mod servers;
+
+use anyhow::{Context, Result, bail};
+use std::path::Path;
+use std::process::Command;
+
+/// How often each contender runs a case, unless `--runs` says otherwise.
+const RUNS: usize = 5;
+
+struct Options {
+    runs: usize,
+    /// Only these cases; all where there is none.
+    cases: Vec<String>,
+    /// Whether the table goes into `docs/performance.md`.
+    write: bool,
+}
+
+fn main() -> Result<()> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match arguments[..] {
+        ["ours", url, key, root, store] => ours::run(url, key, root, Path::new(store)),
+        ["floor", cache, root, store] => floor::run(Path::new(cache), root, Path::new(store)),
+        ["proxy", upstream] => proxy::run(upstream),
+        // Cargo says `--bench` to a bench, and nothing when it only tests whether it starts.
+        _ if !arguments.contains(&"--bench") => Ok(()),
+        _ => bench(&options(&arguments)?),
+    }
+}
+
+/// Has ext4 put the directories made in this one far from each other, as those of different owners.
+///
+/// Without a journal it searches long for a new inode where others were freed in the last minutes:
+/// two seconds for 2,000 files. So no run may delete what another is measured after, and this
+/// keeps them away from what was deleted before. Other file systems have no such attribute.
+fn keep_apart(directory: &Path) {
+    let _ = Command::new("chattr").arg("+T").arg(directory).output();
+}
+
+fn options(arguments: &[&str]) -> Result<Options> {
+    let mut options = Options {
+        runs: RUNS,
+        cases: Vec::new(),
+        write: false,
+    };
+    let mut arguments = arguments.iter();
+    while let Some(argument) = arguments.next() {
+        let mut value = || {
+            arguments
+                .next()
+                .with_context(|| format!("{argument} needs a value"))
+        };
+        match *argument {
+            "--runs" => options.runs = value()?.parse().context("--runs needs a number")?,
+            "--case" => options.cases.push((*value()?).to_string()),
+            "--write" => options.write = true,
+            "--bench" => {}
+            other => bail!("{other} is not known; there are --runs N, --case NAME and --write"),
+        }
+    }
+    if options.runs == 0 {
+        bail!("--runs needs at least 1");
+    }
+    Ok(options)
+}
+
+fn bench(options: &Options) -> Result<()> {
+    let fixtures = cases::Fixtures::read()?;
+    let cases = fixtures.cases(&options.cases)?;
+    let directory = tempfile::Builder::new()
+        .prefix("bench-")
+        .tempdir_in(&fixtures.directory)?;
+    keep_apart(directory.path());
+    let servers = servers::Servers::start(&cases, directory.path())?;
+    let mut results = Vec::new();
+    for case in &cases {
+        let result = measure::case(case, &fixtures, &servers, directory.path(), options.runs)
+            .with_context(|| format!("the case {}", case.name))?;
+        report::print(&result);
+        results.push(result);
+    }
+    let table = report::table(&results, &fixtures, options.runs);
+    println!("\n{table}");
+    if options.write {
+        report::write(&table)?;
+    }
+    Ok(())
+}

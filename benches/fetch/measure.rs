@@ -1,0 +1,238 @@
+//! Runs the contenders of a case by turns, and takes the medians.
+
+use crate::cases::{Case, Fixtures, narinfos};
+use crate::servers::Servers;
+use anyhow::{Context, Result, bail, ensure};
+use nix_narinfo::NarInfo;
+use std::fs::{self, File};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Instant;
+use wait4::Wait4 as _;
+
+/// What one run took; seconds and bytes.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Figures {
+    pub(crate) wall: f64,
+    pub(crate) user: f64,
+    pub(crate) sys: f64,
+    pub(crate) peak: f64,
+}
+
+/// The medians of one case.
+pub(crate) struct Measured {
+    pub(crate) name: &'static str,
+    pub(crate) title: &'static str,
+    /// Bytes of NARs, as they are downloaded.
+    pub(crate) bytes: u64,
+    pub(crate) paths: usize,
+    pub(crate) contenders: Vec<(Contender, Figures)>,
+}
+
+/// A way to bring a closure from a binary cache to the disk.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Contender {
+    Ours,
+    NixCopy,
+    Realise,
+    /// All that has to be done once the bytes are here, by all cores in one program.
+    Floor,
+}
+
+impl Contender {
+    pub(crate) const ALL: [Self; 4] = [Self::Ours, Self::NixCopy, Self::Realise, Self::Floor];
+
+    /// Its name in figures.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Ours => "ours",
+            Self::NixCopy => "nix_copy",
+            Self::Realise => "realise",
+            Self::Floor => "floor",
+        }
+    }
+
+    /// The store directory, where `directory` is the run's own.
+    fn store(self, directory: &Path) -> std::path::PathBuf {
+        match self {
+            Self::Ours | Self::Floor => directory.join("store"),
+            Self::NixCopy | Self::Realise => directory.join("nix/store"),
+        }
+    }
+
+    fn command(
+        self,
+        case: &Case,
+        url: &str,
+        fixtures: &Fixtures,
+        directory: &Path,
+    ) -> Result<Command> {
+        let key = &fixtures.big.public_key;
+        let chroot_store = format!("local?root={}", directory.display());
+        let mut command = match self {
+            Self::Ours => {
+                let mut command = Command::new(std::env::current_exe()?);
+                command.args(["ours", url, key, &case.root]);
+                command.arg(self.store(directory));
+                command
+            }
+            Self::Floor => {
+                let mut command = Command::new(std::env::current_exe()?);
+                command.arg("floor").arg(&case.cache);
+                command.arg(&case.root).arg(self.store(directory));
+                command
+            }
+            Self::NixCopy => {
+                let mut command = Command::new(fixtures.nix.join("bin/nix"));
+                command.args(["copy", "--from", url, "--to", &chroot_store, &case.root]);
+                command
+            }
+            Self::Realise => {
+                let mut command = Command::new(fixtures.nix.join("bin/nix-store"));
+                command.args(["--realise", &case.root, "--store", &chroot_store]);
+                command
+            }
+        };
+        // Nix as nobody has configured it, and with nothing known from an earlier run.
+        command
+            .env("HOME", directory)
+            .env("NIX_CONF_DIR", directory)
+            .env("NIX_USER_CONF_FILES", "/dev/null")
+            .env(
+                "NIX_CONFIG",
+                format!(
+                    "experimental-features = nix-command\nbuild-users-group =\n\
+                     substituters = {url}\ntrusted-public-keys = {key}\n"
+                ),
+            )
+            .env_remove("XDG_CACHE_HOME")
+            .env_remove("NIX_REMOTE");
+        Ok(command)
+    }
+}
+
+/// Measures every contender `runs` times.
+pub(crate) fn case(
+    case: &Case,
+    fixtures: &Fixtures,
+    servers: &Servers,
+    directory: &Path,
+    runs: usize,
+) -> Result<Measured> {
+    let narinfos = narinfos(&case.cache, &case.root)?;
+    let url = servers.url(case);
+    for narinfo in &narinfos {
+        // The first run must not be the one that waits for the disk.
+        fs::read(case.cache.join(narinfo.url()))?;
+    }
+    let mut figures: [Vec<Figures>; Contender::ALL.len()] = Default::default();
+    for turn in 0..runs {
+        for place in 0..Contender::ALL.len() {
+            // Each comes after each other one in turn.
+            let place = (place + turn) % Contender::ALL.len();
+            let contender = Contender::ALL[place];
+            let fresh = directory.join(format!("{}-{}-{turn}", case.name, contender.name()));
+            fs::create_dir(&fresh)?;
+            let command = contender.command(case, &url, fixtures, &fresh)?;
+            let measured = run(command, &fresh, contender == Contender::Floor)
+                .with_context(|| contender.name())?;
+            let store = fs::read_dir(contender.store(&fresh))?
+                .filter(|entry| {
+                    // Nix keeps its lock files and links beside the store paths.
+                    entry.as_ref().is_ok_and(|entry| {
+                        let name = entry.file_name();
+                        !name.as_encoded_bytes().starts_with(b".")
+                            && !name.as_encoded_bytes().ends_with(b".lock")
+                    })
+                })
+                .count();
+            ensure!(
+                store == narinfos.len(),
+                "{} wrote {store} of {} store paths",
+                contender.name(),
+                narinfos.len()
+            );
+            figures[place].push(measured);
+            empty(&fresh)?;
+        }
+    }
+    Ok(Measured {
+        name: case.name,
+        title: case.title,
+        bytes: narinfos.iter().filter_map(NarInfo::file_size).sum(),
+        paths: narinfos.len(),
+        contenders: Contender::ALL
+            .into_iter()
+            .zip(figures.iter().map(|figures| medians(figures)))
+            .collect(),
+    })
+}
+
+/// Gives the space of a run back, but not its inodes: see [`crate::keep_apart`].
+fn empty(directory: &Path) -> Result<()> {
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        let kind = entry.file_type()?;
+        if kind.is_dir() {
+            empty(&entry.path())?;
+        } else if kind.is_file() {
+            File::create(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+/// One child process from its start to its end; the floor says itself what of it counts.
+fn run(mut command: Command, directory: &Path, tells: bool) -> Result<Figures> {
+    let output = directory.join("output");
+    let messages = directory.join("messages");
+    command
+        .stdin(Stdio::null())
+        .stdout(File::create(&output)?)
+        .stderr(File::create(&messages)?);
+    let started = Instant::now();
+    let ended = command.spawn()?.wait4()?;
+    let wall = started.elapsed().as_secs_f64();
+    if !ended.status.success() {
+        bail!("{}: {}", ended.status, fs::read_to_string(messages)?);
+    }
+    if tells {
+        let output = fs::read_to_string(output)?;
+        let told: Vec<f64> = output.split_whitespace().flat_map(str::parse).collect();
+        let [wall, user, sys] = told[..] else {
+            bail!("it says: {output}");
+        };
+        return Ok(Figures {
+            wall,
+            user,
+            sys,
+            peak: 0.0,
+        });
+    }
+    Ok(Figures {
+        wall,
+        user: ended.rusage.utime.as_secs_f64(),
+        sys: ended.rusage.stime.as_secs_f64(),
+        #[allow(clippy::cast_precision_loss)]
+        peak: ended.rusage.maxrss as f64,
+    })
+}
+
+fn medians(runs: &[Figures]) -> Figures {
+    let of = |figure: fn(&Figures) -> f64| {
+        let mut values: Vec<f64> = runs.iter().map(figure).collect();
+        values.sort_by(f64::total_cmp);
+        let middle = values.len() / 2;
+        if values.len() % 2 == 1 {
+            values[middle]
+        } else {
+            f64::midpoint(values[middle - 1], values[middle])
+        }
+    };
+    Figures {
+        wall: of(|figures| figures.wall),
+        user: of(|figures| figures.user),
+        sys: of(|figures| figures.sys),
+        peak: of(|figures| figures.peak),
+    }
+}

@@ -1,0 +1,128 @@
+//! Prints what was measured: a line a figure, and a table for the docs.
+
+use crate::cases::Fixtures;
+use crate::measure::{Contender, Figures, Measured};
+use anyhow::{Context, Result};
+use std::fmt::Write as _;
+use std::path::Path;
+
+const BEGIN: &str = "<!-- fetch:begin -->";
+const END: &str = "<!-- fetch:end -->";
+
+/// Who ours is compared with, and what the figures of that are called.
+const OTHERS: [(Contender, &str); 3] = [
+    (Contender::NixCopy, "ratio_to_copy"),
+    (Contender::Realise, "ratio_to_realise"),
+    (Contender::Floor, "ratio_to_floor"),
+];
+
+impl Measured {
+    fn of(&self, contender: Contender) -> Figures {
+        let found = self.contenders.iter().find(|(who, _)| *who == contender);
+        found.map(|(_, figures)| *figures).unwrap_or_default()
+    }
+}
+
+impl Figures {
+    fn cpu(&self) -> f64 {
+        self.user + self.sys
+    }
+}
+
+/// `figure = value unit` lines.
+pub(crate) fn print(measured: &Measured) {
+    let case = measured.name;
+    println!("fetch.{case}.paths = {} paths", measured.paths);
+    println!("fetch.{case}.bytes = {} bytes", measured.bytes);
+    for (contender, figures) in &measured.contenders {
+        let who = contender.name();
+        println!("fetch.{case}.{who}.wall = {:.3} s", figures.wall);
+        println!("fetch.{case}.{who}.user = {:.3} s", figures.user);
+        println!("fetch.{case}.{who}.sys = {:.3} s", figures.sys);
+        // The floor holds everything in memory.
+        if *contender != Contender::Floor {
+            println!(
+                "fetch.{case}.{who}.peak = {:.0} MiB",
+                mebibytes(figures.peak)
+            );
+        }
+    }
+    let ours = measured.of(Contender::Ours);
+    for (contender, name) in OTHERS {
+        let other = measured.of(contender);
+        println!("fetch.{case}.{name}.wall = {:.2} x", ours.wall / other.wall);
+        println!(
+            "fetch.{case}.{name}.cpu = {:.2} x",
+            ours.cpu() / other.cpu()
+        );
+    }
+}
+
+/// The table, in Markdown.
+pub(crate) fn table(results: &[Measured], fixtures: &Fixtures, runs: usize) -> String {
+    let big = &fixtures.big;
+    let mut text = format!(
+        "Medians of {runs}, on {} cores. The big closure: {} store paths, {:.2} GB of NARs, {} files. \
+         Nix {}. Each cell: wall time, CPU time, peak memory; then ours as a ratio of the wall time \
+         (to `nix copy` also of the CPU time).\n\n\
+         | case | downloaded | ours | `nix copy` | `nix-store --realise` | floor | to copy | to realise | to floor |\n\
+         |---|---|---|---|---|---|---|---|---|\n",
+        std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+        big.paths,
+        gigabytes(big.nar_bytes),
+        big.files,
+        fixtures.nix_version,
+    );
+    for measured in results {
+        let ours = measured.of(Contender::Ours);
+        let [copy, realise, floor] = OTHERS.map(|(contender, _)| measured.of(contender));
+        let _ = writeln!(
+            text,
+            "| {} | {:.0} MB | {} | {} | {} | {:.2} s, {:.2} s | {:.2}, CPU {:.2} | {:.2} | {:.2} |",
+            measured.title,
+            gigabytes(measured.bytes) * 1000.0,
+            cell(ours),
+            cell(copy),
+            cell(realise),
+            floor.wall,
+            floor.cpu(),
+            ours.wall / copy.wall,
+            ours.cpu() / copy.cpu(),
+            ours.wall / realise.wall,
+            ours.wall / floor.wall,
+        );
+    }
+    text
+}
+
+fn cell(figures: Figures) -> String {
+    let peak = mebibytes(figures.peak);
+    format!(
+        "{:.2} s, {:.2} s, {peak:.0} MiB",
+        figures.wall,
+        figures.cpu()
+    )
+}
+
+/// Puts the table between its marks in `docs/performance.md`.
+pub(crate) fn write(table: &str) -> Result<()> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/performance.md");
+    let text = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+    let (before, rest) = text
+        .split_once(BEGIN)
+        .with_context(|| format!("docs/performance.md has no {BEGIN}"))?;
+    let (_, after) = rest
+        .split_once(END)
+        .with_context(|| format!("docs/performance.md has no {END}"))?;
+    std::fs::write(&path, format!("{before}{BEGIN}\n{table}{END}{after}"))?;
+    Ok(())
+}
+
+fn mebibytes(bytes: f64) -> f64 {
+    bytes / f64::from(1 << 20)
+}
+
+#[allow(clippy::cast_precision_loss)]
+fn gigabytes(bytes: u64) -> f64 {
+    bytes as f64 / 1e9
+}

@@ -1,0 +1,358 @@
+//! What lets one into a private binary cache reaches that cache, and nothing and nobody else.
+
+use crate::common::{buildpack, copy, fixtures, strip_ansi};
+use crate::servers::other_host;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use nix_hydra_buildpack::config::Config;
+use nix_hydra_buildpack::errors::BuildpackError;
+use platform::fixtures::Fixtures;
+use platform::lifecycle::{Build, Outcome};
+use platform::server::{Request, Response, Server};
+use std::fs;
+use std::path::{Path, PathBuf};
+use tempfile::TempDir;
+
+/// The places that a credential can be in, each with a cache of its own: how it is sent there.
+const URL: usize = 0;
+const NETRC: usize = 1;
+const USER: usize = 2;
+const TOKEN: usize = 3;
+
+/// What must not be found anywhere, `/` and `%2F` included.
+const CANARIES: [&str; 4] = [
+    "canary/in+url",
+    "canary-in-netrc",
+    "canary-of-user",
+    "canary-token",
+];
+
+fn authorization(place: usize) -> String {
+    match place {
+        TOKEN => format!("Bearer {}", CANARIES[TOKEN]),
+        place => format!(
+            "Basic {}",
+            BASE64.encode(format!("deploy:{}", CANARIES[place]))
+        ),
+    }
+}
+
+/// Every form in which a credential is written or sent.
+fn secrets() -> Vec<String> {
+    let plain = CANARIES.map(str::to_string);
+    let sent = [URL, NETRC, USER].map(|place| authorization(place)["Basic ".len()..].to_string());
+    let in_url = CANARIES[URL].replace('/', "%2F");
+    plain.into_iter().chain(sent).chain([in_url]).collect()
+}
+
+/// What the private caches do to a build.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Case {
+    /// The last one has the app, and redirects to its NAR.
+    Redirects,
+    /// The last one has the app, and names another server in the narinfo.
+    PointsElsewhere,
+    /// None has it.
+    Absent,
+    /// None lets anyone in.
+    Refused,
+    /// The last one has lost the NAR.
+    Lost,
+    /// None can be found.
+    Unresolvable,
+}
+
+impl Case {
+    /// What the cache for `place` answers to a request that came with the right credential.
+    fn answer(
+        self,
+        place: usize,
+        request: &Request,
+        cache: &Path,
+        other: &str,
+    ) -> Option<Response> {
+        let file = request.path.trim_start_matches('/');
+        let narinfo = file.ends_with(".narinfo");
+        match self {
+            Self::Refused => Some(Response::new(401)),
+            _ if narinfo && (place != TOKEN || self == Self::Absent) => Some(Response::new(404)),
+            Self::PointsElsewhere if narinfo => {
+                let text = fs::read_to_string(cache.join(file)).unwrap();
+                let text = text.replace("URL: ", &format!("URL: {other}/"));
+                Some(Response::new(200).body(text))
+            }
+            Self::Redirects if file.starts_with("nar/") => {
+                let location = format!("{other}/{file}");
+                Some(Response::new(307).header("Location", &location))
+            }
+            Self::Lost if file.starts_with("nar/") => Some(Response::new(410)),
+            _ => None,
+        }
+    }
+}
+
+/// An app that is built from private caches, and all servers that its build can reach.
+struct Private {
+    fixtures: Fixtures,
+    /// One for each place of a credential.
+    caches: Vec<Server>,
+    /// A cache without credentials, the storage of NARs, and the tools.
+    others: Vec<Server>,
+    app: TempDir,
+    /// The platform's files: service bindings, and the netrc file.
+    platform: TempDir,
+    image: TempDir,
+    env: Vec<(&'static str, String)>,
+}
+
+impl Private {
+    fn new(case: Case) -> Option<Self> {
+        let fixtures = fixtures()?;
+        let app = TempDir::new().unwrap();
+        copy(&fixtures.apps["static"].dir, app.path());
+        let public = Server::with_hook(&fixtures.cache, |request| {
+            request
+                .path
+                .ends_with(".narinfo")
+                .then(|| Response::new(404))
+        })
+        .unwrap();
+        let storage = Server::start(&fixtures.cache).unwrap();
+        let tools = Server::start("/").unwrap();
+        let other = match case {
+            Case::Redirects => storage.url(),
+            _ => other_host(&storage),
+        };
+        let caches = [URL, NETRC, USER, TOKEN].map(|place| {
+            let (cache, other) = (fixtures.cache.clone(), other.clone());
+            let hook = move |request: &Request| {
+                if request.header("authorization") != Some(&authorization(place)) {
+                    return Some(Response::new(407));
+                }
+                case.answer(place, request, &cache, &other)
+            };
+            Server::with_hook(&fixtures.cache, hook).unwrap()
+        });
+        let host = match case {
+            Case::Unresolvable => "caches.invalid",
+            _ => "127.0.0.1",
+        };
+        let urls = caches
+            .each_ref()
+            .map(|cache| cache.url().replace("127.0.0.1", host));
+
+        let platform = TempDir::new().unwrap();
+        let netrc = format!("machine {host} login deploy password {}\n", CANARIES[NETRC]);
+        fs::write(platform.path().join("netrc"), netrc).unwrap();
+        for (name, files) in [
+            (
+                "1-user",
+                &[
+                    ("url", &*urls[USER]),
+                    ("username", "deploy"),
+                    ("password", CANARIES[USER]),
+                ][..],
+            ),
+            (
+                "2-token",
+                &[("url", &*urls[TOKEN]), ("token", CANARIES[TOKEN])][..],
+            ),
+        ] {
+            let binding = platform.path().join("bindings").join(name);
+            fs::create_dir_all(&binding).unwrap();
+            for (file, text) in files.iter().chain(&[("type", "nix-binary-cache")]) {
+                fs::write(binding.join(file), text).unwrap();
+            }
+        }
+
+        let in_url = format!("http://deploy:{}@", CANARIES[URL].replace('/', "%2F"));
+        let extra = [
+            urls[URL].replace("http://", &in_url),
+            urls[NETRC].clone(),
+            format!("{}?priority=1", other_host(&public)),
+        ];
+        let tool = |file: &Path| format!("{}{}", tools.url(), file.display());
+        let env = vec![
+            ("NIX_EXTRA_BINARY_CACHE", extra.join(" ")),
+            ("NIX_DEFAULT_BINARY_CACHE", String::new()),
+            ("NIX_TRUSTED_PUBLIC_KEYS", fixtures.public_key.clone()),
+            ("NIX_NETRC_FILE", "/secrets/netrc".to_string()),
+            ("SERVICE_BINDING_ROOT", "/secrets/bindings".to_string()),
+            ("NIX_ARCHIVE_URL", tool(&fixtures.nix_archive)),
+            ("NIX_ARCHIVE_SHA256", fixtures.nix_archive_sha256.clone()),
+            ("NIX_PROOT_URL", tool(&fixtures.proot)),
+            ("NIX_PROOT_SHA256", fixtures.proot_sha256.clone()),
+        ];
+        Some(Self {
+            fixtures,
+            caches: caches.into(),
+            others: vec![public, storage, tools],
+            app,
+            platform,
+            image: TempDir::new().unwrap(),
+            env,
+        })
+    }
+
+    fn build(&self) -> Outcome {
+        let build = Build::new(
+            &self.fixtures.rootfs,
+            buildpack(),
+            self.app.path(),
+            self.image.path(),
+        );
+        let build = self
+            .env
+            .iter()
+            .fold(build, |build, (name, value)| build.env(*name, value));
+        let build = build.sandbox(|sandbox| sandbox.bind_ro(self.platform.path(), "/secrets"));
+        build.run().unwrap()
+    }
+
+    /// Checks that nothing that is left of the build, said by it or asked for holds a secret.
+    fn check(&self, outcome: &Outcome) {
+        let secrets = secrets();
+        let found = |text: &[u8]| {
+            let held = |secret: &&String| memchr::memmem::find(text, secret.as_bytes()).is_some();
+            secrets.iter().find(held).cloned()
+        };
+        let files = files(self.image.path());
+        assert!(!files.is_empty());
+        for file in files {
+            let metadata = file.symlink_metadata().unwrap();
+            let content = if metadata.is_symlink() {
+                fs::read_link(&file)
+                    .unwrap()
+                    .into_os_string()
+                    .into_encoded_bytes()
+            } else {
+                fs::read(&file).unwrap()
+            };
+            assert_eq!(found(&content), None, "{}", file.display());
+            assert_eq!(found(file.as_os_str().as_encoded_bytes()), None);
+        }
+        for log in [
+            &outcome.detect_log,
+            &outcome.log,
+            &outcome.export_log.join("\n"),
+        ] {
+            assert_eq!(found(log.as_bytes()), None, "{log}");
+            assert_eq!(found(strip_ansi(log).as_bytes()), None, "{log}");
+        }
+        for (place, cache) in self.caches.iter().enumerate() {
+            let own = authorization(place);
+            for request in cache.requests() {
+                assert_eq!(request.header("authorization"), Some(&*own), "{request:?}");
+            }
+        }
+        for request in self.others.iter().flat_map(Server::requests) {
+            assert_eq!(request.header("authorization"), None, "{request:?}");
+            assert_eq!(
+                found(format!("{request:?}").as_bytes()),
+                None,
+                "{request:?}"
+            );
+        }
+    }
+}
+
+/// Everything below `directory` but directories.
+fn files(directory: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(directory).unwrap() {
+        let entry = entry.unwrap();
+        if entry.file_type().unwrap().is_dir() {
+            files.extend(self::files(&entry.path()));
+        } else {
+            files.push(entry.path());
+        }
+    }
+    files
+}
+
+#[test]
+fn a_build_from_private_caches_keeps_their_credentials_nowhere() {
+    for case in [Case::Redirects, Case::PointsElsewhere] {
+        let Some(private) = Private::new(case) else {
+            return;
+        };
+        // The second build has the first one's metadata, and asks for nothing.
+        for asked in [true, false] {
+            let outcome = private.build();
+            let log = [outcome.detect_log.as_str(), &outcome.log].concat();
+            assert!(outcome.success(), "{case:?}: {log}");
+            private.check(&outcome);
+            let mut expected = [2, 2, 2, 2, 2, 1];
+            if case == Case::Redirects {
+                expected[TOKEN] += 1;
+            }
+            let servers = private.caches.iter().chain(&private.others[..2]);
+            let requests: Vec<_> = servers.map(|server| server.take_requests().len()).collect();
+            assert_eq!(requests, if asked { expected } else { [0; 6] }, "{case:?}");
+        }
+    }
+}
+
+#[test]
+fn a_build_that_fails_says_nothing_of_credentials() {
+    for (case, said) in [
+        (Case::Absent, "it does not have the path"),
+        (Case::Refused, "HTTP status 401 Unauthorized"),
+        (Case::Lost, "HTTP status 410 Gone"),
+        (Case::Unresolvable, "the host name cannot be resolved"),
+    ] {
+        let Some(mut private) = Private::new(case) else {
+            return;
+        };
+        let path = private.fixtures.apps["static"].store_path.clone();
+        private.env.push(("NIX_STORE_PATH", path));
+        let outcome = private.build();
+        assert_eq!(outcome.build, Some(1), "{case:?}: {}", outcome.log);
+        assert!(outcome.log.contains(said), "{case:?}: {}", outcome.log);
+        private.check(&outcome);
+    }
+}
+
+#[test]
+fn a_setting_that_makes_no_sense_is_shown_without_its_secret() {
+    let canary = CANARIES[TOKEN];
+    for (name, value) in [
+        (
+            "NIX_EXTRA_BINARY_CACHE",
+            "ftp://deploy:CANARY@cache.acme.net",
+        ),
+        (
+            "NIX_EXTRA_BINARY_CACHE",
+            "http://deploy:x/CANARY@cache.acme.net",
+        ),
+        (
+            "NIX_EXTRA_BINARY_CACHE",
+            "http://deploy:x#CANARY@cache.acme.net",
+        ),
+        (
+            "NIX_EXTRA_BINARY_CACHE",
+            "https://CANARY@cache.acme.net?priority=high",
+        ),
+        ("NIX_EXTRA_BINARY_CACHE", "deploy:CANARY@cache.acme.net"),
+        (
+            "NIX_DEFAULT_BINARY_CACHE",
+            "http://deploy:CANARY@cache.acme.net:port",
+        ),
+        ("NIX_PROOT_URL", "ftp://deploy:CANARY@acme.net/proot"),
+        ("NIX_NETRC_FILE", "machine acme.net login x password CANARY"),
+        ("NIX_TRUSTED_PUBLIC_KEYS", "acme.net-1:CANARY"),
+    ] {
+        let get = |setting: &str| match setting {
+            "NIX_STORE_PATH" => Some(format!("/nix/store/{}-app", "0".repeat(32))),
+            "NIX_PROOT_SHA256" if name == "NIX_PROOT_URL" => Some("0".repeat(64)),
+            _ => (setting == name).then(|| value.replace("CANARY", canary)),
+        };
+        let error = Config::read(get, Path::new("/")).unwrap_err();
+        let message = BuildpackError::Config(error).message().to_string();
+        assert!(
+            message.contains(name) && (message.contains("acme.net") || message.contains('…')),
+            "{message}"
+        );
+        assert!(!message.contains(canary), "{message}");
+    }
+}
