@@ -82,6 +82,8 @@ fn bench(options: &Options) -> Result<()> {
         .prefix("bench-")
         .tempdir_in(&fixtures.directory)?;
     keep_apart(directory.path());
+    // What was written before is not to be written out while somebody is measured.
+    let _ = Command::new("sync").status();
     let servers = servers::Servers::start(&cases, directory.path())?;
     let mut results = Vec::new();
     for case in &cases {
