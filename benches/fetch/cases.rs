@@ -25,6 +25,7 @@ pub(crate) struct Big {
     pub(crate) files: usize,
     caches: BTreeMap<String, PathBuf>,
     pixz_root: String,
+    huge_root: String,
     pub(crate) public_key: String,
     small: Small,
 }
@@ -88,6 +89,13 @@ impl Fixtures {
                 title: "one NAR, xz in blocks",
                 cache: self.cache("pixz")?,
                 root: self.big.pixz_root.clone(),
+                distant: false,
+            },
+            Case {
+                name: "huge",
+                title: "one file of 2 GiB, zstd",
+                cache: self.cache("huge")?,
+                root: self.big.huge_root.clone(),
                 distant: false,
             },
             Case {

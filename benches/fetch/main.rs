@@ -30,7 +30,7 @@ fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match arguments[..] {
-        ["ours", url, key, root, store] => ours::run(url, key, root, Path::new(store)),
+        ["ours", how, url, key, root, store] => ours::run(how, url, key, root, Path::new(store)),
         ["floor", cache, root, store] => floor::run(Path::new(cache), root, Path::new(store)),
         ["proxy", upstream] => proxy::run(upstream),
         // Cargo says `--bench` to a bench, and nothing when it only tests whether it starts.

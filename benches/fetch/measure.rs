@@ -73,7 +73,7 @@ impl Contender {
         let mut command = match self {
             Self::Ours => {
                 let mut command = Command::new(std::env::current_exe()?);
-                command.args(["ours", url, key, &case.root]);
+                command.args(["ours", "plain", url, key, &case.root]);
                 command.arg(self.store(directory));
                 command
             }

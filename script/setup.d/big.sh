@@ -8,7 +8,7 @@ xz_options=(-T1 -6)
 pixz_options=(-T2 -0 --block-size=524288)
 
 part_big() {
-  local fact key built root large none zstd xz pixz
+  local fact key built root large none zstd xz pixz huge
   for fact in closures app-python; do
     [[ -f $cache/facts/$fact.json ]] || fail "the small closure is missing: run script/setup without arguments first"
   done
@@ -28,13 +28,16 @@ part_big() {
   keep big-pixz "$(hash_of "$large" "$key" "${pixz_options[@]}" "$big_recipes/recompress.py")" \
     copy_pixz "$large"
   pixz=$kept
+  keep big-huge "$(hash_of "$key" huge)" copy_huge
+  huge=$kept
   done_what="$(jq -r '"\(.paths) store paths, \(.nar_bytes / 1000000 | floor) MB, \(.files) files"' "$built/size.json")"
   # shellcheck disable=SC2016  # jq's variables
   jq '. + {
-    root: $root, caches: {zstd: $zstd, none: $none, xz: $xz, pixz: $pixz}, pixz_root: $large, public_key: $key,
+    root: $root, caches: {zstd: $zstd, none: $none, xz: $xz, pixz: $pixz, huge: $huge}, pixz_root: $large, huge_root: $huge_root, public_key: $key,
     small: {root: $app[0].apps.python.store_path, cache: $closures[0].cache}
   }' "$built/size.json" --arg root "$root" --arg large "$large" --arg key "$key" \
     --arg none "$none" --arg zstd "$zstd" --arg xz "$xz" --arg pixz "$pixz" \
+    --arg huge "$huge" --arg huge_root "$(<"$huge/root")" \
     --slurpfile app "$cache/facts/app-python.json" --slurpfile closures "$cache/facts/closures.json" \
     >"$cache/.big.json"
   mv "$cache/.big.json" "$cache/big.json"
@@ -72,4 +75,16 @@ copy_pixz() {
   rm -r "$none"
   # The decoder that works side by side needs the sizes in the headers.
   xz --list -vv "$2"/nar/*.xz | grep 'Sizes in headers: *Yes'
+}
+
+# One file of 2 GiB, which must not need more memory than many small ones.
+copy_huge() {
+  local path
+  # seq ends by the broken pipe.
+  { seq 1 250000000 || true; } | head -c 2147483648 >"$1/huge"
+  path=$(nix-store --add "$1/huge")
+  rm "$1/huge"
+  copy_big zstd "$path" "$1"
+  printf '%s\n' "$path" >"$1/root"
+  nix-store --delete "$path"
 }

@@ -1,10 +1,10 @@
 //! Compressions of NARs, and HTTP content encodings, as streams.
 
 use brotli_decompressor::Decompressor as Brotli;
-use bzip2::read::MultiBzDecoder;
-use flate2::read::{MultiGzDecoder, ZlibDecoder};
-use liblzma::read::XzDecoder;
-use liblzma::stream::{CONCATENATED, MtStreamBuilder, Stream};
+use bzip2::bufread::MultiBzDecoder;
+use flate2::bufread::{MultiGzDecoder, ZlibDecoder};
+use liblzma::bufread::XzDecoder;
+use liblzma::stream::{CONCATENATED, IGNORE_CHECK, MtStreamBuilder, Stream};
 use std::fmt;
 use std::io::{self, BufRead, Read};
 
@@ -33,19 +33,18 @@ pub enum DecodeError {
 }
 
 /// Wraps `bytes` into a decoder of `compression`, as a narinfo or a `Content-Encoding` names it.
-fn decoder(bytes: Box<dyn Read>, compression: &str) -> Result<Box<dyn Read>, DecodeError> {
+fn decoder(bytes: impl BufRead + 'static, compression: &str) -> Result<Box<dyn Read>, DecodeError> {
     Ok(match compression.to_ascii_lowercase().as_str() {
-        "none" | "identity" | "" => bytes,
+        name if is_identity(name) => Box::new(bytes),
+        // The hash of a NAR, which is checked anyhow, says more than xz's own checksum.
         "xz" | "lzma" => Box::new(XzDecoder::new_stream(
-            io::BufReader::with_capacity(INPUT_SIZE, bytes),
-            Stream::new_stream_decoder(XZ_MEMORY, CONCATENATED)
+            bytes,
+            Stream::new_stream_decoder(XZ_MEMORY, CONCATENATED | IGNORE_CHECK)
                 .map_err(|error| DecodeError::Io(error.into()))?,
         )),
         "zstd" => {
-            let mut decoder = zstd::stream::read::Decoder::with_buffer(
-                io::BufReader::with_capacity(INPUT_SIZE, bytes),
-            )
-            .map_err(DecodeError::Io)?;
+            let mut decoder =
+                zstd::stream::read::Decoder::with_buffer(bytes).map_err(DecodeError::Io)?;
             decoder
                 .window_log_max(ZSTD_WINDOW_LOG)
                 .map_err(DecodeError::Io)?;
@@ -66,18 +65,31 @@ pub fn content_decoder(
 ) -> Result<Box<dyn Read>, DecodeError> {
     encodings
         .rsplit(',')
-        .try_fold(bytes, |bytes, encoding| decoder(bytes, encoding.trim()))
+        .map(str::trim)
+        .try_fold(bytes, |bytes, encoding| {
+            if is_identity(encoding) {
+                return Ok(bytes);
+            }
+            decoder(io::BufReader::with_capacity(INPUT_SIZE, bytes), encoding)
+        })
 }
 
-/// The same for a NAR of `size` bytes, where more threads may pay.
+/// Whether a compression's name says that there is none.
+#[must_use]
+pub fn is_identity(compression: &str) -> bool {
+    ["", "none", "identity"]
+        .iter()
+        .any(|name| compression.eq_ignore_ascii_case(name))
+}
+
+/// The decoder for a NAR of `size` bytes, where more threads may pay.
 pub fn nar_decoder(
-    bytes: Box<dyn Read>,
+    bytes: impl BufRead + 'static,
     compression: &str,
     size: u64,
 ) -> Result<Box<dyn Read>, DecodeError> {
     if compression == "xz" && size >= PARALLEL_XZ_SIZE {
-        let input = io::BufReader::with_capacity(INPUT_SIZE, bytes);
-        return Ok(Box::new(ParallelXz::new(input).map_err(DecodeError::Io)?));
+        return Ok(Box::new(ParallelXz::new(bytes).map_err(DecodeError::Io)?));
     }
     decoder(bytes, compression)
 }
@@ -88,12 +100,12 @@ pub fn nar_decoder(
 /// after padding of zeros, or nothing.
 struct ParallelXz<R> {
     /// Nothing only while one stream takes over from another.
-    decoder: Option<liblzma::bufread::XzDecoder<R>>,
+    decoder: Option<XzDecoder<R>>,
 }
 
 impl<R: BufRead> ParallelXz<R> {
     fn new(input: R) -> io::Result<Self> {
-        let decoder = liblzma::bufread::XzDecoder::new_stream(input, parallel_stream()?);
+        let decoder = XzDecoder::new_stream(input, parallel_stream()?);
         Ok(Self {
             decoder: Some(decoder),
         })
@@ -176,7 +188,7 @@ mod tests {
 
     fn decoded(bytes: Vec<u8>, size: u64) -> io::Result<Vec<u8>> {
         let mut decoded = Vec::new();
-        nar_decoder(Box::new(io::Cursor::new(bytes)), "xz", size)
+        nar_decoder(io::Cursor::new(bytes), "xz", size)
             .unwrap()
             .read_to_end(&mut decoded)?;
         Ok(decoded)

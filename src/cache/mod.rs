@@ -9,7 +9,7 @@ mod info;
 mod trust;
 mod url;
 
-pub use self::decode::{DecodeError, content_decoder, nar_decoder};
+pub use self::decode::{DecodeError, content_decoder, is_identity, nar_decoder};
 pub use self::info::CacheInfo;
 pub use self::trust::{Trust, Untrusted};
 pub use self::url::{CacheUrl, CacheUrlError};
@@ -100,20 +100,14 @@ impl BinaryCache {
         Ok(Some(narinfo))
     }
 
-    /// Opens the NAR at `url`, relative to this cache or absolute, as it was before it was
-    /// compressed. `size` is that of the NAR, which says how much effort pays.
-    pub fn nar(
-        &self,
-        url: &str,
-        compression: &str,
-        size: u64,
-    ) -> Result<Box<dyn Read>, CacheError> {
+    /// Opens the NAR at `url`, relative to this cache or absolute, as it is compressed.
+    pub fn nar(&self, url: &str) -> Result<Box<dyn Read>, CacheError> {
         let url = self
             .url
             .base
             .join(url)
             .map_err(|_| CacheError::NarUrl(url.to_string()))?;
-        nar_decoder(self.open_url(&url)?, compression, size).map_err(CacheError::Decode)
+        self.open_url(&url)
     }
 
     fn read_small(&self, name: &str, limit: u64) -> Result<Vec<u8>, CacheError> {

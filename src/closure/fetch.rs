@@ -3,18 +3,24 @@
 use super::Closure;
 use super::path_info::PathInfo;
 use super::plan::Caches;
+use super::references::References;
+use super::survey::{Survey, survey};
+use super::turns::Turns;
 use super::unpack::{Expected, UnpackError, Unpacker};
-use crate::cache::CacheError;
+use crate::cache::{CacheError, is_identity, nar_decoder};
 use nix_derivation::StorePath;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// NARs in work at once for each core: with latency a thread mostly waits.
 const WORKERS_PER_CORE: usize = 8;
 
 /// Fewest and most NARs in work at once. Each may hold an xz or zstd window of up to 8 MiB.
 const WORKERS: std::ops::RangeInclusive<usize> = 16..=32;
+
+/// NARs that are decoded at once beyond one a core: decoders also wait for the disk.
+const SPARE_TURNS: usize = 1;
 
 /// How often a NAR is downloaded from one cache before another one is asked.
 const ATTEMPTS: u32 = 2;
@@ -35,11 +41,27 @@ pub enum FetchFailure {
     Unpack(UnpackError),
 }
 
+/// What all threads need: where NARs come from, and what becomes of them.
+struct Work<'a> {
+    caches: &'a Caches,
+    turns: Arc<Turns>,
+    store: &'a Path,
+    references: Option<&'a References>,
+}
+
 /// Downloads every path of `closure` to `store/<base name>`, each checked against its narinfo.
 ///
 /// `store` must exist and hold none of the paths. On an error it holds some of them, and is to be
 /// thrown away: a closure is whole or nothing.
-pub fn fetch(closure: &Closure, caches: &Caches, store: &Path) -> Result<(), FetchError> {
+///
+/// Where `references` are given they are looked for, and if they move, the closure is moved to
+/// `store`, where each path has the name that the relocation gives it.
+pub fn fetch(
+    closure: &Closure,
+    caches: &Caches,
+    store: &Path,
+    references: Option<&References>,
+) -> Result<Survey, FetchError> {
     let mut queue: Vec<(&StorePath, &PathInfo)> = closure.paths.iter().collect();
     // The largest decides when the whole is done, so it must not be the last to start.
     queue.sort_by_key(|(_, info)| std::cmp::Reverse(info.nar_size));
@@ -50,42 +72,61 @@ pub fn fetch(closure: &Closure, caches: &Caches, store: &Path) -> Result<(), Fet
     let workers = (cores * WORKERS_PER_CORE)
         .clamp(*WORKERS.start(), *WORKERS.end())
         .min(queue.len());
+    let work = Work {
+        caches,
+        turns: Turns::new(cores + SPARE_TURNS),
+        store,
+        references,
+    };
+    let surveyed = Mutex::new(Survey::default());
     std::thread::scope(|scope| {
         for _ in 0..workers {
             scope.spawn(|| {
                 let mut unpacker = Unpacker::default();
                 while let Some((path, info)) = queue.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    if let Err(error) = fetch_path(path, info, caches, store, &mut unpacker) {
-                        // Nobody needs the rest any more.
-                        next.store(queue.len(), Ordering::Relaxed);
-                        failed
-                            .lock()
-                            .unwrap_or_else(PoisonError::into_inner)
-                            .get_or_insert(error);
+                    match fetch_path(path, info, &work, &mut unpacker) {
+                        Ok(survey) => lock(&surveyed).add(survey),
+                        Err(error) => {
+                            // Nobody needs the rest any more.
+                            next.store(queue.len(), Ordering::Relaxed);
+                            lock(&failed).get_or_insert(error);
+                        }
                     }
                 }
             });
         }
     });
-    match failed.into_inner().unwrap_or_else(PoisonError::into_inner) {
-        Some(error) => Err(error),
-        None => Ok(()),
+    if let Some(error) = failed.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        return Err(error);
     }
+    let mut survey = surveyed
+        .into_inner()
+        .unwrap_or_else(PoisonError::into_inner);
+    survey.obstacles.sort();
+    Ok(survey)
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Fetches one path from the cache that it was planned from, else from any other that has the same.
 fn fetch_path(
     path: &StorePath,
     planned: &PathInfo,
-    caches: &Caches,
-    store: &Path,
+    work: &Work<'_>,
     unpacker: &mut Unpacker,
-) -> Result<(), FetchError> {
-    let destination = store.join(path.to_basename());
+) -> Result<Survey, FetchError> {
+    let name = path.to_basename();
+    let moves = work.references.and_then(References::relocation);
+    let destination = moves.map_or_else(
+        || work.store.join(&name),
+        |relocation| relocation.place(&name),
+    );
     let mut fetch_from = |info: &PathInfo| {
         let mut attempt = 1;
         loop {
-            match fetch_once(info, caches, &destination, unpacker) {
+            match fetch_once(path, info, work, &destination, unpacker) {
                 Err(reason) if attempt < ATTEMPTS && !reason.is_final() => {
                     attempt += 1;
                     remove(&destination)?;
@@ -98,14 +139,14 @@ fn fetch_path(
     let mut info = planned.clone();
     let first = loop {
         match fetch_from(&info) {
-            Ok(()) => return Ok(()),
+            Ok(survey) => return Ok(survey),
             Err(reason) => tried.push((info.url.clone(), info.cache.clone(), reason)),
         }
         if tried.iter().any(|(_, _, reason)| reason.is_local()) {
             break tried.swap_remove(tried.len() - 1);
         }
         // Only what has the same content and references fits into the closure that was planned.
-        let other = caches.look_up(path, |other| {
+        let other = work.caches.look_up(path, |other| {
             other.nar_hash == planned.nar_hash
                 && other.references == planned.references
                 && !tried
@@ -129,24 +170,34 @@ fn fetch_path(
 }
 
 fn fetch_once(
+    path: &StorePath,
     info: &PathInfo,
-    caches: &Caches,
+    work: &Work<'_>,
     destination: &Path,
     unpacker: &mut Unpacker,
-) -> Result<(), FetchFailure> {
-    let cache = caches
+) -> Result<Survey, FetchFailure> {
+    let cache = work
+        .caches
         .get(&info.cache)
         .ok_or(FetchFailure::Open(CacheError::NoCacheInfo))?;
-    let mut nar = cache
-        .nar(&info.url, &info.compression, info.nar_size)
-        .map_err(FetchFailure::Open)?;
+    let mut nar = cache.nar(&info.url).map_err(FetchFailure::Open)?;
+    if !is_identity(&info.compression) {
+        let bytes = work.turns.read_ahead(nar);
+        nar = nar_decoder(bytes, &info.compression, info.nar_size)
+            .map_err(|error| FetchFailure::Open(CacheError::Decode(error)))?;
+    }
     let expected = Expected {
         hash: &info.nar_hash,
         size: info.nar_size,
     };
-    unpacker
-        .unpack(&mut nar, &expected, destination)
-        .map_err(FetchFailure::Unpack)
+    let met = unpacker
+        .unpack(&mut nar, &expected, destination, work.references)
+        .map_err(FetchFailure::Unpack)?;
+    let Some(references) = work.references else {
+        return Ok(Survey::default());
+    };
+    survey(path, destination, met, &info.references, references)
+        .map_err(|error| FetchFailure::Unpack(UnpackError::Write(destination.to_path_buf(), error)))
 }
 
 impl FetchFailure {

@@ -1,9 +1,13 @@
 //! The closure of the roots: planned from narinfos, then downloaded, verified and unpacked.
 
 pub mod fetch;
+pub mod packed;
 pub mod path_info;
 pub mod plan;
+pub mod references;
 pub mod relocate;
+pub mod survey;
+pub mod turns;
 pub mod unpack;
 
 use nix_derivation::StorePath;

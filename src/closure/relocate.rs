@@ -10,10 +10,11 @@ use std::borrow::Cow;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-const STORE_PREFIX: &[u8] = b"/nix/store/";
+/// What begins every reference.
+pub(super) const STORE_PREFIX: &[u8] = b"/nix/store/";
 
 /// Characters of a store path's hash part.
-const HASH_LENGTH: usize = 32;
+pub(super) const HASH_LENGTH: usize = 32;
 
 /// Bytes of a reference that are rewritten: the store directory and the hash part.
 pub const REFERENCE_LENGTH: usize = STORE_PREFIX.len() + HASH_LENGTH;
@@ -83,16 +84,20 @@ impl Relocation {
                 places.push(start);
             }
         }
-        let kept = REFERENCE_LENGTH - self.prefix.len();
         for &start in &places {
-            let reference = &mut bytes[start..start + REFERENCE_LENGTH];
-            reference.copy_within(
-                STORE_PREFIX.len()..STORE_PREFIX.len() + kept,
-                self.prefix.len(),
-            );
-            reference[..self.prefix.len()].copy_from_slice(&self.prefix);
+            self.move_reference(&mut bytes[start..start + REFERENCE_LENGTH]);
         }
         places.len()
+    }
+
+    /// Rewrites one reference, the store directory and a hash part, which is all of `reference`.
+    pub(super) fn move_reference(&self, reference: &mut [u8]) {
+        let kept = REFERENCE_LENGTH - self.prefix.len();
+        reference.copy_within(
+            STORE_PREFIX.len()..STORE_PREFIX.len() + kept,
+            self.prefix.len(),
+        );
+        reference[..self.prefix.len()].copy_from_slice(&self.prefix);
     }
 
     /// The target of a symbolic link, rewritten.
@@ -108,9 +113,22 @@ impl Relocation {
 }
 
 /// Whether a byte is a digit of Nix's base 32, which leaves out `e`, `o`, `t` and `u`.
-fn is_nix32(byte: u8) -> bool {
-    matches!(byte, b'0'..=b'9' | b'a'..=b'z') && !matches!(byte, b'e' | b'o' | b't' | b'u')
+pub(super) fn is_nix32(byte: u8) -> bool {
+    NIX32[usize::from(byte)]
 }
+
+/// A table, since every byte of a closure is looked at.
+const NIX32: [bool; 256] = {
+    let mut digits = [false; 256];
+    let mut index = 0;
+    while index < NIX32_DIGITS.len() {
+        digits[NIX32_DIGITS[index] as usize] = true;
+        index += 1;
+    }
+    digits
+};
+
+const NIX32_DIGITS: &[u8; 32] = b"0123456789abcdfghijklmnpqrsvwxyz";
 
 #[cfg(test)]
 mod tests {

@@ -4,6 +4,9 @@
 //! could have made point elsewhere. Modes are Nix's own (0444, or 0555 where executable), given at
 //! creation; directories stay writable so that a layer can be removed again.
 
+use super::packed::Packing;
+use super::references::{OVERLAP, References, Sight};
+use super::survey::{Met, is_checksum_file};
 use nix_archive::nar::{self, Event, FileContents, ReadEvent, decode_events_reader};
 use nix_derivation::hash::{NixHash, NixHasher};
 use rustix::fs::{CWD, Mode, OFlags, mkdirat, openat, symlinkat};
@@ -63,12 +66,16 @@ impl Default for Unpacker {
 
 impl Unpacker {
     /// Unpacks `nar` as `destination`, which must not exist, and checks its size and hash.
+    ///
+    /// Where `references` are given they are looked for, and rewritten if they move; the hash is
+    /// that of the bytes as they came. Answers what was met.
     pub fn unpack(
         &mut self,
         nar: &mut dyn Read,
         expected: &Expected,
         destination: &Path,
-    ) -> Result<(), UnpackError> {
+        references: Option<&References>,
+    ) -> Result<Met, UnpackError> {
         let mut reader = HashedReader {
             inner: nar,
             hasher: NixHasher::new(expected.hash.algorithm()),
@@ -83,6 +90,8 @@ impl Unpacker {
             directories: Vec::new(),
             buffer: &mut self.file_buffer,
             failed: None,
+            references,
+            met: Met::default(),
         };
         let decoded = decode_events_reader(&mut reader, |event| writer.write(event));
         if let Some((path, error)) = writer.failed {
@@ -107,7 +116,7 @@ impl Unpacker {
         }
         let hash = reader.hasher.finalize();
         if hash == *expected.hash {
-            Ok(())
+            Ok(writer.met)
         } else {
             Err(UnpackError::WrongHash(hash))
         }
@@ -169,12 +178,15 @@ struct TreeWriter<'a> {
     buffer: &'a mut [u8],
     /// The first thing that could not be written.
     failed: Option<(PathBuf, io::Error)>,
+    references: Option<&'a References>,
+    met: Met,
 }
 
 impl TreeWriter<'_> {
     fn write<R: Read>(&mut self, event: ReadEvent<'_, R>) -> Result<(), nar::Error> {
         match event {
             Event::DirectoryStart { name } => {
+                self.look_at_name(name);
                 let created = self.place(name, |parent, name| {
                     mkdirat(parent, name, Mode::from_raw_mode(0o755))?;
                     let flags =
@@ -189,9 +201,14 @@ impl TreeWriter<'_> {
                 self.directories.pop();
                 Ok(())
             }
-            Event::Symlink { name, target } => self.place(name, |parent, name| {
-                Ok(symlinkat(OsStr::from_bytes(target), parent, name)?)
-            }),
+            Event::Symlink { name, target } => {
+                let mut target = target.to_vec();
+                self.look_at_name(name);
+                self.look_at_target(name, &mut target);
+                self.place(name, |parent, name| {
+                    Ok(symlinkat(OsStr::from_bytes(&target), parent, name)?)
+                })
+            }
             Event::Regular {
                 name,
                 executable,
@@ -206,6 +223,7 @@ impl TreeWriter<'_> {
                         | OFlags::CLOEXEC;
                     Ok(openat(parent, name, flags, mode)?)
                 })?;
+                self.look_at_name(name);
                 self.copy(name, contents, &mut File::from(file))
             }
         }
@@ -218,16 +236,69 @@ impl TreeWriter<'_> {
         file: &mut File,
     ) -> Result<(), nar::Error> {
         let mut left = contents.size();
+        let mut look = self.references.map(Look::new);
+        // Bytes at the buffer's beginning that are only written with the next ones: they may be the
+        // beginning of a reference.
+        let mut held = 0;
         while left > 0 {
-            let wanted =
-                usize::try_from(left).map_or(self.buffer.len(), |left| left.min(self.buffer.len()));
-            contents.read_exact(&mut self.buffer[..wanted])?;
-            if let Err(error) = file.write_all(&self.buffer[..wanted]) {
+            let room = self.buffer.len() - held;
+            let wanted = usize::try_from(left).map_or(room, |left| left.min(room));
+            let end = held + wanted;
+            contents.read_exact(&mut self.buffer[held..end])?;
+            left -= wanted as u64;
+            let kept = look.as_mut().map_or(0, |look| {
+                look.through(&mut self.buffer[..end], held, left == 0)
+            });
+            if let Err(error) = file.write_all(&self.buffer[..end - kept]) {
                 return Err(self.fail(name, error));
             }
-            left -= wanted as u64;
+            self.buffer.copy_within(end - kept..end, 0);
+            held = kept;
+        }
+        if let Some(look) = look {
+            let path = self.relative(name);
+            look.note(path, &mut self.met);
         }
         Ok(())
+    }
+
+    /// A hash in a name is a reference to Nix, but one that does not move.
+    fn look_at_name(&mut self, name: Option<&[u8]>) {
+        let (Some(references), Some(name)) = (self.references, name) else {
+            return;
+        };
+        let mut sight = Sight::default();
+        references.rewrite(&mut name.to_vec(), 0, &mut sight);
+        if !sight.hashes.is_empty() {
+            let path = self.relative(Some(name));
+            self.met.bare.insert(path);
+            self.met.hashes.extend(sight.hashes);
+        }
+    }
+
+    fn look_at_target(&mut self, name: Option<&[u8]>, target: &mut [u8]) {
+        let Some(references) = self.references else {
+            return;
+        };
+        let mut sight = Sight::default();
+        references.rewrite(target, 0, &mut sight);
+        if sight.bare {
+            let path = self.relative(name);
+            self.met.bare.insert(path);
+        }
+        self.met.links += usize::from(sight.references > 0);
+        self.met.references += sight.references;
+        self.met.hashes.extend(sight.hashes);
+    }
+
+    /// The path of `name` in the store path; empty where the store path is one file.
+    fn relative(&self, name: Option<&[u8]>) -> PathBuf {
+        let directories = self
+            .directories
+            .iter()
+            .skip(1)
+            .map(|(_, name)| name.as_slice());
+        directories.chain(name).map(OsStr::from_bytes).collect()
     }
 
     /// Creates something called `name` in the directory being filled; the root of the archive is
@@ -245,15 +316,82 @@ impl TreeWriter<'_> {
     }
 
     fn fail(&mut self, name: Option<&[u8]>, error: io::Error) -> nar::Error {
-        let mut path = self.destination.to_path_buf();
-        for (_, name) in self.directories.iter().skip(1) {
-            path.push(OsStr::from_bytes(name));
-        }
-        if let Some(name) = name {
-            path.push(OsStr::from_bytes(name));
-        }
+        let path = match self.relative(name) {
+            path if path.as_os_str().is_empty() => self.destination.to_path_buf(),
+            path => self.destination.join(path),
+        };
         let kind = error.kind();
         self.failed = Some((path, error));
         nar::Error::Io(kind.into())
+    }
+}
+
+/// Bytes at the end of a file by which a zip is known.
+const TAIL_LENGTH: usize = 22;
+
+/// Looks for references in one file while it is written.
+struct Look<'a> {
+    references: &'a References,
+    sight: Sight,
+    head: [u8; 8],
+    packing: Option<Packing>,
+    /// Whether the first piece is still to come.
+    first: bool,
+}
+
+impl<'a> Look<'a> {
+    fn new(references: &'a References) -> Self {
+        Self {
+            references,
+            sight: Sight::default(),
+            head: [0; 8],
+            packing: None,
+            first: true,
+        }
+    }
+
+    /// Looks through a piece, of which all from `fresh` on is new, and answers how many bytes of
+    /// its end must be seen again with the next one.
+    fn through(&mut self, bytes: &mut [u8], fresh: usize, is_last: bool) -> usize {
+        if self.first {
+            let length = bytes.len().min(self.head.len());
+            self.head[..length].copy_from_slice(&bytes[..length]);
+            self.first = false;
+        }
+        if is_last {
+            let tail = &bytes[bytes.len().saturating_sub(TAIL_LENGTH)..];
+            self.packing = Packing::of(&self.head, tail);
+        }
+        self.references.rewrite(bytes, fresh, &mut self.sight);
+        if is_last { 0 } else { bytes.len().min(OVERLAP) }
+    }
+
+    fn note(self, path: PathBuf, met: &mut Met) {
+        let Sight {
+            references,
+            bare,
+            wide,
+            hashes,
+        } = self.sight;
+        if path
+            .file_name()
+            .is_some_and(|name| is_checksum_file(name.as_bytes()))
+        {
+            met.checksums.push(path.clone());
+        }
+        if let Some(packing) = self.packing {
+            met.packed.push((path.clone(), packing));
+        }
+        if bare {
+            met.bare.insert(path.clone());
+        }
+        if wide {
+            met.wide.insert(path.clone());
+        }
+        if references > 0 {
+            met.rewritten.insert(path);
+        }
+        met.references += references;
+        met.hashes.extend(hashes);
     }
 }

@@ -135,7 +135,7 @@ fn fill(
         bytes(closure.download_size()),
         bytes(closure.nar_size())
     ));
-    let fetched = fetch(&closure, &caches, directory);
+    let fetched = fetch(&closure, &caches, directory, None);
     timer.done();
     fetched.map_err(|error| ClosureLayerError::Fetch(Box::new(error)))?;
 

@@ -55,7 +55,7 @@ fn fetched(caches: &Caches, root: &StorePath) -> TempDir {
     let closure = caches
         .plan(std::slice::from_ref(root), &Known::default())
         .unwrap();
-    fetch(&closure, caches, store.path()).unwrap();
+    fetch(&closure, caches, store.path(), None).unwrap();
     store
 }
 

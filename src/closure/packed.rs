@@ -1,0 +1,486 @@
+//! Looks for references inside compressed files, and rewrites them there where that is safe.
+//!
+//! A gzip file with one reference in it is packed anew, and so are the members of a zip or jar that
+//! have any. Both may change their length: nothing outside knows where something is inside them.
+//! What is signed, nested, or packed by something else is only reported.
+
+use super::references::{HashPart, OVERLAP, References, Sight};
+use bzip2::read::MultiBzDecoder;
+use flate2::bufread::MultiGzDecoder;
+use flate2::{Compression, GzBuilder};
+use liblzma::read::XzDecoder;
+use std::collections::BTreeSet;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, BufReader, Cursor, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::Path;
+use zip::result::ZipError;
+use zip::write::SimpleFileOptions;
+use zip::{ZipArchive, ZipWriter};
+
+/// Bytes that are unpacked of one file before it is given up: a bomb must not hold up a deploy.
+const MAX_LOOK: u64 = 4 * 1024 * 1024 * 1024;
+
+/// The largest file or member that is packed anew, and the largest zip that is looked into inside
+/// another: these are held in memory.
+const MAX_HELD: u64 = 64 * 1024 * 1024;
+
+/// Zips in zips in zips are looked into, such as the jars of a war in an ear.
+const MAX_DEPTH: usize = 3;
+
+/// Bytes of a zip's end record, where it has no comment.
+const ZIP_END: usize = 22;
+
+/// How a file is packed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Packing {
+    Gzip,
+    Xz,
+    Zstd,
+    Bzip2,
+    Zip,
+}
+
+/// What is in a packed file.
+#[derive(Debug, Default)]
+pub struct Inside {
+    /// The hash parts met, in whatever form.
+    pub hashes: BTreeSet<HashPart>,
+    /// References that are rewritten, or would be.
+    pub references: usize,
+    /// Why others cannot be rewritten.
+    pub fixed: Option<Fixed>,
+}
+
+/// Why references in a packed file stay as they are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fixed {
+    /// It is packed by something that is not packed anew here, or too large for it.
+    Packing(Packing),
+    /// A zip in a zip.
+    Nested,
+    /// A signed jar, whose signature would no longer hold.
+    Signed,
+    /// A program with a zip at its end, which finds it by its place.
+    Appended,
+    /// There is more in it than can be looked at.
+    Unseen(Packing),
+}
+
+impl Packing {
+    /// Tells a packing by the first and the last bytes of a file.
+    #[must_use]
+    pub fn of(head: &[u8], tail: &[u8]) -> Option<Self> {
+        let magics: [(&[u8], Self); 5] = [
+            (b"\x1f\x8b\x08", Self::Gzip),
+            (b"\xfd7zXZ\0", Self::Xz),
+            (b"\x28\xb5\x2f\xfd", Self::Zstd),
+            (b"BZh", Self::Bzip2),
+            (b"PK\x03\x04", Self::Zip),
+        ];
+        let named = magics
+            .into_iter()
+            .find(|(magic, _)| head.starts_with(magic));
+        named.map(|(_, packing)| packing).or_else(|| {
+            let end = tail.get(tail.len().checked_sub(ZIP_END)?..)?;
+            end.starts_with(b"PK\x05\x06").then_some(Self::Zip)
+        })
+    }
+
+    /// Its name in messages.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Gzip => "gzip",
+            Self::Xz => "xz",
+            Self::Zstd => "zstd",
+            Self::Bzip2 => "bzip2",
+            Self::Zip => "zip",
+        }
+    }
+}
+
+impl Inside {
+    fn add(&mut self, sight: Sight) {
+        self.hashes.extend(sight.hashes);
+        self.references += sight.references;
+    }
+}
+
+/// Looks into the file at `path`, and rewrites what is in it if `references` move.
+///
+/// Errors are those of reading and writing the file itself; what is wrong in it is no error.
+pub fn look_into(path: &Path, packing: Packing, references: &References) -> io::Result<Inside> {
+    let file = File::open(path)?;
+    if packing == Packing::Zip {
+        return look_into_zip(path, file, references);
+    }
+    let mut inside = Inside::default();
+    let Ok(mut decoder) = decoder(packing, file) else {
+        return Ok(inside);
+    };
+    let seen = see(references, &mut decoder);
+    let odd = seen.sight.bare || seen.sight.wide;
+    let found = !seen.sight.hashes.is_empty() || odd;
+    inside.add(seen.sight);
+    if seen.size >= MAX_LOOK || (found && !seen.whole) {
+        inside.fixed = Some(Fixed::Unseen(packing));
+    } else if found && (odd || packing != Packing::Gzip || seen.size > MAX_HELD) {
+        inside.fixed = Some(Fixed::Packing(packing));
+    } else if found && references.relocation().is_some() {
+        rewrite_gzip(path, references)?;
+    }
+    Ok(inside)
+}
+
+fn decoder(packing: Packing, file: File) -> io::Result<Box<dyn Read>> {
+    let file = BufReader::new(file);
+    Ok(match packing {
+        Packing::Gzip => Box::new(MultiGzDecoder::new(file)),
+        Packing::Xz => Box::new(XzDecoder::new_multi_decoder(file)),
+        Packing::Zstd => Box::new(zstd::Decoder::with_buffer(file)?),
+        Packing::Bzip2 => Box::new(MultiBzDecoder::new(file)),
+        Packing::Zip => return Err(io::ErrorKind::Unsupported.into()),
+    })
+}
+
+/// What was seen of a stream.
+struct Seen {
+    sight: Sight,
+    /// Bytes looked through.
+    size: u64,
+    /// Whether it could be read to its end.
+    ///
+    /// What cannot, such as the broken files that compressors are tested with, ends at the same
+    /// place for whoever reads it.
+    whole: bool,
+}
+
+/// Looks through all that `bytes` gives, up to a limit.
+fn see(references: &References, bytes: &mut dyn Read) -> Seen {
+    let mut seen = Seen {
+        sight: Sight::default(),
+        size: 0,
+        whole: false,
+    };
+    let mut buffer = vec![0; 64 * 1024 + OVERLAP];
+    let mut held = 0;
+    let mut bytes = bytes.take(MAX_LOOK);
+    while let Ok(count) = bytes.read(&mut buffer[held..]) {
+        if count == 0 {
+            seen.whole = true;
+            break;
+        }
+        seen.size += count as u64;
+        let end = held + count;
+        // It may rewrite what is thrown away afterwards.
+        references.rewrite(&mut buffer[..end], held, &mut seen.sight);
+        let kept = end.min(OVERLAP);
+        buffer.copy_within(end - kept..end, 0);
+        held = kept;
+    }
+    seen
+}
+
+fn rewrite_gzip(path: &Path, references: &References) -> io::Result<()> {
+    let mut decoder = MultiGzDecoder::new(BufReader::new(File::open(path)?));
+    let mut bytes = Vec::new();
+    decoder.read_to_end(&mut bytes)?;
+    references.rewrite(&mut bytes, 0, &mut Sight::default());
+    let mut header = GzBuilder::new();
+    if let Some(old) = decoder.header() {
+        header = header
+            .mtime(old.mtime())
+            .operating_system(old.operating_system());
+        if let Some(name) = old.filename() {
+            header = header.filename(name);
+        }
+    }
+    replace(path, |file| {
+        let mut encoder = header.write(file, Compression::best());
+        encoder.write_all(&bytes)?;
+        encoder.finish()?;
+        Ok(())
+    })
+}
+
+fn look_into_zip(path: &Path, mut file: File, references: &References) -> io::Result<Inside> {
+    let mut head = [0; 4];
+    let count = file.read(&mut head)?;
+    let appended = head[..count] != *b"PK\x03\x04";
+    file.seek(SeekFrom::Start(0))?;
+    let (mut inside, moved) = match look_through_zip(BufReader::new(file), references, MAX_DEPTH) {
+        Ok(seen) => seen,
+        // No zip after all, or one that nobody else can read either.
+        Err(ZipError::InvalidArchive(_)) => return Ok(Inside::default()),
+        Err(ZipError::Io(error)) if error.kind() != io::ErrorKind::UnexpectedEof => {
+            return Err(error);
+        }
+        Err(_) => {
+            return Ok(Inside {
+                fixed: Some(Fixed::Unseen(Packing::Zip)),
+                ..Inside::default()
+            });
+        }
+    };
+    if moved.is_empty() {
+        return Ok(inside);
+    }
+    if appended {
+        inside.fixed = Some(Fixed::Appended);
+    }
+    if inside.fixed.is_none() && references.relocation().is_some() {
+        rewrite_zip(path, &moved, references)?;
+    }
+    Ok(inside)
+}
+
+/// What is in a zip, and which members have references that can be rewritten.
+fn look_through_zip<R: Read + Seek>(
+    file: R,
+    references: &References,
+    depth: usize,
+) -> Result<(Inside, BTreeSet<usize>), ZipError> {
+    let mut archive = ZipArchive::new(file)?;
+    let signed = archive
+        .file_names()
+        .flatten()
+        .any(|name| name.starts_with("META-INF/") && name.ends_with(".SF"));
+    let mut inside = Inside::default();
+    let mut moved = BTreeSet::new();
+    for index in 0..archive.len() {
+        let mut member = match archive.by_index(index) {
+            Ok(member) => member,
+            // Encrypted, or packed as no jar is.
+            Err(ZipError::UnsupportedArchive(_) | ZipError::CompressionMethodNotSupported(_)) => {
+                inside.fixed = Some(Fixed::Unseen(Packing::Zip));
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
+        let size = member.size();
+        let mut head = [0; 4];
+        let length = read_up_to(&mut member, &mut head)?;
+        let mut bytes = head[..length].chain(&mut member);
+        if head == *b"PK\x03\x04" && depth > 0 && size <= MAX_HELD {
+            let mut inner = Vec::new();
+            bytes.take(MAX_HELD).read_to_end(&mut inner)?;
+            let (nested, _) =
+                look_through_zip(Cursor::new(inner), references, depth - 1).unwrap_or_default();
+            if !nested.hashes.is_empty() || nested.fixed.is_some() {
+                inside.fixed = nested.fixed.or(Some(Fixed::Nested));
+            }
+            inside.hashes.extend(nested.hashes);
+            continue;
+        }
+        let seen = see(references, &mut bytes);
+        let odd = seen.sight.bare || seen.sight.wide;
+        let found = odd || seen.sight.references > 0;
+        if seen.size >= MAX_LOOK || (found && !seen.whole) {
+            inside.fixed = Some(Fixed::Unseen(Packing::Zip));
+        } else if odd || (found && seen.size > MAX_HELD) {
+            inside.fixed = Some(Fixed::Packing(Packing::Zip));
+        } else if found && signed {
+            inside.fixed = Some(Fixed::Signed);
+        } else if found {
+            moved.insert(index);
+        }
+        inside.add(seen.sight);
+    }
+    Ok((inside, moved))
+}
+
+fn read_up_to(from: &mut impl Read, into: &mut [u8]) -> io::Result<usize> {
+    let mut length = 0;
+    while length < into.len() {
+        match from.read(&mut into[length..])? {
+            0 => break,
+            count => length += count,
+        }
+    }
+    Ok(length)
+}
+
+/// Packs the members in `moved` anew, and takes the others over as they are.
+fn rewrite_zip(path: &Path, moved: &BTreeSet<usize>, references: &References) -> io::Result<()> {
+    let mut archive = ZipArchive::new(BufReader::new(File::open(path)?))?;
+    replace(path, |file| {
+        let mut writer = ZipWriter::new(file);
+        writer.set_raw_comment(archive.comment().into())?;
+        for index in 0..archive.len() {
+            if !moved.contains(&index) {
+                writer.raw_copy_file(archive.by_index_raw(index)?)?;
+                continue;
+            }
+            let mut member = archive.by_index(index)?;
+            let mut options = SimpleFileOptions::default().compression_method(member.compression());
+            if let Some(time) = member.last_modified() {
+                options = options.last_modified_time(time);
+            }
+            if let Some(mode) = member.unix_mode() {
+                options = options.unix_permissions(mode);
+            }
+            let mut bytes = Vec::new();
+            member.read_to_end(&mut bytes)?;
+            references.rewrite(&mut bytes, 0, &mut Sight::default());
+            writer.start_file(member.name()?, options)?;
+            writer.write_all(&bytes)?;
+        }
+        writer.finish()?.flush()
+    })
+}
+
+/// Puts a new file, with the old one's mode, in the old one's place.
+fn replace(path: &Path, write: impl FnOnce(&File) -> io::Result<()>) -> io::Result<()> {
+    // No file of a NAR can have this name beside it: the hash of another store path begins it.
+    let mut name = path.as_os_str().to_owned();
+    name.push(".being-rewritten");
+    let new = Path::new(&name);
+    let mode = fs::metadata(path)?.permissions().mode();
+    let file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(mode & 0o777)
+        .open(new)?;
+    write(&file)?;
+    fs::rename(new, path)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::closure::relocate::Relocation;
+    use tempfile::TempDir;
+
+    const HASH: &str = "xbgcfhaawi9iz9s99k58sqy8azc2a1w3";
+    const MOVED: &str = "/layers/nix_hydra/closure/xbgcfhaawi9iz9s99";
+
+    fn references(moves: bool) -> References {
+        let path = format!("/nix/store/{HASH}-x").parse().unwrap();
+        let to = Relocation::new(Path::new("/layers/nix_hydra/closure")).unwrap();
+        References::new([&path], moves.then_some(to))
+    }
+
+    fn text() -> String {
+        format!("exec /nix/store/{HASH}-x/bin/x\n").repeat(3)
+    }
+
+    fn gzipped(text: &str) -> Vec<u8> {
+        let mut encoder = GzBuilder::new()
+            .filename("name")
+            .mtime(7)
+            .write(Vec::new(), Compression::fast());
+        encoder.write_all(text.as_bytes()).unwrap();
+        encoder.finish().unwrap()
+    }
+
+    fn zipped(members: &[(&str, &[u8])]) -> Vec<u8> {
+        let mut writer = ZipWriter::new(Cursor::new(Vec::new()));
+        for (index, (name, bytes)) in members.iter().enumerate() {
+            let method = [
+                zip::CompressionMethod::Deflated,
+                zip::CompressionMethod::Stored,
+            ];
+            let options = SimpleFileOptions::default().compression_method(method[index % 2]);
+            writer.start_file(*name, options).unwrap();
+            writer.write_all(bytes).unwrap();
+        }
+        writer.finish().unwrap().into_inner()
+    }
+
+    /// What is found in a file with these bytes, and what the file is afterwards.
+    fn looked(bytes: &[u8], moves: bool) -> (Inside, Vec<u8>) {
+        let directory = TempDir::new().unwrap();
+        let path = directory.path().join("file");
+        fs::write(&path, bytes).unwrap();
+        let packing = Packing::of(&bytes[..8], &bytes[bytes.len() - ZIP_END..]).unwrap();
+        let inside = look_into(&path, packing, &references(moves)).unwrap();
+        assert_eq!(fs::read_dir(&directory).unwrap().count(), 1);
+        (inside, fs::read(&path).unwrap())
+    }
+
+    fn members(bytes: &[u8]) -> Vec<(String, String)> {
+        let mut archive = ZipArchive::new(Cursor::new(bytes)).unwrap();
+        (0..archive.len())
+            .map(|index| {
+                let mut member = archive.by_index(index).unwrap();
+                let mut text = String::new();
+                member.read_to_string(&mut text).unwrap();
+                (member.name().unwrap().to_string(), text)
+            })
+            .collect()
+    }
+
+    #[test]
+    fn a_gzip_file_is_packed_anew_and_keeps_its_header() {
+        let bytes = gzipped(&text());
+        let (inside, untouched) = looked(&bytes, false);
+        assert_eq!((inside.references, inside.fixed), (3, None));
+        assert_eq!(untouched, bytes);
+        let (_, written) = looked(&bytes, true);
+        let mut decoder = MultiGzDecoder::new(written.as_slice());
+        let mut read = String::new();
+        decoder.read_to_string(&mut read).unwrap();
+        assert_eq!(read, text().replace(&format!("/nix/store/{HASH}"), MOVED));
+        assert_eq!(decoder.header().unwrap().filename().unwrap(), b"name");
+        assert_eq!(decoder.header().unwrap().mtime(), 7);
+    }
+
+    #[test]
+    fn a_zip_is_rewritten_member_by_member() {
+        let bytes = zipped(&[
+            ("a", text().as_bytes()),
+            ("b", b"plain"),
+            ("c", text().as_bytes()),
+        ]);
+        let (inside, written) = looked(&bytes, true);
+        assert_eq!((inside.references, inside.fixed), (6, None));
+        let moved = text().replace(&format!("/nix/store/{HASH}"), MOVED);
+        let expected = [("a", moved.as_str()), ("b", "plain"), ("c", &moved)];
+        assert_eq!(
+            members(&written),
+            expected.map(|(name, text)| (name.to_string(), text.to_string()))
+        );
+    }
+
+    #[test]
+    fn what_cannot_be_packed_anew_is_told_and_left_alone() {
+        let text = text();
+        let inner = zipped(&[("a", text.as_bytes())]);
+        let mut xz = liblzma::write::XzEncoder::new(Vec::new(), 1);
+        xz.write_all(text.as_bytes()).unwrap();
+        let appended = [b"#!/bin/sh\n".as_slice(), &inner].concat();
+        let bare = gzipped(HASH);
+        let cut = &gzipped(&text.repeat(1000));
+        let cut = &cut[..cut.len() - 20];
+        for (bytes, reason) in [
+            (zipped(&[("inner.jar", &inner)]), Fixed::Nested),
+            (
+                zipped(&[("META-INF/X.SF", b""), ("a", text.as_bytes())]),
+                Fixed::Signed,
+            ),
+            (appended, Fixed::Appended),
+            (xz.finish().unwrap(), Fixed::Packing(Packing::Xz)),
+            (
+                zstd::encode_all(text.as_bytes(), 1).unwrap(),
+                Fixed::Packing(Packing::Zstd),
+            ),
+            (bare, Fixed::Packing(Packing::Gzip)),
+            (cut.to_vec(), Fixed::Unseen(Packing::Gzip)),
+        ] {
+            let (inside, written) = looked(&bytes, true);
+            assert_eq!(inside.fixed, Some(reason));
+            assert_eq!(written, bytes);
+        }
+    }
+
+    #[test]
+    fn a_packed_file_that_names_no_store_path_stands_against_nothing() {
+        for bytes in [gzipped("plain"), zipped(&[("a", b"plain")])] {
+            let (inside, written) = looked(&bytes, true);
+            assert!(inside.hashes.is_empty() && inside.fixed.is_none());
+            assert_eq!(written, bytes);
+        }
+    }
+}

@@ -1,0 +1,280 @@
+//! Says whether a closure can be moved: what was found and rewritten, and what stands against it.
+
+use super::packed::{Fixed, Packing, look_into};
+use super::references::{HashPart, References, hash_part};
+use nix_derivation::StorePath;
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+/// The largest file that is taken for a list of checksums.
+const MAX_CHECKSUM_FILE: u64 = 1024 * 1024;
+
+/// Fewest hexadecimal digits of a checksum: MD5's.
+const MIN_CHECKSUM: usize = 32;
+
+/// What was found in the files of some store paths.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Survey {
+    /// Files and links in which references were rewritten, or would be.
+    pub files: usize,
+    /// The references in them.
+    pub references: usize,
+    /// What stands against moving the closure, in the order of the files' names.
+    pub obstacles: Vec<Obstacle>,
+}
+
+/// One file that cannot be moved, or that cannot be known to work elsewhere.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Obstacle {
+    /// The base name of a store path, and the path in it; the name alone where it is about it all.
+    pub file: String,
+    pub reason: Reason,
+}
+
+/// What is wrong with a file that is to be moved.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Reason {
+    /// A store path's hash with no `/nix/store/` before it.
+    Bare,
+    /// A store path in UTF-16 or UTF-32.
+    Wide,
+    /// A store path in a packed file.
+    Packed(Packing),
+    /// A store path in a zip that is in a zip.
+    Nested,
+    /// A store path in a signed jar.
+    Signed,
+    /// A store path in a zip at the end of a program.
+    Appended,
+    /// A packed file in which there is more than can be looked at.
+    Unseen(Packing),
+    /// A checksum of a file that is rewritten: this one, in the same store path.
+    Checksum(String),
+    /// A reference that the narinfo names, and no file.
+    Unfound(StorePath),
+}
+
+/// What was met while one store path was unpacked. Paths are relative to it.
+#[derive(Debug, Default)]
+pub struct Met {
+    /// The hash parts in file contents, names and targets of links.
+    pub hashes: BTreeSet<HashPart>,
+    /// References in contents and targets.
+    pub references: usize,
+    /// Files in which there were any.
+    pub rewritten: BTreeSet<PathBuf>,
+    /// Links in whose targets there were any.
+    pub links: usize,
+    pub bare: BTreeSet<PathBuf>,
+    pub wide: BTreeSet<PathBuf>,
+    pub packed: Vec<(PathBuf, Packing)>,
+    /// Files whose name says that they hold checksums.
+    pub checksums: Vec<PathBuf>,
+}
+
+impl Survey {
+    pub fn add(&mut self, other: Self) {
+        self.files += other.files;
+        self.references += other.references;
+        self.obstacles.extend(other.obstacles);
+    }
+}
+
+/// Completes what was `met` in the store path that is now at `place`: looks into packed files,
+/// at checksums, and whether every reference that it declares was found.
+pub fn survey<'a>(
+    path: &StorePath,
+    place: &Path,
+    mut met: Met,
+    declared: impl IntoIterator<Item = &'a StorePath>,
+    references: &References,
+) -> io::Result<Survey> {
+    let mut found = Vec::new();
+    found.extend(met.bare.iter().map(|file| (file.clone(), Reason::Bare)));
+    found.extend(met.wide.iter().map(|file| (file.clone(), Reason::Wide)));
+    for (file, packing) in &met.packed {
+        let inside = look_into(&within(place, file), *packing, references)?;
+        met.hashes.extend(inside.hashes);
+        if let Some(fixed) = inside.fixed {
+            found.push((file.clone(), fixed.into()));
+        } else if inside.references > 0 {
+            met.references += inside.references;
+            met.rewritten.insert(file.clone());
+        }
+    }
+    for file in &met.checksums {
+        for named in checksummed(&within(place, file), file)? {
+            if met.rewritten.contains(&named) {
+                let named = named.display().to_string();
+                found.push((file.clone(), Reason::Checksum(named)));
+            }
+        }
+    }
+    for reference in declared {
+        if hash_part(reference).is_some_and(|hash| !met.hashes.contains(&hash)) {
+            found.push((PathBuf::new(), Reason::Unfound(reference.clone())));
+        }
+    }
+    let mut obstacles: Vec<_> = found
+        .into_iter()
+        .map(|(file, reason)| Obstacle {
+            file: in_store_path(path, &file),
+            reason,
+        })
+        .collect();
+    obstacles.sort();
+    obstacles.dedup();
+    Ok(Survey {
+        files: met.rewritten.len() + met.links,
+        references: met.references,
+        obstacles,
+    })
+}
+
+impl From<Fixed> for Reason {
+    fn from(fixed: Fixed) -> Self {
+        match fixed {
+            Fixed::Packing(packing) => Self::Packed(packing),
+            Fixed::Nested => Self::Nested,
+            Fixed::Signed => Self::Signed,
+            Fixed::Appended => Self::Appended,
+            Fixed::Unseen(packing) => Self::Unseen(packing),
+        }
+    }
+}
+
+/// A store path that is one file has no path in it.
+fn within(place: &Path, file: &Path) -> PathBuf {
+    if file.as_os_str().is_empty() {
+        place.to_path_buf()
+    } else {
+        place.join(file)
+    }
+}
+
+fn in_store_path(path: &StorePath, file: &Path) -> String {
+    let name = path.to_basename();
+    if file.as_os_str().is_empty() {
+        name
+    } else {
+        format!("{name}/{}", file.display())
+    }
+}
+
+/// Whether a file of this name holds checksums of others beside it.
+#[must_use]
+pub fn is_checksum_file(name: &[u8]) -> bool {
+    let name = name.to_ascii_lowercase();
+    let endings: [&[u8]; 5] = [b".md5", b".sha1", b".sha256", b".sha512", b".hmac"];
+    let names: [&[u8]; 5] = [
+        b"md5sums",
+        b"sha1sums",
+        b"sha256sums",
+        b"sha512sums",
+        b"checksums",
+    ];
+    let stem = name.strip_suffix(b".txt").unwrap_or(&name);
+    endings.iter().any(|ending| name.ends_with(ending)) || names.contains(&stem)
+}
+
+/// The files that the checksum file at `path` vouches for, named as `file` is.
+///
+/// Lines are those of `sha256sum`; a line with nothing but a checksum is about the file that the
+/// checksum file is named after, where `.name.hmac` is libgcrypt's and OpenSSL's habit.
+fn checksummed(path: &Path, file: &Path) -> io::Result<Vec<PathBuf>> {
+    if fs::metadata(path)?.len() > MAX_CHECKSUM_FILE {
+        return Ok(Vec::new());
+    }
+    let text = String::from_utf8_lossy(&fs::read(path)?).into_owned();
+    let directory = file.parent().unwrap_or(Path::new(""));
+    let mut named = Vec::new();
+    for line in text.lines() {
+        let (sum, name) = line.split_once(' ').unwrap_or((line, ""));
+        if sum.len() < MIN_CHECKSUM || !sum.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            continue;
+        }
+        let name = name.trim_start_matches([' ', '*']).trim_end();
+        if name.is_empty() {
+            let own = file.file_stem().unwrap_or_default().as_bytes();
+            let own = own.strip_prefix(b".").unwrap_or(own);
+            named.push(directory.join(std::ffi::OsStr::from_bytes(own)));
+        } else {
+            named.push(directory.join(name.strip_prefix("./").unwrap_or(name)));
+        }
+    }
+    Ok(named)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use tempfile::TempDir;
+
+    const PATH: &str = "/nix/store/xbgcfhaawi9iz9s99k58sqy8azc2a1w3-myapp";
+    const OTHER: &str = "/nix/store/0jn93wz4pk00k76grv8ing8js0yz8cpd-lib";
+
+    fn surveyed(met: Met, place: &Path) -> Survey {
+        let [path, other] = [PATH, OTHER].map(|path| path.parse::<StorePath>().unwrap());
+        let references = References::new([&path, &other], None);
+        survey(&path, place, met, [&other], &references).unwrap()
+    }
+
+    #[test]
+    fn a_reference_that_no_file_names_stands_against_the_move() {
+        let place = TempDir::new().unwrap();
+        let survey = surveyed(Met::default(), place.path());
+        let obstacle = Obstacle {
+            file: "xbgcfhaawi9iz9s99k58sqy8azc2a1w3-myapp".to_string(),
+            reason: Reason::Unfound(OTHER.parse().unwrap()),
+        };
+        assert_eq!(survey.obstacles, [obstacle]);
+    }
+
+    #[test]
+    fn a_checksum_counts_where_the_file_it_is_of_is_rewritten() {
+        let place = TempDir::new().unwrap();
+        fs::create_dir(place.path().join("lib")).unwrap();
+        let sum = "a".repeat(64);
+        fs::write(
+            place.path().join("SHA256SUMS"),
+            format!("{sum}  lib/a.so\n{sum} *lib/b.so\nno checksum\n"),
+        )
+        .unwrap();
+        fs::write(place.path().join("lib/.a.so.hmac"), format!("{sum}\n")).unwrap();
+        let met = Met {
+            hashes: hash_part(&OTHER.parse().unwrap()).into_iter().collect(),
+            rewritten: [PathBuf::from("lib/a.so")].into(),
+            checksums: vec!["SHA256SUMS".into(), "lib/.a.so.hmac".into()],
+            references: 1,
+            ..Met::default()
+        };
+        let survey = surveyed(met, place.path());
+        let name = "xbgcfhaawi9iz9s99k58sqy8azc2a1w3-myapp";
+        let expected = ["SHA256SUMS", "lib/.a.so.hmac"].map(|file| Obstacle {
+            file: format!("{name}/{file}"),
+            reason: Reason::Checksum("lib/a.so".to_string()),
+        });
+        assert_eq!(survey.obstacles, expected);
+        assert_eq!((survey.files, survey.references), (1, 1));
+    }
+
+    #[test]
+    fn checksum_files_are_known_by_their_names() {
+        for name in [
+            "x.sha256",
+            "SHA512SUMS",
+            "sha256sums.txt",
+            ".libx.so.1.hmac",
+            "a.MD5",
+        ] {
+            assert!(is_checksum_file(name.as_bytes()), "{name}");
+        }
+        for name in ["sha256.h", "RECORD", "md5", "checksums.py"] {
+            assert!(!is_checksum_file(name.as_bytes()), "{name}");
+        }
+    }
+}

@@ -1,0 +1,165 @@
+//! Turns at decoding: many NARs wait for the network at once, few are decoded at once.
+//!
+//! A thread a NAR hides latency, but as many decoders as threads drive each other's windows out of
+//! the processor's caches. So each thread reads its compressed bytes ahead while it holds no turn,
+//! as slowly as its connection gives them, and takes a turn for what it has read.
+
+use std::io::{self, BufRead, Read};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+
+/// Compressed bytes that are read without a turn, then decoded in one.
+///
+/// Most NARs are smaller, and so are decoded in one go. A turn of this length takes xz some 40 ms,
+/// against which the change from one decoder to another is nothing.
+const READ_AHEAD: usize = 1024 * 1024;
+
+/// So many threads may decode at once.
+#[derive(Debug)]
+pub struct Turns {
+    free: Mutex<usize>,
+    freed: Condvar,
+}
+
+impl Turns {
+    #[must_use]
+    pub fn new(count: usize) -> Arc<Self> {
+        Arc::new(Self {
+            free: Mutex::new(count),
+            freed: Condvar::new(),
+        })
+    }
+
+    /// Reads `bytes` ahead; whoever reads on holds a turn from the first byte to the last.
+    pub fn read_ahead(self: &Arc<Self>, bytes: Box<dyn Read>) -> ReadAhead {
+        ReadAhead {
+            bytes,
+            buffer: vec![0; READ_AHEAD],
+            start: 0,
+            end: 0,
+            turns: Arc::clone(self),
+            turn: None,
+        }
+    }
+
+    fn take(self: &Arc<Self>) -> Turn {
+        let free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut free = self
+            .freed
+            .wait_while(free, |free| *free == 0)
+            .unwrap_or_else(PoisonError::into_inner);
+        *free -= 1;
+        Turn(Arc::clone(self))
+    }
+}
+
+/// Held while decoding.
+struct Turn(Arc<Turns>);
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        *self.0.free.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+        self.0.freed.notify_one();
+    }
+}
+
+/// Bytes that are read without a turn and handed out in one. It ends when this is dropped.
+pub struct ReadAhead {
+    bytes: Box<dyn Read>,
+    buffer: Vec<u8>,
+    start: usize,
+    end: usize,
+    turns: Arc<Turns>,
+    turn: Option<Turn>,
+}
+
+impl BufRead for ReadAhead {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        if self.start == self.end {
+            self.turn = None;
+            (self.start, self.end) = (0, 0);
+            while self.end < self.buffer.len() {
+                match self.bytes.read(&mut self.buffer[self.end..]) {
+                    Ok(0) => break,
+                    Ok(count) => self.end += count,
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            self.turn = Some(self.turns.take());
+        }
+        Ok(&self.buffer[self.start..self.end])
+    }
+
+    fn consume(&mut self, count: usize) {
+        self.start = (self.start + count).min(self.end);
+    }
+}
+
+impl Read for ReadAhead {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let count = self.fill_buf()?.read(into)?;
+        self.consume(count);
+        Ok(count)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use std::sync::mpsc::{Receiver, channel};
+    use std::time::Duration;
+
+    /// Bytes that come when the test says so.
+    struct Slow(Receiver<u8>);
+
+    impl Read for Slow {
+        fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+            match self.0.recv() {
+                Ok(byte) => {
+                    into[0] = byte;
+                    Ok(1)
+                }
+                Err(_) => Ok(0),
+            }
+        }
+    }
+
+    #[test]
+    fn whoever_waits_for_the_network_keeps_nobody_from_decoding() {
+        let turns = Turns::new(1);
+        let (sender, receiver) = channel();
+        let slow_turns = Arc::clone(&turns);
+        let waiting = std::thread::spawn(move || {
+            let mut slow = slow_turns.read_ahead(Box::new(Slow(receiver)));
+            let mut text = String::new();
+            slow.read_to_string(&mut text).unwrap();
+            text
+        });
+        let mut text = String::new();
+        let mut quick = turns.read_ahead(Box::new(&b"quick"[..]));
+        quick.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "quick");
+        drop(quick);
+        sender.send(b's').unwrap();
+        drop(sender);
+        assert_eq!(waiting.join().unwrap(), "s");
+    }
+
+    #[test]
+    fn no_more_decode_at_once_than_there_are_turns() {
+        let turns = Turns::new(1);
+        let mut first = turns.read_ahead(Box::new(&b"first"[..]));
+        first.fill_buf().unwrap();
+        let (sender, receiver) = channel();
+        let others = Arc::clone(&turns);
+        let other = std::thread::spawn(move || {
+            let mut second = others.read_ahead(Box::new(&b"second"[..]));
+            sender.send(second.fill_buf().unwrap().to_vec()).unwrap();
+        });
+        assert!(receiver.recv_timeout(Duration::from_millis(50)).is_err());
+        drop(first);
+        assert_eq!(receiver.recv().unwrap(), b"second");
+        other.join().unwrap();
+    }
+}
