@@ -6,6 +6,7 @@
 use crate::cache::credentials::{Binding, CredentialsError, Netrc, read_bindings};
 use crate::cache::{CacheUrl, CacheUrlError};
 use nix_derivation::StorePath;
+use nix_hydra_start::engine::{self, EngineSetting};
 use nix_narinfo::TrustedPublicKey;
 use std::path::{Component, Path, PathBuf};
 use url::Url;
@@ -23,7 +24,7 @@ const DEFAULT_NETRC_FILE: &str = "/etc/nix/netrc";
 pub const EXPRESSION_FILES: [&str; 4] = ["deploy.nix", "flake.nix", "shell.nix", "default.nix"];
 
 /// The names of all settings, as `buildpack.toml` and the README list them.
-pub const SETTINGS: [&str; 17] = [
+pub const SETTINGS: [&str; 19] = [
     "NIX_EXTRA_BINARY_CACHE",
     "NIX_DEFAULT_BINARY_CACHE",
     "NIX_TRUSTED_PUBLIC_KEYS",
@@ -41,6 +42,8 @@ pub const SETTINGS: [&str; 17] = [
     "NIX_ARCHIVE_SHA256",
     "NIX_PROOT_URL",
     "NIX_PROOT_SHA256",
+    "NIX_ENGINE",
+    "NIX_PROCFILE",
 ];
 
 /// All settings of one build, checked.
@@ -60,6 +63,10 @@ pub struct Config {
     pub nix_archive: Option<Download>,
     /// A PRoot to use instead of the pinned one.
     pub proot: Option<Download>,
+    /// How the closure is to appear at `/nix/store`; the image itself keeps nothing of it.
+    pub engine: EngineSetting,
+    /// The file with the processes, relative to the app directory; `Procfile` where it is not set.
+    pub procfile: Option<PathBuf>,
 }
 
 /// What the user wants deployed.
@@ -117,6 +124,8 @@ pub enum ConfigError {
     Credentials(CredentialsError),
     /// There is neither a setting nor a file that says what to deploy.
     NothingToDeploy,
+    /// A relocated closure is asked for.
+    NoRelocation,
 }
 
 impl Config {
@@ -139,6 +148,10 @@ impl Config {
             debug: flag("NIX_DEBUG", &get)?,
             nix_archive: download("NIX_ARCHIVE_URL", "NIX_ARCHIVE_SHA256", &get)?,
             proot: download("NIX_PROOT_URL", "NIX_PROOT_SHA256", &get)?,
+            engine: engine(&get)?,
+            procfile: get("NIX_PROCFILE")
+                .map(|value| file_in_app("NIX_PROCFILE", &value, app_dir, "Procfile.web"))
+                .transpose()?,
         })
         .and_then(|config| on_miss(&get).map(|()| config))
     }
@@ -266,20 +279,7 @@ fn wanted(get: &Get, app_dir: &Path) -> Result<Wanted, ConfigError> {
     }
 
     let file = match get("NIX_FILE") {
-        Some(value) => {
-            let file = Path::new(value.trim()).to_path_buf();
-            let inside = file
-                .components()
-                .all(|part| matches!(part, Component::Normal(_) | Component::CurDir));
-            if !inside || !app_dir.join(&file).exists() {
-                return Err(invalid(
-                    "NIX_FILE",
-                    value,
-                    "a file in the app's directory, relative to it, such as `nix/deploy.nix`",
-                ));
-            }
-            file
-        }
+        Some(value) => file_in_app("NIX_FILE", &value, app_dir, "nix/deploy.nix")?,
         None => expression_file(app_dir).ok_or(ConfigError::NothingToDeploy)?,
     };
     let attributes: Vec<String> = get("NIX_ATTRIBUTES")
@@ -309,6 +309,36 @@ fn wanted(get: &Get, app_dir: &Path) -> Result<Wanted, ConfigError> {
         attributes,
         target,
     }))
+}
+
+/// A file of the app that a setting names, relative to the app.
+fn file_in_app(
+    name: &'static str,
+    value: &str,
+    app_dir: &Path,
+    example: &str,
+) -> Result<PathBuf, ConfigError> {
+    let file = Path::new(value.trim()).to_path_buf();
+    let inside = file
+        .components()
+        .all(|part| matches!(part, Component::Normal(_) | Component::CurDir));
+    if inside && app_dir.join(&file).exists() {
+        return Ok(file);
+    }
+    Err(invalid(
+        name,
+        value,
+        format!("a file in the app's directory, relative to it, such as `{example}`"),
+    ))
+}
+
+fn engine(get: &Get) -> Result<EngineSetting, ConfigError> {
+    let value = get(engine::SETTING).unwrap_or_default();
+    match value.parse() {
+        Ok(EngineSetting::Relocate) => Err(ConfigError::NoRelocation),
+        Ok(setting) => Ok(setting),
+        Err(_) => Err(invalid(engine::SETTING, value, engine::EXPECTED)),
+    }
 }
 
 fn expression_file(app_dir: &Path) -> Option<PathBuf> {
@@ -539,6 +569,8 @@ mod tests {
             ("NIX_SOURCE_NAME", "a/b"),
             ("NIX_ON_MISS", "build"),
             ("NIX_DEBUG", "loud"),
+            ("NIX_ENGINE", "docker"),
+            ("NIX_PROCFILE", "missing"),
         ] {
             match read(&[(name, value)]) {
                 Err(ConfigError::InvalidSetting {

@@ -7,6 +7,8 @@ use crate::closure::fetch::{FetchError, FetchFailure};
 use crate::closure::plan::{Answer, Miss};
 use crate::closure::unpack::UnpackError;
 use crate::config::{ConfigError, EXPRESSION_FILES};
+use crate::launch::NoProcess;
+use crate::launch::hook::HookError;
 use crate::launch::procfile::{LineError, ProcfileError};
 use crate::layers::closure::ClosureLayerError;
 use crate::layers::launch_layer::LayerError;
@@ -25,6 +27,9 @@ use std::path::{Path, PathBuf};
 /// How many missing paths are described in full; the rest are counted.
 const MISSES_SHOWN: usize = 3;
 
+/// How many programs are listed; the rest are counted.
+const PROGRAMS_SHOWN: usize = 20;
+
 /// Any failure of `detect` or `build`.
 #[derive(Debug)]
 pub enum BuildpackError {
@@ -40,6 +45,8 @@ pub enum BuildpackError {
     NoStartProgram(PathBuf),
     ReadProcfile(PathBuf, io::Error),
     Procfile(ProcfileError),
+    NoProcess(NoProcess),
+    Hook(HookError),
     /// The platform asks for an architecture that this buildpack does not know.
     Architecture(String),
 }
@@ -121,6 +128,8 @@ impl BuildpackError {
                 ),
             ),
             Self::Procfile(error) => procfile(error),
+            Self::NoProcess(error) => no_process(error),
+            Self::Hook(error) => hook(error),
             Self::Architecture(arch) => Message::new(
                 "This architecture is not supported",
                 format!(
@@ -175,6 +184,11 @@ fn config(error: &ConfigError) -> Message {
 
                 Add an expression to the app, or set NIX_FILE to the one it has.
             ", files = list(&EXPRESSION_FILES.map(|file| format!("`{file}`")))},
+        ),
+        ConfigError::NoRelocation => Message::new(
+            "NIX_ENGINE=relocate is not possible yet",
+            "This version of the buildpack cannot relocate a closure.\n\n\
+             Unset NIX_ENGINE: the processes then run by a namespace or by PRoot.",
         ),
     }
 }
@@ -562,6 +576,50 @@ fn procfile(error: &ProcfileError) -> Message {
     )
 }
 
+fn no_process(
+    NoProcess {
+        main_program,
+        programs,
+    }: &NoProcess,
+) -> Message {
+    let shown = programs.iter().take(PROGRAMS_SHOWN);
+    let mut names: String = shown.fold(String::new(), |names, name| names + "    " + name + "\n");
+    if programs.len() > PROGRAMS_SHOWN {
+        let _ = writeln!(names, "    and {} more", programs.len() - PROGRAMS_SHOWN);
+    }
+    let why = match (main_program, programs.as_slice()) {
+        (_, []) => "What is deployed has no programs in `bin`.\n".to_string(),
+        (Some(main), _) => format!(
+            "`meta.mainProgram` is `{main}`, but what is deployed has no such program in `bin`:\n\n{names}"
+        ),
+        (None, _) => format!(
+            "What is deployed has more than one program, and no `meta.mainProgram` that is known:\n\n{names}"
+        ),
+    };
+    let example = programs.first().map_or("myapp", String::as_str);
+    Message::new(
+        "The app has no Procfile, and it is not clear what to run",
+        format!("{why}\nAdd a `Procfile` with a line such as `web: run_proot.sh {example}`."),
+    )
+}
+
+fn hook(error: &HookError) -> Message {
+    let (hook, reason) = match error {
+        HookError::Start(hook, error) => (hook, format!("could not be started: {error}")),
+        HookError::Failed(hook, status) => (hook, format!("failed: {status}")),
+    };
+    Message::new(
+        "The compile hook failed",
+        formatdoc! {"
+            {hook}
+            {reason}.
+
+            It is a part of what is deployed, and runs at the end of each build. What it said is
+            above.
+        "},
+    )
+}
+
 fn disk(header: &str, path: &Path, error: &io::Error) -> Message {
     let next = match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
@@ -656,6 +714,7 @@ mod tests {
             )),
             ConfigError::Credentials(CredentialsError::NoUrl("/bindings/acme".into())),
             ConfigError::NothingToDeploy,
+            ConfigError::NoRelocation,
         ]
         .map(BuildpackError::Config)
         .into()
@@ -749,6 +808,26 @@ mod tests {
         errors.push(line("myapp", LineError::NoKey));
         errors.push(line("-web: x", LineError::BadKey));
         errors.push(line("web:", LineError::NoCommand));
+        let no_process = |main_program: Option<&str>, programs: &[String]| {
+            BuildpackError::NoProcess(NoProcess {
+                main_program: main_program.map(str::to_string),
+                programs: programs.to_vec(),
+            })
+        };
+        let programs: Vec<_> = (0..25).map(|number| format!("tool-{number}")).collect();
+        errors.push(no_process(None, &programs));
+        errors.push(no_process(Some("myapp"), &programs[..2]));
+        errors.push(no_process(None, &[]));
+        let compile_hook =
+            "/nix/store/xbgcfhaawi9iz9s99k58sqy8azc2a1w3-myapp/bin/heroku-compile-hook";
+        errors.push(BuildpackError::Hook(HookError::Start(
+            compile_hook.into(),
+            io::ErrorKind::PermissionDenied.into(),
+        )));
+        errors.push(BuildpackError::Hook(HookError::Failed(
+            compile_hook.into(),
+            std::os::unix::process::ExitStatusExt::from_raw(1 << 8),
+        )));
         errors.push(BuildpackError::ReadProcfile(
             "/workspace/Procfile".into(),
             io::ErrorKind::InvalidData.into(),

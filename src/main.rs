@@ -31,12 +31,12 @@ impl Buildpack for HydraBuildpack {
 
         let config = Config::read(setting, &context.app_dir).map_err(BuildpackError::Config)?;
         output::warn_of_retired_settings(setting);
-        let procfile = launch::read_procfile(&context.app_dir)?;
+        let procfile = launch::read_procfile(&context.app_dir, config.procfile.as_deref())?;
         let http = Http::new();
 
         let roots = resolve::resolve(&context, &config, &http)?;
 
-        layers::closure::handle(&context.layers_dir, &roots, &config, || {
+        let contents = layers::closure::handle(&context.layers_dir, &roots, &config, || {
             Caches::open(&config.caches, config.trust.clone(), &http)
         })
         .map_err(BuildpackError::ClosureLayer)?;
@@ -47,10 +47,21 @@ impl Buildpack for HydraBuildpack {
             &context.target.arch,
             &additional_buildpack_binary_path!("nix-hydra"),
             &http,
+            !contents.compile_hooks.is_empty(),
         )
         .map_err(BuildpackError::PRootLayer)?;
 
-        let launch = launch::launch(procfile.as_ref(), &context.layers_dir);
+        let hooks = &contents.compile_hooks;
+        launch::hook::run(hooks, &context.layers_dir, &context.app_dir)
+            .map_err(BuildpackError::Hook)?;
+
+        let launch = launch::launch(
+            procfile.as_ref(),
+            &roots,
+            &contents.programs,
+            &context.layers_dir,
+        )
+        .map_err(BuildpackError::NoProcess)?;
         print::all_done(&Some(started));
         BuildResultBuilder::new().launch(launch).build()
     }

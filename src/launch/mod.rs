@@ -1,20 +1,21 @@
-//! The image's processes: the Procfile's, each run where the closure is at `/nix/store`.
+//! The image's processes: the Procfile's, or the app's main program, each run by the start program.
 
+pub mod command;
+pub mod describe;
+pub mod hook;
 pub mod procfile;
 
 use crate::errors::BuildpackError;
-use crate::layers::proot::RUN_PROOT;
+use crate::layers::proot::{RUN_PROOT, START_PROGRAM};
 use crate::output;
+use crate::resolve::Root;
 use bullet_stream::global::print;
+use command::ProcessCommand;
 use libcnb::data::launch::{Launch, LaunchBuilder, ProcessBuilder, ProcessType};
 use procfile::{Procfile, ProcfileWarning};
 use std::fs;
 use std::io;
 use std::path::Path;
-
-/// A file in the closure layer that lists the roots, one full store path a line, the one that
-/// leads `PATH` first. The start program reads it. The name cannot be a store path's.
-pub const ROOTS_FILE: &str = ".roots";
 
 /// The name of the file that says which processes there are.
 pub const PROCFILE: &str = "Procfile";
@@ -22,12 +23,27 @@ pub const PROCFILE: &str = "Procfile";
 /// The process that runs when none is named, where the Procfile has it.
 const DEFAULT_PROCESS: &str = "web";
 
-/// Reads the app's Procfile, where it has one, and warns of what is odd about it.
-pub fn read_procfile(app_dir: &Path) -> Result<Option<Procfile>, BuildpackError> {
-    let path = app_dir.join(PROCFILE);
+/// There is no Procfile, and the roots do not tell what to run.
+#[derive(Debug, PartialEq, Eq)]
+pub struct NoProcess {
+    /// `meta.mainProgram`, where the package has it; then there is no such program.
+    pub main_program: Option<String>,
+    /// The programs that there are.
+    pub programs: Vec<String>,
+}
+
+/// Reads the app's Procfile, where it has one, and warns of what is odd about it. `named` is the
+/// file to read instead.
+pub fn read_procfile(
+    app_dir: &Path,
+    named: Option<&Path>,
+) -> Result<Option<Procfile>, BuildpackError> {
+    let path = app_dir.join(named.unwrap_or(Path::new(PROCFILE)));
     let text = match fs::read_to_string(&path) {
         Ok(text) => text,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) if error.kind() == io::ErrorKind::NotFound && named.is_none() => {
+            return Ok(None);
+        }
         Err(error) => return Err(BuildpackError::ReadProcfile(path, error)),
     };
     let (procfile, warnings) = Procfile::parse(&text).map_err(BuildpackError::Procfile)?;
@@ -39,31 +55,69 @@ pub fn read_procfile(app_dir: &Path) -> Result<Option<Procfile>, BuildpackError>
             ProcfileWarning::Duplicate(name) => {
                 format!("The Procfile has more than one `{name}`: the last one counts.")
             }
+            ProcfileWarning::Empty => "The Procfile has no processes.".to_string(),
         });
     }
     Ok(Some(procfile))
 }
 
 /// Says which processes the image has, and answers them.
-#[must_use]
-pub fn launch(procfile: Option<&Procfile>, layers_dir: &Path) -> Launch {
+pub fn launch(
+    procfile: Option<&Procfile>,
+    roots: &[Root],
+    programs: &[String],
+    layers_dir: &Path,
+) -> Result<Launch, NoProcess> {
     print::bullet("Processes");
     let Some(procfile) = procfile else {
-        print::sub_bullet(
-            "None, since the app has no `Procfile`. Commands run with `run_proot.sh`.",
-        );
-        return Launch::default();
+        let main_program = roots.first().and_then(|root| root.main_program.as_deref());
+        let program = main_process(main_program, programs)?;
+        print::sub_bullet(format!(
+            "{DEFAULT_PROCESS}: {program}, the {} program, since there is no `Procfile`",
+            if main_program.is_some() {
+                "main"
+            } else {
+                "only"
+            }
+        ));
+        let command = ProcessCommand::Words(vec![program.to_string()]);
+        let mut launch = LaunchBuilder::new();
+        if let Ok(process_type) = DEFAULT_PROCESS.parse() {
+            launch.process(
+                ProcessBuilder::new(process_type, wrapped(command, layers_dir))
+                    .default(true)
+                    .build(),
+            );
+        }
+        return Ok(launch.build());
     };
     for (name, value) in procfile.processes() {
-        print::sub_bullet(format!("{name}: {}", unwrapped(value)));
+        match ProcessCommand::parse(value) {
+            ProcessCommand::Words(_) => print::sub_bullet(format!("{name}: {value}")),
+            ProcessCommand::Shell(_) => print::sub_bullet(format!("{name}: {value}, by a shell")),
+        }
     }
-    processes(procfile, layers_dir)
+    Ok(processes(procfile, layers_dir))
+}
+
+/// What runs where no Procfile says it: the package's main program, or the only one there is.
+fn main_process<'a>(
+    main_program: Option<&'a str>,
+    programs: &'a [String],
+) -> Result<&'a str, NoProcess> {
+    match (main_program, programs) {
+        (Some(main), programs) if programs.iter().any(|program| program == main) => Ok(main),
+        (None, [only]) => Ok(only),
+        _ => Err(NoProcess {
+            main_program: main_program.map(str::to_string),
+            programs: programs.to_vec(),
+        }),
+    }
 }
 
 /// The processes of `procfile`, started by the start program in the proot layer.
 #[must_use]
 pub fn processes(procfile: &Procfile, layers_dir: &Path) -> Launch {
-    let start_program = layers_dir.join("proot/bin").join(RUN_PROOT);
     let default = procfile.default_process(DEFAULT_PROCESS);
     let mut launch = LaunchBuilder::new();
     for (name, value) in procfile.processes() {
@@ -71,12 +125,7 @@ pub fn processes(procfile: &Procfile, layers_dir: &Path) -> Launch {
         let Ok(process_type) = name.parse::<ProcessType>() else {
             continue;
         };
-        let command = [
-            start_program.to_string_lossy().into_owned(),
-            "bash".to_string(),
-            "-c".to_string(),
-            unwrapped(value).to_string(),
-        ];
+        let command = wrapped(ProcessCommand::parse(value), layers_dir);
         launch.process(
             ProcessBuilder::new(process_type, command)
                 .default(Some(name) == default)
@@ -86,11 +135,20 @@ pub fn processes(procfile: &Procfile, layers_dir: &Path) -> Launch {
     launch.build()
 }
 
-/// A Procfile's command without the `run_proot.sh` that it begins with, since it is run so anyway.
-fn unwrapped(value: &str) -> &str {
-    match value.strip_prefix(RUN_PROOT) {
-        Some(rest) if rest.starts_with([' ', '\t']) => rest.trim_start(),
-        _ => value,
+/// The whole command of a process. Arguments that the image is run with are added to it.
+fn wrapped(command: ProcessCommand, layers_dir: &Path) -> Vec<String> {
+    let programs = layers_dir.join("proot/bin");
+    let program = |name: &str| programs.join(name).to_string_lossy().into_owned();
+    match command {
+        ProcessCommand::Words(words) => [vec![program(RUN_PROOT)], words].concat(),
+        ProcessCommand::Shell(text) => {
+            vec![
+                program(START_PROGRAM),
+                "run".to_string(),
+                "--shell".to_string(),
+                text,
+            ]
+        }
     }
 }
 
@@ -99,36 +157,52 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
-    fn launch(text: &str) -> Vec<(String, Vec<String>, bool)> {
-        let (procfile, _) = Procfile::parse(text).unwrap();
-        processes(&procfile, Path::new("/layers/nix_hydra"))
+    #[test]
+    fn every_process_is_wrapped_once_and_gets_a_shell_if_it_needs_one() {
+        let (procfile, _) = Procfile::parse(
+            "web: run_proot.sh myapp --port $PORT\nworker: myapp\nother: run_proot.sh sh -c 'x y'\n",
+        )
+        .unwrap();
+        let processes: Vec<_> = processes(&procfile, Path::new("/layers/nix_hydra"))
             .processes
             .into_iter()
             .map(|process| (process.r#type.to_string(), process.command, process.default))
-            .collect()
-    }
-
-    #[test]
-    fn every_process_is_wrapped_once() {
-        let start = "/layers/nix_hydra/proot/bin/run_proot.sh";
-        let processes = launch(
-            "web: run_proot.sh myapp --port $PORT\nworker: myapp\nother: sh -c 'cd x && run_proot.sh myapp'\n",
-        );
-        let expected = [
-            ("web", "myapp --port $PORT", true),
-            ("worker", "myapp", false),
-            ("other", "sh -c 'cd x && run_proot.sh myapp'", false),
-        ]
-        .map(|(name, value, default)| {
-            let command = [start, "bash", "-c", value].map(String::from).to_vec();
+            .collect();
+        let bin = "/layers/nix_hydra/proot/bin";
+        let run_proot = format!("{bin}/run_proot.sh");
+        let start = format!("{bin}/nix-hydra");
+        let process = |name: &str, command: &[&str], default| {
+            let command: Vec<String> = command.iter().map(ToString::to_string).collect();
             (name.to_string(), command, default)
-        });
-        assert_eq!(processes, expected);
+        };
+        assert_eq!(
+            processes,
+            [
+                process(
+                    "web",
+                    &[&start, "run", "--shell", "myapp --port $PORT"],
+                    true
+                ),
+                process("worker", &[&run_proot, "myapp"], false),
+                process("other", &[&run_proot, "sh", "-c", "x y"], false),
+            ]
+        );
     }
 
     #[test]
-    fn a_program_whose_name_only_begins_alike_is_left_as_it_is() {
-        assert_eq!(unwrapped("run_proot.sh.old x"), "run_proot.sh.old x");
-        assert_eq!(unwrapped("run_proot.sh"), "run_proot.sh");
+    fn without_a_procfile_the_main_program_or_the_only_one_runs() {
+        let programs =
+            |names: &[&str]| -> Vec<String> { names.iter().map(ToString::to_string).collect() };
+        let two = programs(&["admin", "web"]);
+        let one = programs(&["web"]);
+        assert_eq!(main_process(Some("web"), &two), Ok("web"));
+        assert_eq!(main_process(None, &one), Ok("web"));
+        for (main, programs) in [(None, &two), (None, &Vec::new()), (Some("missing"), &one)] {
+            let error = NoProcess {
+                main_program: main.map(str::to_string),
+                programs: programs.clone(),
+            };
+            assert_eq!(main_process(main, programs), Err(error));
+        }
     }
 }

@@ -31,10 +31,12 @@ pub enum LineError {
 /// What is odd about a Procfile but has a known meaning.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ProcfileWarning {
-    /// The name was written in capitals or with `_`: as written, and as it is used.
+    /// The name was written in capitals, with `_` or after spaces: as written, and as it is used.
     Renamed(String, String),
     /// The name is there more than once; the last one counts.
     Duplicate(String),
+    /// There is no process in it.
+    Empty,
 }
 
 impl Procfile {
@@ -52,7 +54,8 @@ impl Procfile {
                 reason,
             };
             let (written, value) = line.split_once(':').ok_or(refuse(LineError::NoKey))?;
-            let key = written.to_ascii_lowercase().replace('_', "-");
+            let key = written.trim_start_matches([' ', '\t']);
+            let key = key.to_ascii_lowercase().replace('_', "-");
             if key.is_empty() {
                 return Err(refuse(LineError::NoKey));
             }
@@ -71,6 +74,9 @@ impl Procfile {
                 processes.remove(earlier);
             }
             processes.push((key, value.to_string()));
+        }
+        if processes.is_empty() {
+            warnings.push(ProcfileWarning::Empty);
         }
         Ok((Self { processes }, warnings))
     }
@@ -139,6 +145,23 @@ mod tests {
                 "data-worker".into()
             )]
         );
+    }
+
+    #[test]
+    fn spaces_before_a_name_are_taken_away_with_a_warning() {
+        let (procfile, warnings) = Procfile::parse(" \tweb: x").unwrap();
+        assert_eq!(procfile.processes, [pair("web", "x")]);
+        assert_eq!(
+            warnings,
+            [ProcfileWarning::Renamed(" \tweb".into(), "web".into())]
+        );
+    }
+
+    #[test]
+    fn a_file_without_processes_is_taken_with_a_warning() {
+        let (procfile, warnings) = Procfile::parse("\n# web: x\n").unwrap();
+        assert_eq!(procfile.processes, []);
+        assert_eq!(warnings, [ProcfileWarning::Empty]);
     }
 
     #[test]

@@ -7,18 +7,19 @@ use crate::closure::fetch::{FetchError, fetch};
 use crate::closure::path_info::PathInfo;
 use crate::closure::plan::{Caches, Known, Miss};
 use crate::config::Config;
-use crate::launch::ROOTS_FILE;
+use crate::launch::describe::{Contents, contents, describe};
 use crate::output::{self, bytes, list, paths};
 use crate::report::largest_files;
 use crate::resolve::Root;
 use bullet_stream::global::print;
+use nix_hydra_start::image;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
 /// Raised whenever what the layer holds for the same roots changes its form.
-const FORMAT: &str = "1";
+const FORMAT: &str = "2";
 
 /// How many files `NIX_DEBUG` lists, as the earlier buildpacks did.
 const LARGEST_FILES: usize = 20;
@@ -45,17 +46,21 @@ struct Metadata {
     trust: Vec<String>,
     /// Count and size of the store paths, in words.
     content: String,
+    /// The programs and compile hooks of the roots, as [`Contents`] has them.
+    programs: Vec<String>,
+    compile_hooks: Vec<String>,
     /// What is known of every path, a [`PathInfo`] line each: the next build need not ask again.
     paths: Vec<String>,
 }
 
-/// Fills the layer with the closure of `roots`, unless the previous image has it already.
+/// Fills the layer with the closure of `roots`, unless the previous image has it already, and
+/// answers what is in the roots. One with compile hooks, which run here, is always filled.
 pub fn handle(
     layers_dir: &Path,
     roots: &[Root],
     config: &Config,
     open_caches: impl FnOnce() -> Caches,
-) -> Result<(), ClosureLayerError> {
+) -> Result<Contents, ClosureLayerError> {
     let layer = LaunchLayer::new(layers_dir, "closure");
     let wanted_roots: Vec<String> = roots
         .iter()
@@ -64,21 +69,29 @@ pub fn handle(
     let trust = trust(config);
     let state = layer
         .keep_if::<Metadata>(|previous| {
-            previous.format == FORMAT && previous.roots == wanted_roots && previous.trust == trust
+            previous.format == FORMAT
+                && previous.roots == wanted_roots
+                && previous.trust == trust
+                && previous.compile_hooks.is_empty()
         })
         .map_err(ClosureLayerError::Layer)?;
     print::bullet("Closure");
     if let LayerState::Kept(previous) = state {
         print::sub_bullet(format!("Using the previous image's: {}", previous.content));
-        return Ok(());
+        return Ok(Contents {
+            programs: previous.programs,
+            compile_hooks: previous.compile_hooks,
+        });
     }
 
     let known = match &state {
         LayerState::Empty { previous } => known(previous.as_ref(), &trust),
         LayerState::Kept(_) => Known::default(),
     };
-    let closure = match fill(&layer.path, roots, known, open_caches) {
-        Ok(closure) => closure,
+    let filled = fill(&layer.path, roots, known, open_caches)
+        .and_then(|closure| Ok((closure, describe_to(&layer.path, &wanted_roots)?)));
+    let (closure, contents) = match filled {
+        Ok(filled) => filled,
         Err(error) => {
             // Whole or nothing; the first error is the one to tell.
             let _ = layer.remove();
@@ -98,13 +111,25 @@ pub fn handle(
                 paths(closure.paths.len()),
                 bytes(closure.nar_size())
             ),
+            programs: contents.programs.clone(),
+            compile_hooks: contents.compile_hooks.clone(),
             paths: closure
                 .paths
                 .iter()
                 .filter_map(|(path, info)| info.to_line(path))
                 .collect(),
         })
-        .map_err(ClosureLayerError::Layer)
+        .map_err(ClosureLayerError::Layer)?;
+    Ok(contents)
+}
+
+/// Writes what the start program needs to know of the closure, and answers what the build does.
+fn describe_to(directory: &Path, roots: &[String]) -> Result<Contents, ClosureLayerError> {
+    let file = directory.join(image::FILE);
+    describe(directory, roots)
+        .and_then(|image| fs::write(&file, image.to_string()))
+        .and_then(|()| contents(directory, roots))
+        .map_err(|reason| ClosureLayerError::Layer(LayerError { path: file, reason }))
 }
 
 fn fill(
@@ -138,19 +163,6 @@ fn fill(
     let fetched = fetch(&closure, &caches, directory, None);
     timer.done();
     fetched.map_err(|error| ClosureLayerError::Fetch(Box::new(error)))?;
-
-    let mut lines = String::new();
-    for root in roots {
-        lines.push_str(&root.path.to_absolute_path());
-        lines.push('\n');
-    }
-    let roots_file = directory.join(ROOTS_FILE);
-    fs::write(&roots_file, lines).map_err(|reason| {
-        ClosureLayerError::Layer(LayerError {
-            path: roots_file,
-            reason,
-        })
-    })?;
     Ok(closure)
 }
 

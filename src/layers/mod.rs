@@ -2,5 +2,6 @@
 
 pub mod closure;
 pub mod launch_layer;
+mod loader;
 pub mod nix_store;
 pub mod proot;

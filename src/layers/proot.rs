@@ -1,12 +1,14 @@
 //! The `proot` layer: PRoot and the start program, in the image alone.
 
 use super::launch_layer::{LaunchLayer, LayerError, LayerState};
+use super::loader::Loaders;
 use crate::config::Config;
 use crate::http::Http;
 use crate::output::tool_name;
 use crate::tools::{Tool, ToolError, ToolSource};
 use bullet_stream::global::print;
 use flate2::read::MultiGzDecoder;
+use nix_hydra_start::image::{LOADER, LOADER_32, PROOT};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::fs::{self, OpenOptions};
@@ -19,9 +21,6 @@ pub const START_PROGRAM: &str = "nix-hydra";
 
 /// The name by which users know the start program.
 pub const RUN_PROOT: &str = "run_proot.sh";
-
-/// Where PRoot is in the layer: not in `bin`, which is on the app's PATH.
-pub const PROOT: &str = "libexec/proot";
 
 /// The largest PRoot taken; 5.4.0 has 0.2 MB, with debug information 2 MB.
 const MAX_PROGRAM_SIZE: u64 = 64 * 1024 * 1024;
@@ -45,13 +44,14 @@ struct Metadata {
     start_program: String,
 }
 
-/// Fills the layer, unless the previous image has it already.
+/// Fills the layer, unless the previous image has it already and this build does not run it.
 pub fn handle(
     layers_dir: &Path,
     config: &Config,
     arch: &str,
     start_program: &Path,
     http: &Http,
+    is_run: bool,
 ) -> Result<(), PRootLayerError> {
     let source = ToolSource::find(Tool::PRoot, config.proot.as_ref(), arch)
         .map_err(PRootLayerError::Tool)?;
@@ -63,7 +63,7 @@ pub fn handle(
     };
     let layer = LaunchLayer::new(layers_dir, "proot");
     let state = layer
-        .keep_if::<Metadata>(|previous| *previous == wanted)
+        .keep_if::<Metadata>(|previous| !is_run && *previous == wanted)
         .map_err(PRootLayerError::Layer)?;
     print::bullet("PRoot");
     if let LayerState::Kept(_) = state {
@@ -99,11 +99,16 @@ fn fill(
     let bytes = fs::read(&download).map_err(layer_error(download.clone()))?;
     fs::remove_file(&download).map_err(layer_error(download))?;
     let proot = program(bytes)?;
+    let Loaders { loader, loader_32 } = Loaders::find(&proot);
 
+    let start_file = format!("bin/{START_PROGRAM}");
     for (name, bytes) in [
-        (PROOT, proot.as_slice()),
-        (&format!("bin/{START_PROGRAM}"), start_program),
+        (PROOT, Some(proot.as_slice())),
+        (LOADER, loader),
+        (LOADER_32, loader_32),
+        (&start_file, Some(start_program)),
     ] {
+        let Some(bytes) = bytes else { continue };
         let path = directory.join(name);
         OpenOptions::new()
             .write(true)

@@ -1,0 +1,133 @@
+//! What the image says of itself to the start program, and what the roots bring for processes.
+
+use nix_hydra_start::image::{Image, STORE_DIR};
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// Files that a closure may have anywhere, by what they are used for.
+const CERTIFICATES: [&str; 1] = ["etc/ssl/certs/ca-bundle.crt"];
+const LOCALE_ARCHIVES: [&str; 1] = ["lib/locale/locale-archive"];
+const SHELLS: [&str; 2] = ["bin/bash", "bin/sh"];
+
+/// A program that earlier buildpacks ran at the end of a build, in a root or its `bin`.
+const COMPILE_HOOKS: [&str; 2] = ["bin/heroku-compile-hook", "heroku-compile-hook"];
+
+/// What the roots have that a build needs to know.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Contents {
+    /// The programs on `PATH`, in its order.
+    pub programs: Vec<String>,
+    /// Full store paths of programs to run at the end of the build.
+    pub compile_hooks: Vec<String>,
+}
+
+/// Describes an image whose closure is in the directory `store` and has these roots.
+///
+/// Links are not followed, since they lead to where the store will be.
+pub fn describe(store: &Path, roots: &[String]) -> io::Result<Image> {
+    let mut paths: Vec<PathBuf> = fs::read_dir(store)?
+        .map(|entry| entry.map(|entry| entry.file_name().into()))
+        .collect::<io::Result<_>>()?;
+    paths.sort();
+    let first = |files: &[&str]| {
+        let mut candidates = files
+            .iter()
+            .flat_map(|file| paths.iter().map(move |path| path.join(file)));
+        let found = candidates.find(|file| is_there(&store.join(file)));
+        found.map(|file| Path::new(STORE_DIR).join(file))
+    };
+    Ok(Image {
+        roots: roots.iter().map(PathBuf::from).collect(),
+        certificates: first(&CERTIFICATES),
+        locale_archive: first(&LOCALE_ARCHIVES),
+        shell: first(&SHELLS),
+    })
+}
+
+/// Looks into the roots.
+pub fn contents(store: &Path, roots: &[String]) -> io::Result<Contents> {
+    let mut contents = Contents::default();
+    for root in roots {
+        let inside = Path::new(root).strip_prefix(STORE_DIR);
+        let directory = store.join(inside.unwrap_or(Path::new(root)));
+        for hook in COMPILE_HOOKS {
+            if is_there(&directory.join(hook)) {
+                contents.compile_hooks.push(format!("{root}/{hook}"));
+            }
+        }
+        let mut names = match fs::read_dir(directory.join("bin")) {
+            Ok(entries) => entries
+                .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
+                .collect::<io::Result<Vec<_>>>()?,
+            Err(_) => continue,
+        };
+        // Wrapped programs have their originals beside them, hidden.
+        names.retain(|name| !name.starts_with('.') && !contents.programs.contains(name));
+        names.sort();
+        contents.programs.extend(names);
+    }
+    Ok(contents)
+}
+
+fn is_there(file: &Path) -> bool {
+    file.symlink_metadata().is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    fn store(files: &[&str]) -> tempfile::TempDir {
+        let store = tempfile::tempdir().unwrap();
+        for file in files {
+            let file = store.path().join(file);
+            fs::create_dir_all(file.parent().unwrap()).unwrap();
+            // As in a store, it may lead to a path that is not here.
+            symlink("/nix/store/x", file).unwrap();
+        }
+        store
+    }
+
+    #[test]
+    fn an_image_knows_what_its_closure_has_for_want_of_the_run_image_s() {
+        let store = store(&[
+            "a-busybox/bin/sh",
+            "c-bash/bin/bash",
+            "b-cacert/etc/ssl/certs/ca-bundle.crt",
+            "d-locales/lib/locale/locale-archive",
+            "e-app/bin/app",
+        ]);
+        let image = describe(store.path(), &["/nix/store/e-app".to_string()]).unwrap();
+        assert_eq!(
+            image.to_string(),
+            "root /nix/store/e-app\n\
+             certificates /nix/store/b-cacert/etc/ssl/certs/ca-bundle.crt\n\
+             locale-archive /nix/store/d-locales/lib/locale/locale-archive\n\
+             shell /nix/store/c-bash/bin/bash\n"
+        );
+    }
+
+    #[test]
+    fn programs_come_in_the_order_of_path_and_hooks_are_found() {
+        let store = store(&[
+            "b-app/bin/web",
+            "b-app/bin/.web-wrapped",
+            "b-app/bin/admin",
+            "a-tool/bin/web",
+            "a-tool/bin/heroku-compile-hook",
+            "c-other/bin/other",
+            "d-data/share/x",
+        ]);
+        let roots = ["b-app", "a-tool", "d-data"].map(|root| format!("/nix/store/{root}"));
+        let expected = Contents {
+            programs: ["admin", "web", "heroku-compile-hook"]
+                .map(String::from)
+                .into(),
+            compile_hooks: vec!["/nix/store/a-tool/bin/heroku-compile-hook".into()],
+        };
+        assert_eq!(contents(store.path(), &roots).unwrap(), expected);
+    }
+}

@@ -1,0 +1,83 @@
+//! Tries the engines, here and now.
+
+use crate::engine::{Engine, EngineSetting};
+use crate::image::Found;
+use crate::namespace::{Refusal, View};
+use crate::proot::{Lack, PRoot};
+use crate::supervise::{End, PRootFailure, run_in_proot};
+use crate::sys;
+use std::io;
+use std::path::PathBuf;
+
+/// Why an engine does not work here.
+#[derive(Debug)]
+pub(crate) enum Reason {
+    /// This root is not where the closure is to be seen.
+    Absent(PathBuf),
+    Namespace(Refusal),
+    Lack(Lack),
+    /// `ptrace` is refused.
+    Ptrace(io::Error),
+    /// PRoot runs, but translates nothing, even without its filter.
+    Hidden,
+    /// PRoot ended before it ran anything.
+    PRootEnded(Option<End>),
+    PRootNotStarted(io::Error),
+}
+
+/// An engine that is ready to run something.
+#[derive(Debug)]
+pub(crate) enum Ready {
+    /// Nothing need be done.
+    Here,
+    Namespace(View),
+    /// Whether it really works shows when it runs.
+    PRoot(PRoot),
+}
+
+/// The engines that a setting lets be tried, in their order.
+pub(crate) fn candidates(setting: EngineSetting) -> Vec<Engine> {
+    match setting {
+        EngineSetting::Only(engine) => vec![engine],
+        _ => Engine::ALL.to_vec(),
+    }
+}
+
+/// Makes `engine` ready. `by_name` says that the user asked for it.
+pub(crate) fn prepare(engine: Engine, found: &Found, by_name: bool) -> Result<Ready, Reason> {
+    match engine {
+        Engine::Direct => match found.absent_root() {
+            None => Ok(Ready::Here),
+            Some(root) => Err(Reason::Absent(root.to_path_buf())),
+        },
+        Engine::Namespace => View::make(&found.store, by_name)
+            .map(Ready::Namespace)
+            .map_err(Reason::Namespace),
+        Engine::PRoot => PRoot::find(found).map(Ready::PRoot).map_err(Reason::Lack),
+    }
+}
+
+/// Whether `engine` works here, to the point where it would run the app.
+pub(crate) fn try_out(engine: Engine, found: &Found, by_name: bool) -> Result<(), Reason> {
+    match prepare(engine, found, by_name)? {
+        Ready::Here | Ready::Namespace(_) => Ok(()),
+        Ready::PRoot(proot) => match run_in_proot(None, found, &proot) {
+            Ok(_) => Ok(()),
+            Err(failure) => Err(Reason::of(failure)),
+        },
+    }
+}
+
+impl Reason {
+    /// What stands behind a failure of PRoot; asked only then, since it costs a process.
+    pub(crate) fn of(failure: PRootFailure) -> Self {
+        if let Err(error) = sys::try_ptrace() {
+            return Self::Ptrace(error);
+        }
+        match failure {
+            PRootFailure::Hidden => Self::Hidden,
+            PRootFailure::Ended(end) => Self::PRootEnded(end),
+            PRootFailure::Start(error) => Self::PRootNotStarted(error),
+        }
+    }
+}

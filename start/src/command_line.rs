@@ -1,0 +1,182 @@
+//! The start program's commands.
+
+use crate::choose::{candidates, try_out};
+use crate::engine::{Engine, EngineSetting, SETTING};
+use crate::errors::{self, RunError};
+use crate::image::Found;
+use crate::inside;
+use crate::run::{self, Request};
+use crate::supervise::{End, is_init};
+use crate::sys;
+use std::env;
+use std::ffi::OsString;
+use std::path::Path;
+use std::process::ExitCode;
+
+/// The name that makes every word a part of the command to run.
+const RUN_PROOT: &str = "run_proot.sh";
+
+const HELP: &str = "\
+Looks after a Nix closure in an image.
+
+Usage: nix-hydra run COMMAND [ARGUMENT]...    run a command with the closure at /nix/store
+       nix-hydra engines                      say which engines work here
+       run_proot.sh COMMAND [ARGUMENT]...     the same as nix-hydra run
+
+Each takes --help.
+";
+
+const RUN_HELP: &str = "\
+Runs a command where the image's Nix closure is at /nix/store, with the bin directories of the
+deployed store paths first on PATH. Its exit status, or the signal that ended it, is passed on.
+
+Usage: run_proot.sh COMMAND [ARGUMENT]...
+       nix-hydra run COMMAND [ARGUMENT]...
+       nix-hydra run --shell TEXT [ARGUMENT]...
+
+  --shell    TEXT is for a shell: the run image's bash or sh, else one of the closure
+
+NIX_ENGINE      direct, namespace or proot: use this engine, or fail; unset, the first that works
+NIX_ENGINE_LOG  1: say on standard error which engine is taken, and why not another
+";
+
+const ENGINES_HELP: &str = "\
+Says which engines, the ways to make the closure appear at /nix/store, work here, and why the others
+do not. The exit status is 0 if a command would run.
+
+Usage: nix-hydra engines
+";
+
+/// What a program answers for words that it does not know.
+const USAGE: u8 = 2;
+
+/// Runs the program whose words, the first its own name, are these.
+pub fn main(words: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let mut words = words.into_iter();
+    let name = words.next().unwrap_or_default();
+    let words: Vec<OsString> = words.collect();
+    let is_run_proot = Path::new(&name)
+        .file_name()
+        .is_some_and(|name| name == RUN_PROOT);
+    if is_run_proot {
+        return run(&words);
+    }
+    let Some((command, rest)) = words.split_first() else {
+        return usage(HELP);
+    };
+    match command.to_str() {
+        Some("run") => run(rest),
+        Some("engines") => engines(rest),
+        Some(inside::NAME) => inside::main(rest).unwrap_or_else(|| usage(HELP)),
+        _ if is_help(command) => help(HELP),
+        _ => usage(HELP),
+    }
+}
+
+fn is_help(word: &OsString) -> bool {
+    word == "--help" || word == "-h"
+}
+
+fn help(text: &str) -> ExitCode {
+    print!("{text}");
+    ExitCode::SUCCESS
+}
+
+fn usage(text: &str) -> ExitCode {
+    eprint!("{text}");
+    ExitCode::from(USAGE)
+}
+
+fn run(words: &[OsString]) -> ExitCode {
+    let (shell, words) = match words {
+        [] => return usage(RUN_HELP),
+        [first, ..] if is_help(first) => return help(RUN_HELP),
+        [first, rest @ ..] if first == "--shell" => (true, rest),
+        words => (false, words),
+    };
+    let Some((program, arguments)) = words.split_first() else {
+        return usage(RUN_HELP);
+    };
+    let request = Request {
+        shell,
+        program: program.clone(),
+        arguments: arguments.to_vec(),
+    };
+    match run::run(request) {
+        Ok(end) => pass_on(end),
+        Err(error) => failed(&error),
+    }
+}
+
+fn failed(error: &RunError) -> ExitCode {
+    errors::say(&error.message());
+    ExitCode::from(error.status())
+}
+
+/// Ends as the app has ended.
+fn pass_on(end: End) -> ExitCode {
+    let status = match end {
+        End::Exited(status) => status,
+        End::Killed(signal) => {
+            // No signal ends process 1.
+            if !is_init() {
+                sys::die_by(signal);
+            }
+            128 + signal
+        }
+        End::NotExecuted(_) => 127,
+    };
+    ExitCode::from(u8::try_from(status & 0xff).unwrap_or(u8::MAX))
+}
+
+fn engines(words: &[OsString]) -> ExitCode {
+    match words {
+        [] => {}
+        [word] if is_help(word) => return help(ENGINES_HELP),
+        _ => return usage(ENGINES_HELP),
+    }
+    let checked = run::setting().and_then(|setting| {
+        let found = Found::find().map_err(|(path, error)| RunError::Image(path, error))?;
+        Ok((setting, found))
+    });
+    match checked {
+        Ok((setting, found)) => list(setting, &found),
+        Err(error) => failed(&error),
+    }
+}
+
+/// Prints whether each engine works, and which one a command is run by.
+fn list(setting: EngineSetting, found: &Found) -> ExitCode {
+    if found.image.is_relocated() {
+        println!("The closure is relocated: commands need no engine.");
+        return ExitCode::SUCCESS;
+    }
+    let mut working = Vec::new();
+    for engine in Engine::ALL {
+        let by_name = setting == EngineSetting::Only(engine);
+        match try_out(engine, found, by_name) {
+            Ok(()) => {
+                println!("{:<10} works", engine.name());
+                working.push(engine);
+            }
+            Err(reason) => {
+                let reason = errors::reason(&reason);
+                println!("{:<10} does not work: {reason}", engine.name());
+            }
+        }
+    }
+    let mut candidates = candidates(setting).into_iter();
+    let taken = candidates.find(|engine| working.contains(engine));
+    let value = env::var(SETTING).unwrap_or_default();
+    let when = match setting {
+        EngineSetting::Unset => format!("{SETTING} is not set"),
+        _ => format!("{SETTING} is `{}`", value.trim()),
+    };
+    if let (Some(engine), false) = (taken, setting == EngineSetting::Relocate) {
+        println!("{when}: commands are run by {engine}.");
+        ExitCode::SUCCESS
+    } else {
+        println!("{when}: no command can be run.");
+        ExitCode::FAILURE
+    }
+}

@@ -1,0 +1,232 @@
+//! Everything that the start program says: on standard error, since standard output is the app's.
+
+use crate::choose::Reason;
+use crate::engine::{EXPECTED, Engine};
+use crate::namespace::{Refusal, Step};
+use crate::proot::Lack;
+use crate::supervise::End;
+use std::ffi::OsString;
+use std::fmt::Write as _;
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+
+/// The name by which users know this program.
+const NAME: &str = "run_proot.sh";
+
+/// Said when PRoot works, but only without the filter that keeps it fast.
+pub(crate) const SLOW_PROOT: &str = "this PRoot translates nothing with its seccomp filter, so it ran \
+    without: every system call was slower. The PRoot that the buildpack pins has no such fault.";
+
+/// Why a command was not run.
+#[derive(Debug)]
+pub(crate) enum RunError {
+    /// The image's description of itself cannot be read.
+    Image(PathBuf, io::Error),
+    UnknownEngine(String),
+    /// The image was built to need no engine, but this one is asked for.
+    Relocated(Engine),
+    /// The image was built to need an engine, but none is to be used.
+    NotRelocated,
+    /// None of the engines that may be used works; why, of each.
+    NoEngine {
+        tried: Vec<(Engine, Reason)>,
+        by_name: bool,
+    },
+    /// This text needs a shell.
+    NoShell(OsString),
+    Execute(OsString, io::Error),
+}
+
+/// What a shell answers for a command that cannot be run, and for one that is not there.
+const CANNOT_RUN: u8 = 126;
+const NOT_FOUND: u8 = 127;
+
+impl RunError {
+    /// The exit status that tells of it.
+    pub(crate) fn status(&self) -> u8 {
+        match self {
+            Self::Execute(_, error) if error.kind() == io::ErrorKind::NotFound => NOT_FOUND,
+            _ => CANNOT_RUN,
+        }
+    }
+
+    pub(crate) fn message(&self) -> String {
+        match self {
+            Self::Image(path, error) => format!(
+                "cannot read {}: {error}.\n\n\
+                 It says what is in this image, and is in the layer `closure`, beside that of this \
+                 program.",
+                path.display()
+            ),
+            Self::UnknownEngine(value) => {
+                format!("NIX_ENGINE is set to `{value}`.\n\nIt takes {EXPECTED}.")
+            }
+            Self::Relocated(engine) => format!(
+                "NIX_ENGINE is `{engine}`, but this image's closure was relocated when it was built, \
+                 and needs no engine.\n\n\
+                 Unset it; or build the image again with NIX_ENGINE={engine}."
+            ),
+            Self::NotRelocated => {
+                "NIX_ENGINE is `relocate`, but this image's closure was built for \
+                 /nix/store.\n\n\
+                 Build the image again with NIX_ENGINE=relocate; or unset it."
+                    .to_string()
+            }
+            Self::NoEngine { tried, by_name } => no_engine(tried, *by_name),
+            Self::NoShell(text) => format!(
+                "there is no shell for `{}`: neither the run image nor the closure has bash or sh.\n\n\
+                 Write the command without what only a shell understands; or use a run image with a \
+                 shell; or add bash to what is deployed.",
+                text.display()
+            ),
+            Self::Execute(program, error) => {
+                format!("cannot run {}: {error}", Path::new(program).display())
+            }
+        }
+    }
+}
+
+fn no_engine(tried: &[(Engine, Reason)], by_name: bool) -> String {
+    if let ([(engine, why)], true) = (tried, by_name) {
+        return format!(
+            "NIX_ENGINE is `{engine}`, which does not work here: {}.\n\n\
+             Unset it to use whichever engine works. Where none does, build the image with \
+             NIX_ENGINE=relocate:\nit then needs none.",
+            reason(why)
+        );
+    }
+    let mut message =
+        "no way to show the closure at /nix/store works here, so the command was not \
+                       run.\n\n"
+            .to_string();
+    for (engine, why) in tried {
+        let _ = writeln!(message, "    {:<10} {}", engine.name(), reason(why));
+    }
+    message.push_str(
+        "\nBuild the image with NIX_ENGINE=relocate: it then needs none of these. Or have whoever runs \
+         the\ncontainer allow ptrace or user namespaces.",
+    );
+    message
+}
+
+/// Why an engine does not work, in one line.
+pub(crate) fn reason(reason: &Reason) -> String {
+    match reason {
+        Reason::Absent(root) => format!("{} is not there", root.display()),
+        Reason::Namespace(Refusal { step, error }) => match step {
+            Step::Start => format!("it could not be tried: {error}"),
+            Step::Root => "root may not mount, and in a user namespace would lose its rights over \
+                           other users; NIX_ENGINE=namespace accepts that"
+                .to_string(),
+            Step::Unshare => format!("a user namespace is refused: {error}"),
+            Step::Ids => format!("a user namespace with this user's id is refused: {error}"),
+            Step::Mount => format!("mounting is refused: {error}"),
+            Step::Enter => format!("entering the namespace is refused: {error}"),
+        },
+        Reason::Lack(Lack::Program(path)) => {
+            format!("the image has no PRoot, {} is missing", path.display())
+        }
+        Reason::Lack(Lack::TmpDir) => {
+            "PRoot finds no directory that it can write to; mount one at \
+                                       /tmp, or name one in PROOT_TMP_DIR"
+                .to_string()
+        }
+        Reason::Ptrace(error) => format!("ptrace is refused: {error}"),
+        Reason::Hidden => "this PRoot translates nothing".to_string(),
+        Reason::PRootEnded(end) => match end {
+            Some(End::Exited(status)) => {
+                format!("PRoot ended with status {status} before it ran anything")
+            }
+            Some(End::Killed(signal)) => {
+                format!("PRoot was ended by signal {signal} before it ran anything")
+            }
+            _ => "PRoot ended before it ran anything".to_string(),
+        },
+        Reason::PRootNotStarted(error) => format!("PRoot cannot be run: {error}"),
+    }
+}
+
+/// Says something on standard error.
+pub(crate) fn say(text: &str) {
+    // There is nobody to tell where that is closed.
+    let _ = writeln!(io::stderr(), "{NAME}: {text}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused() -> io::Error {
+        io::Error::from_raw_os_error(libc::EPERM)
+    }
+
+    fn namespace(step: Step) -> (Engine, Reason) {
+        let error = refused();
+        (
+            Engine::Namespace,
+            Reason::Namespace(Refusal { step, error }),
+        )
+    }
+
+    fn proot(reason: Reason) -> (Engine, Reason) {
+        (Engine::PRoot, reason)
+    }
+
+    fn absent() -> (Engine, Reason) {
+        let root = "/nix/store/xbgcfhaawi9iz9s99k58sqy8azc2a1w3-myapp".into();
+        (Engine::Direct, Reason::Absent(root))
+    }
+
+    #[test]
+    fn messages() {
+        let by_name = |tried| RunError::NoEngine {
+            tried: vec![tried],
+            by_name: true,
+        };
+        let mut errors = vec![
+            RunError::NoEngine {
+                tried: vec![
+                    absent(),
+                    namespace(Step::Unshare),
+                    proot(Reason::Ptrace(refused())),
+                ],
+                by_name: false,
+            },
+            by_name(absent()),
+        ];
+        errors.extend(
+            [Step::Start, Step::Root, Step::Ids, Step::Mount, Step::Enter]
+                .map(|step| by_name(namespace(step))),
+        );
+        errors.extend(
+            [
+                Reason::Lack(Lack::Program(
+                    "/layers/nix_hydra/proot/libexec/proot".into(),
+                )),
+                Reason::Lack(Lack::TmpDir),
+                Reason::Hidden,
+                Reason::PRootEnded(Some(End::Exited(1))),
+                Reason::PRootEnded(Some(End::Killed(9))),
+                Reason::PRootEnded(None),
+                Reason::PRootNotStarted(io::Error::from_raw_os_error(libc::ENOEXEC)),
+            ]
+            .map(|reason| by_name(proot(reason))),
+        );
+        errors.extend([
+            RunError::Image(
+                "/layers/nix_hydra/closure/.image".into(),
+                io::Error::from_raw_os_error(libc::ENOENT),
+            ),
+            RunError::UnknownEngine("docker".into()),
+            RunError::Relocated(Engine::PRoot),
+            RunError::NotRelocated,
+            RunError::NoShell("myapp --port $PORT".into()),
+            RunError::Execute("myapp".into(), io::Error::from_raw_os_error(libc::ENOENT)),
+        ]);
+        let messages: Vec<_> = errors
+            .iter()
+            .map(|error| format!("{NAME}: {}\n(status {})", error.message(), error.status()))
+            .collect();
+        insta::assert_snapshot!(messages.join("\n\n==========\n\n"));
+    }
+}

@@ -1,0 +1,208 @@
+//! How an image describes itself to the start program: one small file in the closure layer.
+//!
+//! A line is a key, a space and a value to the end of the line:
+//!
+//! ```text
+//! root /nix/store/xbgcfhaawi9iz9s99k58sqy8azc2a1w3-myapp-1.0
+//! shell /nix/store/…-bash-5.3/bin/bash
+//! ```
+//!
+//! All values are paths as the app sees them. Keys that are not known are passed over, since the
+//! layers of an image may come from different versions of the buildpack.
+
+use std::fmt;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// The file's name in the closure layer; no store path is called so.
+pub const FILE: &str = ".image";
+
+/// The directory of the store that every closure is made for.
+pub const STORE_DIR: &str = "/nix/store";
+
+/// The name of the layer with the closure, and of the one with the start program.
+const CLOSURE_LAYER: &str = "closure";
+
+/// PRoot in the layer of the start program: not in `bin`, which is on the app's PATH.
+pub const PROOT: &str = "libexec/proot";
+
+/// PRoot's loaders beside it, for programs of 64 and of 32 bits; a layer may lack either.
+pub const LOADER: &str = "libexec/proot-loader";
+pub const LOADER_32: &str = "libexec/proot-loader-32";
+
+/// What an image says of itself.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Image {
+    /// Full paths of the roots, the one that leads `PATH` first. Below [`STORE_DIR`], except in an
+    /// image whose closure is relocated.
+    pub roots: Vec<PathBuf>,
+    /// A bundle of certificates in the closure, for a run image that has none.
+    pub certificates: Option<PathBuf>,
+    /// glibc's locales in the closure.
+    pub locale_archive: Option<PathBuf>,
+    /// A shell in the closure, for a run image that has none.
+    pub shell: Option<PathBuf>,
+}
+
+impl Image {
+    /// Reads a description.
+    #[must_use]
+    pub fn parse(text: &str) -> Self {
+        let mut image = Self::default();
+        for (key, value) in text.lines().filter_map(|line| line.split_once(' ')) {
+            let value = PathBuf::from(value);
+            match key {
+                "root" => image.roots.push(value),
+                "certificates" => image.certificates = Some(value),
+                "locale-archive" => image.locale_archive = Some(value),
+                "shell" => image.shell = Some(value),
+                _ => {}
+            }
+        }
+        image
+    }
+
+    /// Whether the closure was rewritten to where it is, so that it needs no engine.
+    #[must_use]
+    pub fn is_relocated(&self) -> bool {
+        !self.roots.iter().any(|root| root.starts_with(STORE_DIR))
+    }
+}
+
+impl fmt::Display for Image {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for root in &self.roots {
+            writeln!(formatter, "root {}", root.display())?;
+        }
+        for (key, value) in [
+            ("certificates", &self.certificates),
+            ("locale-archive", &self.locale_archive),
+            ("shell", &self.shell),
+        ] {
+            if let Some(value) = value {
+                writeln!(formatter, "{key} {}", value.display())?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// An image as the start program finds it: the description, and where its layers are.
+#[derive(Debug, Clone)]
+pub(crate) struct Found {
+    pub(crate) image: Image,
+    /// The directory that is to appear at [`STORE_DIR`].
+    pub(crate) store: PathBuf,
+    /// The layer that this program is in.
+    pub(crate) layer: PathBuf,
+    /// This program.
+    pub(crate) program: PathBuf,
+}
+
+impl Found {
+    /// Looks at the layers that this program is in: `…/proot/bin/nix-hydra`.
+    pub(crate) fn find() -> Result<Self, (PathBuf, io::Error)> {
+        let itself = Path::new("/proc/self/exe");
+        let program = itself
+            .read_link()
+            .map_err(|error| (itself.to_path_buf(), error))?;
+        Self::beside(program)
+    }
+
+    fn beside(program: PathBuf) -> Result<Self, (PathBuf, io::Error)> {
+        let layer = program.ancestors().nth(2).unwrap_or(Path::new("/"));
+        let layer = layer.to_path_buf();
+        let store = layer.parent().unwrap_or(Path::new("/")).join(CLOSURE_LAYER);
+        let file = store.join(FILE);
+        let text = fs::read_to_string(&file).map_err(|error| (file, error))?;
+        Ok(Self {
+            image: Image::parse(&text),
+            store,
+            layer,
+            program,
+        })
+    }
+
+    /// A path of the closure as it is found without an engine.
+    pub(crate) fn outside(&self, path: &Path) -> PathBuf {
+        match path.strip_prefix(STORE_DIR) {
+            Ok(inside) => self.store.join(inside),
+            Err(_) => path.to_path_buf(),
+        }
+    }
+
+    /// The first root that is not where the app looks for it; none where the closure is in place.
+    pub(crate) fn absent_root(&self) -> Option<&Path> {
+        let mut roots = self.image.roots.iter();
+        roots
+            .find(|root| root.symlink_metadata().is_err())
+            .map(PathBuf::as_path)
+    }
+
+    /// Whether an engine has made the closure appear already, so that this runs within itself.
+    pub(crate) fn is_within(&self) -> bool {
+        use std::os::unix::fs::MetadataExt;
+        let same = |root: &PathBuf| {
+            let (Ok(seen), Ok(own)) = (root.metadata(), self.outside(root).metadata()) else {
+                return false;
+            };
+            (seen.dev(), seen.ino()) == (own.dev(), own.ino())
+        };
+        self.image.roots.iter().all(same)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn image() -> Image {
+        Image {
+            roots: vec!["/nix/store/a-myapp".into(), "/nix/store/b my tool".into()],
+            certificates: Some("/nix/store/c-cacert/etc/ssl/certs/ca-bundle.crt".into()),
+            locale_archive: None,
+            shell: Some("/nix/store/d-bash/bin/bash".into()),
+        }
+    }
+
+    #[test]
+    fn a_description_reads_as_it_was_written() {
+        let text = image().to_string();
+        assert_eq!(
+            text,
+            "root /nix/store/a-myapp\nroot /nix/store/b my tool\n\
+             certificates /nix/store/c-cacert/etc/ssl/certs/ca-bundle.crt\n\
+             shell /nix/store/d-bash/bin/bash\n"
+        );
+        assert_eq!(Image::parse(&format!("{text}later key\n")), image());
+    }
+
+    #[test]
+    fn a_closure_whose_roots_are_elsewhere_is_relocated() {
+        assert!(!image().is_relocated());
+        let moved = Image::parse("root /layers/nix_hydra/closure/a-myapp\n");
+        assert!(moved.is_relocated());
+    }
+
+    #[test]
+    fn the_closure_is_in_the_layer_beside_that_of_the_program() {
+        let layers = tempfile::tempdir().unwrap();
+        let program = layers.path().join("proot/bin/nix-hydra");
+        let (missing, error) = Found::beside(program.clone()).unwrap_err();
+        assert_eq!(missing, layers.path().join("closure/.image"));
+        assert_eq!(error.kind(), io::ErrorKind::NotFound);
+
+        fs::create_dir(layers.path().join("closure")).unwrap();
+        fs::write(&missing, image().to_string()).unwrap();
+        let found = Found::beside(program).unwrap();
+        assert_eq!(found.image, image());
+        assert_eq!(found.absent_root(), Some(Path::new("/nix/store/a-myapp")));
+        assert_eq!(
+            found.outside(Path::new("/nix/store/a-myapp/bin/myapp")),
+            layers.path().join("closure/a-myapp/bin/myapp")
+        );
+        assert!(!found.is_within());
+    }
+}

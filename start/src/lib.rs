@@ -1,0 +1,25 @@
+//! The start program: runs a command of the image where the closure is at `/nix/store`.
+//!
+//! It is `run_proot.sh` in a Procfile, and the first word of every process that the buildpack makes.
+//! Each time it starts it looks for an engine, a way to make the closure appear, that works here and
+//! now; nothing about that is kept in the image. Where it is process 1, or where the engine is PRoot,
+//! it stays and looks after the app's processes; else it becomes the app.
+//!
+//! It is a crate of its own so that it stays small: it links std, libc and rustix, and nothing else.
+
+mod choose;
+mod command_line;
+pub mod engine;
+mod environment;
+mod errors;
+pub mod image;
+mod inside;
+mod namespace;
+mod proot;
+mod report;
+mod run;
+mod shell;
+mod supervise;
+mod sys;
+
+pub use command_line::main;

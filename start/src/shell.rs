@@ -1,0 +1,126 @@
+//! What needs a shell: a command written for one, and the roots' `etc/profile.d`.
+
+use crate::environment::DEFAULT_PATH;
+use crate::image::Found;
+use rustix::fs::{Access, access};
+use std::env;
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+
+/// The shells that are looked for, the better one first.
+const SHELLS: [&str; 2] = ["bash", "sh"];
+
+/// Neither the image nor the closure has a shell.
+#[derive(Debug)]
+pub(crate) struct NoShell;
+
+/// A shell as the app sees it: the run image's, else one of the roots, else one of the closure.
+pub(crate) fn find(found: &Found) -> Result<PathBuf, NoShell> {
+    let path = env::var_os("PATH").filter(|path| !path.is_empty());
+    let path = path.unwrap_or(DEFAULT_PATH.into());
+    let images: Vec<PathBuf> = env::split_paths(&path)
+        .chain(env::split_paths(DEFAULT_PATH))
+        .filter(|directory| directory.is_absolute())
+        .collect();
+    let roots: Vec<PathBuf> = found
+        .image
+        .roots
+        .iter()
+        .map(|root| root.join("bin"))
+        .collect();
+    [images, roots]
+        .iter()
+        .find_map(|directories| {
+            let shells = SHELLS.iter().flat_map(|shell| {
+                let candidates = directories.iter();
+                candidates.map(move |directory| directory.join(shell))
+            });
+            shells
+                .into_iter()
+                .find(|shell| may_execute(&found.outside(shell)))
+        })
+        .or_else(|| found.image.shell.clone())
+        .ok_or(NoShell)
+}
+
+fn may_execute(file: &Path) -> bool {
+    file.is_file() && access(file, Access::EXEC_OK).is_ok()
+}
+
+/// A shell's program text that reads the roots' `etc/profile.d/*.sh` and then becomes its arguments;
+/// none where no root has such a file.
+pub(crate) fn profile(found: &Found) -> Option<OsString> {
+    let mut text = Vec::new();
+    for root in &found.image.roots {
+        let directory = root.join("etc/profile.d");
+        let entries = fs::read_dir(found.outside(&directory));
+        let mut names: Vec<OsString> = entries
+            .into_iter()
+            .flatten()
+            .filter_map(|entry| entry.ok().map(|entry| entry.file_name()))
+            .filter(|name| name.as_bytes().ends_with(b".sh"))
+            .collect();
+        names.sort();
+        for name in names {
+            text.extend_from_slice(b". ");
+            text.extend(quoted(directory.join(name).as_os_str()));
+            text.push(b'\n');
+        }
+    }
+    if text.is_empty() {
+        return None;
+    }
+    text.extend_from_slice(b"exec \"$@\"");
+    Some(OsString::from_vec(text))
+}
+
+fn quoted(word: &OsStr) -> Vec<u8> {
+    let mut quoted = vec![b'\''];
+    for byte in word.as_bytes() {
+        match byte {
+            b'\'' => quoted.extend_from_slice(br"'\''"),
+            other => quoted.push(*other),
+        }
+    }
+    quoted.push(b'\'');
+    quoted
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::image::Image;
+
+    #[test]
+    fn profiles_of_all_roots_are_read_in_their_order_by_name() {
+        let layers = tempfile::tempdir().unwrap();
+        let found = Found {
+            image: Image::parse("root /nix/store/b\nroot /nix/store/a\nroot /nix/store/none\n"),
+            store: layers.path().to_path_buf(),
+            layer: PathBuf::new(),
+            program: PathBuf::new(),
+        };
+        assert_eq!(profile(&found), None);
+        for (root, file) in [
+            ("a", "1.sh"),
+            ("b", "it's.sh"),
+            ("b", "0.sh"),
+            ("b", "README"),
+        ] {
+            let directory = layers.path().join(root).join("etc/profile.d");
+            fs::create_dir_all(&directory).unwrap();
+            fs::write(directory.join(file), "").unwrap();
+        }
+        let text = profile(&found).unwrap().into_string().unwrap();
+        assert_eq!(
+            text,
+            ". '/nix/store/b/etc/profile.d/0.sh'\n\
+             . '/nix/store/b/etc/profile.d/it'\\''s.sh'\n\
+             . '/nix/store/a/etc/profile.d/1.sh'\n\
+             exec \"$@\""
+        );
+    }
+}

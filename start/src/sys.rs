@@ -1,0 +1,186 @@
+//! The system calls that Rust's libraries have no safe function for.
+//!
+//! This program has one thread, so a forked child may do all that its parent may.
+#![allow(unsafe_code)]
+
+use rustix::process::{Pid, Resource, Rlimit, setrlimit};
+use rustix::thread::UnshareFlags;
+use std::fs::File;
+use std::io::{self, Read};
+use std::mem;
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::ptr;
+
+/// Which of the two processes this is after a fork.
+pub(crate) enum Fork {
+    Parent(Pid),
+    Child,
+}
+
+pub(crate) fn fork() -> io::Result<Fork> {
+    // SAFETY: there is no other thread whose locks the child could find held.
+    let pid = unsafe { libc::fork() };
+    match pid {
+        0 => Ok(Fork::Child),
+        _ => Pid::from_raw(pid)
+            .filter(|_| pid > 0)
+            .map(Fork::Parent)
+            .ok_or_else(io::Error::last_os_error),
+    }
+}
+
+/// Ends a forked child at once, without what its parent has put off until its own end.
+pub(crate) fn exit_child(status: i32) -> ! {
+    // SAFETY: it does not return, and touches no memory.
+    unsafe { libc::_exit(status) }
+}
+
+/// Leaves namespaces of this process alone.
+pub(crate) fn unshare(flags: UnshareFlags) -> io::Result<()> {
+    // SAFETY: no flag is used that unshares the table of file descriptors.
+    unsafe { rustix::thread::unshare_unsafe(flags) }.map_err(io::Error::from)
+}
+
+/// A file descriptor that the program which started this one has left open for it.
+pub(crate) fn inherited(fd: RawFd) -> OwnedFd {
+    // SAFETY: it is named once, on the command line, and nothing else in this program uses it.
+    let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+    let _ = rustix::io::fcntl_setfd(&fd, rustix::io::FdFlags::CLOEXEC);
+    fd
+}
+
+/// The signals that tell of a fault of this program itself: they must not be put off.
+const FAULTS: [i32; 7] = [
+    libc::SIGSEGV,
+    libc::SIGBUS,
+    libc::SIGILL,
+    libc::SIGFPE,
+    libc::SIGABRT,
+    libc::SIGTRAP,
+    libc::SIGSYS,
+];
+
+/// A signal that has arrived, and whether the kernel sent it by itself, as it does for a terminal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Arrived {
+    pub(crate) signal: i32,
+    pub(crate) from_kernel: bool,
+}
+
+/// The signals that a process keeps back; executed programs inherit them.
+#[derive(Clone, Copy)]
+pub(crate) struct Mask(libc::sigset_t);
+
+impl Mask {
+    /// Has this process keep back these signals, and those alone.
+    pub(crate) fn set(&self) {
+        // SAFETY: the set is a valid one; the call keeps no pointer.
+        unsafe { libc::sigprocmask(libc::SIG_SETMASK, &raw const self.0, ptr::null_mut()) };
+    }
+}
+
+/// Keeps all signals but faults back: what is kept back now, and what was before.
+pub(crate) fn block_signals() -> io::Result<(Mask, Mask)> {
+    // SAFETY: the sets are written before they are read; the calls keep no pointer.
+    unsafe {
+        let mut set: libc::sigset_t = mem::zeroed();
+        let mut before: libc::sigset_t = mem::zeroed();
+        libc::sigfillset(&raw mut set);
+        for fault in FAULTS {
+            libc::sigdelset(&raw mut set, fault);
+        }
+        // Where it was ignored, children would vanish without their status being told.
+        libc::signal(libc::SIGCHLD, libc::SIG_DFL);
+        match libc::sigprocmask(libc::SIG_SETMASK, &raw const set, &raw mut before) {
+            0 => Ok((Mask(set), Mask(before))),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+}
+
+/// All signals, kept back, to be read as they come.
+pub(crate) struct Signals {
+    pub(crate) file: File,
+    /// What was kept back before.
+    pub(crate) before: Mask,
+}
+
+impl Signals {
+    /// Keeps all signals back from here on.
+    pub(crate) fn block() -> io::Result<Self> {
+        let (Mask(set), before) = block_signals()?;
+        // SAFETY: the set is a valid one; the new file descriptor is nobody else's.
+        unsafe {
+            match libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) {
+                -1 => Err(io::Error::last_os_error()),
+                fd => Ok(Self {
+                    file: File::from_raw_fd(fd),
+                    before,
+                }),
+            }
+        }
+    }
+
+    /// The next signal, where one has arrived.
+    pub(crate) fn next(&self) -> Option<Arrived> {
+        const NUMBER: usize = mem::offset_of!(libc::signalfd_siginfo, ssi_signo);
+        const CODE: usize = mem::offset_of!(libc::signalfd_siginfo, ssi_code);
+        let mut bytes = [0; size_of::<libc::signalfd_siginfo>()];
+        if (&self.file).read(&mut bytes).ok()? < bytes.len() {
+            return None;
+        }
+        let field = |at: usize| bytes[at..at + 4].try_into().map(i32::from_ne_bytes).ok();
+        Some(Arrived {
+            signal: field(NUMBER)?,
+            from_kernel: field(CODE)? == libc::SI_KERNEL,
+        })
+    }
+}
+
+/// Sends a signal, real-time ones too; to a process group where `to` is negative.
+pub(crate) fn kill(to: i32, signal: i32) -> io::Result<()> {
+    // SAFETY: it touches no memory.
+    match unsafe { libc::kill(to, signal) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Ends this process by a signal, as the app was ended. Returns where the signal does not do that.
+pub(crate) fn die_by(signal: i32) {
+    let none = Rlimit {
+        current: Some(0),
+        maximum: Some(0),
+    };
+    // The app has left a core where one is wanted; this program's would be of no use.
+    let _ = setrlimit(Resource::Core, none);
+    // SAFETY: the set is written before it is read; the calls keep no pointer.
+    unsafe {
+        libc::signal(signal, libc::SIG_DFL);
+        let mut set: libc::sigset_t = mem::zeroed();
+        libc::sigemptyset(&raw mut set);
+        libc::sigprocmask(libc::SIG_SETMASK, &raw const set, ptr::null_mut());
+        libc::raise(signal);
+    }
+}
+
+/// Whether a process may ask to be traced, as PRoot's children do; tried in a child.
+pub(crate) fn try_ptrace() -> io::Result<()> {
+    match fork()? {
+        Fork::Child => {
+            // SAFETY: the call ignores all but its first argument.
+            let refused = unsafe { libc::ptrace(libc::PTRACE_TRACEME, 0, 0, 0) } != 0;
+            let error = io::Error::last_os_error().raw_os_error().unwrap_or(1);
+            exit_child(if refused { error } else { 0 })
+        }
+        Fork::Parent(child) => {
+            let ended =
+                rustix::process::waitpid(Some(child), rustix::process::WaitOptions::empty())?;
+            match ended.and_then(|(_, status)| status.exit_status()) {
+                Some(0) => Ok(()),
+                Some(error) => Err(io::Error::from_raw_os_error(error)),
+                None => Err(io::ErrorKind::Other.into()),
+            }
+        }
+    }
+}
