@@ -5,6 +5,7 @@
 
 use crate::cache::credentials::{Binding, CredentialsError, Netrc, read_bindings};
 use crate::cache::{CacheUrl, CacheUrlError};
+use glob::Pattern;
 use nix_derivation::StorePath;
 use nix_hydra_start::engine::{self, EngineSetting};
 use nix_narinfo::TrustedPublicKey;
@@ -24,7 +25,7 @@ const DEFAULT_NETRC_FILE: &str = "/etc/nix/netrc";
 pub const EXPRESSION_FILES: [&str; 4] = ["deploy.nix", "flake.nix", "shell.nix", "default.nix"];
 
 /// The names of all settings, as `buildpack.toml` and the README list them.
-pub const SETTINGS: [&str; 19] = [
+pub const SETTINGS: [&str; 20] = [
     "NIX_EXTRA_BINARY_CACHE",
     "NIX_DEFAULT_BINARY_CACHE",
     "NIX_TRUSTED_PUBLIC_KEYS",
@@ -44,6 +45,7 @@ pub const SETTINGS: [&str; 19] = [
     "NIX_PROOT_SHA256",
     "NIX_ENGINE",
     "NIX_PROCFILE",
+    "NIX_RELOCATE_IGNORE",
 ];
 
 /// All settings of one build, checked.
@@ -67,6 +69,8 @@ pub struct Config {
     pub engine: EngineSetting,
     /// The file with the processes, relative to the app directory; `Procfile` where it is not set.
     pub procfile: Option<PathBuf>,
+    /// Files that do not stand against a relocation, as `<base name of a store path>/<path>`.
+    pub relocate_ignore: Vec<Pattern>,
 }
 
 /// What the user wants deployed.
@@ -124,8 +128,6 @@ pub enum ConfigError {
     Credentials(CredentialsError),
     /// There is neither a setting nor a file that says what to deploy.
     NothingToDeploy,
-    /// A relocated closure is asked for.
-    NoRelocation,
 }
 
 impl Config {
@@ -152,6 +154,7 @@ impl Config {
             procfile: get("NIX_PROCFILE")
                 .map(|value| file_in_app("NIX_PROCFILE", &value, app_dir, "Procfile.web"))
                 .transpose()?,
+            relocate_ignore: relocate_ignore(&get)?,
         })
         .and_then(|config| on_miss(&get).map(|()| config))
     }
@@ -335,10 +338,26 @@ fn file_in_app(
 fn engine(get: &Get) -> Result<EngineSetting, ConfigError> {
     let value = get(engine::SETTING).unwrap_or_default();
     match value.parse() {
-        Ok(EngineSetting::Relocate) => Err(ConfigError::NoRelocation),
         Ok(setting) => Ok(setting),
         Err(_) => Err(invalid(engine::SETTING, value, engine::EXPECTED)),
     }
+}
+
+fn relocate_ignore(get: &Get) -> Result<Vec<Pattern>, ConfigError> {
+    const NAME: &str = "NIX_RELOCATE_IGNORE";
+    get(NAME)
+        .unwrap_or_default()
+        .split_whitespace()
+        .map(|pattern| {
+            Pattern::new(pattern).map_err(|_| {
+                invalid(
+                    NAME,
+                    pattern,
+                    "patterns of files with `*` and `?`, separated by spaces, such as `*/share/doc/*`",
+                )
+            })
+        })
+        .collect()
 }
 
 fn expression_file(app_dir: &Path) -> Option<PathBuf> {
@@ -571,6 +590,7 @@ mod tests {
             ("NIX_DEBUG", "loud"),
             ("NIX_ENGINE", "docker"),
             ("NIX_PROCFILE", "missing"),
+            ("NIX_RELOCATE_IGNORE", "a***b"),
         ] {
             match read(&[(name, value)]) {
                 Err(ConfigError::InvalidSetting {

@@ -10,12 +10,12 @@ use crate::config::{ConfigError, EXPRESSION_FILES};
 use crate::launch::NoProcess;
 use crate::launch::hook::HookError;
 use crate::launch::procfile::{LineError, ProcfileError};
-use crate::layers::closure::ClosureLayerError;
+use crate::layers::closure::{ClosureLayerError, NotRelocatable};
 use crate::layers::launch_layer::LayerError;
 use crate::layers::proot::PRootLayerError;
 use crate::nix::NixError;
 use crate::nix::archive::ArchiveError;
-use crate::output::{bytes, list};
+use crate::output::{self, bytes, list};
 use crate::resolve::expression::ExpressionError;
 use crate::resolve::source::SourceError;
 use crate::tools::ToolError;
@@ -113,6 +113,7 @@ impl BuildpackError {
                 miss(misses, unusable)
             }
             Self::ClosureLayer(ClosureLayerError::Fetch(error)) => fetch(error),
+            Self::ClosureLayer(ClosureLayerError::Relocation(reason)) => relocation(reason),
             Self::ClosureLayer(ClosureLayerError::Layer(error))
             | Self::PRootLayer(PRootLayerError::Layer(error)) => layer(error),
             Self::PRootLayer(error) => proot(error),
@@ -185,12 +186,43 @@ fn config(error: &ConfigError) -> Message {
                 Add an expression to the app, or set NIX_FILE to the one it has.
             ", files = list(&EXPRESSION_FILES.map(|file| format!("`{file}`")))},
         ),
-        ConfigError::NoRelocation => Message::new(
-            "NIX_ENGINE=relocate is not possible yet",
-            "This version of the buildpack cannot relocate a closure.\n\n\
-             Unset NIX_ENGINE: the processes then run by a namespace or by PRoot.",
-        ),
     }
+}
+
+fn relocation(reason: &NotRelocatable) -> Message {
+    /// Files that are listed; the first ones mostly tell what the others are like.
+    const LISTED: usize = 20;
+    let elsewhere = "\n\nWith NIX_ENGINE=auto, or without it, the closure is taken as it is.";
+    let text = match reason {
+        NotRelocatable::DirectoryTooLong(directory, error) => format!(
+            "Each reference to a store path is rewritten to a path of the same length below {}, and \
+             the name of that directory is too long for it by {} bytes.",
+            directory.display(),
+            error.excess
+        ),
+        NotRelocatable::SamePlace(paths) => {
+            let [one, other] = &**paths;
+            format!("{one} and {other} would both have the same place in the image.")
+        }
+        NotRelocatable::Obstacles(obstacles) => {
+            let mut text = String::from(
+                "These files name store paths where they cannot be rewritten, or would not work \
+                 once they are:\n\n",
+            );
+            for obstacle in obstacles.iter().take(LISTED) {
+                let _ = writeln!(text, "- {}", output::obstacle(obstacle));
+            }
+            if obstacles.len() > LISTED {
+                let _ = writeln!(text, "- and {} more", obstacles.len() - LISTED);
+            }
+            text.push_str(
+                "\nWhere the app does not use such a file, say so: NIX_RELOCATE_IGNORE takes patterns \
+                 of files to pass over, separated by spaces, such as `*/share/doc/*`.",
+            );
+            text
+        }
+    };
+    Message::new("The closure cannot be relocated", text + elsewhere)
 }
 
 fn credentials(error: &CredentialsError) -> Message {
@@ -649,6 +681,7 @@ mod tests {
     use super::*;
     use crate::cache::{CacheError, CacheUrlError};
     use crate::closure::relocate::Relocation;
+    use crate::closure::survey::{Obstacle, Reason};
     use crate::http::HttpError;
     use nix_derivation::{NixHash, StorePath};
 
@@ -714,7 +747,6 @@ mod tests {
             )),
             ConfigError::Credentials(CredentialsError::NoUrl("/bindings/acme".into())),
             ConfigError::NothingToDeploy,
-            ConfigError::NoRelocation,
         ]
         .map(BuildpackError::Config)
         .into()
@@ -879,6 +911,25 @@ mod tests {
             ]
             .map(fetch_error),
         );
+        let obstacles = |count| {
+            (0..count).map(|index| Obstacle {
+                file: format!("xbgcfhaawi9iz9s99k58sqy8azc2a1w3-lib/share/{index}"),
+                reason: Reason::Bare,
+            })
+        };
+        for reason in [
+            NotRelocatable::DirectoryTooLong(
+                "/a/very/long/layers/directory/closure".into(),
+                Relocation::new(Path::new("/a/very/long/layers/directory/closure")).unwrap_err(),
+            ),
+            NotRelocatable::SamePlace(Box::new([path("zlib-1.3"), path("zlib-1.2")])),
+            NotRelocatable::Obstacles(obstacles(1).collect()),
+            NotRelocatable::Obstacles(obstacles(22).collect()),
+        ] {
+            errors.push(BuildpackError::ClosureLayer(ClosureLayerError::Relocation(
+                reason,
+            )));
+        }
         errors.push(BuildpackError::ClosureLayer(ClosureLayerError::Layer(
             LayerError {
                 path: "/layers/nix_hydra/closure".into(),

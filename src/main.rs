@@ -36,7 +36,7 @@ impl Buildpack for HydraBuildpack {
 
         let roots = resolve::resolve(&context, &config, &http)?;
 
-        let contents = layers::closure::handle(&context.layers_dir, &roots, &config, || {
+        let closure = layers::closure::handle(&context.layers_dir, &roots, &config, || {
             Caches::open(&config.caches, config.trust.clone(), &http)
         })
         .map_err(BuildpackError::ClosureLayer)?;
@@ -47,18 +47,21 @@ impl Buildpack for HydraBuildpack {
             &context.target.arch,
             &additional_buildpack_binary_path!("nix-hydra"),
             &http,
-            !contents.compile_hooks.is_empty(),
+            layers::proot::Use {
+                by_engine: !closure.is_relocated,
+                by_this_build: !closure.contents.compile_hooks.is_empty(),
+            },
         )
         .map_err(BuildpackError::PRootLayer)?;
 
-        let hooks = &contents.compile_hooks;
+        let hooks = &closure.contents.compile_hooks;
         launch::hook::run(hooks, &context.layers_dir, &context.app_dir)
             .map_err(BuildpackError::Hook)?;
 
         let launch = launch::launch(
             procfile.as_ref(),
             &roots,
-            &contents.programs,
+            &closure.contents.programs,
             &context.layers_dir,
         )
         .map_err(BuildpackError::NoProcess)?;

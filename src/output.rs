@@ -1,5 +1,7 @@
 //! Wordings that several steps of the build log share.
 
+use crate::closure::survey::{Obstacle, Reason, Survey};
+use crate::layers::closure::NotRelocatable;
 use crate::tools::{Tool, ToolSource};
 use bullet_stream::global::print;
 
@@ -35,6 +37,61 @@ pub(crate) fn list(items: &[String]) -> String {
         [only] => only.clone(),
         [first @ .., last] => format!("{} and {last}", first.join(", ")),
     }
+}
+
+/// What is said of a closure that was moved into its layer.
+pub(crate) fn relocated(survey: &Survey) -> String {
+    format!("Relocated: {}, none left out", extent(survey))
+}
+
+/// What is said of one that was not, but could be.
+pub(crate) fn movable(survey: &Survey) -> String {
+    format!(
+        "Could run with no engine: NIX_ENGINE=relocate would rewrite {}, and leave none out",
+        extent(survey)
+    )
+}
+
+/// What is said of one that could not.
+pub(crate) fn bound(reason: &NotRelocatable) -> String {
+    let why = match reason {
+        NotRelocatable::DirectoryTooLong(..) => "the layer's directory has too long a name".into(),
+        NotRelocatable::SamePlace(_) => "two store paths would have the same place".into(),
+        NotRelocatable::Obstacles(obstacles) => match obstacles.as_slice() {
+            [] => return String::new(),
+            [only] => obstacle(only),
+            [first, rest @ ..] => format!("{}, and {} more", obstacle(first), rest.len()),
+        },
+    };
+    format!("Needs an engine, since it cannot be relocated: {why}")
+}
+
+fn extent(survey: &Survey) -> String {
+    let count = |count, what| match count {
+        1 => format!("1 {what}"),
+        count => format!("{count} {what}s"),
+    };
+    format!(
+        "{} in {}",
+        count(survey.references, "reference"),
+        count(survey.files, "file")
+    )
+}
+
+/// A file that stands against a relocation, and why.
+pub(crate) fn obstacle(obstacle: &Obstacle) -> String {
+    let why = match &obstacle.reason {
+        Reason::Bare => "has a store path's hash with no `/nix/store/` before it".to_string(),
+        Reason::Wide => "has a store path in UTF-16 or UTF-32".to_string(),
+        Reason::Packed(packing) => format!("has a store path in {} data", packing.name()),
+        Reason::Nested => "has a store path in a zip in a zip".to_string(),
+        Reason::Signed => "has a store path in a signed jar".to_string(),
+        Reason::Appended => "has a store path in the zip at its end".to_string(),
+        Reason::Unseen(packing) => format!("has more {} data than is read", packing.name()),
+        Reason::Checksum(file) => format!("has a checksum of `{file}`, which is rewritten"),
+        Reason::Unfound(path) => format!("refers to {path}, but in no file that can be read"),
+    };
+    format!("{} {why}", obstacle.file)
 }
 
 /// `Nix 2.35.2` for a pinned tool, else the setting that names it.
@@ -75,6 +132,7 @@ pub fn warn_of_retired_settings(setting: impl Fn(&str) -> Option<String>) {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
 
     #[test]
@@ -89,6 +147,30 @@ mod tests {
         ] {
             assert_eq!(bytes(count), text);
         }
+    }
+
+    #[test]
+    fn every_obstacle_names_its_file_and_the_reason() {
+        use crate::closure::packed::Packing;
+        let path = "/nix/store/xbgcfhaawi9iz9s99k58sqy8azc2a1w3-zlib";
+        let reasons = [
+            Reason::Bare,
+            Reason::Wide,
+            Reason::Packed(Packing::Xz),
+            Reason::Nested,
+            Reason::Signed,
+            Reason::Appended,
+            Reason::Unseen(Packing::Gzip),
+            Reason::Checksum("lib/a.so".into()),
+            Reason::Unfound(path.parse().unwrap()),
+        ];
+        let lines = reasons.map(|reason| {
+            obstacle(&Obstacle {
+                file: "0jn9-myapp/file".into(),
+                reason,
+            })
+        });
+        insta::assert_snapshot!(lines.join("\n"));
     }
 
     #[test]

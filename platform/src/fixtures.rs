@@ -30,6 +30,17 @@ pub struct Fixtures {
     pub proot_sha256: String,
     /// By name.
     pub apps: BTreeMap<String, App>,
+    /// Made by `script/setup programs`.
+    pub programs: Option<Programs>,
+}
+
+/// A closure of programs of many kinds.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Programs {
+    /// Its root, with all programs in `bin`.
+    pub store_path: String,
+    /// A signed binary cache of its own, in Nix's `file://` layout.
+    pub cache: PathBuf,
 }
 
 /// A sample app.

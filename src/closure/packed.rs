@@ -28,8 +28,11 @@ const MAX_HELD: u64 = 64 * 1024 * 1024;
 /// Zips in zips in zips are looked into, such as the jars of a war in an ear.
 const MAX_DEPTH: usize = 3;
 
+/// What each member of a zip begins with.
+const ZIP_MEMBER: &[u8; 4] = b"PK\x03\x04";
+
 /// Bytes of a zip's end record, where it has no comment.
-const ZIP_END: usize = 22;
+const ZIP_END_LENGTH: usize = 22;
 
 /// How a file is packed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -50,6 +53,8 @@ pub struct Inside {
     pub references: usize,
     /// Why others cannot be rewritten.
     pub fixed: Option<Fixed>,
+    /// Whether some of it cannot be read to its end, or does not fit its checksum.
+    broken: bool,
 }
 
 /// Why references in a packed file stay as they are.
@@ -68,23 +73,27 @@ pub enum Fixed {
 }
 
 impl Packing {
-    /// Tells a packing by the first and the last bytes of a file.
+    /// Tells a packing by the first bytes of a file.
     #[must_use]
-    pub fn of(head: &[u8], tail: &[u8]) -> Option<Self> {
+    pub fn of_beginning(bytes: &[u8]) -> Option<Self> {
         let magics: [(&[u8], Self); 5] = [
             (b"\x1f\x8b\x08", Self::Gzip),
             (b"\xfd7zXZ\0", Self::Xz),
             (b"\x28\xb5\x2f\xfd", Self::Zstd),
             (b"BZh", Self::Bzip2),
-            (b"PK\x03\x04", Self::Zip),
+            (ZIP_MEMBER, Self::Zip),
         ];
         let named = magics
             .into_iter()
-            .find(|(magic, _)| head.starts_with(magic));
-        named.map(|(_, packing)| packing).or_else(|| {
-            let end = tail.get(tail.len().checked_sub(ZIP_END)?..)?;
-            end.starts_with(b"PK\x05\x06").then_some(Self::Zip)
-        })
+            .find(|(magic, _)| bytes.starts_with(magic));
+        named.map(|(_, packing)| packing)
+    }
+
+    /// Tells by the last bytes of a file whether it ends with a zip.
+    #[must_use]
+    pub fn is_zip_end(bytes: &[u8]) -> bool {
+        let end = bytes.len().checked_sub(ZIP_END_LENGTH);
+        end.is_some_and(|end| bytes[end..].starts_with(b"PK\x05\x06"))
     }
 
     /// Its name in messages.
@@ -207,7 +216,7 @@ fn rewrite_gzip(path: &Path, references: &References) -> io::Result<()> {
 fn look_into_zip(path: &Path, mut file: File, references: &References) -> io::Result<Inside> {
     let mut head = [0; 4];
     let count = file.read(&mut head)?;
-    let appended = head[..count] != *b"PK\x03\x04";
+    let appended = head[..count] != *ZIP_MEMBER;
     file.seek(SeekFrom::Start(0))?;
     let (mut inside, moved) = match look_through_zip(BufReader::new(file), references, MAX_DEPTH) {
         Ok(seen) => seen,
@@ -223,11 +232,12 @@ fn look_into_zip(path: &Path, mut file: File, references: &References) -> io::Re
             });
         }
     };
+    // What is not packed in an appended zip was rewritten with the program before it.
+    if appended && (!moved.is_empty() || inside.broken) {
+        inside.fixed = Some(Fixed::Appended);
+    }
     if moved.is_empty() {
         return Ok(inside);
-    }
-    if appended {
-        inside.fixed = Some(Fixed::Appended);
     }
     if inside.fixed.is_none() && references.relocation().is_some() {
         rewrite_zip(path, &moved, references)?;
@@ -262,7 +272,7 @@ fn look_through_zip<R: Read + Seek>(
         let mut head = [0; 4];
         let length = read_up_to(&mut member, &mut head)?;
         let mut bytes = head[..length].chain(&mut member);
-        if head == *b"PK\x03\x04" && depth > 0 && size <= MAX_HELD {
+        if head == *ZIP_MEMBER && depth > 0 && size <= MAX_HELD {
             let mut inner = Vec::new();
             bytes.take(MAX_HELD).read_to_end(&mut inner)?;
             let (nested, _) =
@@ -285,6 +295,7 @@ fn look_through_zip<R: Read + Seek>(
         } else if found {
             moved.insert(index);
         }
+        inside.broken |= !seen.whole;
         inside.add(seen.sight);
     }
     Ok((inside, moved))
@@ -394,7 +405,8 @@ mod tests {
         let directory = TempDir::new().unwrap();
         let path = directory.path().join("file");
         fs::write(&path, bytes).unwrap();
-        let packing = Packing::of(&bytes[..8], &bytes[bytes.len() - ZIP_END..]).unwrap();
+        let packing = Packing::of_beginning(bytes).unwrap_or(Packing::Zip);
+        assert_eq!(packing == Packing::Zip, Packing::is_zip_end(bytes));
         let inside = look_into(&path, packing, &references(moves)).unwrap();
         assert_eq!(fs::read_dir(&directory).unwrap().count(), 1);
         (inside, fs::read(&path).unwrap())

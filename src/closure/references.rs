@@ -5,7 +5,7 @@
 //! found here. What cannot be rewritten is noted: a hash with no `/nix/store/` before it, and text
 //! in characters of two or four bytes.
 
-use super::relocate::{HASH_LENGTH, Relocation, STORE_PREFIX, is_nix32};
+use super::relocate::{HASH_LENGTH, REFERENCE_LENGTH, Relocation, STORE_PREFIX, is_nix32};
 use memchr::memmem::Finder;
 use nix_derivation::StorePath;
 use std::collections::{BTreeSet, HashMap};
@@ -76,6 +76,17 @@ impl References {
     /// What comes before `fresh` must be the end of what was seen before, [`OVERLAP`] bytes of it
     /// or all.
     pub fn rewrite(&self, bytes: &mut [u8], fresh: usize, sight: &mut Sight) {
+        let found = self.look(bytes, fresh, sight);
+        if let Some(relocation) = &self.relocation {
+            for start in found {
+                relocation.move_reference(&mut bytes[start..start + REFERENCE_LENGTH]);
+            }
+        }
+    }
+
+    /// The same, but rewrites nothing; answers where the references begin.
+    pub fn look(&self, bytes: &[u8], fresh: usize, sight: &mut Sight) -> Vec<usize> {
+        let mut found = Vec::new();
         let mut hashes = Hashes::after(fresh);
         while let Some(start) = hashes.next(bytes) {
             let Some(hash) = self.hash_at(bytes, start) else {
@@ -85,15 +96,14 @@ impl References {
             sight.hashes.insert(hash);
             match start.checked_sub(STORE_PREFIX.len()) {
                 Some(reference) if bytes[reference..start] == *STORE_PREFIX => {
-                    sight.references += 1;
-                    if let Some(relocation) = &self.relocation {
-                        relocation.move_reference(&mut bytes[reference..start + HASH_LENGTH]);
-                    }
+                    found.push(reference);
                 }
                 _ => sight.bare = true,
             }
         }
+        sight.references += found.len();
         sight.wide |= self.has_wide(bytes, fresh);
+        found
     }
 
     fn hash_at(&self, bytes: &[u8], start: usize) -> Option<HashPart> {

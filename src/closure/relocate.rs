@@ -6,6 +6,7 @@
 //! scripts, bytecode, and the strings of languages that store their lengths.
 
 use memchr::memmem;
+use nix_derivation::StorePath;
 use std::borrow::Cow;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -70,6 +71,16 @@ impl Relocation {
         let kept = REFERENCE_LENGTH - self.prefix.len();
         let hash = hash.get(..kept).unwrap_or(hash);
         self.directory.join(format!("{hash}{name}"))
+    }
+
+    /// What a reference to `path` becomes: 43 bytes that no other path of a closure may have too.
+    #[must_use]
+    pub fn reference(&self, path: &StorePath) -> Vec<u8> {
+        let mut reference = STORE_PREFIX.to_vec();
+        reference.extend(path.to_basename().bytes().take(HASH_LENGTH));
+        reference.resize(REFERENCE_LENGTH, b'0');
+        self.move_reference(&mut reference);
+        reference
     }
 
     /// Rewrites every reference to a store path in `bytes`, and answers how many there were.

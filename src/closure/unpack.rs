@@ -326,17 +326,16 @@ impl TreeWriter<'_> {
     }
 }
 
-/// Bytes at the end of a file by which a zip is known.
-const TAIL_LENGTH: usize = 22;
-
 /// Looks for references in one file while it is written.
 struct Look<'a> {
     references: &'a References,
     sight: Sight,
-    head: [u8; 8],
-    packing: Option<Packing>,
     /// Whether the first piece is still to come.
     first: bool,
+    /// How the whole file is packed.
+    packing: Option<Packing>,
+    /// Whether it ends with a zip.
+    appended: bool,
 }
 
 impl<'a> Look<'a> {
@@ -344,9 +343,9 @@ impl<'a> Look<'a> {
         Self {
             references,
             sight: Sight::default(),
-            head: [0; 8],
-            packing: None,
             first: true,
+            packing: None,
+            appended: false,
         }
     }
 
@@ -354,15 +353,16 @@ impl<'a> Look<'a> {
     /// its end must be seen again with the next one.
     fn through(&mut self, bytes: &mut [u8], fresh: usize, is_last: bool) -> usize {
         if self.first {
-            let length = bytes.len().min(self.head.len());
-            self.head[..length].copy_from_slice(&bytes[..length]);
+            self.packing = Packing::of_beginning(bytes);
             self.first = false;
         }
-        if is_last {
-            let tail = &bytes[bytes.len().saturating_sub(TAIL_LENGTH)..];
-            self.packing = Packing::of(&self.head, tail);
+        if self.packing.is_some() {
+            // Rewritten as they are, the bytes would no longer fit the checksums among them.
+            self.references.look(bytes, fresh, &mut self.sight);
+        } else {
+            self.references.rewrite(bytes, fresh, &mut self.sight);
+            self.appended = is_last && Packing::is_zip_end(bytes);
         }
-        self.references.rewrite(bytes, fresh, &mut self.sight);
         if is_last { 0 } else { bytes.len().min(OVERLAP) }
     }
 
@@ -379,8 +379,13 @@ impl<'a> Look<'a> {
         {
             met.checksums.push(path.clone());
         }
+        met.hashes.extend(hashes);
         if let Some(packing) = self.packing {
-            met.packed.push((path.clone(), packing));
+            met.packed.push((path, packing));
+            return;
+        }
+        if self.appended {
+            met.packed.push((path.clone(), Packing::Zip));
         }
         if bare {
             met.bare.insert(path.clone());
@@ -392,6 +397,5 @@ impl<'a> Look<'a> {
             met.rewritten.insert(path);
         }
         met.references += references;
-        met.hashes.extend(hashes);
     }
 }

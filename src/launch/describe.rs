@@ -22,11 +22,46 @@ pub struct Contents {
     pub compile_hooks: Vec<String>,
 }
 
-/// Describes an image whose closure is in the directory `store` and has these roots.
+/// Where a closure is now, and where the app sees it.
+#[derive(Debug, Clone)]
+pub struct Store {
+    directory: PathBuf,
+    seen_at: PathBuf,
+}
+
+impl Store {
+    /// An engine will make it appear at `/nix/store`.
+    #[must_use]
+    pub fn in_place(directory: &Path) -> Self {
+        Self {
+            directory: directory.to_path_buf(),
+            seen_at: STORE_DIR.into(),
+        }
+    }
+
+    /// The app sees it where it is.
+    #[must_use]
+    pub fn relocated(directory: &Path) -> Self {
+        Self {
+            directory: directory.to_path_buf(),
+            seen_at: directory.to_path_buf(),
+        }
+    }
+
+    /// Where a path that the app sees is now.
+    fn now(&self, seen: &Path) -> PathBuf {
+        match seen.strip_prefix(&self.seen_at) {
+            Ok(inside) => self.directory.join(inside),
+            Err(_) => seen.to_path_buf(),
+        }
+    }
+}
+
+/// Describes an image whose closure is in `store` and has these roots, as the app sees them.
 ///
 /// Links are not followed, since they lead to where the store will be.
-pub fn describe(store: &Path, roots: &[String]) -> io::Result<Image> {
-    let mut paths: Vec<PathBuf> = fs::read_dir(store)?
+pub fn describe(store: &Store, roots: &[String]) -> io::Result<Image> {
+    let mut paths: Vec<PathBuf> = fs::read_dir(&store.directory)?
         .map(|entry| entry.map(|entry| entry.file_name().into()))
         .collect::<io::Result<_>>()?;
     paths.sort();
@@ -34,8 +69,8 @@ pub fn describe(store: &Path, roots: &[String]) -> io::Result<Image> {
         let mut candidates = files
             .iter()
             .flat_map(|file| paths.iter().map(move |path| path.join(file)));
-        let found = candidates.find(|file| is_there(&store.join(file)));
-        found.map(|file| Path::new(STORE_DIR).join(file))
+        let found = candidates.find(|file| is_there(&store.directory.join(file)));
+        found.map(|file| store.seen_at.join(file))
     };
     Ok(Image {
         roots: roots.iter().map(PathBuf::from).collect(),
@@ -46,11 +81,10 @@ pub fn describe(store: &Path, roots: &[String]) -> io::Result<Image> {
 }
 
 /// Looks into the roots.
-pub fn contents(store: &Path, roots: &[String]) -> io::Result<Contents> {
+pub fn contents(store: &Store, roots: &[String]) -> io::Result<Contents> {
     let mut contents = Contents::default();
     for root in roots {
-        let inside = Path::new(root).strip_prefix(STORE_DIR);
-        let directory = store.join(inside.unwrap_or(Path::new(root)));
+        let directory = store.now(Path::new(root));
         for hook in COMPILE_HOOKS {
             if is_there(&directory.join(hook)) {
                 contents.compile_hooks.push(format!("{root}/{hook}"));
@@ -100,7 +134,11 @@ mod tests {
             "d-locales/lib/locale/locale-archive",
             "e-app/bin/app",
         ]);
-        let image = describe(store.path(), &["/nix/store/e-app".to_string()]).unwrap();
+        let image = describe(
+            &Store::in_place(store.path()),
+            &["/nix/store/e-app".to_string()],
+        )
+        .unwrap();
         assert_eq!(
             image.to_string(),
             "root /nix/store/e-app\n\
@@ -128,6 +166,9 @@ mod tests {
                 .into(),
             compile_hooks: vec!["/nix/store/a-tool/bin/heroku-compile-hook".into()],
         };
-        assert_eq!(contents(store.path(), &roots).unwrap(), expected);
+        assert_eq!(
+            contents(&Store::in_place(store.path()), &roots).unwrap(),
+            expected
+        );
     }
 }

@@ -38,10 +38,19 @@ pub enum PRootLayerError {
 
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Metadata {
-    /// SHA-256 of the file that PRoot came in.
+    /// SHA-256 of the file that PRoot came in; empty where there is none.
     proot: String,
     /// SHA-256 of the start program.
     start_program: String,
+}
+
+/// What the layer is needed for.
+#[derive(Debug, Clone, Copy)]
+pub struct Use {
+    /// Whether the closure needs an engine; else the layer has no PRoot.
+    pub by_engine: bool,
+    /// Whether this build runs the start program, so that the layer must be there.
+    pub by_this_build: bool,
 }
 
 /// Fills the layer, unless the previous image has it already and this build does not run it.
@@ -51,28 +60,36 @@ pub fn handle(
     arch: &str,
     start_program: &Path,
     http: &Http,
-    is_run: bool,
+    needed: Use,
 ) -> Result<(), PRootLayerError> {
-    let source = ToolSource::find(Tool::PRoot, config.proot.as_ref(), arch)
+    let source = needed
+        .by_engine
+        .then(|| ToolSource::find(Tool::PRoot, config.proot.as_ref(), arch))
+        .transpose()
         .map_err(PRootLayerError::Tool)?;
     let program = fs::read(start_program)
         .map_err(|error| PRootLayerError::StartProgram(start_program.to_path_buf(), error))?;
     let wanted = Metadata {
-        proot: hex::encode(source.download.sha256),
+        proot: source
+            .as_ref()
+            .map(|source| hex::encode(source.download.sha256))
+            .unwrap_or_default(),
         start_program: hex::encode(Sha256::digest(&program)),
     };
     let layer = LaunchLayer::new(layers_dir, "proot");
     let state = layer
-        .keep_if::<Metadata>(|previous| !is_run && *previous == wanted)
+        .keep_if::<Metadata>(|previous| !needed.by_this_build && *previous == wanted)
         .map_err(PRootLayerError::Layer)?;
-    print::bullet("PRoot");
+    if source.is_some() {
+        print::bullet("PRoot");
+    }
     if let LayerState::Kept(_) = state {
-        print::sub_bullet("Using the previous image's");
+        if source.is_some() {
+            print::sub_bullet("Using the previous image's");
+        }
         return Ok(());
     }
-    let timer = print::sub_start_timer(format!("Downloading {}", tool_name(&source)));
-    let filled = fill(&layer.path, &source, &program, http);
-    timer.done();
+    let filled = fill(&layer.path, source.as_ref(), &program, http);
     if let Err(error) = filled {
         // The first error is the one to tell.
         let _ = layer.remove();
@@ -83,7 +100,7 @@ pub fn handle(
 
 fn fill(
     directory: &Path,
-    source: &ToolSource,
+    source: Option<&ToolSource>,
     start_program: &[u8],
     http: &Http,
 ) -> Result<(), PRootLayerError> {
@@ -92,18 +109,14 @@ fn fill(
         let path = directory.join(name);
         fs::create_dir_all(&path).map_err(layer_error(path))?;
     }
-    let download = directory.join("download");
-    source
-        .download(http, &download)
-        .map_err(PRootLayerError::Tool)?;
-    let bytes = fs::read(&download).map_err(layer_error(download.clone()))?;
-    fs::remove_file(&download).map_err(layer_error(download))?;
-    let proot = program(bytes)?;
-    let Loaders { loader, loader_32 } = Loaders::find(&proot);
+    let proot = source
+        .map(|source| download(source, &directory.join("download"), http))
+        .transpose()?;
+    let Loaders { loader, loader_32 } = proot.as_deref().map(Loaders::find).unwrap_or_default();
 
     let start_file = format!("bin/{START_PROGRAM}");
     for (name, bytes) in [
-        (PROOT, Some(proot.as_slice())),
+        (PROOT, proot.as_deref()),
         (LOADER, loader),
         (LOADER_32, loader_32),
         (&start_file, Some(start_program)),
@@ -120,6 +133,23 @@ fn fill(
     }
     let link = directory.join("bin").join(RUN_PROOT);
     symlink(START_PROGRAM, &link).map_err(layer_error(link))
+}
+
+/// Downloads PRoot by way of the file `to`.
+fn download(source: &ToolSource, to: &Path, http: &Http) -> Result<Vec<u8>, PRootLayerError> {
+    let layer_error = |reason| {
+        PRootLayerError::Layer(LayerError {
+            path: to.to_path_buf(),
+            reason,
+        })
+    };
+    let timer = print::sub_start_timer(format!("Downloading {}", tool_name(source)));
+    let downloaded = source.download(http, to);
+    timer.done();
+    downloaded.map_err(PRootLayerError::Tool)?;
+    let bytes = fs::read(to).map_err(layer_error)?;
+    fs::remove_file(to).map_err(layer_error)?;
+    program(bytes)
 }
 
 /// The program in a downloaded file: the file itself, or the `proot` or `proot.static` of a

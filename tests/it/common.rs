@@ -206,3 +206,58 @@ pub fn copy(from: &Path, to: &Path) {
         }
     }
 }
+
+/// A store path that a test has made, in a binary cache of its own.
+pub struct Made {
+    pub store_path: String,
+    pub base_name: String,
+    pub cache: Server,
+    _directory: TempDir,
+}
+
+/// Makes a store path of what `fill` puts into a directory, with these references, which must be
+/// in the fixtures' cache; real Nix hashes and signs it.
+pub fn made(
+    fixtures: &Fixtures,
+    name: &str,
+    references: &[&str],
+    fill: impl FnOnce(&Path),
+) -> Made {
+    let directory = TempDir::new().unwrap();
+    let root = directory.path().join("root");
+    let cache = directory.path().join("cache");
+    let base_name = format!("{}-{name}", "0123456789abcdfghijklmnpqrsvwxyz");
+    let store_path = format!("/nix/store/{base_name}");
+    fs::create_dir_all(root.join("nix/store")).unwrap();
+    let from = format!("file://{}", fixtures.cache.display());
+    let to = format!("local?root={}", root.display());
+    let copy = ["copy", "--no-check-sigs", "--from", &from, "--to", &to];
+    output(nix(fixtures, "nix", &root).args(copy).args(references));
+    let out = root.join("nix/store").join(&base_name);
+    fs::create_dir(&out).unwrap();
+    fill(&out);
+    let mut registration = format!("{store_path}\n\n{}\n", references.len());
+    for reference in references {
+        registration.push_str(reference);
+        registration.push('\n');
+    }
+    let file = directory.path().join("registration");
+    fs::write(&file, registration).unwrap();
+    output(
+        nix(fixtures, "nix-store", &root)
+            .args(["--register-validity", "--reregister"])
+            .stdin(fs::File::open(file).unwrap()),
+    );
+    let to = format!(
+        "file://{}?secret-key={}",
+        cache.display(),
+        fixtures.secret_key_file.display()
+    );
+    output(nix(fixtures, "nix", &root).args(["copy", "--to", &to, &store_path]));
+    Made {
+        cache: Server::start(&cache).unwrap(),
+        store_path,
+        base_name,
+        _directory: directory,
+    }
+}
