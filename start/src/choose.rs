@@ -53,7 +53,12 @@ pub(crate) fn prepare(engine: Engine, found: &Found, by_name: bool) -> Result<Re
         Engine::Namespace => View::make(&found.store, by_name)
             .map(Ready::Namespace)
             .map_err(Reason::Namespace),
-        Engine::PRoot => PRoot::find(found).map(Ready::PRoot).map_err(Reason::Lack),
+        Engine::PRoot => {
+            let proot = PRoot::find(found).map_err(Reason::Lack)?;
+            // PRoot itself would go on at length about other causes.
+            sys::try_ptrace().map_err(Reason::Ptrace)?;
+            Ok(Ready::PRoot(proot))
+        }
     }
 }
 
@@ -69,11 +74,7 @@ pub(crate) fn try_out(engine: Engine, found: &Found, by_name: bool) -> Result<()
 }
 
 impl Reason {
-    /// What stands behind a failure of PRoot; asked only then, since it costs a process.
     pub(crate) fn of(failure: PRootFailure) -> Self {
-        if let Err(error) = sys::try_ptrace() {
-            return Self::Ptrace(error);
-        }
         match failure {
             PRootFailure::Hidden => Self::Hidden,
             PRootFailure::Ended(end) => Self::PRootEnded(end),

@@ -1,9 +1,8 @@
-//! The start program inside PRoot: sees whether the closure is there, and is the app's parent.
+//! The start program inside PRoot: sees whether the closure is there, and starts the app.
 
 use crate::report::Report;
-use crate::supervise::{App, End, Place, start};
+use crate::supervise::{App, Place, start};
 use crate::sys;
-use rustix::process::{WaitOptions, waitpid};
 use std::ffi::{OsStr, OsString};
 use std::os::fd::RawFd;
 use std::path::{Path, PathBuf};
@@ -15,7 +14,6 @@ pub(crate) const NAME: &str = "inside";
 /// The letters that tell a [`Place`].
 const OWN_GROUP: char = 'g';
 const FOREGROUND: char = 'f';
-const DIES_WITH_PARENT: char = 'd';
 
 /// Its arguments up to the app's command: `inside PIPE PLACE ROOT VARIABLES`, where the variables are
 /// those that the app must not get.
@@ -26,15 +24,8 @@ pub(crate) fn arguments<'a>(
     variables: impl Iterator<Item = &'a OsStr>,
 ) -> [OsString; 5] {
     let mut letters = String::new();
-    for (is_so, letter) in [
-        (place.own_group, OWN_GROUP),
-        (place.foreground, FOREGROUND),
-        (place.dies_with_parent, DIES_WITH_PARENT),
-    ] {
-        if is_so {
-            letters.push(letter);
-        }
-    }
+    letters.extend(place.own_group.then_some(OWN_GROUP));
+    letters.extend(place.foreground.then_some(FOREGROUND));
     let variables: Vec<_> = variables.collect();
     [
         NAME.into(),
@@ -55,9 +46,9 @@ pub(crate) fn main(arguments: &[OsString]) -> Option<ExitCode> {
     let place = Place {
         own_group: letters.contains(OWN_GROUP),
         foreground: letters.contains(FOREGROUND),
-        dies_with_parent: letters.contains(DIES_WITH_PARENT),
+        dies_with_parent: false,
     };
-    // What the terminal sends is for the app; what ends the app ends this process soon after.
+    // What the terminal sends is for the app; this process takes the terminal for it.
     let (_, mask) = sys::block_signals().ok()?;
     if Path::new(root).symlink_metadata().is_err() {
         Report::Hidden.send(&report);
@@ -80,7 +71,9 @@ pub(crate) fn main(arguments: &[OsString]) -> Option<ExitCode> {
     {
         command.env_remove(name);
     }
-    let started = start(command, place, mask, &report, || Ok(()));
+    let started = start(command, place, mask, (&report, Report::NotExecuted), || {
+        Ok(())
+    });
     let pid = match started {
         Ok(pid) => pid,
         Err(error) => {
@@ -90,17 +83,6 @@ pub(crate) fn main(arguments: &[OsString]) -> Option<ExitCode> {
         }
     };
     Report::Started(pid.as_raw_nonzero().get()).send(&report);
-    let status = loop {
-        match waitpid(Some(pid), WaitOptions::empty()) {
-            Ok(Some((_, status))) => break status,
-            Err(rustix::io::Errno::INTR) | Ok(None) => {}
-            Err(_) => return Some(ExitCode::FAILURE),
-        }
-    };
-    match End::of(status) {
-        Some(End::Exited(status)) => Report::Exited(status).send(&report),
-        Some(End::Killed(signal)) => Report::Killed(signal).send(&report),
-        _ => {}
-    }
+    // With the end of this process the app becomes the child of the one that supervises it.
     Some(ExitCode::SUCCESS)
 }

@@ -7,6 +7,9 @@ use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+/// What PRoot sets itself, whether it was set or not.
+const WORKING_DIRECTORY: &str = "PWD";
+
 /// The variables by which PRoot is told what it needs. The app does not get those set here.
 const TMP_DIR: &str = "PROOT_TMP_DIR";
 const NO_SECCOMP: &str = "PROOT_NO_SECCOMP";
@@ -31,6 +34,8 @@ pub(crate) struct PRoot {
     program: PathBuf,
     binding: OsString,
     variables: Vec<(&'static str, OsString)>,
+    /// Whether the app is to have no `PWD`.
+    without_pwd: bool,
 }
 
 impl PRoot {
@@ -74,6 +79,7 @@ impl PRoot {
             program,
             binding,
             variables,
+            without_pwd: variable(WORKING_DIRECTORY).is_none(),
         })
     }
 
@@ -92,7 +98,9 @@ impl PRoot {
 
     /// The variables that the app must not get.
     pub(crate) fn own_variables(&self) -> impl Iterator<Item = &OsStr> {
-        self.variables.iter().map(|(name, _)| OsStr::new(*name))
+        let own = self.variables.iter().map(|(name, _)| *name);
+        let added = self.without_pwd.then_some(WORKING_DIRECTORY);
+        own.chain(added).map(OsStr::new)
     }
 
     /// Runs `program` where the closure is at `/nix/store`; its arguments are to be added.
@@ -150,7 +158,7 @@ mod tests {
             ]
         );
         let own: Vec<_> = proot.own_variables().collect();
-        assert_eq!(own, [TMP_DIR, "PROOT_LOADER"]);
+        assert_eq!(own, [TMP_DIR, "PROOT_LOADER", "PWD"]);
     }
 
     #[test]

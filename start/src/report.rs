@@ -1,7 +1,6 @@
 //! What a child tells the start program through a pipe: messages of two numbers.
 
-use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io;
 use std::os::fd::OwnedFd;
 
 /// A message: which, and its number.
@@ -15,10 +14,8 @@ pub(crate) enum Report {
     Started(i32),
     /// The app could not be executed; the error's number.
     NotExecuted(i32),
-    /// The app has exited with this status.
-    Exited(i32),
-    /// This signal has ended the app.
-    Killed(i32),
+    /// PRoot could not be executed; the error's number.
+    NoPRoot(i32),
     /// A step of making the view failed: the step, and the error's number.
     Refused(u16, u16),
 }
@@ -32,9 +29,8 @@ impl Report {
             Self::Works => (1, 0),
             Self::Started(pid) => (2, pid),
             Self::NotExecuted(error) => (3, error),
-            Self::Exited(status) => (4, status),
-            Self::Killed(signal) => (5, signal),
-            Self::Refused(step, error) => (6, i32::from(step) << 16 | i32::from(error)),
+            Self::NoPRoot(error) => (4, error),
+            Self::Refused(step, error) => (5, i32::from(step) << 16 | i32::from(error)),
         };
         let mut bytes = [0; SIZE];
         bytes[..4].copy_from_slice(&i32::to_ne_bytes(kind));
@@ -54,9 +50,8 @@ impl Report {
             1 => Self::Works,
             2 => Self::Started(number),
             3 => Self::NotExecuted(number),
-            4 => Self::Exited(number),
-            5 => Self::Killed(number),
-            6 => Self::Refused(half(number >> 16), half(number)),
+            4 => Self::NoPRoot(number),
+            5 => Self::Refused(half(number >> 16), half(number)),
             _ => return None,
         })
     }
@@ -64,19 +59,14 @@ impl Report {
     /// Writes it; so small a message arrives whole.
     pub(crate) fn send(self, to: &OwnedFd) {
         // Nobody is left to be told where the reader is gone.
-        let _ = to
-            .try_clone()
-            .and_then(|to| File::from(to).write_all(&self.to_bytes()));
+        let _ = rustix::io::write(to, &self.to_bytes());
     }
 
     /// The next message; none once all writers are gone.
     pub(crate) fn receive(from: &OwnedFd) -> io::Result<Option<Self>> {
         let mut bytes = [0; SIZE];
-        match File::from(from.try_clone()?).read_exact(&mut bytes) {
-            Ok(()) => Ok(Self::from_bytes(bytes)),
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(None),
-            Err(error) => Err(error),
-        }
+        let size = rustix::io::retry_on_intr(|| rustix::io::read(from, &mut bytes))?;
+        Ok((size == SIZE).then(|| Self::from_bytes(bytes)).flatten())
     }
 }
 
@@ -93,8 +83,7 @@ mod tests {
             Report::Works,
             Report::Started(4321),
             Report::NotExecuted(2),
-            Report::Exited(255),
-            Report::Killed(15),
+            Report::NoPRoot(8),
             Report::Refused(3, 13),
         ];
         for report in reports {

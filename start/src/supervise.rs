@@ -5,12 +5,15 @@
 //! else's shell does the app share its group: the shell's job control then works on both.
 //!
 //! ```text
-//! process 1, direct or namespace:  start program ── app
-//! proot:                           start program ── PRoot ── start program, inside ── app
+//! process 1, direct or namespace:   start program ── app
+//! proot, at first:                  start program ── PRoot ── start program, inside ── app
+//! proot, as soon as the app is on:  start program ─┬─ PRoot
+//!                                                  └─ app
 //! ```
 //!
-//! PRoot ignores most signals and tells its last child's exit status, whichever that is. So signals go
-//! past it, straight to the app, and the app's status is told by its own parent inside.
+//! PRoot ignores most signals and tells the exit status of whichever process ended last. So signals go
+//! past it, straight to the app; and the app's first parent ends at once, so that the app becomes this
+//! program's child, whose status the kernel tells.
 
 use crate::environment::Change;
 use crate::image::Found;
@@ -101,7 +104,8 @@ pub(crate) struct Place {
     pub(crate) own_group: bool,
     /// That group gets the terminal.
     pub(crate) foreground: bool,
-    /// It is killed when its parent dies, since no process namespace dies with it.
+    /// It is killed when its parent dies: this program's own children, where no process namespace
+    /// ends with it.
     pub(crate) dies_with_parent: bool,
 }
 
@@ -131,12 +135,13 @@ pub(crate) fn is_init() -> bool {
 }
 
 /// Forks, and executes `command` in the child once it is in its place and `prepare` has succeeded.
-/// Where that fails, `report` is told. The signals of `mask` are kept back from it.
+/// Where that fails, `report` is told, in words of `failure`. The signals of `mask` are kept back
+/// from the command.
 pub(crate) fn start(
     mut command: Command,
     place: Place,
     mask: Mask,
-    report: &OwnedFd,
+    (report, failure): (&OwnedFd, fn(i32) -> Report),
     prepare: impl FnOnce() -> Result<(), Refusal>,
 ) -> io::Result<Pid> {
     match sys::fork()? {
@@ -159,7 +164,7 @@ pub(crate) fn start(
                 }
                 Err(refusal) => refusal.error,
             };
-            Report::NotExecuted(error.raw_os_error().unwrap_or(libc::EINVAL)).send(report);
+            failure(error.raw_os_error().unwrap_or(libc::EINVAL)).send(report);
             sys::exit_child(127)
         }
         Fork::Parent(app) => {
@@ -178,15 +183,16 @@ pub(crate) fn run(app: &App, view: Option<&View>) -> io::Result<End> {
     let (reports, report) = pipe_with(PipeFlags::CLOEXEC)?;
     let enter = || view.map_or(Ok(()), View::enter);
     let mask = supervisor.signals.before;
-    let pid = start(app.command(), supervisor.place, mask, &report, enter)?;
+    let pid = start(
+        app.command(),
+        supervisor.place,
+        mask,
+        (&report, Report::NotExecuted),
+        enter,
+    )?;
     supervisor.app = Some(pid);
-    supervisor.is_parent = true;
     drop(report);
-    // The pipe ends when the command is executed.
-    if let Some(Report::NotExecuted(error)) = Report::receive(&reports)? {
-        supervisor.end = Some(End::NotExecuted(error));
-    }
-    Ok(supervisor.watch(None))
+    Ok(supervisor.watch(&reports))
 }
 
 /// Runs `app` under PRoot to its end; without an app it is only tried.
@@ -219,13 +225,16 @@ pub(crate) fn run_in_proot(
         Ok(())
     };
     let mask = supervisor.signals.before;
-    let helper = start(command, place, mask, &report, keep_open).map_err(PRootFailure::Start)?;
+    let helper = start(command, place, mask, (&report, Report::NoPRoot), keep_open)
+        .map_err(PRootFailure::Start)?;
     supervisor.helper = Some(helper);
     drop(report);
     match Report::receive(&reports) {
         Ok(Some(Report::Started(pid))) => supervisor.app = Pid::from_raw(pid),
         Ok(Some(Report::Works)) => supervisor.end = Some(End::Exited(0)),
-        Ok(Some(Report::NotExecuted(error))) => {
+        // The app may be quicker to fail than its parent is to tell that it has started.
+        Ok(Some(Report::NotExecuted(error))) => supervisor.end = Some(End::NotExecuted(error)),
+        Ok(Some(Report::NoPRoot(error))) => {
             let error = io::Error::from_raw_os_error(error);
             supervisor.clear_up();
             return Err(PRootFailure::Start(error));
@@ -244,7 +253,7 @@ pub(crate) fn run_in_proot(
         }
         Err(error) => return Err(PRootFailure::Start(error)),
     }
-    Ok(supervisor.watch(Some(reports)))
+    Ok(supervisor.watch(&reports))
 }
 
 struct Supervisor {
@@ -252,8 +261,6 @@ struct Supervisor {
     place: Place,
     /// The app's first process, which leads its group.
     app: Option<Pid>,
-    /// Whether the app is this process's own child.
-    is_parent: bool,
     /// PRoot, as long as it runs.
     helper: Option<Pid>,
     end: Option<End>,
@@ -271,7 +278,6 @@ impl Supervisor {
             place: Place::here(),
             signals: Signals::block()?,
             app: None,
-            is_parent: false,
             helper: None,
             end: None,
             terminated: false,
@@ -279,39 +285,25 @@ impl Supervisor {
     }
 
     /// Waits for the app's end, and for that of what it leaves behind.
-    fn watch(mut self, mut reports: Option<OwnedFd>) -> End {
-        let end = loop {
-            if let Some(end) = self.end {
-                break end;
-            }
-            self.wait_for_event(reports.as_ref(), None);
-            if let Some(pipe) = &reports
-                && is_readable(pipe)
-            {
-                match Report::receive(pipe) {
-                    Ok(Some(Report::Exited(status))) => self.end = Some(End::Exited(status)),
-                    Ok(Some(Report::Killed(signal))) => self.end = Some(End::Killed(signal)),
-                    Ok(Some(Report::NotExecuted(error))) => {
-                        self.end = Some(End::NotExecuted(error));
-                    }
-                    Ok(Some(_)) => {}
-                    // Whoever would tell was killed, and everything in PRoot with it.
-                    Ok(None) | Err(_) => {
-                        reports = None;
-                        self.end = Some(End::Killed(libc::SIGKILL));
-                    }
-                }
-            }
+    fn watch(mut self, reports: &OwnedFd) -> End {
+        while self.end.is_none() {
+            self.wait_for_signal(None);
             self.handle_signals();
-        };
+        }
+        // A failure to execute it was told before its process ended. PRoot holds the pipe open, too.
+        if is_readable(reports)
+            && let Ok(Some(Report::NotExecuted(error))) = Report::receive(reports)
+        {
+            self.end = Some(End::NotExecuted(error));
+        }
         // Asked to end, the app's other processes may still be at work: a shell that starts a server
         // dies at once, the server when it has answered. The platform's patience is the limit.
         while self.terminated && self.has_group() {
-            self.wait_for_event(None, Some(TICK));
+            self.wait_for_signal(Some(TICK));
             self.handle_signals();
         }
         self.clear_up();
-        end
+        self.end.unwrap_or(End::Killed(libc::SIGKILL))
     }
 
     fn has_group(&self) -> bool {
@@ -321,10 +313,9 @@ impl Supervisor {
                 .is_some_and(|app| test_kill_process_group(app) != Err(Errno::SRCH))
     }
 
-    fn wait_for_event(&self, reports: Option<&OwnedFd>, limit: Option<Duration>) {
+    fn wait_for_signal(&self, limit: Option<Duration>) {
         let limit = limit.and_then(|limit| Timespec::try_from(limit).ok());
-        let mut fds = vec![PollFd::new(&self.signals.file, PollFlags::IN)];
-        fds.extend(reports.map(|pipe| PollFd::new(pipe, PollFlags::IN)));
+        let mut fds = [PollFd::new(&self.signals.file, PollFlags::IN)];
         let _ = poll(&mut fds, limit.as_ref());
     }
 
@@ -381,11 +372,15 @@ impl Supervisor {
             }
             return;
         }
-        if self.is_parent && self.app == Some(pid) {
+        if self.app == Some(pid) {
             self.end = self.end.or(End::of(status));
         }
         if self.helper == Some(pid) {
             self.helper = None;
+            // Nothing translates for the app any more, so it cannot go on.
+            if let (Some(app), None) = (self.app, self.end) {
+                let _ = sys::kill(app.as_raw_nonzero().get(), libc::SIGKILL);
+            }
         }
     }
 
@@ -404,7 +399,7 @@ impl Supervisor {
                 }
             }
             is_first = false;
-            self.wait_for_event(None, Some(TICK));
+            self.wait_for_signal(Some(TICK));
             while self.signals.next().is_some() {}
         }
     }

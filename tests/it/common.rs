@@ -241,12 +241,12 @@ pub fn made(
         registration.push_str(reference);
         registration.push('\n');
     }
-    let file = directory.path().join("registration");
-    fs::write(&file, registration).unwrap();
+    let valid_paths = directory.path().join("valid-paths");
+    fs::write(&valid_paths, registration).unwrap();
     output(
         nix(fixtures, "nix-store", &root)
             .args(["--register-validity", "--reregister"])
-            .stdin(fs::File::open(file).unwrap()),
+            .stdin(fs::File::open(valid_paths).unwrap()),
     );
     let to = format!(
         "file://{}?secret-key={}",

@@ -1,0 +1,325 @@
+//! Bench of the engines: what a process costs to start, what its system calls cost, and how many
+//! requests a server answers, by each engine, by bare `PRoot` in two ways, and with no engine.
+//!
+//! All contenders run in the same sandbox, as an ordinary user, and take turns, so that whatever else
+//! the machine does falls on all of them alike.
+
+mod report;
+
+use anyhow::{Context, Result, bail, ensure};
+use platform::fixtures;
+use platform::image::Image;
+use platform::lifecycle::Build;
+use platform::process::Launch;
+use platform::server::Server;
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// How often each contender is measured, unless `--runs` says otherwise.
+const RUNS: usize = 5;
+
+/// How many processes are started one after the other in a turn.
+const STARTS: usize = 30;
+
+/// How long a server is asked in a turn, and by how many connections.
+const LOAD: Duration = Duration::from_secs(2);
+const CONNECTIONS: usize = 4;
+
+const LAYERS: &str = "/layers/nix_hydra";
+
+/// A way to run a command.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) enum Contender {
+    /// The closure is at `/nix/store`, and nothing stands before the command.
+    Native,
+    Direct,
+    Namespace,
+    PRoot,
+    /// PRoot with its defaults, as it comes.
+    BarePRoot,
+    /// PRoot as peers start it.
+    NoSeccomp,
+}
+
+impl Contender {
+    pub(crate) const ALL: [Self; 6] = [
+        Self::Native,
+        Self::Direct,
+        Self::Namespace,
+        Self::PRoot,
+        Self::BarePRoot,
+        Self::NoSeccomp,
+    ];
+
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Native => "native",
+            Self::Direct => "direct",
+            Self::Namespace => "namespace",
+            Self::PRoot => "proot",
+            Self::BarePRoot => "bare PRoot",
+            Self::NoSeccomp => "PRoot without seccomp",
+        }
+    }
+
+    /// What stands before the command.
+    fn prefix(self) -> Vec<String> {
+        match self {
+            Self::Native => Vec::new(),
+            Self::Direct | Self::Namespace | Self::PRoot => {
+                vec![format!("{LAYERS}/proot/bin/run_proot.sh")]
+            }
+            Self::BarePRoot | Self::NoSeccomp => vec![
+                format!("{LAYERS}/proot/libexec/proot"),
+                "-b".into(),
+                format!("{LAYERS}/closure:/nix/store"),
+            ],
+        }
+    }
+}
+
+/// Figures by their names; the unit is in the name.
+pub(crate) type Figures = BTreeMap<(&'static str, Contender), Vec<f64>>;
+
+struct Bench {
+    image: Image,
+    rootfs: PathBuf,
+    closure: PathBuf,
+    /// The closure's Python and shell, and the app, as they are in the store.
+    python: String,
+    shell: String,
+    app: String,
+}
+
+fn main() -> Result<()> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let (mut runs, mut write) = (RUNS, false);
+    // Cargo says `--bench` to a bench, and nothing when it only tests whether it starts.
+    if !arguments.iter().any(|argument| argument == "--bench") {
+        return Ok(());
+    }
+    let mut rest = arguments.iter();
+    while let Some(argument) = rest.next() {
+        match argument.as_str() {
+            "--runs" => {
+                let value = rest.next().context("--runs needs a number")?;
+                runs = value.parse().context("--runs needs a number")?;
+            }
+            "--write" => write = true,
+            "--bench" => {}
+            other => bail!("{other} is not known; there are --runs N and --write"),
+        }
+    }
+    ensure!(runs > 0, "--runs needs at least 1");
+    let directory = tempfile::tempdir()?;
+    let bench = Bench::new(directory.path())?;
+    let mut figures = Figures::new();
+    for turn in 0..runs {
+        for place in 0..Contender::ALL.len() {
+            // Each comes after each other one in turn.
+            let contender = Contender::ALL[(place + turn) % Contender::ALL.len()];
+            bench
+                .measure(contender, &mut figures)
+                .with_context(|| contender.name())?;
+        }
+    }
+    report::print(&figures);
+    let table = report::table(&figures, runs);
+    println!("\n{table}");
+    if write {
+        report::write(&table)?;
+    }
+    Ok(())
+}
+
+impl Bench {
+    /// Builds the sample Python app.
+    fn new(directory: &Path) -> Result<Self> {
+        let fixtures = fixtures::read()?;
+        let buildpack = std::env::var_os("NIX_HYDRA_BUILDPACK")
+            .context("NIX_HYDRA_BUILDPACK is not set: run this by script/bench engines")?;
+        let app = &fixtures.apps["python"];
+        let (cache, tools) = (Server::start(&fixtures.cache)?, Server::start("/")?);
+        let proot =
+            tools.url().trim_end_matches('/').to_string() + &fixtures.proot.to_string_lossy();
+        let outcome = Build::new(&fixtures.rootfs, buildpack, &app.dir, directory)
+            .env("NIX_EXTRA_BINARY_CACHE", cache.url())
+            .env("NIX_DEFAULT_BINARY_CACHE", "")
+            .env("NIX_TRUSTED_PUBLIC_KEYS", &fixtures.public_key)
+            .env("NIX_STORE_PATH", &app.store_path)
+            .env("NIX_PROOT_URL", proot)
+            .env("NIX_PROOT_SHA256", &fixtures.proot_sha256)
+            .run()?;
+        let image = outcome.image.with_context(|| outcome.log.clone())?;
+        let closure = image.layer_dir("closure").context("no closure layer")?;
+        let mut paths = std::fs::read_dir(&closure)?.filter_map(|entry| {
+            let name = entry.ok()?.file_name().into_string().ok()?;
+            name.contains("-python3-")
+                .then(|| format!("/nix/store/{name}"))
+        });
+        let python = paths.next().context("no Python in the closure")?;
+        Ok(Self {
+            rootfs: fixtures.rootfs,
+            closure,
+            app: format!("{}/bin/myapp", app.store_path),
+            shell: format!("{python}/bin/sh"),
+            python: format!("{python}/bin/python3"),
+            image,
+        })
+    }
+
+    fn measure(&self, contender: Contender, figures: &mut Figures) -> Result<()> {
+        let mut add = |name, value| {
+            figures.entry((name, contender)).or_default().push(value);
+        };
+        add("start, ms", self.start(contender)?);
+        let probe = include_str!("probe.py");
+        let file = format!(
+            "{}/lib/python3.11/os.py",
+            self.python.trim_end_matches("/bin/python3")
+        );
+        let output = self
+            .launch(contender, &[&self.python, "-I", "-c", probe, &file])
+            .run()?;
+        ensure!(output.code == 0, "the probe failed: {}", output.stderr);
+        for (name, title) in [
+            ("getppid", "getppid, µs"),
+            ("stat", "stat, µs"),
+            ("open_read_close", "open + read + close, µs"),
+            ("send_receive", "send + receive, µs"),
+        ] {
+            let mut lines = output.stdout.lines();
+            let value = lines.find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
+            add(
+                title,
+                value.with_context(|| format!("no {name} in {}", output.stdout))?,
+            );
+        }
+        let imports = "import json, ssl, http.server";
+        let begun = Instant::now();
+        let output = self
+            .launch(contender, &[&self.python, "-I", "-c", imports])
+            .run()?;
+        ensure!(output.code == 0, "python failed: {}", output.stderr);
+        add(
+            "python with its imports, ms",
+            begun.elapsed().as_secs_f64() * 1e3,
+        );
+        add(
+            "app, requests/s",
+            self.requests(contender, &[&self.app], "/")?,
+        );
+        let directory = Path::new(&file).parent().unwrap_or(Path::new("/"));
+        let files = format!(
+            "import functools, http.server as h\n\
+             class Handler(h.SimpleHTTPRequestHandler):\n    protocol_version = 'HTTP/1.1'\n    \
+             def log_message(self, *a): pass\n\
+             import os\n\
+             s = h.ThreadingHTTPServer(('127.0.0.1', int(os.environ['PORT'])), \
+             functools.partial(Handler, directory='{}'))\n\
+             print('listening', flush=True)\ns.serve_forever()",
+            directory.display()
+        );
+        let command = [self.python.as_str(), "-I", "-c", &files];
+        add(
+            "files, requests/s",
+            self.requests(contender, &command, "/this.py")?,
+        );
+        Ok(())
+    }
+
+    fn launch(&self, contender: Contender, command: &[&str]) -> Launch {
+        let command = contender
+            .prefix()
+            .into_iter()
+            .chain(command.iter().map(ToString::to_string));
+        let launch = Launch::new(&self.image, &self.rootfs).command(command);
+        match contender {
+            Contender::Native | Contender::Direct => {
+                launch.sandbox(|sandbox| sandbox.bind_ro(&self.closure, "/nix/store"))
+            }
+            Contender::Namespace | Contender::PRoot => launch.env("NIX_ENGINE", contender.name()),
+            Contender::BarePRoot => launch,
+            Contender::NoSeccomp => launch.env("PROOT_NO_SECCOMP", "1"),
+        }
+    }
+
+    /// Milliseconds that the closure's shell takes from its start to its end: the median of many.
+    fn start(&self, contender: Contender) -> Result<f64> {
+        let loops = format!(
+            "for i in {{1..{STARTS}}}; do s=$EPOCHREALTIME; {} {} -c :; e=$EPOCHREALTIME; \
+             echo $((${{e/./}} - ${{s/./}})); done",
+            contender.prefix().join(" "),
+            self.shell
+        );
+        let mut outer = self.launch(contender, &[]);
+        outer = outer.command(["bash", "-c", &loops]);
+        let output = outer.run()?;
+        let mut times: Vec<f64> = output
+            .stdout
+            .lines()
+            .filter_map(|line| line.parse().ok())
+            .collect();
+        ensure!(times.len() == STARTS, "{}{}", output.stdout, output.stderr);
+        Ok(report::median(&mut times) / 1e3)
+    }
+
+    /// Requests a second that a server answers.
+    fn requests(&self, contender: Contender, command: &[&str], path: &str) -> Result<f64> {
+        let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+        let launch = self
+            .launch(contender, command)
+            .env("PORT", &port.to_string());
+        let mut server = launch.start()?;
+        server.wait_for("listening", Duration::from_secs(30))?;
+        let begun = Instant::now();
+        let clients: Vec<_> = (0..CONNECTIONS)
+            .map(|_| {
+                let path = path.to_string();
+                std::thread::spawn(move || ask(port, &path, begun + LOAD))
+            })
+            .collect();
+        let mut count = 0;
+        for client in clients {
+            match client.join() {
+                Ok(answered) => count += answered?,
+                Err(_) => bail!("a client failed"),
+            }
+        }
+        let rate = f64::from(count) / begun.elapsed().as_secs_f64();
+        server.kill();
+        Ok(rate)
+    }
+}
+
+/// Asks on one connection until `end`, and counts the answers.
+fn ask(port: u16, path: &str, end: Instant) -> Result<u32> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port))?;
+    stream.set_nodelay(true)?;
+    let mut reader = BufReader::new(stream.try_clone()?);
+    let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    let mut count = 0;
+    while Instant::now() < end {
+        stream.write_all(request.as_bytes())?;
+        let mut length = 0;
+        loop {
+            let mut line = String::new();
+            ensure!(reader.read_line(&mut line)? > 0, "the server hung up");
+            if count == 0 && line.starts_with("HTTP/") {
+                ensure!(line.contains(" 200 "), "{line}");
+            }
+            if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length:") {
+                length = value.trim().parse()?;
+            }
+            if line == "\r\n" {
+                break;
+            }
+        }
+        std::io::copy(&mut reader.by_ref().take(length), &mut std::io::sink())?;
+        count += 1;
+    }
+    Ok(count)
+}

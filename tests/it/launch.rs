@@ -1,0 +1,504 @@
+//! How processes start: by which engine, with which environment, and how their signals and ends
+//! are passed on, in sandboxes that refuse what hosts refuse.
+
+use crate::common::{Deploy, nix, output};
+use platform::image::Image;
+use platform::process::Launch;
+use platform::sandbox::{Forbidden, Output, Signal};
+use platform::server::Server;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+const LIMIT: Duration = Duration::from_secs(20);
+
+/// What hosts with Docker's default seccomp profile refuse, and what Heroku's Cedar refuses.
+const DOCKER: &[Forbidden] = &[Forbidden::UserNamespaces];
+const CEDAR: &[Forbidden] = &[Forbidden::UserNamespaces, Forbidden::Ptrace];
+
+/// The static app in an image, deployed as a store path.
+pub fn static_image() -> Option<(Deploy, Image)> {
+    image("static")
+}
+
+pub fn image(app: &str) -> Option<(Deploy, Image)> {
+    let mut deploy = Deploy::new(app)?;
+    let path = deploy.fixtures.apps[app].store_path.clone();
+    deploy.set("NIX_STORE_PATH", &path);
+    let outcome = deploy.build();
+    assert!(outcome.success(), "{}", outcome.log);
+    Some((deploy, outcome.image.unwrap()))
+}
+
+fn launch<const N: usize>(
+    (deploy, image): &(Deploy, Image),
+    forbidden: &[Forbidden],
+    command: [&str; N],
+) -> Launch {
+    let launch = Launch::new(image, &deploy.fixtures.rootfs).command(command);
+    forbidden.iter().fold(launch, |launch, call| {
+        launch.sandbox(|sandbox| sandbox.forbid(*call))
+    })
+}
+
+fn run<const N: usize>(
+    image: &(Deploy, Image),
+    forbidden: &[Forbidden],
+    command: [&str; N],
+) -> Output {
+    launch(image, forbidden, command).run().unwrap()
+}
+
+fn stable(image: &(Deploy, Image), text: &str) -> String {
+    let path = &image.0.fixtures.apps["static"].store_path;
+    text.replace(path, "/nix/store/<app>-myapp")
+}
+
+#[test]
+fn the_cheapest_engine_that_works_is_taken_where_the_process_starts() {
+    let Some(image) = static_image() else { return };
+    let said = |forbidden: &[Forbidden]| {
+        let launch = launch(&image, forbidden, ["run_proot.sh", "myapp", "version"]);
+        let output = launch.env("NIX_ENGINE_LOG", "1").run().unwrap();
+        let said = stable(&image, &output.stderr);
+        format!("{}{}status {}\n", said, output.stdout, output.code)
+    };
+    insta::assert_snapshot!(format!(
+        "all allowed:\n{}\nno user namespaces:\n{}\nno ptrace either:\n{}",
+        said(&[]),
+        said(DOCKER),
+        said(CEDAR)
+    ));
+}
+
+#[test]
+fn an_engine_that_is_named_is_taken_or_is_an_error() {
+    let Some(image) = static_image() else { return };
+    let named = |engine: &str, forbidden: &[Forbidden]| {
+        let launch = launch(&image, forbidden, ["run_proot.sh", "myapp", "version"]);
+        launch.env("NIX_ENGINE", engine).run().unwrap()
+    };
+    for engine in ["namespace", "proot", "auto"] {
+        assert_eq!(named(engine, &[]).stdout, "myapp 1.0\n", "{engine}");
+    }
+    for (engine, forbidden, reason) in [
+        ("direct", &[] as &[_], "-myapp is not there"),
+        ("namespace", DOCKER, "a user namespace is refused"),
+        ("proot", CEDAR, "ptrace is refused"),
+        ("relocate", &[], "built for /nix/store"),
+        ("docker", &[], "NIX_ENGINE is set to `docker`"),
+    ] {
+        let output = named(engine, forbidden);
+        assert_eq!((output.code, output.stdout.as_str()), (126, ""), "{engine}");
+        assert!(
+            output.stderr.contains(reason),
+            "{engine}: {}",
+            output.stderr
+        );
+    }
+}
+
+#[test]
+fn a_closure_that_is_really_in_the_store_needs_no_engine() {
+    let Some(image) = static_image() else { return };
+    let path = &image.0.fixtures.apps["static"].store_path;
+    let launch = launch(&image, CEDAR, ["run_proot.sh", "myapp", "version"]);
+    let launch = launch.sandbox(|sandbox| sandbox.bind_ro(path, path));
+    assert_eq!(launch.run().unwrap().stdout, "myapp 1.0\n");
+    // Which it also is within a view that an engine has made, whatever is asked for.
+    let nested = "run_proot.sh run_proot.sh myapp version";
+    for forbidden in [&[] as &[_], DOCKER] {
+        for engine in ["", "proot"] {
+            let launch = self::launch(&image, forbidden, ["bash", "-c", nested]);
+            let output = launch.env("NIX_ENGINE", engine).run().unwrap();
+            assert_eq!(output.stdout, "myapp 1.0\n", "{}", output.stderr);
+        }
+    }
+}
+
+#[test]
+fn engines_says_what_works_and_what_is_taken() {
+    let Some(image) = static_image() else { return };
+    let said = |forbidden| {
+        let output = run(&image, forbidden, ["nix-hydra", "engines"]);
+        format!("{}status {}\n", stable(&image, &output.stdout), output.code)
+    };
+    insta::assert_snapshot!(format!("{}\n{}\n{}", said(&[]), said(DOCKER), said(CEDAR)));
+}
+
+/// Sends `TERM` once `ready` is written; the time until the end, the status, the output.
+fn terminate(launch: &Launch, ready: &str) -> (Duration, i32, String) {
+    let mut process = launch.start().unwrap();
+    process.wait_for(ready, LIMIT).unwrap();
+    let sent = Instant::now();
+    process.signal(Signal::TERM).unwrap();
+    let status = process.wait_timeout(LIMIT).unwrap().expect("it ends");
+    (sent.elapsed(), status, process.stdout())
+}
+
+#[test]
+fn process_1_passes_term_on_at_once_and_ends_as_the_app_does() {
+    let Some(image) = static_image() else { return };
+    let Some(python) = self::image("python") else {
+        return;
+    };
+    let shell = "trap 'echo bye; exit 3' TERM; echo ready; while :; do sleep 0.01; done";
+    for forbidden in [&[] as &[_], DOCKER] {
+        let python = Launch::new(&python.1, &python.0.fixtures.rootfs).env("PORT", "0");
+        let python = forbidden.iter().fold(python, |launch, call| {
+            launch.sandbox(|sandbox| sandbox.forbid(*call))
+        });
+        for (name, launch, ready, status) in [
+            (
+                "static",
+                launch(&image, forbidden, ["run_proot.sh", "myapp", "wait"]),
+                "ready",
+                0,
+            ),
+            ("python", python, "listening", 143),
+            (
+                "shell",
+                launch(&image, forbidden, ["run_proot.sh", "bash", "-c", shell]),
+                "ready",
+                3,
+            ),
+        ] {
+            // The machine may be busy for a moment, but not each time.
+            let tries: Vec<_> = (0..5).map(|_| terminate(&launch, ready)).collect();
+            let shortest = tries.iter().map(|(time, ..)| *time).min().unwrap();
+            assert!(
+                tries.iter().all(|(_, ended, _)| *ended == status),
+                "{name}: {tries:?}"
+            );
+            assert!(shortest < Duration::from_millis(50), "{name}: {shortest:?}");
+        }
+    }
+}
+
+#[test]
+fn a_signal_is_passed_on_once_and_to_the_whole_group() {
+    let Some(image) = static_image() else { return };
+    let count = "n=0; trap 'n=$((n+1))' TERM; echo ready; while [ $n = 0 ]; do sleep 0.05; done; \
+                 sleep 0.3; exit $n";
+    // The shell dies of the signal; what it has started finishes its work.
+    let finish = "bash -c 'trap \"sleep 0.3; echo finished; exit\" TERM; echo ready; while :; do \
+                  sleep 0.01; done'; true";
+    for forbidden in [&[] as &[_], DOCKER] {
+        let launch = launch(&image, forbidden, ["run_proot.sh", "bash", "-c", count]);
+        assert_eq!(terminate(&launch, "ready").1, 1);
+        let launch = self::launch(&image, forbidden, ["nix-hydra", "run", "--shell", finish]);
+        let (_, status, stdout) = terminate(&launch, "ready");
+        assert_eq!((status, stdout.as_str()), (143, "ready\nfinished\n"));
+    }
+}
+
+#[test]
+fn nothing_is_left_when_it_ends_and_the_status_is_the_app_s() {
+    let Some(image) = static_image() else { return };
+    // The outer shell is process 1, so the start program is not.
+    let script = "run_proot.sh bash -c 'sleep 50 & (setsid sleep 60 &); exit 7'; echo $?; \
+                  run_proot.sh bash -c 'kill -TERM $$' 2>/dev/null; echo $?; \
+                  run_proot.sh bash -c 'true & kill -KILL $$' 2>/dev/null; echo $?; \
+                  run_proot.sh no-such-program 2>/dev/null; echo $?; \
+                  run_proot.sh / 2>/dev/null; echo $?; \
+                  for p in /proc/[0-9]*; do read -r name <$p/comm; echo $name; done; ls -A /tmp";
+    let output = run(&image, DOCKER, ["bash", "-c", script]);
+    assert_eq!(
+        output.stdout, "7\n143\n137\n127\n126\nbash\n",
+        "{}",
+        output.stderr
+    );
+    for forbidden in [&[] as &[_], DOCKER] {
+        let status = |script| run(&image, forbidden, ["run_proot.sh", "bash", "-c", script]).code;
+        assert_eq!(status("(sleep 50 &); exit 7"), 7);
+        assert_eq!(status("kill -SEGV $$"), 139);
+        assert_eq!(
+            run(&image, forbidden, ["run_proot.sh", "no-such"]).code,
+            127
+        );
+    }
+}
+
+#[test]
+fn streams_and_file_descriptors_and_the_terminal_are_the_app_s() {
+    let Some(image) = static_image() else { return };
+    let descriptors = "echo in | run_proot.sh cat; \
+                       run_proot.sh bash -c 'cat <&7' 7<<<seven; \
+                       bash -c 'ls /proc/$$/fd' >/tmp/before; \
+                       run_proot.sh bash -c 'ls /proc/$$/fd' | cmp - /tmp/before";
+    let interrupted = "(sleep 0.7; printf '\\003'; sleep 5) | timeout 10 script -qec \
+                       'exec run_proot.sh sleep 20' /dev/null; echo $?";
+    let in_terminal = "timeout 10 script -qec 'exec run_proot.sh bash $OPTION \"$SCRIPT\"' /dev/null \
+                       </dev/null";
+    let sized = "trap 'echo winch' WINCH; stty cols 99; sleep 0.2; test -t 0 && echo terminal";
+    for forbidden in [&[] as &[_], DOCKER] {
+        let out = |script| run(&image, forbidden, ["bash", "-c", script]).stdout;
+        assert_eq!(out(descriptors), "in\nseven\n");
+        let interrupted = out(interrupted);
+        assert!(interrupted.ends_with("130\n"), "{interrupted}");
+        let in_terminal = |option, script| {
+            let launch = launch(&image, forbidden, ["bash", "-c", in_terminal]);
+            let launch = launch.env("OPTION", option).env("SCRIPT", script);
+            launch.run().unwrap().stdout
+        };
+        assert_eq!(in_terminal("-c", sized), "winch\r\nterminal\r\n");
+        // A shell that is not in the foreground would complain, and have no job control.
+        let monitor = "[[ $- = *m* ]] && echo monitor";
+        assert_eq!(in_terminal("-ic", monitor), "monitor\r\n");
+    }
+}
+
+#[test]
+fn only_what_is_promised_of_the_environment_is_changed() {
+    let Some(image) = static_image() else { return };
+    let variables = |command: &[&str], forbidden: &[Forbidden]| {
+        let (deploy, image) = &image;
+        let launch = Launch::new(image, &deploy.fixtures.rootfs).command(command.iter().copied());
+        let launch = [
+            ("LD_LIBRARY_PATH", "/usr/lib"),
+            ("TMPDIR", "/tmp"),
+            ("PORT", "80"),
+        ]
+        .iter()
+        .fold(launch, |launch, (name, value)| launch.env(name, value));
+        let launch = forbidden.iter().fold(launch, |launch, call| {
+            launch.sandbox(|sandbox| sandbox.forbid(*call))
+        });
+        let mut lines: Vec<_> = launch
+            .run()
+            .unwrap()
+            .stdout
+            .lines()
+            .map(String::from)
+            .collect();
+        lines.sort();
+        lines
+    };
+    let before = variables(&["env"], &[]);
+    let store_path = &image.0.fixtures.apps["static"].store_path;
+    for forbidden in [&[] as &[_], DOCKER] {
+        let after = variables(&["run_proot.sh", "myapp", "env"], forbidden);
+        let gone: Vec<_> = before.iter().filter(|line| !after.contains(line)).collect();
+        let came: Vec<_> = after.iter().filter(|line| !before.contains(line)).collect();
+        let path = before
+            .iter()
+            .find(|line| line.starts_with("PATH="))
+            .unwrap();
+        assert_eq!(gone, ["LD_LIBRARY_PATH=/usr/lib", path]);
+        let bundle = "/etc/ssl/certs/ca-certificates.crt";
+        let path = path.replace("PATH=", &format!("PATH={store_path}/bin:"));
+        let expected = [
+            format!("NIX_SSL_CERT_FILE={bundle}"),
+            path,
+            format!("SSL_CERT_FILE={bundle}"),
+        ];
+        assert_eq!(came, expected.iter().collect::<Vec<_>>());
+    }
+}
+
+#[test]
+fn a_root_that_cannot_be_written_and_a_user_without_a_name_are_no_hindrance() {
+    let Some(image) = static_image() else { return };
+    for forbidden in [&[] as &[_], DOCKER] {
+        let launch = launch(
+            &image,
+            forbidden,
+            ["run_proot.sh", "bash", "-c", "myapp version; id -u"],
+        );
+        let launch = launch.sandbox(|sandbox| sandbox.read_only().user(123_456));
+        let output = launch.run().unwrap();
+        assert_eq!(output.stdout, "myapp 1.0\n123456\n", "{}", output.stderr);
+    }
+}
+
+#[test]
+fn a_proot_that_translates_nothing_is_noticed() {
+    let Some(image) = static_image() else { return };
+    let file = image.1.layer_dir("proot").unwrap().join("libexec/proot");
+    let directory = TempDir::new().unwrap();
+    let real = directory.path().join("real-proot");
+    fs::copy(&file, &real).unwrap();
+    let run = |script: &str| {
+        fs::write(&file, script).unwrap();
+        let launch = launch(
+            &image,
+            DOCKER,
+            ["run_proot.sh", "bash", "-c", "myapp version"],
+        );
+        let launch = launch.sandbox(|sandbox| sandbox.bind_ro(&real, "/real-proot"));
+        launch.run().unwrap()
+    };
+    let never = run("#!/bin/sh\nshift 2; exec \"$@\"\n");
+    assert_eq!(never.code, 126);
+    assert!(
+        never.stderr.contains("this PRoot translates nothing"),
+        "{}",
+        never.stderr
+    );
+    // As Debian's PRoot 5.4.0-3 behaves.
+    let without_filter = run(
+        "#!/bin/sh\n[ \"$PROOT_NO_SECCOMP\" ] && exec /real-proot \"$@\"; shift 2; exec \"$@\"\n",
+    );
+    assert_eq!(without_filter.stdout, "myapp 1.0\n");
+    let said = "translates nothing with its seccomp filter, so it ran without";
+    assert!(
+        without_filter.stderr.contains(said),
+        "{}",
+        without_filter.stderr
+    );
+}
+
+#[test]
+fn without_a_procfile_the_main_program_is_the_web_process() {
+    let Some(mut deploy) = Deploy::new("static") else {
+        return;
+    };
+    fs::write(deploy.app().join("Other"), "job: myapp version\n").unwrap();
+    fs::remove_file(deploy.app().join("Procfile")).unwrap();
+    let path = deploy.fixtures.apps["static"].store_path.clone();
+    deploy.set("NIX_STORE_PATH", &path);
+    // The second build has the programs from what is known of the layer that is kept.
+    for _ in 0..2 {
+        let outcome = deploy.build();
+        assert!(outcome.success(), "{}", outcome.log);
+        let image = outcome.image.unwrap();
+        assert_eq!(image.default_process(), Some("web"));
+        let launch = Launch::new(&image, &deploy.fixtures.rootfs).args(["version"]);
+        let command = &image.record.processes[0].command;
+        assert_eq!(command[1..], ["myapp"]);
+        drop(launch);
+    }
+    deploy.set("NIX_PROCFILE", "Other");
+    let image = deploy.build().image.unwrap();
+    let output = Launch::new(&image, &deploy.fixtures.rootfs).run().unwrap();
+    assert_eq!(output.stdout, "myapp 1.0\n");
+    deploy.set("NIX_PROCFILE", "Missing");
+    assert!(
+        deploy
+            .build()
+            .log
+            .contains("The setting NIX_PROCFILE cannot be used")
+    );
+}
+
+/// A binary cache with one store path, made of these files, and that path.
+fn cache_of(deploy: &Deploy, files: &[(&str, &str)]) -> (Server, TempDir, String) {
+    let directory = TempDir::new().unwrap();
+    let tree = directory.path().join("tree");
+    for (name, text) in files {
+        let file = tree.join(name);
+        fs::create_dir_all(file.parent().unwrap()).unwrap();
+        fs::write(&file, text).unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    let mut add = nix(&deploy.fixtures, "nix", directory.path());
+    let path = output(add.args(["store", "add", "--name", "tools"]).arg(&tree));
+    let cache = directory.path().join("cache");
+    let mut copy = nix(&deploy.fixtures, "nix", directory.path());
+    output(copy.args([
+        "copy",
+        "--to",
+        &format!("file://{}", cache.display()),
+        &path,
+    ]));
+    (Server::start(&cache).unwrap(), directory, path)
+}
+
+#[test]
+fn profiles_and_a_compile_hook_of_a_root_are_run() {
+    let Some(mut deploy) = Deploy::new("static") else {
+        return;
+    };
+    let hook =
+        "#!/bin/sh\necho \"the hook runs in $PWD\"; echo made >\"$1/made\"; command -v show\n";
+    let (cache, _directory, path) = cache_of(
+        &deploy,
+        &[
+            ("bin/heroku-compile-hook", hook),
+            ("bin/show", "#!/bin/sh\necho \"$GREETING $1\"; cat made\n"),
+            (
+                "etc/profile.d/greeting.sh",
+                "GREETING='hello, world'; export GREETING\n",
+            ),
+        ],
+    );
+    deploy.set("NIX_EXTRA_BINARY_CACHE", &cache.url());
+    deploy.set("NIX_STORE_PATH", &path);
+    fs::write(deploy.app().join("Procfile"), "web: show 'a b'\n").unwrap();
+    // What the hook makes is in no layer, so it runs in each build.
+    for _ in 0..2 {
+        let outcome = deploy.build();
+        assert!(outcome.success(), "{}", outcome.log);
+        let expected = format!("the hook runs in /workspace\n{path}/bin/show\n");
+        assert!(outcome.log.contains(&expected), "{}", outcome.log);
+        let image = outcome.image.unwrap();
+        let output = Launch::new(&image, &deploy.fixtures.rootfs).run().unwrap();
+        assert_eq!(
+            output.stdout, "hello, world a b\nmade\n",
+            "{}",
+            output.stderr
+        );
+    }
+    let (cache, _directory, path) = cache_of(
+        &deploy,
+        &[("bin/heroku-compile-hook", "#!/bin/sh\necho no; exit 3\n")],
+    );
+    deploy.set("NIX_EXTRA_BINARY_CACHE", &cache.url());
+    deploy.set("NIX_STORE_PATH", &path);
+    let log = deploy.build().log;
+    assert!(log.contains("failed: exit status: 3"), "{log}");
+}
+
+#[test]
+fn proot_s_loaders_are_files_of_the_layer() {
+    let Some((_deploy, image)) = static_image() else {
+        return;
+    };
+    let libexec = image.layer_dir("proot").unwrap().join("libexec");
+    let class = |file: &str| {
+        fs::read(Path::new(&libexec).join(file))
+            .ok()
+            .map(|bytes| bytes[4])
+    };
+    assert_eq!(class("proot-loader"), Some(2), "64 bits");
+    if cfg!(target_arch = "x86_64") {
+        assert_eq!(class("proot-loader-32"), Some(1), "32 bits");
+    }
+}
+
+#[test]
+fn term_reaches_a_node_app() {
+    let Some(mut deploy) = Deploy::new("static") else {
+        return;
+    };
+    // Node is in the big closure alone, which only benches need.
+    let directory = deploy.fixtures.cache.parent().unwrap();
+    let Ok(text) = fs::read_to_string(directory.join("big.json")) else {
+        platform::left_out("the big closure is missing: run script/setup big");
+        return;
+    };
+    let big: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let directory = Path::new(big["caches"]["zstd"].as_str().unwrap());
+    let node = fs::read_dir(directory).unwrap().find_map(|entry| {
+        let narinfo = fs::read_to_string(entry.unwrap().path()).ok()?;
+        let path = narinfo.lines().next()?.strip_prefix("StorePath: ")?;
+        path.contains("-nodejs-").then(|| path.to_string())
+    });
+    let cache = Server::start(directory).unwrap();
+    deploy.set("NIX_EXTRA_BINARY_CACHE", &cache.url());
+    deploy.set("NIX_STORE_PATH", &node.unwrap());
+    let outcome = deploy.build();
+    assert!(outcome.success(), "{}", outcome.log);
+    let image = (deploy, outcome.image.unwrap());
+    let script = "process.on('SIGTERM', () => process.exit(5)); setInterval(() => {}, 1000); \
+                  console.log('ready')";
+    for forbidden in [&[] as &[_], DOCKER] {
+        let launch = launch(&image, forbidden, ["run_proot.sh", "node", "-e", script]);
+        let tries: Vec<_> = (0..3).map(|_| terminate(&launch, "ready")).collect();
+        assert!(tries.iter().all(|(_, status, _)| *status == 5), "{tries:?}");
+        let shortest = tries.iter().map(|(time, ..)| *time).min().unwrap();
+        assert!(shortest < Duration::from_millis(50), "{tries:?}");
+    }
+}
