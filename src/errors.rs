@@ -1,12 +1,15 @@
 //! Every failure of the buildpack as its user reads it: what was being done, why it failed, and
 //! what to do next. The errors themselves are beside the code that makes them.
 
+mod hydra;
+
 use crate::cache::Untrusted;
 use crate::cache::credentials::CredentialsError;
 use crate::closure::fetch::{FetchError, FetchFailure};
 use crate::closure::plan::{Answer, Miss};
 use crate::closure::unpack::UnpackError;
 use crate::config::{ConfigError, EXPRESSION_FILES};
+use crate::hydra::HydraError;
 use crate::launch::procfile::{LineError, ProcfileError};
 use crate::layers::closure::ClosureLayerError;
 use crate::layers::launch_layer::LayerError;
@@ -34,6 +37,7 @@ pub enum BuildpackError {
     NixArchive(ArchiveError),
     Nix(NixError),
     Expression(ExpressionError),
+    Hydra(HydraError),
     ClosureLayer(ClosureLayerError),
     PRootLayer(PRootLayerError),
     /// The start program that comes with the buildpack is not where it should be.
@@ -102,6 +106,7 @@ impl BuildpackError {
             Self::NixArchive(error) => nix_archive(error),
             Self::Nix(error) => nix(error),
             Self::Expression(error) => expression(error),
+            Self::Hydra(error) => hydra::hydra(error),
             Self::ClosureLayer(ClosureLayerError::Miss { misses, unusable }) => {
                 miss(misses, unusable)
             }
@@ -157,6 +162,18 @@ fn config(error: &ConfigError) -> Message {
                 It takes {expected}.
             "},
         ),
+        ConfigError::MissingPartner {
+            name: name @ "NIX_HYDRA_INPUTS",
+            partner,
+        } => Message::new(
+            format!("The setting {name} needs {partner}"),
+            formatdoc! {"
+                {name} is set, but {partner} is not, so it is not known whose
+                inputs are meant.
+
+                Set {partner} to a job of the jobset: `project/jobset/job`.
+            "},
+        ),
         ConfigError::MissingPartner { name, partner } => Message::new(
             format!("The setting {name} needs {partner}"),
             formatdoc! {"
@@ -171,7 +188,7 @@ fn config(error: &ConfigError) -> Message {
             "There is nothing to deploy",
             formatdoc! {"
                 The app has none of {files}, and neither
-                NIX_FILE nor NIX_STORE_PATH is set.
+                NIX_FILE nor NIX_STORE_PATH nor NIX_HYDRA_JOB is set.
 
                 Add an expression to the app, or set NIX_FILE to the one it has.
             ", files = list(&EXPRESSION_FILES.map(|file| format!("`{file}`")))},
@@ -645,6 +662,10 @@ mod tests {
             ConfigError::MissingPartner {
                 name: "NIX_PROOT_URL",
                 partner: "NIX_PROOT_SHA256",
+            },
+            ConfigError::MissingPartner {
+                name: "NIX_HYDRA_INPUTS",
+                partner: "NIX_HYDRA_JOB",
             },
             ConfigError::Credentials(CredentialsError::Read(
                 "/bindings/acme/token".into(),

@@ -6,6 +6,8 @@ pub mod errors;
 
 pub mod resolve;
 
+pub mod hydra;
+
 pub mod nix;
 
 pub mod http;

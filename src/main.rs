@@ -9,7 +9,7 @@ use nix_hydra_buildpack::closure::plan::Caches;
 use nix_hydra_buildpack::config::Config;
 use nix_hydra_buildpack::errors::{self, BuildpackError};
 use nix_hydra_buildpack::http::Http;
-use nix_hydra_buildpack::{launch, layers, output, resolve};
+use nix_hydra_buildpack::{hydra, launch, layers, output, resolve};
 
 struct HydraBuildpack;
 
@@ -29,12 +29,17 @@ impl Buildpack for HydraBuildpack {
     fn build(&self, context: BuildContext<Self>) -> libcnb::Result<BuildResult, Self::Error> {
         let started = print::buildpack("Nix software built by Hydra");
 
-        let config = Config::read(setting, &context.app_dir).map_err(BuildpackError::Config)?;
+        let mut config = Config::read(setting, &context.app_dir).map_err(BuildpackError::Config)?;
         output::warn_of_retired_settings(setting);
         let procfile = launch::read_procfile(&context.app_dir)?;
         let http = Http::new();
 
-        let roots = resolve::resolve(&context, &config, &http)?;
+        let mut hydra = hydra::set_up(&mut config, &context.app_dir, &http)?;
+        let roots = resolve::resolve(&context, &config, hydra.as_mut(), &http)?;
+        // It may have signed in meanwhile.
+        if let Some(hydra) = &hydra {
+            config.caches = hydra.caches(&config.caches);
+        }
 
         layers::closure::handle(&context.layers_dir, &roots, &config, || {
             Caches::open(&config.caches, config.trust.clone(), &http)

@@ -3,9 +3,10 @@
 pub mod expression;
 pub mod source;
 
-use crate::config::{Config, Expression, Wanted};
+use crate::config::{Config, Expression, Job, Wanted};
 use crate::errors::BuildpackError;
 use crate::http::Http;
+use crate::hydra::{self, Hydra, HydraError, Patience, revision};
 use crate::layers;
 use crate::nix::{Nix, archive};
 use crate::tools::{Tool, ToolSource};
@@ -36,9 +37,12 @@ impl Root {
 }
 
 /// Finds the roots in the cheapest way that the settings allow.
+///
+/// `hydra` is the one to ask where the settings name a job.
 pub fn resolve<B: Buildpack<Error = BuildpackError>>(
     context: &BuildContext<B>,
     config: &Config,
+    hydra: Option<&mut Hydra>,
     http: &Http,
 ) -> libcnb::Result<Vec<Root>, BuildpackError> {
     match &config.wanted {
@@ -47,8 +51,43 @@ pub fn resolve<B: Buildpack<Error = BuildpackError>>(
             print::sub_bullet(format!("{path}, as NIX_STORE_PATH says"));
             Ok(vec![Root::from_path(path.clone())])
         }
+        Wanted::HydraJob(job, _) => by_hydra(context, config, job, hydra),
         Wanted::Expression(expression) => by_evaluation(context, config, expression, http),
     }
+}
+
+/// Takes what Hydra built of the revision that is deployed.
+fn by_hydra<B: Buildpack<Error = BuildpackError>>(
+    context: &BuildContext<B>,
+    config: &Config,
+    job: &Job,
+    hydra: Option<&mut Hydra>,
+) -> libcnb::Result<Vec<Root>, BuildpackError> {
+    let hydra = hydra.ok_or_else(|| BuildpackError::Hydra(HydraError::NoHydra(Vec::new())))?;
+    print::bullet("Hydra");
+    let settings = &config.hydra;
+    let revision = revision::find(settings.revision.as_ref(), &context.app_dir)
+        .map_err(|error| BuildpackError::Hydra(HydraError::Revision(error)))?;
+    print::sub_bullet(format!(
+        "Looking for {job} at {} ({}) on {hydra}",
+        revision.name, revision.from
+    ));
+    let deployed = hydra::deploy::deploy(
+        hydra,
+        job,
+        &revision,
+        settings.input.as_deref(),
+        system(&context.target.arch)?,
+        Patience::of(settings.wait),
+        &mut |line| {
+            print::sub_bullet(line);
+        },
+    )
+    .map_err(BuildpackError::Hydra)?;
+    for path in &deployed.paths {
+        print::sub_bullet(path.to_string());
+    }
+    Ok(deployed.paths.into_iter().map(Root::from_path).collect())
 }
 
 /// Evaluates the app's expression with real Nix.

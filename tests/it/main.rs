@@ -16,6 +16,8 @@ mod detect;
 mod evaluate;
 mod faults;
 mod fetch;
+mod hydra;
+mod hydra_server;
 mod pack;
 mod secrets;
 mod servers;
