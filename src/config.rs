@@ -67,6 +67,8 @@ pub struct Config {
     pub source_name: String,
     /// `NIX_PATH` for the evaluation, as given.
     pub nix_path: Option<String>,
+    /// What else is looked up, as `name=URL`: inputs that Hydra names. Empty as it is read.
+    pub lookups: Vec<String>,
     pub debug: bool,
     /// Compare what is evaluated here with what Hydra has, even where nothing is missing.
     pub doctor: bool,
@@ -101,7 +103,7 @@ pub struct HydraSettings {
     pub input: Option<String>,
     /// How long to wait for an evaluation and a build.
     pub wait: Duration,
-    /// Whether the jobset's inputs are added to `NIX_PATH`.
+    /// Whether the expression is evaluated with the jobset's inputs.
     pub inputs: bool,
 }
 
@@ -216,6 +218,7 @@ impl Config {
             trust: trust(&get, &bindings)?,
             source_name: source_name(&get)?,
             nix_path: get("NIX_PATH"),
+            lookups: Vec::new(),
             debug: matches!(debug(&get)?, Debug::On),
             doctor: matches!(debug(&get)?, Debug::Doctor),
             hydra,
@@ -756,6 +759,14 @@ mod tests {
             ("NIX_SOURCE_NAME", "a/b"),
             ("NIX_ON_MISS", "build"),
             ("NIX_DEBUG", "loud"),
+            ("NIX_HYDRA_JOB", "acme/main"),
+            ("NIX_HYDRA_JOB", "acme/main/my app"),
+            ("NIX_HYDRA_URL", "file:///hydra"),
+            ("NIX_REVISION", "main"),
+            ("NIX_REVISION", "abc12"),
+            ("NIX_HYDRA_WAIT", "soon"),
+            ("NIX_HYDRA_WAIT", "10 days"),
+            ("NIX_HYDRA_INPUTS", "nixpkgs"),
         ] {
             match read(&[(name, value)]) {
                 Err(ConfigError::InvalidSetting {
@@ -818,6 +829,67 @@ mod tests {
             assert_eq!(cache.to_string(), url);
             assert!(cache.credentials == credentials, "{url}");
         }
+    }
+
+    #[test]
+    fn a_job_is_deployed_unless_its_jobset_s_inputs_are_to_be_evaluated_with() {
+        let job = ("NIX_HYDRA_JOB", "acme:main:my-app.x86_64-linux");
+        let config = read(&[job]).unwrap();
+        let Wanted::HydraJob(wanted, Some(expression)) = config.wanted else {
+            panic!("{:?}", config.wanted);
+        };
+        assert_eq!(wanted.to_string(), job.1);
+        assert_eq!(expression.file, Path::new("shell.nix"));
+        let config = read(&[job, ("NIX_HYDRA_INPUTS", "1")]).unwrap();
+        assert!(matches!(config.wanted, Wanted::Expression(_)));
+        assert!(matches!(
+            read(&[("NIX_HYDRA_INPUTS", "1")]),
+            Err(ConfigError::MissingPartner { .. })
+        ));
+    }
+
+    #[test]
+    fn the_revision_is_the_user_s_else_one_of_the_platform_s_that_looks_like_one() {
+        let revision = |settings: &[(&str, &str)]| {
+            let revision = read(settings).unwrap().hydra.revision;
+            revision.map(|revision| (revision.from, revision.name))
+        };
+        let platform = [("SOURCE_VERSION", "v1.2"), ("GIT_REV", "ABCDEF0")];
+        let expected = |from: &str, name: &str| Some((from.to_string(), name.to_string()));
+        assert_eq!(revision(&platform), expected("GIT_REV", "abcdef0"));
+        assert_eq!(revision(&platform[..1]), None);
+        let named = [platform[1], ("NIX_REVISION", "latest")];
+        assert_eq!(revision(&named), expected("NIX_REVISION", "latest"));
+    }
+
+    #[test]
+    fn the_wait_is_in_minutes_unless_it_has_a_unit() {
+        for (value, seconds) in [
+            ("0", 0),
+            ("5", 300),
+            ("90s", 90),
+            ("10 m", 600),
+            ("2h", 7200),
+        ] {
+            let config = read(&[("NIX_HYDRA_WAIT", value)]).unwrap();
+            assert_eq!(config.hydra.wait, Duration::from_secs(seconds), "{value}");
+        }
+        assert_eq!(read(&[]).unwrap().hydra.wait, DEFAULT_WAIT);
+    }
+
+    #[test]
+    fn a_hydra_has_the_credentials_of_its_host() {
+        use crate::http::Credentials;
+        let config = read(&[
+            ("NIX_EXTRA_BINARY_CACHE", "https://u:p@hydra.net"),
+            ("NIX_HYDRA_URL", "https://hydra.net"),
+        ]);
+        let credentials = config.unwrap().hydra.url.unwrap().credentials;
+        let expected = Credentials::Basic {
+            user: "u".into(),
+            password: "p".into(),
+        };
+        assert!(credentials == Some(expected));
     }
 
     #[test]

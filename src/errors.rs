@@ -8,7 +8,8 @@ use crate::cache::credentials::CredentialsError;
 use crate::closure::fetch::{FetchError, FetchFailure};
 use crate::closure::plan::{Answer, Miss};
 use crate::closure::unpack::UnpackError;
-use crate::config::{ConfigError, EXPRESSION_FILES};
+use crate::config::{ConfigError, EXPRESSION_FILES, Job};
+use crate::doctor::Diagnosis;
 use crate::hydra::HydraError;
 use crate::launch::procfile::{LineError, ProcfileError};
 use crate::layers::closure::ClosureLayerError;
@@ -39,6 +40,17 @@ pub enum BuildpackError {
     Expression(ExpressionError),
     Hydra(HydraError),
     ClosureLayer(ClosureLayerError),
+    /// A root that Hydra says it has built, but no binary cache has.
+    NotKept {
+        misses: Vec<Miss>,
+        unusable: Vec<(String, String)>,
+        job: Job,
+    },
+    /// A root that no binary cache has, and why.
+    Diagnosed {
+        misses: Vec<Miss>,
+        diagnosis: Box<Diagnosis>,
+    },
     PRootLayer(PRootLayerError),
     /// The start program that comes with the buildpack is not where it should be.
     NoStartProgram(PathBuf),
@@ -108,8 +120,14 @@ impl BuildpackError {
             Self::Expression(error) => expression(error),
             Self::Hydra(error) => hydra::hydra(error),
             Self::ClosureLayer(ClosureLayerError::Miss { misses, unusable }) => {
-                miss(misses, unusable)
+                miss(misses, &miss_hint(misses, unusable))
             }
+            Self::NotKept {
+                misses,
+                unusable,
+                job,
+            } => miss(misses, &hydra::not_kept(job, unusable)),
+            Self::Diagnosed { misses, diagnosis } => diagnosed(misses, diagnosis),
             Self::ClosureLayer(ClosureLayerError::Fetch(error)) => fetch(error),
             Self::ClosureLayer(ClosureLayerError::Layer(error))
             | Self::PRootLayer(PRootLayerError::Layer(error)) => layer(error),
@@ -407,7 +425,7 @@ fn not_a_derivation(attribute: Option<&str>, kind: &str, derivations: &[String])
     )
 }
 
-fn miss(misses: &[Miss], unusable: &[(String, String)]) -> Message {
+fn miss(misses: &[Miss], hint: &str) -> Message {
     let mut body = String::new();
     for miss in misses.iter().take(MISSES_SHOWN) {
         // Writing to a string does not fail.
@@ -424,7 +442,7 @@ fn miss(misses: &[Miss], unusable: &[(String, String)]) -> Message {
     if misses.len() > MISSES_SHOWN {
         let _ = writeln!(body, "… and {} more.\n", misses.len() - MISSES_SHOWN);
     }
-    body.push_str(&miss_hint(misses, unusable));
+    body.push_str(hint);
     let untrusted = misses.iter().any(Miss::is_untrusted);
     let has = if untrusted {
         "No binary cache has a trusted copy of"
@@ -436,6 +454,18 @@ fn miss(misses: &[Miss], unusable: &[(String, String)]) -> Message {
         _ => format!("{has} {} of the store paths needed", misses.len()),
     };
     Message::new(header, body)
+}
+
+/// The answer comes first: that the path is missing is what led to it.
+fn diagnosed(misses: &[Miss], diagnosis: &Diagnosis) -> Message {
+    let mut body = format!("No binary cache has {}:\n", diagnosis.root);
+    let miss = misses.iter().find(|miss| miss.path == diagnosis.root);
+    for (cache, answer) in miss.iter().flat_map(|miss| &miss.answers) {
+        let _ = writeln!(body, "  {cache}: {}", answer_in_words(answer));
+    }
+    body.push('\n');
+    body.push_str(&diagnosis.explanation());
+    Message::new(diagnosis.answer_to_miss(), body)
 }
 
 fn answer_in_words(answer: &Answer) -> String {

@@ -282,6 +282,7 @@ impl Http {
         ask: Ask,
         limit: u64,
     ) -> Result<Reply, HttpError> {
+        let started = Instant::now();
         let mut attempt = 1;
         loop {
             let reply = self.ask_once(url, credentials, ask, limit);
@@ -291,7 +292,7 @@ impl Http {
                 (Ok(reply), Ask::Get) => HttpError::Status(reply.status).is_passing(),
                 (Err(error), _) => error.is_passing(),
             };
-            if !passing || attempt == ATTEMPTS {
+            if !passing || attempt == ATTEMPTS || started.elapsed() > RETRY_TIME {
                 return reply;
             }
             std::thread::sleep(backoff(attempt));
@@ -503,7 +504,7 @@ fn transport_error(error: &ureq::Error) -> HttpError {
 
 /// Whether credentials for `url` may be sent to `other`: to the same scheme, host and port, or from
 /// a host's usual port for `http` to its usual one for `https`.
-fn is_same_server(url: &Url, other: &Url) -> bool {
+pub(crate) fn is_same_server(url: &Url, other: &Url) -> bool {
     let upgraded = (url.scheme(), other.scheme()) == ("http", "https")
         && (url.port(), other.port()) == (None, None)
         && url.host() == other.host();

@@ -16,6 +16,8 @@ pub mod cache;
 
 pub mod closure;
 
+pub mod doctor;
+
 pub mod tools;
 
 pub mod layers;

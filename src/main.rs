@@ -9,7 +9,7 @@ use nix_hydra_buildpack::closure::plan::Caches;
 use nix_hydra_buildpack::config::Config;
 use nix_hydra_buildpack::errors::{self, BuildpackError};
 use nix_hydra_buildpack::http::Http;
-use nix_hydra_buildpack::{hydra, launch, layers, output, resolve};
+use nix_hydra_buildpack::{doctor, hydra, launch, layers, output, resolve};
 
 struct HydraBuildpack;
 
@@ -35,16 +35,25 @@ impl Buildpack for HydraBuildpack {
         let http = Http::new();
 
         let mut hydra = hydra::set_up(&mut config, &context.app_dir, &http)?;
-        let roots = resolve::resolve(&context, &config, hydra.as_mut(), &http)?;
+        let resolved = resolve::resolve(&context, &config, hydra.as_mut(), &http)?;
         // It may have signed in meanwhile.
         if let Some(hydra) = &hydra {
             config.caches = hydra.caches(&config.caches);
         }
 
-        layers::closure::handle(&context.layers_dir, &roots, &config, || {
+        layers::closure::handle(&context.layers_dir, &resolved.roots, &config, || {
             Caches::open(&config.caches, config.trust.clone(), &http)
         })
-        .map_err(BuildpackError::ClosureLayer)?;
+        .map_err(|error| {
+            let evaluation = resolved.evaluation.as_ref();
+            doctor::explain(error, &context, &config, evaluation, hydra.as_mut(), &http)
+        })?;
+        if config.doctor {
+            let evaluation = resolved.evaluation.as_ref();
+            let hydra = hydra.as_mut();
+            let diagnosis = doctor::examine(&context, &config, None, evaluation, hydra, &http)?;
+            output::diagnosis(diagnosis.as_ref());
+        }
 
         layers::proot::handle(
             &context.layers_dir,

@@ -1,6 +1,7 @@
 //! What went wrong with Hydra, in words.
 
 use super::Message;
+use crate::config::Job;
 use crate::hydra::HydraError;
 use crate::hydra::deploy::{DeployError, Failed, NoJob, NotEvaluated, short};
 use crate::hydra::revision::RevisionError;
@@ -68,6 +69,21 @@ pub(super) fn hydra(error: &HydraError) -> Message {
         HydraError::Revision(error) => revision(error),
         HydraError::Deploy(error) => deploy(error),
     }
+}
+
+/// What to do about a path that Hydra has built, and nobody has.
+pub(super) fn not_kept(job: &Job, unusable: &[(String, String)]) -> String {
+    let mut text = String::new();
+    for (cache, reason) in unusable {
+        let _ = writeln!(text, "{cache}: {reason}.\n");
+    }
+    let _ = write!(
+        text,
+        "Hydra has built {job}, but what it built was garbage-collected since\n\
+         (restart the build on Hydra, or raise the number of evaluations that the jobset keeps), or is\n\
+         kept elsewhere: set NIX_EXTRA_BINARY_CACHE to where that is."
+    );
+    text
 }
 
 fn revision(error: &RevisionError) -> Message {

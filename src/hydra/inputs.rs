@@ -1,4 +1,4 @@
-//! A jobset's inputs as `NIX_PATH`, so that `<nixpkgs>` is what Hydra used.
+//! A jobset's inputs beside `NIX_PATH`, so that `<nixpkgs>` is what Hydra used.
 
 use super::api::{Evaluation, Input};
 use super::deploy::find_evaluation;
@@ -15,7 +15,7 @@ pub struct Inputs {
     pub evaluation: u64,
     /// The revision that was looked for, where this evaluation has it.
     pub has_revision: bool,
-    /// Entries of `NIX_PATH`: a name, and a URL that Nix fetches.
+    /// Names in angle brackets, and the URL that Nix fetches for each.
     pub entries: Vec<(String, String)>,
     /// Inputs that cannot be had here: their names and types.
     pub left_out: Vec<(String, String)>,
@@ -31,7 +31,7 @@ impl Inputs {
             (None, _) => "the newest".to_string(),
         };
         let mut lines = vec![format!(
-            "Adding the inputs of evaluation {} to NIX_PATH, {which}",
+            "Beside NIX_PATH, using the inputs of evaluation {}, {which}",
             self.evaluation
         )];
         let entries = self.entries.iter();
@@ -42,15 +42,19 @@ impl Inputs {
         lines
     }
 
-    /// A `NIX_PATH` that ends with them: what the user set comes first. Nothing where there is
-    /// nothing at all.
+    /// Them as options of Nix, `name=URL`, but for the names that the user's own `NIX_PATH` has: an
+    /// option would come before that.
     #[must_use]
-    pub fn nix_path(&self, own: Option<&str>) -> Option<String> {
-        let own = own.map(str::to_string);
-        let entries = self.entries.iter();
-        let entries = entries.map(|(name, url)| format!("{name}={url}"));
-        let path: Vec<String> = own.into_iter().chain(entries).collect();
-        (!path.is_empty()).then(|| path.join(":"))
+    pub fn lookups(&self, nix_path: Option<&str>) -> Vec<String> {
+        let entries = nix_path.unwrap_or_default().split(':');
+        let own: Vec<&str> = entries
+            .filter_map(|entry| Some(entry.split_once('=')?.0))
+            .collect();
+        self.entries
+            .iter()
+            .filter(|(name, _)| !own.contains(&name.as_str()))
+            .map(|(name, url)| format!("{name}={url}"))
+            .collect()
     }
 }
 

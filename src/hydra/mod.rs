@@ -13,7 +13,7 @@ pub use self::wait::{Patience, Say};
 use crate::cache::CacheUrl;
 use crate::config::{Config, Job, Wanted};
 use crate::errors::BuildpackError;
-use crate::http::{Ask, Credentials, Http, HttpError, Reply};
+use crate::http::{Ask, Credentials, Http, HttpError, Reply, is_same_server};
 use bullet_stream::global::print;
 use serde::de::DeserializeOwned;
 use std::fmt;
@@ -194,7 +194,7 @@ impl Hydra {
         let mut signed_in = false;
         for _ in 0..=REDIRECTS {
             // A redirect to elsewhere must not take the credentials along.
-            let own = url.origin() == self.url.base.origin();
+            let own = is_same_server(&self.url.base, &url);
             let credentials = self.url.credentials.as_ref().filter(|_| own);
             let reply = self
                 .http
@@ -208,6 +208,10 @@ impl Hydra {
                         .filter(|to| matches!(to.scheme(), "http" | "https"))
                         .ok_or_else(|| answer_error(self, "it redirects to nowhere"))?;
                     url = self.rehome(&url, location);
+                    if url.scheme() == "https" && is_same_server(&self.url.base, &url) {
+                        // From here on, nothing is sent in the clear any more.
+                        self.url.base.set_scheme("https").ok();
+                    }
                 }
                 status => {
                     let said = refusal(&reply.body);
@@ -313,8 +317,8 @@ impl Hydra {
     }
 }
 
-/// The Hydra that the settings name, where they name a job on one; with the jobset's inputs added
-/// to `NIX_PATH` where that is asked for.
+/// The Hydra that the settings name, where they name a job on one; with the jobset's inputs for
+/// the evaluation where that is asked for.
 pub fn set_up(
     config: &mut Config,
     app_dir: &Path,
@@ -342,7 +346,7 @@ pub fn set_up(
                 inputs.lines(name).into_iter().for_each(|line| {
                     print::sub_bullet(line);
                 });
-                config.nix_path = inputs.nix_path(config.nix_path.as_deref());
+                config.lookups = inputs.lookups(config.nix_path.as_deref());
             }
             None => print::sub_bullet("The jobset has no evaluation yet, so no inputs either"),
         }

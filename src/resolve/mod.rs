@@ -36,6 +36,13 @@ impl Root {
     }
 }
 
+/// The roots, and how they were evaluated if they were: should a path be missing, the doctor compares
+/// the derivations.
+pub struct Resolved {
+    pub roots: Vec<Root>,
+    pub evaluation: Option<Evaluation>,
+}
+
 /// Finds the roots in the cheapest way that the settings allow.
 ///
 /// `hydra` is the one to ask where the settings name a job.
@@ -44,16 +51,26 @@ pub fn resolve<B: Buildpack<Error = BuildpackError>>(
     config: &Config,
     hydra: Option<&mut Hydra>,
     http: &Http,
-) -> libcnb::Result<Vec<Root>, BuildpackError> {
-    match &config.wanted {
+) -> libcnb::Result<Resolved, BuildpackError> {
+    let roots = match &config.wanted {
         Wanted::StorePath(path) => {
             print::bullet("Store path");
             print::sub_bullet(format!("{path}, as NIX_STORE_PATH says"));
-            Ok(vec![Root::from_path(path.clone())])
+            vec![Root::from_path(path.clone())]
         }
-        Wanted::HydraJob(job, _) => by_hydra(context, config, job, hydra),
-        Wanted::Expression(expression) => by_evaluation(context, config, expression, http),
-    }
+        Wanted::HydraJob(job, _) => by_hydra(context, config, job, hydra)?,
+        Wanted::Expression(expression) => {
+            let evaluation = evaluation(context, config, expression, http)?;
+            return Ok(Resolved {
+                roots: evaluation.roots.clone(),
+                evaluation: Some(evaluation),
+            });
+        }
+    };
+    Ok(Resolved {
+        roots,
+        evaluation: None,
+    })
 }
 
 /// Takes what Hydra built of the revision that is deployed.
@@ -90,13 +107,21 @@ fn by_hydra<B: Buildpack<Error = BuildpackError>>(
     Ok(deployed.paths.into_iter().map(Root::from_path).collect())
 }
 
-/// Evaluates the app's expression with real Nix.
-fn by_evaluation<B: Buildpack<Error = BuildpackError>>(
+/// An evaluation whose store, with the derivations and the source in it, is still there.
+pub struct Evaluation {
+    pub roots: Vec<Root>,
+    pub source: Source,
+    pub system: &'static str,
+    pub nix: Nix,
+}
+
+/// Evaluates the app's expression, and keeps the store that it was evaluated in.
+pub fn evaluation<B: Buildpack<Error = BuildpackError>>(
     context: &BuildContext<B>,
     config: &Config,
     expression: &Expression,
     http: &Http,
-) -> libcnb::Result<Vec<Root>, BuildpackError> {
+) -> libcnb::Result<Evaluation, BuildpackError> {
     let system = system(&context.target.arch)?;
     print::bullet("Source");
     let source =
@@ -129,7 +154,12 @@ fn by_evaluation<B: Buildpack<Error = BuildpackError>>(
     for root in &roots {
         print::sub_bullet(root.path.to_string());
     }
-    Ok(roots)
+    Ok(Evaluation {
+        roots,
+        source,
+        system,
+        nix,
+    })
 }
 
 /// Nix's name for the system of an image's architecture.

@@ -3,15 +3,19 @@
 use crate::common::Deploy;
 use crate::hydra_server::{HydraServer, PASSWORD, State, USER, build, eval, git, now, revision};
 use nix_hydra_buildpack::cache::CacheUrl;
-use nix_hydra_buildpack::config::{Job, Revision};
+use nix_hydra_buildpack::config::{Config, Job, Revision, Wanted};
 use nix_hydra_buildpack::errors::BuildpackError;
 use nix_hydra_buildpack::http::{Credentials, Http};
 use nix_hydra_buildpack::hydra::deploy::{Deployed, deploy};
 use nix_hydra_buildpack::hydra::revision::find;
 use nix_hydra_buildpack::hydra::{Hydra, HydraError, Patience, inputs};
+use nix_hydra_buildpack::nix::Nix;
+use nix_hydra_buildpack::resolve::expression::evaluate;
+use nix_hydra_buildpack::resolve::source::Source;
 use platform::server::{Response, Server};
 use serde_json::{Value, json};
 use std::fs;
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 use tempfile::TempDir;
@@ -487,13 +491,21 @@ fn the_first_binary_cache_that_is_a_hydra_is_asked() {
     assert_eq!(found.to_string(), asked.server.url());
     let none = Hydra::find(None, &caches[..2], Some(&job), &Http::new()).unwrap_err();
     let none = BuildpackError::Hydra(none).message().to_string();
+    let nobody = Hydra::find(None, &[], Some(&job), &Http::new()).unwrap_err();
+    let nobody = BuildpackError::Hydra(nobody).message().to_string();
+    // A proxy that wants something else.
+    let proxy = Server::with_hook("/nonexistent", |_| Some(Response::new(401))).unwrap();
+    let mut refused = Hydra::new(proxy.url().parse().unwrap(), Http::new());
+    let refused = refused.get::<Value>("build/1").unwrap_err();
+    let refused = BuildpackError::Hydra(refused).message().to_string();
+    let refused = refused.replace(&proxy.url(), "http://proxy");
     let elsewhere = Hydra::new(other.url().parse().unwrap(), Http::new());
     let mut elsewhere = Asked {
         hydra: elsewhere,
         ..asked
     };
     let wrong = elsewhere.message(&revision('a'));
-    let messages = [none, wrong].join("\n\n==========\n\n");
+    let messages = [none, nobody, wrong, refused].join("\n\n==========\n\n");
     insta::assert_snapshot!(messages.replace(&other.url(), "http://other"));
 }
 
@@ -541,7 +553,7 @@ fn the_revision_is_the_one_that_is_named_else_that_of_a_clean_checkout() {
 }
 
 #[test]
-fn the_jobset_s_inputs_become_nix_path_after_what_the_user_set() {
+fn the_jobset_s_inputs_are_looked_up_after_what_the_user_set() {
     let mut asked = Asked::new(|state| {
         one(state);
         let mut newer = at('b');
@@ -551,12 +563,12 @@ fn the_jobset_s_inputs_become_nix_path_after_what_the_user_set() {
     });
     let job: Job = "acme/main/myapp".parse().unwrap();
     let mut logs = Vec::new();
-    for (digit, nix_path) in [('a', Some("pins=/pins")), ('f', None)] {
+    for (digit, nix_path) in [('a', Some("a=/a:nixpkgs=/pins")), ('f', None)] {
         let name = revision(digit);
         let inputs = inputs::find(&mut asked.hydra, &job, Some(&name), None);
         let inputs = inputs.unwrap().unwrap();
         let mut lines = inputs.lines(Some(&name));
-        lines.push(format!("NIX_PATH={}", inputs.nix_path(nix_path).unwrap()));
+        lines.extend(inputs.lookups(nix_path));
         logs.push(lines.join("\n"));
     }
     insta::assert_snapshot!(logs.join("\n\n"));
@@ -603,6 +615,85 @@ fn a_job_is_deployed_with_no_nix_from_a_private_hydra_that_is_the_binary_cache()
         .stable(&outcome.log)
         .replace(&path, "/nix/store/<app>-myapp");
     insta::assert_snapshot!(log);
+}
+
+#[test]
+fn what_hydra_has_built_and_nobody_has_kept_is_told_apart() {
+    let hydra = full_hydra(PATH);
+    let Some(mut deploy) = Deploy::with_hook("static", hydra.hook()) else {
+        return;
+    };
+    deploy
+        .set("NIX_HYDRA_JOB", "acme/main/myapp")
+        .set("NIX_REVISION", &revision('a'));
+    let outcome = deploy.build();
+    assert!(!outcome.success(), "{}", outcome.log);
+    let log = deploy.stable(&outcome.log);
+    let error: Vec<&str> = log.lines().filter(|line| line.starts_with('!')).collect();
+    insta::assert_snapshot!(error.join("\n"));
+}
+
+/// A checkout as Hydra has it, and as it is fetched from a git server.
+#[test]
+fn an_input_that_git_serves_gets_the_store_path_of_hydra_s_checkout() {
+    let Some(fixtures) = crate::common::fixtures() else {
+        return;
+    };
+    let directory = TempDir::new().unwrap();
+    let repository = directory.path().join("library");
+    fs::create_dir(&repository).unwrap();
+    fs::write(
+        repository.join("default.nix"),
+        "derivation { name = \"library\"; system = \"x86_64-linux\"; builder = \"/bin/sh\"; src = ./.; }",
+    )
+    .unwrap();
+    let git_in = |arguments: &[&str]| {
+        let mut command = Command::new("git");
+        crate::common::output(
+            command
+                .args(["-c", "user.name=t", "-c", "user.email=t@example.org", "-C"])
+                .arg(&repository)
+                .args(arguments),
+        )
+    };
+    git_in(&["init", "--quiet"]);
+    git_in(&["add", "--all"]);
+    git_in(&["commit", "--quiet", "--message", "one"]);
+    let head = git_in(&["rev-parse", "HEAD"]);
+    git_in(&["update-server-info"]);
+    let source = Source::read(&repository, "source").unwrap();
+
+    let git_server = Server::start(directory.path()).unwrap();
+    let uri = format!("{}/library/.git", git_server.url());
+    let mut asked = Asked::new(|state| {
+        let inputs = json!({ "library": git(&uri, &head) });
+        state.add(eval(1, &inputs), build(10, &[1], PATH));
+    });
+    let job: Job = "acme/main/myapp".parse().unwrap();
+    let inputs = inputs::find(&mut asked.hydra, &job, None, None);
+    let inputs = inputs.unwrap().unwrap();
+
+    let app = TempDir::new().unwrap();
+    fs::write(app.path().join("default.nix"), "import <library>").unwrap();
+    let mut config = Config::read(|_| None, app.path()).unwrap();
+    config.lookups = inputs.lookups(None);
+    let Wanted::Expression(expression) = &config.wanted else {
+        panic!("an expression");
+    };
+    let nix = Nix::new(Path::new(&fixtures.nix).join("bin")).unwrap();
+    let app_source = Source::read(app.path(), "source").unwrap();
+    let roots = evaluate(&nix, &app_source, expression, &config, "x86_64-linux").unwrap();
+    assert_eq!(roots[0].path.name(), "library");
+    // It is imported from there, so `./.` in it is a copy named after it.
+    let copied = format!("-{}", source.path.to_basename());
+    let store = fs::read_dir(nix.store()).unwrap();
+    let names: Vec<_> = store
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    assert!(
+        names.iter().any(|name| name.ends_with(&copied)),
+        "{names:?}"
+    );
 }
 
 #[test]

@@ -13,6 +13,7 @@ mod common;
 
 mod deploy;
 mod detect;
+mod doctor;
 mod evaluate;
 mod faults;
 mod fetch;
