@@ -51,8 +51,11 @@ impl Buildpack for HydraBuildpack {
         if config.doctor {
             let evaluation = resolved.evaluation.as_ref();
             let hydra = hydra.as_mut();
-            let diagnosis = doctor::examine(&context, &config, None, evaluation, hydra, &http)?;
-            output::diagnosis(diagnosis.as_ref());
+            match doctor::examine(&context, &config, None, evaluation, hydra, &http) {
+                Ok(diagnosis) => output::diagnosis(diagnosis.as_ref()),
+                // What is deployed is none the worse for it.
+                Err(error) => print::warning(errors::message(&error).to_string()),
+            }
         }
 
         layers::proot::handle(

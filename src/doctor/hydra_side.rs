@@ -40,14 +40,11 @@ pub struct Built {
 /// Finds the build to compare `derivation` with: of the job that the settings name, else of a
 /// derivation with the same name; of the same revision, where that is known.
 pub(super) fn look(
-    hydra: Option<&mut Hydra>,
+    hydra: &mut Hydra,
     config: &Config,
     derivation: &StorePath,
     revision: Option<&str>,
 ) -> HydraSide {
-    let Some(hydra) = hydra else {
-        return HydraSide::Unasked("no Hydra is named".to_string());
-    };
     let found = match &config.hydra.job {
         Some(job) => of_job(hydra, job, revision, config.hydra.input.as_deref()),
         None => of_name(hydra, derivation, revision),

@@ -76,14 +76,14 @@ pub struct Evaluated<'a> {
     pub system: &'a str,
 }
 
-/// Compares what was evaluated with what Hydra has, as far as that can be had. The binary caches are
-/// opened once Hydra has let us in.
+/// Compares what was evaluated with what Hydra has, as far as that can be had; `hydra` is the one to
+/// ask, or why there is none. The binary caches are opened once it has let us in.
 pub fn diagnose(
     evaluated: &Evaluated,
     expression: &Expression,
     config: &Config,
     app_dir: &Path,
-    mut hydra: Option<&mut Hydra>,
+    mut hydra: Result<&mut Hydra, String>,
     open_caches: impl FnOnce(Option<&Hydra>) -> Caches,
 ) -> Diagnosis {
     let mut store = DirectoryStore::new(evaluated.store);
@@ -102,16 +102,14 @@ pub fn diagnose(
         build: None,
     };
     let Some(derivation) = derivation else {
-        diagnosis.finding = Finding::Alone("the derivation was not found".to_string());
+        diagnosis.finding = Finding::Alone("The derivation was not found".to_string());
         return diagnosis;
     };
     let ours = &diagnosis.ours;
-    let side = hydra_side::look(
-        hydra.as_deref_mut(),
-        config,
-        &derivation,
-        ours.revision.as_deref(),
-    );
+    let side = match &mut hydra {
+        Ok(hydra) => hydra_side::look(hydra, config, &derivation, ours.revision.as_deref()),
+        Err(why) => HydraSide::Unasked(why.clone()),
+    };
     diagnosis.finding = match side {
         HydraSide::Unasked(why) => Finding::Alone(why),
         HydraSide::NotEvaluated { revision, jobset } => Finding::NotEvaluated {
@@ -120,7 +118,7 @@ pub fn diagnose(
         },
         HydraSide::Built(built) => {
             // It may have signed in meanwhile, which lets us into its binary cache as well.
-            let caches = open_caches(hydra.as_deref());
+            let caches = open_caches(hydra.ok().as_deref());
             let finding = against(&built, &derivation, evaluated, ours, &mut store, &caches);
             diagnosis.build = Some(built);
             finding
@@ -199,11 +197,14 @@ pub fn examine<B: Buildpack<Error = BuildpackError>>(
     };
     let timer = print::sub_start_timer("Comparing it with Hydra's");
     // Where no job is named, a Hydra among the caches may know the name.
-    let mut found = match hydra {
-        Some(_) => None,
-        None => Hydra::find(config.hydra.url.as_ref(), &config.caches, None, http).ok(),
+    let mut found;
+    let hydra = if let Some(hydra) = hydra {
+        Ok(hydra)
+    } else {
+        found = Hydra::find(config.hydra.url.as_ref(), &config.caches, None, http)
+            .map_err(|error| BuildpackError::Hydra(error).message().header);
+        found.as_mut().map_err(|why| why.clone())
     };
-    let hydra = hydra.or(found.as_mut());
     let open_caches = |hydra: Option<&Hydra>| {
         let urls = hydra.map_or_else(
             || config.caches.clone(),

@@ -5,6 +5,7 @@ use super::stores::{DirectoryStore, Store};
 use super::tree::Tree;
 use crate::config::{Config, Expression};
 use crate::hydra::revision;
+use crate::output::without_credentials;
 use nix_derivation::StorePath;
 use std::collections::BTreeSet;
 use std::fs;
@@ -29,6 +30,7 @@ pub struct OurSide {
     pub unpinned: Vec<Unpinned>,
     /// Files in which a git checkout differs from its revision.
     pub changes: Vec<String>,
+    /// As it is shown: without credentials.
     pub nix_path: Option<String>,
 }
 
@@ -62,7 +64,7 @@ pub(super) fn look(
         sources: sources(evaluated.root, store),
         unpinned: unpinned(app_dir, expression, config.nix_path.as_deref()),
         changes,
-        nix_path: config.nix_path.clone(),
+        nix_path: config.nix_path.as_deref().map(without_credentials),
         ..OurSide::default()
     }
 }

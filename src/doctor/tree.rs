@@ -4,7 +4,7 @@ use nix_archive::nar::{self, Event, decode_events_reader};
 use nix_derivation::{HashAlgorithm, NixHash, NixHasher};
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -89,9 +89,10 @@ impl Tree {
             self.files.insert(name, File::Link(target));
         } else if metadata.is_file() {
             let executable = metadata.permissions().mode() & 0o100 != 0;
-            let mut file = fs::File::open(path)?;
-            let read = File::regular(&name, executable, metadata.len(), &mut file)?;
-            self.files.insert(name, read);
+            let mut sink = FileSink::new(metadata.len());
+            io::copy(&mut fs::File::open(path)?, &mut sink)?;
+            let file = sink.finish(&name, executable);
+            self.files.insert(name, file);
         }
         Ok(())
     }
@@ -125,10 +126,10 @@ impl Tree {
                     executable,
                     mut contents,
                 } => {
-                    let (name, size) = (name(own), contents.size());
-                    let mut content = Vec::new();
-                    contents.copy_to(&mut content)?;
-                    let file = File::regular(&name, executable, size, &mut &*content)?;
+                    let name = name(own);
+                    let mut sink = FileSink::new(contents.size());
+                    contents.copy_to(&mut sink)?;
+                    let file = sink.finish(&name, executable);
                     tree.files.insert(name, file);
                 }
             }
@@ -220,46 +221,51 @@ impl TreeDifference {
     }
 }
 
-impl File {
-    fn regular(
-        name: &str,
-        executable: bool,
-        size: u64,
-        content: &mut dyn Read,
-    ) -> io::Result<Self> {
-        let mut hasher = NixHasher::new(HashAlgorithm::Sha256);
-        let mut text = Text {
-            without_crlf: None,
-            is_lfs_pointer: false,
-            has_placeholders: false,
-            content: None,
-        };
-        if size > MAX_LOOKED_INTO {
-            let mut buffer = vec![0; 64 * 1024];
-            loop {
-                match content.read(&mut buffer)? {
-                    0 => break,
-                    count => hasher.update(&buffer[..count]),
-                }
-            }
-        } else {
-            let mut bytes = Vec::new();
-            content.read_to_end(&mut bytes)?;
-            hasher.update(&bytes);
-            text.is_lfs_pointer = bytes.starts_with(LFS_POINTER);
-            text.has_placeholders = memchr::memmem::find(&bytes, b"$Format:").is_some();
-            text.without_crlf = without_crlf(&bytes);
-            if matches!(name, ".gitmodules" | ".gitattributes") {
-                text.content = Some(String::from_utf8_lossy(&bytes).into_owned());
-            }
+/// Takes a file's content, and keeps it only as long as it is to be looked into.
+struct FileSink {
+    hasher: NixHasher,
+    content: Option<Vec<u8>>,
+}
+
+impl FileSink {
+    fn new(size: u64) -> Self {
+        Self {
+            hasher: NixHasher::new(HashAlgorithm::Sha256),
+            content: (size <= MAX_LOOKED_INTO).then(Vec::new),
         }
-        Ok(Self::Regular {
-            executable,
-            hash: hasher.finalize(),
-            text,
-        })
     }
 
+    fn finish(self, name: &str, executable: bool) -> File {
+        let bytes = self.content.as_deref().unwrap_or_default();
+        let is_told = matches!(name, ".gitmodules" | ".gitattributes");
+        File::Regular {
+            executable,
+            hash: self.hasher.finalize(),
+            text: Text {
+                without_crlf: without_crlf(bytes),
+                is_lfs_pointer: bytes.starts_with(LFS_POINTER),
+                has_placeholders: memchr::memmem::find(bytes, b"$Format:").is_some(),
+                content: is_told.then(|| String::from_utf8_lossy(bytes).into_owned()),
+            },
+        }
+    }
+}
+
+impl Write for FileSink {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.hasher.update(bytes);
+        if let Some(content) = &mut self.content {
+            content.extend_from_slice(bytes);
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl File {
     fn change(&self, other: &Self) -> Option<Change> {
         let (here, there) = match (self, other) {
             (Self::Link(here), Self::Link(there)) if here == there => return None,

@@ -119,7 +119,7 @@ impl Diagnosis {
                 text.push_str(&alone(&self.ours).1);
                 let _ = writeln!(
                     text,
-                    "\nThis is from our side alone: {why}.\n\
+                    "\nThis is from our side alone. {why}.\n\
                      With NIX_HYDRA_URL (and NIX_HYDRA_JOB), both sides are compared.",
                 );
             }

@@ -2,6 +2,7 @@
 
 use super::Message;
 use crate::config::Job;
+use crate::http::HttpError;
 use crate::hydra::HydraError;
 use crate::hydra::deploy::{DeployError, Failed, NoJob, NotEvaluated, short};
 use crate::hydra::revision::RevisionError;
@@ -21,6 +22,16 @@ pub(super) fn hydra(error: &HydraError) -> Message {
                 [] => "NIX_HYDRA_JOB is set, but neither NIX_HYDRA_URL nor a binary cache is.".to_string(),
                 caches => format!("NIX_HYDRA_JOB is set, but none of the binary caches is a Hydra: {}.", list(caches)),
             }},
+        ),
+        HydraError::Http(url, error @ HttpError::Status(401 | 407)) => Message::new(
+            "Hydra cannot be asked without credentials",
+            formatdoc! {"
+                {url}: {error}. This is said by a proxy in front of it.
+
+                Give the user and password that it asks for: in a service binding of type
+                `nix-binary-cache` with the Hydra's URL, in the netrc file that NIX_NETRC_FILE names, or
+                in NIX_HYDRA_URL.
+            "},
         ),
         HydraError::Http(url, error) => Message::new(
             "Hydra did not answer",

@@ -409,7 +409,13 @@ fn build_in_words(hydra: &mut Hydra, build: &Build) -> String {
     }
     let queued = build.timestamp.map(since).unwrap_or_default();
     let Some((number, step)) = last else {
-        return format!("Hydra has build {} queued for {queued}", build.id);
+        // A Hydra from before 2026 has no pages for steps, but lists the builds that have some.
+        let busy = hydra.get::<Vec<Build>>("status").unwrap_or_default();
+        return if busy.iter().any(|other| other.id == build.id) {
+            format!("Hydra is building {}, queued {queued} ago", build.id)
+        } else {
+            format!("Hydra has build {} queued for {queued}", build.id)
+        };
     };
     let name = step
         .drvpath

@@ -4,6 +4,7 @@ use super::api::{Evaluation, Input};
 use super::deploy::find_evaluation;
 use super::{Hydra, HydraError, jobset_path};
 use crate::config::Job;
+use crate::output::without_credentials;
 
 /// Pages of evaluations that are searched: older ones have other inputs anyway.
 const PAGES: u64 = 5;
@@ -35,7 +36,8 @@ impl Inputs {
             self.evaluation
         )];
         let entries = self.entries.iter();
-        lines.extend(entries.map(|(name, url)| format!("<{name}> is {url}")));
+        lines
+            .extend(entries.map(|(name, url)| format!("<{name}> is {}", without_credentials(url))));
         lines.extend(self.left_out.iter().map(|(name, kind)| {
             format!("<{name}> is left out: its type, {kind}, or its URL cannot be fetched here")
         }));

@@ -10,13 +10,14 @@ mod wait;
 
 pub use self::wait::{Patience, Say};
 
-use crate::cache::CacheUrl;
+use crate::cache::{CacheUrl, content_decoder};
 use crate::config::{Config, Job, Wanted};
 use crate::errors::BuildpackError;
 use crate::http::{Ask, Credentials, Http, HttpError, Reply, is_same_server};
 use bullet_stream::global::print;
 use serde::de::DeserializeOwned;
 use std::fmt;
+use std::io::{self, Read};
 use std::path::Path;
 use std::time::Duration;
 use url::Url;
@@ -163,23 +164,16 @@ impl Hydra {
     /// The last lines of a build log, where Hydra has it or knows where it is.
     #[must_use]
     pub fn log_tail(&self, derivation: &str, lines: usize) -> Option<Vec<String>> {
-        const MAX_LOG_SIZE: u64 = 4 * 1024 * 1024;
         let name = derivation.rsplit('/').next()?;
-        let url = self
-            .url
-            .base
-            .join(&format!("log/{}?tail={lines}", segment(name)))
-            .ok()?;
-        // This follows to where logs are kept, with no credentials.
-        let (bytes, encoding) = self
-            .http
-            .get_bytes(&url, self.url.credentials.as_ref(), MAX_LOG_SIZE)
-            .ok()?;
-        if encoding.is_some() {
-            return None;
-        }
-        let text = String::from_utf8_lossy(&bytes);
-        let all: Vec<String> = text.lines().map(without_controls).collect();
+        let path = format!("log/{}?tail={lines}", segment(name));
+        let url = self.url.base.join(&path).ok()?;
+        // This follows to where logs are kept, with no credentials. There, the whole is sent.
+        let body = self.http.get(&url, self.url.credentials.as_ref()).ok()?;
+        let encoding = body.content_encoding().unwrap_or("identity").to_string();
+        let text = content_decoder(Box::new(body), &encoding).ok()?;
+        let end = end_of(text.take(MAX_ANSWER_SIZE)).ok()?;
+        let end = String::from_utf8_lossy(&end);
+        let all: Vec<String> = end.lines().map(without_controls).collect();
         Some(all[all.len().saturating_sub(lines)..].to_vec())
     }
 
@@ -375,6 +369,19 @@ pub(crate) fn segment(text: &str) -> String {
 fn refusal(body: &[u8]) -> Option<String> {
     let refusal: Refusal = serde_json::from_slice(body).ok()?;
     Some(without_controls(refusal.error.trim()))
+}
+
+/// The last bytes of a text that may be long.
+fn end_of(mut text: impl Read) -> io::Result<Vec<u8>> {
+    const KEPT: usize = 64 * 1024;
+    let mut end = Vec::new();
+    loop {
+        let read = text.by_ref().take(KEPT as u64).read_to_end(&mut end)?;
+        if read == 0 {
+            return Ok(end);
+        }
+        end.drain(..end.len().saturating_sub(KEPT));
+    }
 }
 
 /// Logs and errors have colours, and may hold anything else.

@@ -308,7 +308,8 @@ fn diagnosis(
     };
     let mut hydra = server.map(|server| Hydra::new(server.url().parse().unwrap(), Http::new()));
     let urls: Vec<String> = server.iter().map(|server| server.url()).collect();
-    diagnose(&evaluated, expression, &config, app, hydra.as_mut(), |_| {
+    let hydra = hydra.as_mut().ok_or("There is no Hydra to ask".to_string());
+    diagnose(&evaluated, expression, &config, app, hydra, |_| {
         caches(&urls, &[&fixtures.public_key], true)
     })
 }

@@ -5,7 +5,7 @@ use crate::hydra_server::{HydraServer, PASSWORD, State, USER, build, eval, git, 
 use nix_hydra_buildpack::cache::CacheUrl;
 use nix_hydra_buildpack::config::{Config, Job, Revision, Wanted};
 use nix_hydra_buildpack::errors::BuildpackError;
-use nix_hydra_buildpack::http::{Credentials, Http};
+use nix_hydra_buildpack::http::{Credentials, Http, HttpError};
 use nix_hydra_buildpack::hydra::deploy::{Deployed, deploy};
 use nix_hydra_buildpack::hydra::revision::find;
 use nix_hydra_buildpack::hydra::{Hydra, HydraError, Patience, inputs};
@@ -15,6 +15,7 @@ use nix_hydra_buildpack::resolve::source::Source;
 use platform::server::{Response, Server};
 use serde_json::{Value, json};
 use std::fs;
+use std::io::Write as _;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -298,19 +299,20 @@ fn every_way_for_a_build_to_end_has_words_and_shows_the_log() {
         .collect();
     let log = lines.join("\n");
     let mut messages = Vec::new();
-    for status in [1, 2, 3, 4, 6, 7, 8, 9, 10, 11, 12] {
+    let statuses = [1, 2, 3, 4, 6, 7, 8, 9, 10, 11, 12].map(|status| json!(status));
+    for status in statuses.into_iter().chain([Value::Null]) {
         {
             let mut state = asked.server_state.state();
-            state.builds.get_mut(&10).unwrap()["buildstatus"] = json!(status);
+            state.builds.get_mut(&10).unwrap()["buildstatus"] = status.clone();
             state.logs.clear();
             state.steps.clear();
-            match status {
-                1 => {
+            match status.as_u64() {
+                Some(1) => {
                     let name = "ab9zv2y5gm8hr6g318p0s6kaclwj4slr-myapp.drv";
                     state.logs.insert(name.to_string(), log.clone());
                 }
                 // The log is that of the dependency.
-                2 => {
+                Some(2) => {
                     let name = "ab9zv2y5gm8hr6g318p0s6kaclwj4slr-libfoo-1.0.drv";
                     state
                         .logs
@@ -352,6 +354,11 @@ fn what_hydra_has_not_done_yet_is_told_with_what_it_does() {
     messages.push(asked.message_with(&revision('d'), PATIENT));
     asked.server_state.state().builds.get_mut(&10).unwrap()["finished"] = json!(0);
     asked.server_state.state().builds.get_mut(&10).unwrap()["timestamp"] = json!(now() - 7300);
+    messages.push(asked.message(&revision('a')));
+    // An old Hydra tells less.
+    asked.server_state.state().is_old = true;
+    messages.push(asked.message(&revision('a')));
+    asked.server_state.state().busy.push(10);
     messages.push(asked.message(&revision('a')));
     insta::assert_snapshot!(messages.join("\n\n==========\n\n"));
 }
@@ -458,7 +465,15 @@ fn credentials_and_cookie_go_to_no_other_host() {
         "make: *** [all] Error 2\n",
     )
     .unwrap();
-    let bucket = Server::start(files.path()).unwrap();
+    // As cache.nixos.org has its logs.
+    let bucket = Server::with_hook("/nonexistent", move |request| {
+        let text = fs::read(files.path().join(request.path.trim_start_matches('/'))).unwrap();
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        encoder.write_all(&text).unwrap();
+        let answer = Response::new(200).header("Content-Encoding", "gzip");
+        Some(answer.body(encoder.finish().unwrap()))
+    })
+    .unwrap();
     let mut asked = Asked::new(|state| {
         one(state);
         state.private = true;
@@ -505,7 +520,12 @@ fn the_first_binary_cache_that_is_a_hydra_is_asked() {
         ..asked
     };
     let wrong = elsewhere.message(&revision('a'));
-    let messages = [none, nobody, wrong, refused].join("\n\n==========\n\n");
+    let down = HydraError::Http(
+        "http://hydra/build/1".to_string(),
+        HttpError::Transport("Connection refused (os error 111)".to_string()),
+    );
+    let down = BuildpackError::Hydra(down).message().to_string();
+    let messages = [none, nobody, wrong, refused, down].join("\n\n==========\n\n");
     insta::assert_snapshot!(messages.replace(&other.url(), "http://other"));
 }
 

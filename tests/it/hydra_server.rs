@@ -37,6 +37,10 @@ pub struct State {
     pub jobs: BTreeMap<(u64, String), u64>,
     pub builds: BTreeMap<u64, Value>,
     pub steps: BTreeMap<(u64, u64), Value>,
+    /// It is from before 2026, and shows no steps.
+    pub is_old: bool,
+    /// The builds of which a step is busy.
+    pub busy: Vec<u64>,
     /// By the derivation's base name.
     pub logs: BTreeMap<String, String>,
     asked: BTreeMap<String, usize>,
@@ -106,6 +110,8 @@ impl Default for State {
             jobs: BTreeMap::new(),
             builds: BTreeMap::new(),
             steps: BTreeMap::new(),
+            is_old: false,
+            busy: Vec::new(),
             logs: BTreeMap::new(),
             asked: BTreeMap::new(),
             event: None,
@@ -154,6 +160,8 @@ impl HydraServer {
 }
 
 impl State {
+    // A table of what is asked, a few lines each.
+    #[allow(clippy::too_many_lines)]
     fn answer(&mut self, request: &Request) -> Option<Response> {
         let path = request.path.clone();
         let parts: Vec<&str> = path.trim_start_matches('/').split('/').collect();
@@ -228,6 +236,18 @@ impl State {
                 .get(&number.parse().unwrap())
                 .cloned()
                 .ok_or_else(|| format!("Build with ID {number} doesn't exist.")),
+            ["build", _, "step", _] if self.is_old => Err("Page not found.".to_string()),
+            ["status"] => {
+                let busy = self.busy.iter().map(|build| {
+                    let mut build = self.builds[build].clone();
+                    // Lists leave columns out.
+                    for null in ["drvpath", "starttime", "priority"] {
+                        build[null] = Value::Null;
+                    }
+                    build
+                });
+                Ok(busy.collect())
+            }
             ["build", number, "step", step] => self
                 .steps
                 .get(&(number.parse().unwrap(), step.parse().unwrap()))
