@@ -45,16 +45,13 @@ impl Buildpack for HydraBuildpack {
             Caches::open(&config.caches, config.trust.clone(), &http)
         })
         .map_err(|error| {
-            let evaluation = resolved.evaluation.as_ref();
-            doctor::explain(error, &context, &config, evaluation, hydra.as_mut(), &http)
+            doctor::explain(error, &context, &config, &resolved, hydra.as_mut(), &http)
         })?;
         if config.doctor {
-            let evaluation = resolved.evaluation.as_ref();
-            let hydra = hydra.as_mut();
-            match doctor::examine(&context, &config, None, evaluation, hydra, &http) {
-                Ok(diagnosis) => output::diagnosis(diagnosis.as_ref()),
-                // What is deployed is none the worse for it.
-                Err(error) => print::warning(errors::message(&error).to_string()),
+            let reported = doctor::report(&context, &config, &resolved, hydra.as_mut(), &http);
+            // What is deployed is none the worse for it.
+            if let Err(error) = reported {
+                print::warning(errors::message(&error).to_string());
             }
         }
 

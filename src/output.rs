@@ -1,6 +1,5 @@
 //! Wordings that several steps of the build log share.
 
-use crate::doctor::Diagnosis;
 use crate::tools::{Tool, ToolSource};
 use bullet_stream::global::print;
 
@@ -62,19 +61,6 @@ pub(crate) fn tool_name(source: &ToolSource) -> String {
     match &source.version {
         Some(version) => format!("{name} {version}"),
         None => format!("the {name} of {setting}"),
-    }
-}
-
-/// What the doctor found, for whoever asked with `NIX_DEBUG=doctor`.
-pub fn diagnosis(diagnosis: Option<&Diagnosis>) {
-    match diagnosis {
-        Some(diagnosis) => {
-            let text = diagnosis.explanation();
-            print::warning(format!("{}\n\n{text}", diagnosis.answer()));
-        }
-        None => {
-            print::sub_bullet("There is no expression in the app to compare with Hydra's build");
-        }
     }
 }
 

@@ -18,7 +18,8 @@ use crate::http::Http;
 use crate::hydra::deploy::short;
 use crate::hydra::{Hydra, revision};
 use crate::layers::closure::ClosureLayerError;
-use crate::resolve::{self, Evaluation};
+use crate::resolve::source::Source;
+use crate::resolve::{self, Resolved};
 use bullet_stream::global::print;
 use cause::Cause;
 use compare::Comparison;
@@ -163,37 +164,27 @@ fn against(
     Finding::Different { causes, comparison }
 }
 
-/// Compares `root` of an evaluation (else the first that it gives) with what Hydra has; where none is
-/// at hand, the app's expression is evaluated. Nothing where there is no expression.
-pub fn examine<B: Buildpack<Error = BuildpackError>>(
+/// Compares `root` with what Hydra has. Nothing where it was not evaluated here.
+fn examine<B: Buildpack<Error = BuildpackError>>(
     context: &BuildContext<B>,
     config: &Config,
-    root: Option<&StorePath>,
-    evaluation: Option<&Evaluation>,
+    resolved: &Resolved,
+    root: &StorePath,
     hydra: Option<&mut Hydra>,
     http: &Http,
-) -> libcnb::Result<Option<Diagnosis>, BuildpackError> {
-    let Some(expression) = expression(config) else {
+) -> Result<Option<Diagnosis>, BuildpackError> {
+    let (Some(expression), Some(store)) = (expression(config), resolved.store()) else {
         return Ok(None);
-    };
-    let own;
-    let evaluation = if let Some(evaluation) = evaluation {
-        evaluation
-    } else {
-        own = resolve::evaluation(context, config, expression, http)?;
-        &own
     };
     print::bullet("Doctor");
-    let first = evaluation.roots.first().map(|root| &root.path);
-    let Some(root) = root.or(first) else {
-        return Ok(None);
-    };
+    let source =
+        Source::read(&context.app_dir, &config.source_name).map_err(BuildpackError::Source)?;
     let evaluated = Evaluated {
-        store: evaluation.nix.store(),
+        store,
         root,
-        source: &evaluation.source.path,
-        source_files: evaluation.source.files,
-        system: evaluation.system,
+        source: &source.path,
+        source_files: source.files,
+        system: resolve::system(&context.target.arch)?,
     };
     let timer = print::sub_start_timer("Comparing it with Hydra's");
     // Where no job is named, a Hydra among the caches may know the name.
@@ -224,6 +215,37 @@ pub fn examine<B: Buildpack<Error = BuildpackError>>(
     Ok(Some(diagnosis))
 }
 
+/// Compares what was evaluated with what Hydra has, and prints what is found. What was not evaluated
+/// is evaluated for this.
+pub fn report<B: Buildpack<Error = BuildpackError>>(
+    context: &BuildContext<B>,
+    config: &Config,
+    resolved: &Resolved,
+    hydra: Option<&mut Hydra>,
+    http: &Http,
+) -> libcnb::Result<(), BuildpackError> {
+    let own;
+    let resolved = match (resolved.store(), expression(config)) {
+        (None, Some(expression)) => {
+            own = resolve::by_evaluation(context, config, expression, http)?;
+            &own
+        }
+        _ => resolved,
+    };
+    let diagnosis = match resolved.roots.first() {
+        Some(root) => examine(context, config, resolved, &root.path, hydra, http)?,
+        None => None,
+    };
+    if let Some(diagnosis) = diagnosis {
+        let (answer, explanation) = (diagnosis.answer(), diagnosis.explanation());
+        print::warning(format!("{answer}\n\n{explanation}"));
+    } else {
+        print::bullet("Doctor");
+        print::sub_bullet("There is no expression in the app to compare with Hydra's build");
+    }
+    Ok(())
+}
+
 /// The root that a miss is about, if it may be one that Hydra built under another path: every cache
 /// answered, and none has it.
 #[must_use]
@@ -240,7 +262,7 @@ pub fn explain<B: Buildpack<Error = BuildpackError>>(
     error: ClosureLayerError,
     context: &BuildContext<B>,
     config: &Config,
-    evaluation: Option<&Evaluation>,
+    resolved: &Resolved,
     hydra: Option<&mut Hydra>,
     http: &Http,
 ) -> BuildpackError {
@@ -257,7 +279,7 @@ pub fn explain<B: Buildpack<Error = BuildpackError>>(
         }
         // Where this fails, the miss is what matters.
         (Some(root), Wanted::Expression(_)) => {
-            examine(context, config, Some(root), evaluation, hydra, http)
+            examine(context, config, resolved, root, hydra, http)
                 .ok()
                 .flatten()
         }

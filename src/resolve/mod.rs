@@ -16,6 +16,7 @@ use libcnb::Buildpack;
 use libcnb::build::BuildContext;
 use nix_derivation::StorePath;
 use source::Source;
+use std::path::Path;
 
 /// A store path to deploy.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,11 +37,20 @@ impl Root {
     }
 }
 
-/// The roots, and how they were evaluated if they were: should a path be missing, the doctor compares
-/// the derivations.
+/// The roots, and what is left of their evaluation.
+#[derive(Debug)]
 pub struct Resolved {
     pub roots: Vec<Root>,
-    pub evaluation: Option<Evaluation>,
+    /// A Nix that has the derivations of the roots in its store; nothing where nothing was evaluated.
+    evaluated: Option<Nix>,
+}
+
+impl Resolved {
+    /// Where the store's paths are on disk in which the roots' derivations are, if there is one.
+    #[must_use]
+    pub fn store(&self) -> Option<&Path> {
+        self.evaluated.as_ref().map(Nix::store)
+    }
 }
 
 /// Finds the roots in the cheapest way that the settings allow.
@@ -60,16 +70,12 @@ pub fn resolve<B: Buildpack<Error = BuildpackError>>(
         }
         Wanted::HydraJob(job, _) => by_hydra(context, config, job, hydra)?,
         Wanted::Expression(expression) => {
-            let evaluation = evaluation(context, config, expression, http)?;
-            return Ok(Resolved {
-                roots: evaluation.roots.clone(),
-                evaluation: Some(evaluation),
-            });
+            return by_evaluation(context, config, expression, http);
         }
     };
     Ok(Resolved {
         roots,
-        evaluation: None,
+        evaluated: None,
     })
 }
 
@@ -107,21 +113,13 @@ fn by_hydra<B: Buildpack<Error = BuildpackError>>(
     Ok(deployed.paths.into_iter().map(Root::from_path).collect())
 }
 
-/// An evaluation whose store, with the derivations and the source in it, is still there.
-pub struct Evaluation {
-    pub roots: Vec<Root>,
-    pub source: Source,
-    pub system: &'static str,
-    pub nix: Nix,
-}
-
-/// Evaluates the app's expression, and keeps the store that it was evaluated in.
-pub fn evaluation<B: Buildpack<Error = BuildpackError>>(
+/// Evaluates the app's expression with real Nix.
+pub fn by_evaluation<B: Buildpack<Error = BuildpackError>>(
     context: &BuildContext<B>,
     config: &Config,
     expression: &Expression,
     http: &Http,
-) -> libcnb::Result<Evaluation, BuildpackError> {
+) -> libcnb::Result<Resolved, BuildpackError> {
     let system = system(&context.target.arch)?;
     print::bullet("Source");
     let source =
@@ -154,16 +152,14 @@ pub fn evaluation<B: Buildpack<Error = BuildpackError>>(
     for root in &roots {
         print::sub_bullet(root.path.to_string());
     }
-    Ok(Evaluation {
+    Ok(Resolved {
         roots,
-        source,
-        system,
-        nix,
+        evaluated: Some(nix),
     })
 }
 
 /// Nix's name for the system of an image's architecture.
-fn system(arch: &str) -> Result<&'static str, BuildpackError> {
+pub(crate) fn system(arch: &str) -> Result<&'static str, BuildpackError> {
     match arch {
         "amd64" => Ok("x86_64-linux"),
         "arm64" => Ok("aarch64-linux"),
