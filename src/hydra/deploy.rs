@@ -125,7 +125,7 @@ pub fn deploy(
             evaluation.id,
             of_input(&evaluation, &revision.name, input)
         ));
-        build_of(hydra, &evaluation, job)?
+        wait.ask(say, || build_of(hydra, &evaluation, job))?
     };
     let build = wait_for_build(hydra, build, &mut wait, say)?;
     let page = hydra.page(&format!("build/{}", build.id));
@@ -209,21 +209,17 @@ fn wait_for_evaluation(
     let mut pages = PAGES;
     let mut first_look = None;
     loop {
-        let (looked_at, newest) = match find_evaluation(hydra, job, &revision.name, input, pages) {
-            Ok(Ok(evaluation)) => return Ok(evaluation),
-            Ok(Err(nothing)) => nothing,
-            Err(error) if first_look.is_some() && is_passing(&error) => {
-                if wait.pause(say, || "Hydra does not answer".to_string()) {
-                    continue;
-                }
-                return Err(error);
-            }
-            Err(error) => return Err(error),
+        let found = wait.ask(say, || {
+            find_evaluation(hydra, job, &revision.name, input, pages)
+        })?;
+        let (looked_at, newest) = match found {
+            Ok(evaluation) => return Ok(evaluation),
+            Err(nothing) => nothing,
         };
         // What comes later comes on the first page.
         pages = 1;
         let looked_at = *first_look.get_or_insert(looked_at);
-        let jobset: Jobset = hydra.get(&jobset_path(job))?;
+        let jobset: Jobset = wait.ask(say, || hydra.get(&jobset_path(job)))?;
         let disabled = jobset.enabled == Some(0);
         let doing = jobset_in_words(&jobset);
         let short = short(&revision.name);
@@ -364,22 +360,9 @@ fn wait_for_build(
             }
             .into());
         }
-        match hydra.get(&format!("build/{}", build.id)) {
-            Ok(next) => build = next,
-            // It is asked again until the time is over.
-            Err(error) if is_passing(&error) => {}
-            Err(error) => return Err(error),
-        }
+        build = wait.ask(say, || hydra.get(&format!("build/{}", build.id)))?;
     }
     Ok(build)
-}
-
-fn is_passing(error: &HydraError) -> bool {
-    match error {
-        HydraError::Http(_, error) => error.is_passing(),
-        HydraError::Refused { status, .. } => *status >= 500,
-        _ => false,
-    }
 }
 
 /// What Hydra does about a jobset at the moment.

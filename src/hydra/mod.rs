@@ -72,6 +72,16 @@ impl From<deploy::DeployError> for HydraError {
     }
 }
 
+impl HydraError {
+    fn is_passing(&self) -> bool {
+        match self {
+            Self::Http(_, error) => error.is_passing(),
+            Self::Refused { status, .. } => *status >= 500,
+            _ => false,
+        }
+    }
+}
+
 impl fmt::Display for Hydra {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(formatter, "{}", self.url)

@@ -1,6 +1,6 @@
 //! Waiting for what Hydra has not done yet: gently, with a line a minute, and not for ever.
 
-use super::duration;
+use super::{HydraError, duration};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Where lines of the log go.
@@ -25,6 +25,8 @@ pub(super) struct Wait {
     started: Instant,
     pause: Duration,
     last_line: Option<Instant>,
+    /// Hydra has answered once, so it is there.
+    answered: bool,
 }
 
 impl Patience {
@@ -47,12 +49,31 @@ impl Wait {
             started: Instant::now(),
             pause: patience.first,
             last_line: None,
+            answered: false,
         }
     }
 
     /// How long has been waited.
     pub(super) fn waited(&self) -> Duration {
         self.started.elapsed()
+    }
+
+    /// Asks Hydra, and once it has answered anything, asks again as long as there is time if it fails
+    /// in a way that may pass: whoever waits need not care that it is restarted.
+    pub(super) fn ask<T>(
+        &mut self,
+        say: &mut Say,
+        mut ask: impl FnMut() -> Result<T, HydraError>,
+    ) -> Result<T, HydraError> {
+        loop {
+            let answer = ask();
+            let passing = matches!(&answer, Err(error) if error.is_passing());
+            if passing && self.answered && self.pause(say, || "Hydra does not answer".to_string()) {
+                continue;
+            }
+            self.answered |= answer.is_ok();
+            return answer;
+        }
     }
 
     /// Pauses, after a line that says why if it is time for one. Answers whether there is time to

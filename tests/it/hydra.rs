@@ -267,28 +267,46 @@ fn hydra_is_waited_for_until_it_has_evaluated_and_built() {
 
 #[test]
 fn a_hydra_that_stumbles_while_it_is_waited_for_is_asked_again() {
-    let mut asked = Asked::new(|state| {
-        let mut unfinished = build(10, &[1], PATH);
-        unfinished["finished"] = json!(0);
-        state.add(eval(1, &at('a')), unfinished);
-    });
+    let mut asked = Asked::new(|_| {});
     let inner = asked.server_state.hook();
     let stumbles = std::sync::atomic::AtomicUsize::new(0);
     let server_state = asked.server_state.clone();
+    // It has neither evaluated nor built when it is asked first, and then stumbles at each step for
+    // longer than one question is repeated: five times.
     asked.server = Server::with_hook("/nonexistent", move |request| {
         use std::sync::atomic::Ordering::SeqCst;
-        if request.path == "/build/10" && stumbles.fetch_add(1, SeqCst) == 1 {
-            server_state
-                .state()
-                .builds
-                .insert(10, build(10, &[1], PATH));
-            return Some(Response::new(502));
+        let is_asked = |path: &str| request.path == path;
+        let count = stumbles.load(SeqCst);
+        let stumble = match count {
+            0..5 => is_asked("/jobset/acme/main"),
+            5..10 => is_asked("/jobset/acme/main/evals"),
+            10..15 => is_asked("/build/10") && server_state.state().builds[&10]["finished"] == 0,
+            _ => false,
+        };
+        if !stumble {
+            return inner(request);
         }
-        inner(request)
+        stumbles.fetch_add(1, SeqCst);
+        let mut state = server_state.state();
+        match count {
+            9 => {
+                let mut unfinished = build(10, &[1], PATH);
+                unfinished["finished"] = json!(0);
+                state.add(eval(1, &at('a')), unfinished);
+            }
+            14 => {
+                state.builds.insert(10, build(10, &[1], PATH));
+            }
+            _ => {}
+        }
+        Some(Response::new(502))
     })
     .unwrap();
     asked.hydra = Hydra::new(asked.server.url().parse().unwrap(), Http::new());
     assert_eq!(asked.deploy(&revision('a'), PATIENT).unwrap().build.id, 10);
+    let silent = |line: &&String| line.contains("does not answer");
+    let count = asked.log.iter().filter(silent).count();
+    assert_eq!(count, 3, "{:?}", asked.log);
 }
 
 #[test]
