@@ -9,7 +9,10 @@ use glob::Pattern;
 use nix_derivation::StorePath;
 use nix_hydra_start::engine::{self, EngineSetting};
 use nix_narinfo::TrustedPublicKey;
+use std::fmt;
 use std::path::{Component, Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
 use url::Url;
 
 /// The binary cache that is asked unless `NIX_DEFAULT_BINARY_CACHE` says otherwise.
@@ -21,17 +24,26 @@ const DEFAULT_PUBLIC_KEY: &str = "cache.nixos.org-1:6NCHdD59X431o0gWypbMrAURkbJ1
 /// Nix's own `netrc-file`, which an operator's builder may have.
 const DEFAULT_NETRC_FILE: &str = "/etc/nix/netrc";
 
+/// How long to wait for Hydra unless `NIX_HYDRA_WAIT` says otherwise.
+const DEFAULT_WAIT: Duration = Duration::from_mins(10);
+
 /// The files that are looked for when `NIX_FILE` is not set, in this order.
 pub const EXPRESSION_FILES: [&str; 4] = ["deploy.nix", "flake.nix", "shell.nix", "default.nix"];
 
 /// The names of all settings, as `buildpack.toml` and the README list them.
-pub const SETTINGS: [&str; 20] = [
+pub const SETTINGS: [&str; 26] = [
     "NIX_EXTRA_BINARY_CACHE",
     "NIX_DEFAULT_BINARY_CACHE",
     "NIX_TRUSTED_PUBLIC_KEYS",
     "NIX_REQUIRE_SIGNATURES",
     "NIX_NETRC_FILE",
     "NIX_STORE_PATH",
+    "NIX_HYDRA_JOB",
+    "NIX_HYDRA_URL",
+    "NIX_REVISION",
+    "NIX_HYDRA_INPUT",
+    "NIX_HYDRA_WAIT",
+    "NIX_HYDRA_INPUTS",
     "NIX_FILE",
     "NIX_ATTRIBUTES",
     "NIX_TARGET",
@@ -60,7 +72,12 @@ pub struct Config {
     pub source_name: String,
     /// `NIX_PATH` for the evaluation, as given.
     pub nix_path: Option<String>,
+    /// What else is looked up, as `name=URL`: inputs that Hydra names. Empty as it is read.
+    pub lookups: Vec<String>,
     pub debug: bool,
+    /// Compare what is evaluated here with what Hydra has, even where nothing is missing.
+    pub doctor: bool,
+    pub hydra: HydraSettings,
     /// A Nix release archive to use instead of the pinned one.
     pub nix_archive: Option<Download>,
     /// A PRoot to use instead of the pinned one.
@@ -78,8 +95,72 @@ pub struct Config {
 pub enum Wanted {
     /// Just this store path: neither source nor Nix is needed.
     StorePath(StorePath),
+    /// What Hydra built for a job: Nix is not needed. The expression that would be evaluated
+    /// otherwise, where the app has one, is for the doctor alone.
+    HydraJob(Job, Option<Expression>),
     /// The store paths to which an expression in the app's source evaluates.
     Expression(Expression),
+}
+
+/// Which Hydra, what on it, and how patiently.
+#[derive(Debug, Clone)]
+pub struct HydraSettings {
+    pub job: Option<Job>,
+    /// The Hydra to ask; else the first binary cache that is one.
+    pub url: Option<CacheUrl>,
+    /// The revision to deploy, as the user or the platform names it.
+    pub revision: Option<Revision>,
+    /// The jobset's input that the revision is of.
+    pub input: Option<String>,
+    /// How long to wait for an evaluation and a build.
+    pub wait: Duration,
+    /// Whether the expression is evaluated with the jobset's inputs.
+    pub inputs: bool,
+}
+
+/// A revision, and the variable that names it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Revision {
+    /// 7 to 40 (or 64) hexadecimal digits, or `latest`.
+    pub name: String,
+    pub from: String,
+}
+
+/// A job of Hydra, printed as `project:jobset:job`, as Hydra itself does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Job {
+    pub project: String,
+    pub jobset: String,
+    pub job: String,
+}
+
+impl FromStr for Job {
+    type Err = ();
+
+    /// Reads `project/jobset/job` and `project:jobset:job`. Names: Hydra's `CatalystUtils`.
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let parts: Vec<&str> = text.trim().split(['/', ':']).collect();
+        let is_name = |name: &&str| {
+            name.starts_with(|c: char| c.is_ascii_alphabetic() || matches!(c, '_' | '.'))
+                && name
+                    .chars()
+                    .all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.' | '+' | '\''))
+        };
+        match parts[..] {
+            [project, jobset, job] if parts.iter().all(is_name) => Ok(Self {
+                project: project.to_string(),
+                jobset: jobset.to_string(),
+                job: job.to_string(),
+            }),
+            _ => Err(()),
+        }
+    }
+}
+
+impl fmt::Display for Job {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}:{}:{}", self.project, self.jobset, self.job)
+    }
 }
 
 /// A Nix expression in the app's source, and what to take from it.
@@ -141,13 +222,17 @@ impl Config {
     ) -> Result<Self, ConfigError> {
         let get = |name: &str| setting(name).filter(|value| !value.trim().is_empty());
         let bindings = bindings(&get)?;
+        let mut hydra = hydra(&get)?;
         Ok(Self {
-            wanted: wanted(&get, app_dir)?,
-            caches: caches(&setting, &bindings)?,
+            wanted: wanted(&get, &hydra, app_dir)?,
+            caches: caches(&setting, &bindings, &mut hydra.url)?,
             trust: trust(&get, &bindings)?,
             source_name: source_name(&get)?,
             nix_path: get("NIX_PATH"),
-            debug: flag("NIX_DEBUG", &get)?,
+            lookups: Vec::new(),
+            debug: matches!(debug(&get)?, Debug::On),
+            doctor: matches!(debug(&get)?, Debug::Doctor),
+            hydra,
             nix_archive: download("NIX_ARCHIVE_URL", "NIX_ARCHIVE_SHA256", &get)?,
             proot: download("NIX_PROOT_URL", "NIX_PROOT_SHA256", &get)?,
             engine: engine(&get)?,
@@ -162,7 +247,10 @@ impl Config {
     /// Whether there is something to deploy: what `detect` asks.
     pub fn detects(setting: impl Fn(&str) -> Option<String>, app_dir: &Path) -> bool {
         let set = |name: &str| setting(name).is_some_and(|value| !value.trim().is_empty());
-        set("NIX_STORE_PATH") || set("NIX_FILE") || expression_file(app_dir).is_some()
+        set("NIX_STORE_PATH")
+            || set("NIX_HYDRA_JOB")
+            || set("NIX_FILE")
+            || expression_file(app_dir).is_some()
     }
 }
 
@@ -192,10 +280,11 @@ fn bindings(get: &Get) -> Result<Vec<Binding>, ConfigError> {
 }
 
 /// The caches that the user names, then those that the platform describes, then the default one,
-/// each with its credentials.
+/// each with its credentials; `hydra` gets its own in the same ways.
 fn caches(
     setting: &impl Fn(&str) -> Option<String>,
     bindings: &[Binding],
+    hydra: &mut Option<CacheUrl>,
 ) -> Result<Vec<CacheUrl>, ConfigError> {
     let named = |name, value: String| {
         value
@@ -240,8 +329,16 @@ fn caches(
             .map(|binding| &binding.netrc)
             .chain([&netrc])
     };
+    if let Some(hydra) = hydra.as_mut().filter(|hydra| hydra.credentials.is_none()) {
+        let same = |cache: &&CacheUrl| cache.base.origin() == hydra.base.origin();
+        let known = caches
+            .iter()
+            .find(|cache| same(cache) && cache.credentials.is_some());
+        hydra.credentials = known.and_then(|cache| cache.credentials.clone());
+    }
     for cache in caches
         .iter_mut()
+        .chain(hydra.as_mut())
         .filter(|cache| cache.credentials.is_none())
     {
         let host = cache.base.host_str().unwrap_or_default().to_string();
@@ -266,7 +363,119 @@ fn cache_url(name: &'static str, url: &str) -> Result<CacheUrl, ConfigError> {
     })
 }
 
-fn wanted(get: &Get, app_dir: &Path) -> Result<Wanted, ConfigError> {
+/// Variables in which platforms name the revision that they build, for where `NIX_REVISION` is not
+/// set: Heroku and Scalingo, Dokku, GitHub's and GitLab's runners.
+const REVISION_VARIABLES: [&str; 4] = ["SOURCE_VERSION", "GIT_REV", "GITHUB_SHA", "CI_COMMIT_SHA"];
+
+fn hydra(get: &Get) -> Result<HydraSettings, ConfigError> {
+    const JOB: &str = "NIX_HYDRA_JOB";
+    let job = get(JOB)
+        .map(|value| {
+            value.parse::<Job>().map_err(|()| {
+                invalid(
+                    JOB,
+                    value,
+                    "a job as `project/jobset/job`, such as `acme/main/myapp`",
+                )
+            })
+        })
+        .transpose()?;
+    let url = get("NIX_HYDRA_URL")
+        .map(|value| {
+            let url = cache_url("NIX_HYDRA_URL", value.trim()).ok();
+            url.filter(|url| url.base.scheme() != "file")
+                .ok_or_else(|| {
+                    let shown = CacheUrl::without_credentials(value.trim());
+                    let expected = "the URL of a Hydra, such as `https://hydra.example.org`";
+                    invalid("NIX_HYDRA_URL", shown, expected)
+                })
+        })
+        .transpose()?;
+    let inputs = flag("NIX_HYDRA_INPUTS", get)?;
+    if inputs && job.is_none() {
+        return Err(ConfigError::MissingPartner {
+            name: "NIX_HYDRA_INPUTS",
+            partner: JOB,
+        });
+    }
+    Ok(HydraSettings {
+        job,
+        url,
+        revision: revision(get)?,
+        input: get("NIX_HYDRA_INPUT").map(|value| value.trim().to_string()),
+        wait: wait(get)?,
+        inputs,
+    })
+}
+
+fn revision(get: &Get) -> Result<Option<Revision>, ConfigError> {
+    let is_hash =
+        |name: &str| (7..=64).contains(&name.len()) && name.chars().all(|c| c.is_ascii_hexdigit());
+    let named = |from: &str, value: &str| Revision {
+        name: value.trim().to_ascii_lowercase(),
+        from: from.to_string(),
+    };
+    if let Some(value) = get("NIX_REVISION") {
+        let revision = named("NIX_REVISION", &value);
+        if is_hash(&revision.name) || revision.name == "latest" {
+            return Ok(Some(revision));
+        }
+        return Err(invalid(
+            "NIX_REVISION",
+            value,
+            "a git revision, as at least 7 hexadecimal digits, or `latest`",
+        ));
+    }
+    // Those of a platform may hold something else altogether.
+    Ok(REVISION_VARIABLES.iter().find_map(|from| {
+        let revision = named(from, &get(from)?);
+        is_hash(&revision.name).then_some(revision)
+    }))
+}
+
+/// `NIX_HYDRA_WAIT`: minutes, or a number with `s`, `m` or `h`.
+fn wait(get: &Get) -> Result<Duration, ConfigError> {
+    let Some(value) = get("NIX_HYDRA_WAIT") else {
+        return Ok(DEFAULT_WAIT);
+    };
+    let text = value.trim();
+    let (number, unit) = text.split_at(text.trim_end_matches(|c: char| c.is_alphabetic()).len());
+    let seconds: Option<u64> = match unit.trim() {
+        "s" => Some(1),
+        "" | "m" => Some(60),
+        "h" => Some(3600),
+        _ => None,
+    };
+    let number: Option<u64> = number.trim().parse().ok();
+    number
+        .zip(seconds)
+        .and_then(|(number, seconds)| number.checked_mul(seconds))
+        .map(Duration::from_secs)
+        .ok_or_else(|| {
+            invalid(
+                "NIX_HYDRA_WAIT",
+                value,
+                "a number of minutes, or one with a unit, such as `90s`, `10m` or `1h`; 0 does not wait",
+            )
+        })
+}
+
+enum Debug {
+    Off,
+    On,
+    Doctor,
+}
+
+fn debug(get: &Get) -> Result<Debug, ConfigError> {
+    match get("NIX_DEBUG").as_deref().map(str::trim) {
+        None | Some("0" | "false") => Ok(Debug::Off),
+        Some("1" | "true") => Ok(Debug::On),
+        Some("doctor") => Ok(Debug::Doctor),
+        Some(value) => Err(invalid("NIX_DEBUG", value, "`true`, `false` or `doctor`")),
+    }
+}
+
+fn wanted(get: &Get, hydra: &HydraSettings, app_dir: &Path) -> Result<Wanted, ConfigError> {
     if let Some(value) = get("NIX_STORE_PATH") {
         return StorePath::from_absolute_path(value.trim().as_bytes())
             .ok()
@@ -281,6 +490,17 @@ fn wanted(get: &Get, app_dir: &Path) -> Result<Wanted, ConfigError> {
             });
     }
 
+    if let Some(job) = hydra.job.as_ref().filter(|_| !hydra.inputs) {
+        let expression = match expression(get, app_dir) {
+            Err(ConfigError::NothingToDeploy) => None,
+            other => Some(other?),
+        };
+        return Ok(Wanted::HydraJob(job.clone(), expression));
+    }
+    expression(get, app_dir).map(Wanted::Expression)
+}
+
+fn expression(get: &Get, app_dir: &Path) -> Result<Expression, ConfigError> {
     let file = match get("NIX_FILE") {
         Some(value) => file_in_app("NIX_FILE", &value, app_dir, "nix/deploy.nix")?,
         None => expression_file(app_dir).ok_or(ConfigError::NothingToDeploy)?,
@@ -307,11 +527,11 @@ fn wanted(get: &Get, app_dir: &Path) -> Result<Wanted, ConfigError> {
             },
         ));
     }
-    Ok(Wanted::Expression(Expression {
+    Ok(Expression {
         file,
         attributes,
         target,
-    }))
+    })
 }
 
 /// A file of the app that a setting names, relative to the app.
@@ -497,7 +717,7 @@ mod tests {
     fn expression(settings: &[(&str, &str)]) -> Expression {
         match read(settings).unwrap().wanted {
             Wanted::Expression(expression) => expression,
-            Wanted::StorePath(path) => panic!("an expression, not {path}"),
+            other => panic!("an expression, not {other:?}"),
         }
     }
 
@@ -591,6 +811,14 @@ mod tests {
             ("NIX_ENGINE", "docker"),
             ("NIX_PROCFILE", "missing"),
             ("NIX_RELOCATE_IGNORE", "a***b"),
+            ("NIX_HYDRA_JOB", "acme/main"),
+            ("NIX_HYDRA_JOB", "acme/main/my app"),
+            ("NIX_HYDRA_URL", "file:///hydra"),
+            ("NIX_REVISION", "main"),
+            ("NIX_REVISION", "abc12"),
+            ("NIX_HYDRA_WAIT", "soon"),
+            ("NIX_HYDRA_WAIT", "10 days"),
+            ("NIX_HYDRA_INPUTS", "nixpkgs"),
         ] {
             match read(&[(name, value)]) {
                 Err(ConfigError::InvalidSetting {
@@ -653,6 +881,67 @@ mod tests {
             assert_eq!(cache.to_string(), url);
             assert!(cache.credentials == credentials, "{url}");
         }
+    }
+
+    #[test]
+    fn a_job_is_deployed_unless_its_jobset_s_inputs_are_to_be_evaluated_with() {
+        let job = ("NIX_HYDRA_JOB", "acme:main:my-app.x86_64-linux");
+        let config = read(&[job]).unwrap();
+        let Wanted::HydraJob(wanted, Some(expression)) = config.wanted else {
+            panic!("{:?}", config.wanted);
+        };
+        assert_eq!(wanted.to_string(), job.1);
+        assert_eq!(expression.file, Path::new("shell.nix"));
+        let config = read(&[job, ("NIX_HYDRA_INPUTS", "1")]).unwrap();
+        assert!(matches!(config.wanted, Wanted::Expression(_)));
+        assert!(matches!(
+            read(&[("NIX_HYDRA_INPUTS", "1")]),
+            Err(ConfigError::MissingPartner { .. })
+        ));
+    }
+
+    #[test]
+    fn the_revision_is_the_user_s_else_one_of_the_platform_s_that_looks_like_one() {
+        let revision = |settings: &[(&str, &str)]| {
+            let revision = read(settings).unwrap().hydra.revision;
+            revision.map(|revision| (revision.from, revision.name))
+        };
+        let platform = [("SOURCE_VERSION", "v1.2"), ("GIT_REV", "ABCDEF0")];
+        let expected = |from: &str, name: &str| Some((from.to_string(), name.to_string()));
+        assert_eq!(revision(&platform), expected("GIT_REV", "abcdef0"));
+        assert_eq!(revision(&platform[..1]), None);
+        let named = [platform[1], ("NIX_REVISION", "latest")];
+        assert_eq!(revision(&named), expected("NIX_REVISION", "latest"));
+    }
+
+    #[test]
+    fn the_wait_is_in_minutes_unless_it_has_a_unit() {
+        for (value, seconds) in [
+            ("0", 0),
+            ("5", 300),
+            ("90s", 90),
+            ("10 m", 600),
+            ("2h", 7200),
+        ] {
+            let config = read(&[("NIX_HYDRA_WAIT", value)]).unwrap();
+            assert_eq!(config.hydra.wait, Duration::from_secs(seconds), "{value}");
+        }
+        assert_eq!(read(&[]).unwrap().hydra.wait, DEFAULT_WAIT);
+    }
+
+    #[test]
+    fn a_hydra_has_the_credentials_of_its_host() {
+        use crate::http::Credentials;
+        let config = read(&[
+            ("NIX_EXTRA_BINARY_CACHE", "https://u:p@hydra.net"),
+            ("NIX_HYDRA_URL", "https://hydra.net"),
+        ]);
+        let credentials = config.unwrap().hydra.url.unwrap().credentials;
+        let expected = Credentials::Basic {
+            user: "u".into(),
+            password: "p".into(),
+        };
+        assert!(credentials == Some(expected));
     }
 
     #[test]

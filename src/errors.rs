@@ -1,12 +1,16 @@
 //! Every failure of the buildpack as its user reads it: what was being done, why it failed, and
 //! what to do next. The errors themselves are beside the code that makes them.
 
+mod hydra;
+
 use crate::cache::Untrusted;
 use crate::cache::credentials::CredentialsError;
 use crate::closure::fetch::{FetchError, FetchFailure};
 use crate::closure::plan::{Answer, Miss};
 use crate::closure::unpack::UnpackError;
-use crate::config::{ConfigError, EXPRESSION_FILES};
+use crate::config::{ConfigError, EXPRESSION_FILES, Job};
+use crate::doctor::Diagnosis;
+use crate::hydra::HydraError;
 use crate::launch::NoProcess;
 use crate::launch::hook::HookError;
 use crate::launch::procfile::{LineError, ProcfileError};
@@ -39,7 +43,19 @@ pub enum BuildpackError {
     NixArchive(ArchiveError),
     Nix(NixError),
     Expression(ExpressionError),
+    Hydra(HydraError),
     ClosureLayer(ClosureLayerError),
+    /// A root that Hydra says it has built, but no binary cache has.
+    NotKept {
+        misses: Vec<Miss>,
+        unusable: Vec<(String, String)>,
+        job: Job,
+    },
+    /// A root that no binary cache has, and why.
+    Diagnosed {
+        misses: Vec<Miss>,
+        diagnosis: Box<Diagnosis>,
+    },
     PRootLayer(PRootLayerError),
     /// The start program that comes with the buildpack is not where it should be.
     NoStartProgram(PathBuf),
@@ -109,9 +125,16 @@ impl BuildpackError {
             Self::NixArchive(error) => nix_archive(error),
             Self::Nix(error) => nix(error),
             Self::Expression(error) => expression(error),
+            Self::Hydra(error) => hydra::hydra(error),
             Self::ClosureLayer(ClosureLayerError::Miss { misses, unusable }) => {
-                miss(misses, unusable)
+                miss(misses, &miss_hint(misses, unusable))
             }
+            Self::NotKept {
+                misses,
+                unusable,
+                job,
+            } => miss(misses, &hydra::not_kept(job, unusable)),
+            Self::Diagnosed { misses, diagnosis } => diagnosed(misses, diagnosis),
             Self::ClosureLayer(ClosureLayerError::Fetch(error)) => fetch(error),
             Self::ClosureLayer(ClosureLayerError::Relocation(reason)) => relocation(reason),
             Self::ClosureLayer(ClosureLayerError::Layer(error))
@@ -167,6 +190,18 @@ fn config(error: &ConfigError) -> Message {
                 It takes {expected}.
             "},
         ),
+        ConfigError::MissingPartner {
+            name: name @ "NIX_HYDRA_INPUTS",
+            partner,
+        } => Message::new(
+            format!("The setting {name} needs {partner}"),
+            formatdoc! {"
+                {name} is set, but {partner} is not, so it is not known whose
+                inputs are meant.
+
+                Set {partner} to a job of the jobset: `project/jobset/job`.
+            "},
+        ),
         ConfigError::MissingPartner { name, partner } => Message::new(
             format!("The setting {name} needs {partner}"),
             formatdoc! {"
@@ -181,7 +216,7 @@ fn config(error: &ConfigError) -> Message {
             "There is nothing to deploy",
             formatdoc! {"
                 The app has none of {files}, and neither
-                NIX_FILE nor NIX_STORE_PATH is set.
+                NIX_FILE nor NIX_STORE_PATH nor NIX_HYDRA_JOB is set.
 
                 Add an expression to the app, or set NIX_FILE to the one it has.
             ", files = list(&EXPRESSION_FILES.map(|file| format!("`{file}`")))},
@@ -436,7 +471,7 @@ fn not_a_derivation(attribute: Option<&str>, kind: &str, derivations: &[String])
     )
 }
 
-fn miss(misses: &[Miss], unusable: &[(String, String)]) -> Message {
+fn miss(misses: &[Miss], hint: &str) -> Message {
     let mut body = String::new();
     for miss in misses.iter().take(MISSES_SHOWN) {
         // Writing to a string does not fail.
@@ -453,7 +488,7 @@ fn miss(misses: &[Miss], unusable: &[(String, String)]) -> Message {
     if misses.len() > MISSES_SHOWN {
         let _ = writeln!(body, "… and {} more.\n", misses.len() - MISSES_SHOWN);
     }
-    body.push_str(&miss_hint(misses, unusable));
+    body.push_str(hint);
     let untrusted = misses.iter().any(Miss::is_untrusted);
     let has = if untrusted {
         "No binary cache has a trusted copy of"
@@ -465,6 +500,18 @@ fn miss(misses: &[Miss], unusable: &[(String, String)]) -> Message {
         _ => format!("{has} {} of the store paths needed", misses.len()),
     };
     Message::new(header, body)
+}
+
+/// The answer comes first: that the path is missing is what led to it.
+fn diagnosed(misses: &[Miss], diagnosis: &Diagnosis) -> Message {
+    let mut body = format!("No binary cache has {}:\n", diagnosis.root);
+    let miss = misses.iter().find(|miss| miss.path == diagnosis.root);
+    for (cache, answer) in miss.iter().flat_map(|miss| &miss.answers) {
+        let _ = writeln!(body, "  {cache}: {}", answer_in_words(answer));
+    }
+    body.push('\n');
+    body.push_str(&diagnosis.explanation());
+    Message::new(diagnosis.answer_to_miss(), body)
 }
 
 fn answer_in_words(answer: &Answer) -> String {
@@ -736,6 +783,10 @@ mod tests {
             ConfigError::MissingPartner {
                 name: "NIX_PROOT_URL",
                 partner: "NIX_PROOT_SHA256",
+            },
+            ConfigError::MissingPartner {
+                name: "NIX_HYDRA_INPUTS",
+                partner: "NIX_HYDRA_JOB",
             },
             ConfigError::Credentials(CredentialsError::Read(
                 "/bindings/acme/token".into(),

@@ -54,8 +54,40 @@ pub struct Http {
 /// What lets one into one server, as the `Authorization` header has it.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Credentials {
-    Basic { user: String, password: String },
+    Basic {
+        user: String,
+        password: String,
+    },
     Bearer(String),
+    /// Logged in to a Hydra: its cookie, as `name=value`. The user and password go with it, for a
+    /// proxy in front of it that asks for the same.
+    Session {
+        user: String,
+        password: String,
+        cookie: String,
+    },
+}
+
+/// What an API is asked, besides the URL.
+#[derive(Debug, Clone, Copy)]
+pub enum Ask<'a> {
+    Get,
+    /// A JSON document, and the `Referer` to send with it.
+    Post {
+        json: &'a str,
+        referer: &'a str,
+    },
+}
+
+/// What an API answered, whatever its status.
+#[derive(Debug, Clone)]
+pub struct Reply {
+    pub status: u16,
+    /// Where it redirects to, as it was sent.
+    pub location: Option<String>,
+    /// What it sets as cookies: `name=value`, without what follows.
+    pub cookies: Vec<String>,
+    pub body: Vec<u8>,
 }
 
 /// Why a request did not give a body.
@@ -113,10 +145,17 @@ impl Credentials {
         })
     }
 
+    fn cookie(&self) -> Option<&str> {
+        match self {
+            Self::Session { cookie, .. } => Some(cookie),
+            Self::Basic { .. } | Self::Bearer(_) => None,
+        }
+    }
+
     fn header(&self) -> String {
         use base64::Engine as _;
         match self {
-            Self::Basic { user, password } => {
+            Self::Basic { user, password } | Self::Session { user, password, .. } => {
                 let pair = format!("{user}:{password}");
                 let encoded = base64::engine::general_purpose::STANDARD.encode(pair);
                 format!("Basic {encoded}")
@@ -136,7 +175,7 @@ impl HttpError {
         matches!(self, Self::Status(403 | 404 | 410))
     }
 
-    fn is_passing(&self) -> bool {
+    pub(crate) fn is_passing(&self) -> bool {
         match self {
             Self::Status(status) => matches!(status, 408 | 429 | 500..=599),
             Self::Transport(_) => true,
@@ -234,6 +273,93 @@ impl Http {
         Ok((bytes, body.content_encoding))
     }
 
+    /// Asks an API for JSON, and answers whatever it says, of at most `limit` bytes. Redirects are
+    /// not followed. Failures that may pass are retried.
+    pub fn ask(
+        &self,
+        url: &Url,
+        credentials: Option<&Credentials>,
+        ask: Ask,
+        limit: u64,
+    ) -> Result<Reply, HttpError> {
+        let started = Instant::now();
+        let mut attempt = 1;
+        loop {
+            let reply = self.ask_once(url, credentials, ask, limit);
+            let passing = match (&reply, ask) {
+                // What a server says against a document that was sent, it will say again.
+                (Ok(reply), Ask::Post { .. }) => matches!(reply.status, 429 | 502..=504),
+                (Ok(reply), Ask::Get) => HttpError::Status(reply.status).is_passing(),
+                (Err(error), _) => error.is_passing(),
+            };
+            if !passing || attempt == ATTEMPTS || started.elapsed() > RETRY_TIME {
+                return reply;
+            }
+            std::thread::sleep(backoff(attempt));
+            attempt += 1;
+        }
+    }
+
+    fn ask_once(
+        &self,
+        url: &Url,
+        credentials: Option<&Credentials>,
+        ask: Ask,
+        limit: u64,
+    ) -> Result<Reply, HttpError> {
+        let mut headers = vec![(header::ACCEPT, "application/json".to_string())];
+        if let Some(credentials) = credentials {
+            headers.push((header::AUTHORIZATION, credentials.header()));
+            let cookie = credentials.cookie();
+            headers.extend(cookie.map(|cookie| (header::COOKIE, cookie.to_string())));
+        }
+        let sent = match ask {
+            Ask::Get => {
+                let request = self.agent.get(url.as_str());
+                headers
+                    .into_iter()
+                    .fold(request, |request, (name, value)| {
+                        request.header(name, value)
+                    })
+                    .call()
+            }
+            Ask::Post { json, referer } => {
+                headers.push((header::CONTENT_TYPE, "application/json".to_string()));
+                headers.push((header::REFERER, referer.to_string()));
+                let request = self.agent.post(url.as_str());
+                headers
+                    .into_iter()
+                    .fold(request, |request, (name, value)| {
+                        request.header(name, value)
+                    })
+                    .send(json)
+            }
+        };
+        let response = sent.map_err(|error| transport_error(&error))?;
+        let cookies = response.headers().get_all(header::SET_COOKIE);
+        let cookies = cookies
+            .into_iter()
+            .filter_map(|cookie| Some(cookie.to_str().ok()?.split(';').next()?.trim().to_string()))
+            .collect();
+        let mut reply = Reply {
+            status: response.status().as_u16(),
+            location: header_text(response.headers(), &header::LOCATION),
+            cookies,
+            body: Vec::new(),
+        };
+        response
+            .into_body()
+            .into_reader()
+            .take(limit + 1)
+            .read_to_end(&mut reply.body)
+            .map_err(|error| HttpError::Transport(error.to_string()))?;
+        if reply.body.len() as u64 > limit {
+            let reason = format!("the answer is longer than {limit} bytes");
+            return Err(HttpError::Transport(reason));
+        }
+        Ok(reply)
+    }
+
     fn request(
         &self,
         url: &Url,
@@ -278,6 +404,9 @@ impl Http {
             let mut request = self.agent.get(target.as_str());
             if let Some(credentials) = credentials.filter(|_| is_same_server(url, &target)) {
                 request = request.header(header::AUTHORIZATION, credentials.header());
+                if let Some(cookie) = credentials.cookie() {
+                    request = request.header(header::COOKIE, cookie);
+                }
             }
             if let Some(from) = from {
                 request = request.header(header::RANGE, format!("bytes={from}-"));
@@ -375,7 +504,7 @@ fn transport_error(error: &ureq::Error) -> HttpError {
 
 /// Whether credentials for `url` may be sent to `other`: to the same scheme, host and port, or from
 /// a host's usual port for `http` to its usual one for `https`.
-fn is_same_server(url: &Url, other: &Url) -> bool {
+pub(crate) fn is_same_server(url: &Url, other: &Url) -> bool {
     let upgraded = (url.scheme(), other.scheme()) == ("http", "https")
         && (url.port(), other.port()) == (None, None)
         && url.host() == other.host();

@@ -6,6 +6,8 @@ pub mod errors;
 
 pub mod resolve;
 
+pub mod hydra;
+
 pub mod nix;
 
 pub mod http;
@@ -13,6 +15,8 @@ pub mod http;
 pub mod cache;
 
 pub mod closure;
+
+pub mod doctor;
 
 pub mod tools;
 

@@ -9,7 +9,7 @@ use nix_hydra_buildpack::closure::plan::Caches;
 use nix_hydra_buildpack::config::Config;
 use nix_hydra_buildpack::errors::{self, BuildpackError};
 use nix_hydra_buildpack::http::Http;
-use nix_hydra_buildpack::{launch, layers, output, resolve};
+use nix_hydra_buildpack::{doctor, hydra, launch, layers, output, resolve};
 
 struct HydraBuildpack;
 
@@ -29,17 +29,32 @@ impl Buildpack for HydraBuildpack {
     fn build(&self, context: BuildContext<Self>) -> libcnb::Result<BuildResult, Self::Error> {
         let started = print::buildpack("Nix software built by Hydra");
 
-        let config = Config::read(setting, &context.app_dir).map_err(BuildpackError::Config)?;
+        let mut config = Config::read(setting, &context.app_dir).map_err(BuildpackError::Config)?;
         output::warn_of_retired_settings(setting);
         let procfile = launch::read_procfile(&context.app_dir, config.procfile.as_deref())?;
         let http = Http::new();
 
-        let roots = resolve::resolve(&context, &config, &http)?;
+        let mut hydra = hydra::set_up(&mut config, &context.app_dir, &http)?;
+        let resolved = resolve::resolve(&context, &config, hydra.as_mut(), &http)?;
+        // It may have signed in meanwhile.
+        if let Some(hydra) = &hydra {
+            config.caches = hydra.caches(&config.caches);
+        }
 
-        let closure = layers::closure::handle(&context.layers_dir, &roots, &config, || {
-            Caches::open(&config.caches, config.trust.clone(), &http)
-        })
-        .map_err(BuildpackError::ClosureLayer)?;
+        let closure =
+            layers::closure::handle(&context.layers_dir, &resolved.roots, &config, || {
+                Caches::open(&config.caches, config.trust.clone(), &http)
+            })
+            .map_err(|error| {
+                doctor::explain(error, &context, &config, &resolved, hydra.as_mut(), &http)
+            })?;
+        if config.doctor {
+            let reported = doctor::report(&context, &config, &resolved, hydra.as_mut(), &http);
+            // What is deployed is none the worse for it.
+            if let Err(error) = reported {
+                print::warning(errors::message(&error).to_string());
+            }
+        }
 
         layers::proot::handle(
             &context.layers_dir,
@@ -60,7 +75,7 @@ impl Buildpack for HydraBuildpack {
 
         let launch = launch::launch(
             procfile.as_ref(),
-            &roots,
+            &resolved.roots,
             &closure.contents.programs,
             &context.layers_dir,
         )

@@ -94,6 +94,21 @@ pub(crate) fn obstacle(obstacle: &Obstacle) -> String {
     format!("{} {why}", obstacle.file)
 }
 
+/// A text with the users and passwords of the URLs in it left out.
+pub(crate) fn without_credentials(text: &str) -> String {
+    let mut shown = String::new();
+    let mut rest = text;
+    while let Some(at) = rest.find("://") {
+        let (before, after) = rest.split_at(at + 3);
+        shown.push_str(before);
+        let end = after.find(|c: char| c == '/' || c.is_whitespace());
+        let host = after[..end.unwrap_or(after.len())].rfind('@');
+        rest = &after[host.map_or(0, |at| at + 1)..];
+    }
+    shown.push_str(rest);
+    shown
+}
+
 /// `Nix 2.35.2` for a pinned tool, else the setting that names it.
 pub(crate) fn tool_name(source: &ToolSource) -> String {
     let (name, setting) = match source.tool {
@@ -171,6 +186,20 @@ mod tests {
             })
         });
         insta::assert_snapshot!(lines.join("\n"));
+    }
+
+    #[test]
+    fn credentials_are_left_out_of_any_text_with_urls() {
+        for (text, shown) in [
+            (
+                "a=https://u:p@x.net/y@z:b=flake:git+https://t@y.net/r?rev=1",
+                "a=https://x.net/y@z:b=flake:git+https://y.net/r?rev=1",
+            ),
+            ("nixpkgs=/pins", "nixpkgs=/pins"),
+            ("http://u:p@", "http://"),
+        ] {
+            assert_eq!(without_credentials(text), shown);
+        }
     }
 
     #[test]

@@ -25,6 +25,7 @@ pub struct Request {
     pub query: String,
     /// Names in lower case.
     pub headers: Vec<(String, String)>,
+    pub body: Vec<u8>,
 }
 
 impl Request {
@@ -303,7 +304,7 @@ impl Shared {
     }
 }
 
-/// Reads a request with its body, which is thrown away; `None` at the end of the connection.
+/// Reads a request with its body; `None` at the end of the connection.
 fn read_request(from: &mut impl BufRead) -> io::Result<Option<Request>> {
     let mut line = String::new();
     if from.read_line(&mut line)? == 0 {
@@ -319,6 +320,7 @@ fn read_request(from: &mut impl BufRead) -> io::Result<Option<Request>> {
         path: percent_decoded(path),
         query: query.to_owned(),
         headers: Vec::new(),
+        body: Vec::new(),
     };
     loop {
         let mut line = String::new();
@@ -331,7 +333,7 @@ fn read_request(from: &mut impl BufRead) -> io::Result<Option<Request>> {
     }
     let length = request.header("content-length").map(str::parse);
     if let Some(Ok(length)) = length {
-        io::copy(&mut from.take(length), &mut io::sink())?;
+        from.take(length).read_to_end(&mut request.body)?;
     }
     Ok(Some(request))
 }

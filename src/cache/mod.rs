@@ -14,7 +14,7 @@ pub use self::info::CacheInfo;
 pub use self::trust::{Trust, Untrusted};
 pub use self::url::{CacheUrl, CacheUrlError};
 
-use crate::http::{Http, HttpError};
+use crate::http::{Ask, Http, HttpError};
 use ::url::Url;
 use nix_derivation::{StoreDir, StorePath};
 use nix_narinfo::{MAX_NARINFO_SIZE, NarInfo};
@@ -44,6 +44,8 @@ pub enum CacheError {
     NoFile,
     /// There is no `nix-cache-info`, so this is probably not a binary cache.
     NoCacheInfo,
+    /// It is a Hydra that keeps what it builds elsewhere.
+    HydraElsewhere,
     /// The cache serves another store directory than `/nix/store`.
     StoreDir(String),
     /// A narinfo that breaks the format: what is wrong with it.
@@ -67,7 +69,7 @@ impl BinaryCache {
         let text = match cache.read_small("nix-cache-info", MAX_CACHE_INFO_SIZE) {
             // Every cache lets its `nix-cache-info` be read: where it does not, something is amiss.
             Err(error @ CacheError::Http(HttpError::Status(403))) => return Err(error),
-            Err(error) if error.is_absent() => return Err(CacheError::NoCacheInfo),
+            Err(error) if error.is_absent() => return Err(cache.why_no_cache()),
             other => other?,
         };
         let info = CacheInfo::parse(&String::from_utf8_lossy(&text));
@@ -81,6 +83,28 @@ impl BinaryCache {
     #[must_use]
     pub fn url(&self) -> &CacheUrl {
         &self.url
+    }
+
+    /// Why there is no `nix-cache-info`: a Hydra whose `store_uri` is not its own machine says so.
+    fn why_no_cache(&self) -> CacheError {
+        let said = self
+            .url
+            .base
+            .join("nix-cache-info")
+            .ok()
+            .filter(|url| url.scheme() != "file")
+            .and_then(|url| {
+                let credentials = self.url.credentials.as_ref();
+                self.http
+                    .ask(&url, credentials, Ask::Get, MAX_CACHE_INFO_SIZE)
+                    .ok()
+            });
+        match said {
+            Some(reply) if contains(&reply.body, b"There is no binary cache here.") => {
+                CacheError::HydraElsewhere
+            }
+            _ => CacheError::NoCacheInfo,
+        }
     }
 
     /// What the cache knows of `path`, or nothing where it does not have it.
@@ -161,6 +185,10 @@ impl CacheError {
     }
 }
 
+fn contains(text: &[u8], part: &[u8]) -> bool {
+    memchr::memmem::find(text, part).is_some()
+}
+
 fn open_file(url: &Url) -> Result<Box<dyn Read>, CacheError> {
     let path = url
         .to_file_path()
@@ -186,6 +214,10 @@ impl fmt::Display for CacheError {
             Self::NoFile => formatter.write_str("there is no such file"),
             Self::NoCacheInfo => formatter
                 .write_str("it has no `nix-cache-info`, so it is probably not a binary cache"),
+            Self::HydraElsewhere => formatter.write_str(
+                "this Hydra keeps what it builds elsewhere (its `store_uri`, such as an S3 bucket): \
+                 set NIX_EXTRA_BINARY_CACHE to the URL of that",
+            ),
             Self::StoreDir(dir) => {
                 write!(formatter, "it serves the store `{dir}`, not `/nix/store`")
             }

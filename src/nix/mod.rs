@@ -115,13 +115,15 @@ impl Nix {
 
     /// Evaluates the function in `file` with string arguments to JSON.
     ///
-    /// As on Hydra, nothing but the source, `nix_path` and what has a URL can be read.
+    /// As on Hydra, nothing but the source, `nix_path`, `lookups` (`name=URL`) and what has a URL can
+    /// be read.
     pub fn evaluate(
         &self,
         file: &Path,
         arguments: &BTreeMap<&str, String>,
         source: &StorePath,
         nix_path: Option<&str>,
+        lookups: &[String],
     ) -> Result<Output, NixError> {
         let mut command = self.command("nix-instantiate");
         command
@@ -132,6 +134,9 @@ impl Nix {
             .arg(format!("nix-hydra-source={}", source.to_absolute_path()))
             .arg("-I")
             .arg(format!("nix-hydra-function={}", file.display()));
+        for lookup in lookups {
+            command.args(["-I", lookup]);
+        }
         for (name, value) in arguments {
             command.args(["--argstr", name, value]);
         }

@@ -91,6 +91,7 @@ pub fn evaluate(
             &arguments,
             &source.path,
             config.nix_path.as_deref(),
+            &config.lookups,
         )
         .map_err(ExpressionError::Nix)?;
     if !answer.status.success() {

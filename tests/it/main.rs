@@ -13,9 +13,12 @@ mod common;
 
 mod deploy;
 mod detect;
+mod doctor;
 mod evaluate;
 mod faults;
 mod fetch;
+mod hydra;
+mod hydra_server;
 mod launch;
 mod pack;
 mod relocate;

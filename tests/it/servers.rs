@@ -916,15 +916,24 @@ fn a_server_that_is_no_cache_for_this_store_is_left_out_and_named() {
     let Some(fixtures) = fixtures() else { return };
     let objects = single(&fixtures);
     let no_cache = "it has no `nix-cache-info`, so it is probably not a binary cache";
-    for (status, info, reason) in [
-        // Hydra's answer where it keeps its paths in S3.
-        (404, "There is no binary cache here.", no_cache),
-        (401, "", "HTTP status 401 Unauthorized"),
-        (403, "", "HTTP status 403 Forbidden"),
+    let elsewhere = "this Hydra keeps what it builds elsewhere (its `store_uri`, such as an S3 \
+                     bucket): set NIX_EXTRA_BINARY_CACHE to the URL of that";
+    for (status, info, reason, asked) in [
+        (404, "not found", no_cache, 2),
+        // Hydra's answer where it keeps its paths in S3; why is asked for in a second request.
+        (
+            404,
+            "{\"error\":\"There is no binary cache here.\"}",
+            elsewhere,
+            2,
+        ),
+        (401, "", "HTTP status 401 Unauthorized", 1),
+        (403, "", "HTTP status 403 Forbidden", 1),
         (
             200,
             "Priority: 10\nStoreDir: /gnu/store\n",
             "it serves the store `/gnu/store`, not `/nix/store`",
+            1,
         ),
     ] {
         let server = Server::with_hook(&fixtures.cache, move |request| {
@@ -933,7 +942,8 @@ fn a_server_that_is_no_cache_for_this_store_is_left_out_and_named() {
         .unwrap();
         let expected = Answer::Failed(reason.to_string());
         assert_eq!(answer(&server, &fixtures, &objects), expected);
-        assert_eq!(targets(server.take_requests()), ["/nix-cache-info"]);
+        let targets = targets(server.take_requests());
+        assert_eq!(targets, vec!["/nix-cache-info"; asked]);
 
         let other = Server::start(&fixtures.cache).unwrap();
         let caches = caches(&[server.url(), other.url()], &[&fixtures.public_key], true);

@@ -1,0 +1,319 @@
+//! From what differs to why: the usual causes, as people meet them.
+
+use super::Evaluated;
+use super::compare::{Comparison, Difference, Side, Site, name, plain_name, was_copied};
+use super::hydra_side::Built;
+use super::our_side::OurSide;
+use super::stores::Store;
+use super::tree::{Change, Tree, TreeDifference};
+use nix_derivation::StorePath;
+
+/// Why two derivations differ; what is named first is ours.
+#[derive(Debug)]
+pub enum Cause {
+    System(String, String),
+    Source(Box<SourceCause>),
+    /// The expression uses something of the revision, which Hydra passes to it: the derivation, the
+    /// variable, and its values.
+    Revision(String, String, Option<String>, Option<String>),
+    Dependencies(Box<Dependencies>),
+    /// A difference in a derivation itself, by name, which is not one of the usual ones.
+    Other(String, Difference),
+}
+
+/// A source that differs.
+#[derive(Debug)]
+pub struct SourceCause {
+    /// The derivation that it is of, and the variable that names it.
+    pub derivation: String,
+    pub variable: Option<String>,
+    pub ours: StorePath,
+    pub theirs: StorePath,
+    pub kind: SourceKind,
+    pub difference: TreeDifference,
+    /// The source itself is the same, but it is called after the store path of the whole, which is
+    /// what differs (`cleanSource ./.`).
+    pub filtered: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SourceKind {
+    /// Hydra's is called `git-export`.
+    GitExport,
+    /// Theirs was copied from a directory, and not out of the store.
+    OutsideTheStore,
+    OtherName,
+    Submodules(Vec<String>),
+    /// All that differs is of one kind.
+    Only(Change),
+    /// These differ from the revision in the app's own `.git`.
+    Uncommitted(Vec<String>),
+    /// Files that only we have.
+    Stray,
+    /// Files that only Hydra has.
+    LeftOut,
+    Content,
+    /// The whole that it is called after differs, but could not be read.
+    NamedAfterWhole,
+    /// Hydra's could not be read.
+    Unreadable,
+}
+
+/// What it is made from differs, and not in the app: another nixpkgs, as a rule.
+#[derive(Debug)]
+pub struct Dependencies {
+    pub ours: String,
+    pub theirs: String,
+    /// From the root to it.
+    pub way: Vec<String>,
+    pub difference: Difference,
+    /// How many derivations differ, and whether more do.
+    pub pairs: usize,
+    pub more: bool,
+    /// The revisions of Hydra's inputs.
+    pub inputs: Vec<(String, String)>,
+}
+
+/// The causes that the page of a build alone shows.
+pub(super) fn of_facts(built: &Built, derivation: &StorePath, evaluated: &Evaluated) -> Vec<Cause> {
+    let mut causes = Vec::new();
+    if built.build.system != evaluated.system {
+        let systems = (evaluated.system.to_string(), built.build.system.clone());
+        causes.push(Cause::System(systems.0, systems.1));
+    }
+    let ours = name(derivation);
+    if let Some(theirs) = built.derivation.as_ref().map(name)
+        && theirs != ours
+    {
+        let difference =
+            Difference::Variable("name".into(), Some(ours.into()), Some(theirs.into()));
+        causes.push(Cause::Other(ours.to_string(), difference));
+    }
+    causes
+}
+
+/// The causes of what a comparison found, likeliest first.
+pub(super) fn of(
+    comparison: &Comparison,
+    built: &Built,
+    ours: &OurSide,
+    here: &mut dyn Store,
+    there: &mut dyn Store,
+) -> Vec<Cause> {
+    let all = || {
+        let sites = comparison.sites.iter();
+        sites.flat_map(|site| site.differences.iter().map(move |one| (site, one)))
+    };
+    // Of another system, everything else differs as well.
+    if let Some((_, Difference::System(one, other))) =
+        all().find(|(_, difference)| matches!(difference, Difference::System(..)))
+    {
+        return vec![Cause::System(one.clone(), other.clone())];
+    }
+    let mut sources: Vec<Cause> = Vec::new();
+    let mut revisions: Vec<Cause> = Vec::new();
+    let mut dependencies: Vec<(&Site, &Difference)> = Vec::new();
+    let mut others: Vec<Cause> = Vec::new();
+    for (site, difference) in all() {
+        let derivation = name(&site.ours).to_string();
+        match difference {
+            Difference::Source(variable, one, other)
+                if site.way.is_empty() || is_of_app(one, ours, here) =>
+            {
+                let again = sources
+                    .iter()
+                    .any(|cause| matches!(cause, Cause::Source(known) if known.ours == *one));
+                if !again {
+                    let cause = source(
+                        derivation,
+                        variable.clone(),
+                        (one, other),
+                        ours,
+                        here,
+                        there,
+                    );
+                    sources.push(Cause::Source(Box::new(cause)));
+                }
+            }
+            Difference::Variable(variable, one, other)
+                if is_revision(variable, one.as_deref(), other.as_deref(), built) =>
+            {
+                revisions.push(Cause::Revision(
+                    derivation,
+                    variable.clone(),
+                    one.clone(),
+                    other.clone(),
+                ));
+            }
+            other if site.way.is_empty() => {
+                others.push(Cause::Other(derivation, other.clone()));
+            }
+            other => dependencies.push((site, other)),
+        }
+    }
+    let mut causes = sources;
+    causes.append(&mut revisions);
+    if let Some((site, difference)) = dependencies.first() {
+        causes.push(Cause::Dependencies(Box::new(Dependencies {
+            ours: name(&site.ours).to_string(),
+            theirs: name(&site.theirs).to_string(),
+            way: site.way.clone(),
+            difference: (*difference).clone(),
+            pairs: comparison.pairs,
+            more: comparison.cut_short,
+            inputs: built.revisions.clone(),
+        })));
+    }
+    causes.append(&mut others);
+    causes
+}
+
+/// Whether a source is the app's, or a part of it.
+fn is_of_app(source: &StorePath, ours: &OurSide, here: &mut dyn Store) -> bool {
+    let Some(tree) = here.tree(source) else {
+        return false;
+    };
+    if tree == ours.tree || was_copied(source) {
+        return true;
+    }
+    let wanted = plain_name(source);
+    tree.files.iter().all(|(path, file)| {
+        ours.tree.files.iter().any(|(own, own_file)| {
+            let tail = match path.as_str() {
+                "" => wanted.to_string(),
+                path => format!("{wanted}/{path}"),
+            };
+            let is_it = own == &tail || own.ends_with(&format!("/{tail}"));
+            is_it && own_file == file
+        })
+    })
+}
+
+fn source(
+    derivation: String,
+    variable: Option<String>,
+    (one, other): (&StorePath, &StorePath),
+    ours: &OurSide,
+    here: &mut dyn Store,
+    there: &mut dyn Store,
+) -> SourceCause {
+    let mut cause = SourceCause {
+        derivation,
+        variable,
+        ours: one.clone(),
+        theirs: other.clone(),
+        kind: SourceKind::Unreadable,
+        difference: TreeDifference::default(),
+        filtered: false,
+    };
+    let (Some(mut our_tree), Some(mut their_tree)) = (here.tree(one), there.tree(other)) else {
+        return cause;
+    };
+    cause.difference = our_tree.difference(&their_tree);
+    let names = (plain_name(one), plain_name(other));
+    if cause.difference.is_empty() && names.0 == names.1 && was_copied(one) && was_copied(other) {
+        cause.filtered = true;
+        let wholes = (copied_from(one), copied_from(other));
+        let (Some(our_whole), Some(their_whole)) = (
+            wholes.0.and_then(|path| here.tree(&path)),
+            wholes.1.and_then(|path| there.tree(&path)),
+        ) else {
+            cause.kind = SourceKind::NamedAfterWhole;
+            return cause;
+        };
+        (our_tree, their_tree) = (our_whole, their_whole);
+        cause.difference = our_tree.difference(&their_tree);
+    }
+    cause.kind = if cause.difference.is_empty() {
+        match names {
+            (_, "git-export") => SourceKind::GitExport,
+            _ if was_copied(one) && !was_copied(other) => SourceKind::OutsideTheStore,
+            _ => SourceKind::OtherName,
+        }
+    } else {
+        kind(&our_tree, &their_tree, &cause.difference, ours)
+    };
+    cause
+}
+
+/// The store path that a source was copied from, as its name has it.
+fn copied_from(path: &StorePath) -> Option<StorePath> {
+    StorePath::from_basename(path.name().as_bytes()).ok()
+}
+
+fn kind(here: &Tree, there: &Tree, difference: &TreeDifference, ours: &OurSide) -> SourceKind {
+    let submodules = there.submodules().into_iter();
+    let submodules: Vec<String> = submodules
+        .filter(|path| here.missing_submodules().contains(path))
+        .collect();
+    let in_submodule = |name: &String| {
+        let mut paths = submodules.iter();
+        paths.any(|path| name.starts_with(&format!("{path}/")))
+    };
+    if difference.only_there.iter().any(in_submodule) {
+        return SourceKind::Submodules(submodules);
+    }
+    let only_changes = difference.only_here.is_empty() && difference.only_there.is_empty();
+    if let Some((_, first)) = difference.changed.first()
+        && only_changes
+        && *first != Change::Content
+        && difference.changed.iter().all(|(_, change)| change == first)
+    {
+        return SourceKind::Only(*first);
+    }
+    let changes = &ours.changes;
+    let uncommitted: Vec<String> = difference
+        .names()
+        .filter(|name| {
+            changes.iter().any(|change| {
+                change == name || (change.ends_with('/') && name.starts_with(change.as_str()))
+            })
+        })
+        .map(str::to_string)
+        .collect();
+    if !uncommitted.is_empty() {
+        return SourceKind::Uncommitted(uncommitted);
+    }
+    match (
+        difference.only_here.is_empty(),
+        difference.only_there.is_empty(),
+        difference.changed.is_empty(),
+    ) {
+        (false, true, true) => SourceKind::Stray,
+        (true, false, true) => SourceKind::LeftOut,
+        _ => SourceKind::Content,
+    }
+}
+
+/// Whether a variable holds the revision, or something made of it, on one side.
+fn is_revision(variable: &str, one: Option<&str>, other: Option<&str>, built: &Built) -> bool {
+    let named = [
+        "rev", "revision", "shortRev", "revCount", "gitTag", "gitRev",
+    ];
+    if named.contains(&variable) {
+        return true;
+    }
+    let mentions = |value: &str| {
+        let words = value.split(|c: char| !c.is_ascii_hexdigit());
+        let mut words = words.filter(|word| (7..=40).contains(&word.len()));
+        words.any(|word| {
+            word.len() == 40
+                || built
+                    .revisions
+                    .iter()
+                    .any(|(_, revision)| revision.starts_with(word))
+        })
+    };
+    one.is_some_and(mentions) || other.is_some_and(mentions)
+}
+
+impl Difference {
+    /// On which side something is that the other has not.
+    #[must_use]
+    pub fn side(&self) -> Option<Side> {
+        match self {
+            Self::SourceOnly(side, _) | Self::InputOnly(side, _) => Some(*side),
+            _ => None,
+        }
+    }
+}

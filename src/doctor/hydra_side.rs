@@ -1,0 +1,145 @@
+//! What Hydra has for the same job: the build, and the evaluation that it is of.
+
+use super::compare::name;
+use crate::config::{Config, Job};
+use crate::hydra::api::{Build, Evaluation, Evaluations, Found};
+use crate::hydra::deploy::{build_of, find_evaluation, revisions};
+use crate::hydra::{Hydra, HydraError, jobset_path, segment};
+use nix_derivation::StorePath;
+
+/// Pages of evaluations that are searched for the revision.
+const PAGES: u64 = 5;
+
+/// Builds of the same name that are looked at for the revision, where no job is named.
+const BUILDS: usize = 5;
+
+#[derive(Debug)]
+pub enum HydraSide {
+    /// Hydra could not be asked, or has nothing to compare with; why.
+    Unasked(String),
+    NotEvaluated {
+        revision: String,
+        jobset: String,
+    },
+    Built(Box<Built>),
+}
+
+/// A build to compare with.
+#[derive(Debug)]
+pub struct Built {
+    pub build: Build,
+    pub derivation: Option<StorePath>,
+    pub page: String,
+    /// The number of the evaluation that it is compared in, and its inputs' revisions.
+    pub evaluation: Option<u64>,
+    pub revisions: Vec<(String, String)>,
+    /// Whether that evaluation has the revision that is deployed here, where that is known.
+    pub same_revision: Option<bool>,
+}
+
+/// Finds the build to compare `derivation` with: of the job that the settings name, else of a
+/// derivation with the same name; of the same revision, where that is known.
+pub(super) fn look(
+    hydra: &mut Hydra,
+    config: &Config,
+    derivation: &StorePath,
+    revision: Option<&str>,
+) -> HydraSide {
+    let found = match &config.hydra.job {
+        Some(job) => of_job(hydra, job, revision, config.hydra.input.as_deref()),
+        None => of_name(hydra, derivation, revision),
+    };
+    found.unwrap_or_else(|error| {
+        let message = crate::errors::BuildpackError::Hydra(error).message();
+        HydraSide::Unasked(format!("{hydra} could not be asked: {}", message.header))
+    })
+}
+
+fn of_job(
+    hydra: &mut Hydra,
+    job: &Job,
+    revision: Option<&str>,
+    input: Option<&str>,
+) -> Result<HydraSide, HydraError> {
+    let evaluation = if let Some(revision) = revision {
+        match find_evaluation(hydra, job, revision, input, PAGES)? {
+            Ok(evaluation) => Some(evaluation),
+            Err(_) => {
+                return Ok(HydraSide::NotEvaluated {
+                    revision: revision.to_string(),
+                    jobset: format!("{}:{}", job.project, job.jobset),
+                });
+            }
+        }
+    } else {
+        let path = format!("{}/evals?page=1", jobset_path(job));
+        let page: Evaluations = hydra.get(&path)?;
+        page.evals.into_iter().next()
+    };
+    let Some(evaluation) = evaluation else {
+        let jobset = format!("{}:{}", job.project, job.jobset);
+        return Ok(HydraSide::Unasked(format!(
+            "{jobset} has no evaluation yet"
+        )));
+    };
+    let build = build_of(hydra, &evaluation, job)?;
+    let same = revision.map(|_| true);
+    let found = built(hydra, build, Some(&evaluation), same);
+    Ok(HydraSide::Built(Box::new(found)))
+}
+
+/// Hydra's search lists the newest builds first.
+fn of_name(
+    hydra: &mut Hydra,
+    derivation: &StorePath,
+    revision: Option<&str>,
+) -> Result<HydraSide, HydraError> {
+    let wanted = name(derivation);
+    // Hydra takes no other characters in a query; the name is checked below.
+    let file = format!("-{wanted}.drv");
+    let allowed = |c: char| c.is_ascii_alphanumeric() || "_-.".contains(c);
+    let longest = file.split(|c| !allowed(c)).max_by_key(|part| part.len());
+    let query = format!("search?query={}", segment(longest.unwrap_or_default()));
+    let found: Found = hydra.get(&query)?;
+    let same_name = found.buildsdrv.into_iter().filter(|build| {
+        let path = build.drvpath.as_deref().unwrap_or_default();
+        StorePath::from_absolute_path(path.as_bytes()).is_ok_and(|path| name(&path) == wanted)
+    });
+    let mut newest = None;
+    for build in same_name.take(BUILDS) {
+        let number = build.jobsetevals.iter().max().copied();
+        let evaluation: Option<Evaluation> = match number {
+            Some(number) => hydra.get(&format!("eval/{number}")).ok(),
+            None => None,
+        };
+        let same = revision
+            .zip(evaluation.as_ref())
+            .map(|(revision, evaluation)| !evaluation.inputs_at(revision, None).is_empty());
+        let candidate = built(hydra, build, evaluation.as_ref(), same);
+        if same == Some(true) {
+            return Ok(HydraSide::Built(Box::new(candidate)));
+        }
+        newest.get_or_insert(candidate);
+    }
+    Ok(newest.map_or_else(
+        || HydraSide::Unasked(format!("{hydra} has no build of anything named {wanted}")),
+        |built| HydraSide::Built(Box::new(built)),
+    ))
+}
+
+fn built(
+    hydra: &Hydra,
+    build: Build,
+    evaluation: Option<&Evaluation>,
+    same_revision: Option<bool>,
+) -> Built {
+    let path = build.drvpath.as_deref().unwrap_or_default();
+    Built {
+        derivation: StorePath::from_absolute_path(path.as_bytes()).ok(),
+        page: hydra.page(&format!("build/{}", build.id)),
+        evaluation: evaluation.map(|evaluation| evaluation.id),
+        revisions: evaluation.map(revisions).unwrap_or_default(),
+        build,
+        same_revision,
+    }
+}

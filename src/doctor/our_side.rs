@@ -1,0 +1,243 @@
+//! What can be said of our own side: what enters the derivation, and what nothing pins.
+
+use super::Evaluated;
+use super::stores::{DirectoryStore, Store};
+use super::tree::Tree;
+use crate::config::{Config, Expression};
+use crate::hydra::revision;
+use crate::output::without_credentials;
+use nix_derivation::StorePath;
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+
+/// Larger expressions are generated ones, which pin what they use.
+const MAX_EXPRESSION_SIZE: u64 = 1024 * 1024;
+
+#[derive(Debug, Default)]
+pub struct OurSide {
+    pub derivation: Option<StorePath>,
+    /// The revision that is deployed, where that is known.
+    pub revision: Option<String>,
+    pub system: String,
+    /// The app's source, and how many files it has.
+    pub source: Option<StorePath>,
+    pub source_files: usize,
+    pub tree: Tree,
+    /// All sources that the derivation and what it is made from are built of, with their files; the
+    /// derivation's own come first.
+    pub sources: Vec<(StorePath, usize)>,
+    pub unpinned: Vec<Unpinned>,
+    /// Files in which a git checkout differs from its revision.
+    pub changes: Vec<String>,
+    /// As it is shown: without credentials.
+    pub nix_path: Option<String>,
+}
+
+/// Something in an expression that another evaluation may see otherwise.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Unpinned {
+    /// The file in the app, and the line.
+    pub file: String,
+    pub line: usize,
+    /// `<nixpkgs>`, `fetchTarball` without a hash, `builtins.getEnv`.
+    pub what: String,
+}
+
+pub(super) fn look(
+    evaluated: &Evaluated,
+    expression: &Expression,
+    config: &Config,
+    app_dir: &Path,
+    store: &mut DirectoryStore,
+) -> OurSide {
+    let changes = if app_dir.join(".git").exists() {
+        revision::changes(app_dir).unwrap_or_default()
+    } else {
+        Vec::new()
+    };
+    OurSide {
+        system: evaluated.system.to_string(),
+        source: Some(evaluated.source.clone()),
+        source_files: evaluated.source_files,
+        tree: store.tree(evaluated.source).unwrap_or_default(),
+        sources: sources(evaluated.root, store),
+        unpinned: unpinned(app_dir, expression, config.nix_path.as_deref()),
+        changes,
+        nix_path: config.nix_path.as_deref().map(without_credentials),
+        ..OurSide::default()
+    }
+}
+
+fn sources(root: &StorePath, store: &mut DirectoryStore) -> Vec<(StorePath, usize)> {
+    let mut next: Vec<StorePath> = store.deriver(root).into_iter().collect();
+    let mut met: BTreeSet<StorePath> = next.iter().cloned().collect();
+    let mut found: Vec<(StorePath, usize)> = Vec::new();
+    while let Some(derivation) = next.pop().and_then(|path| store.derivation(&path)) {
+        for source in derivation.input_sources() {
+            if found.iter().all(|(other, _)| other != source) {
+                let files = store.tree(source).map_or(0, |tree| tree.files.len());
+                found.push((source.clone(), files));
+            }
+        }
+        let inputs = derivation.input_derivations().keys();
+        next.extend(inputs.filter(|path| met.insert((*path).clone())).cloned());
+    }
+    found
+}
+
+/// Looks through the app's expressions for what nothing pins. This reads text, not Nix: it names
+/// what deserves a look.
+fn unpinned(app_dir: &Path, expression: &Expression, nix_path: Option<&str>) -> Vec<Unpinned> {
+    let mut found = BTreeSet::new();
+    let mut directories = vec![app_dir.to_path_buf()];
+    let is_flake = expression.file.ends_with("flake.nix");
+    while let Some(directory) = directories.pop() {
+        let Ok(entries) = fs::read_dir(&directory) else {
+            continue;
+        };
+        for entry in entries.flatten() {
+            let path = entry.path();
+            let Ok(metadata) = entry.metadata() else {
+                continue;
+            };
+            if metadata.is_dir() && entry.file_name() != ".git" {
+                directories.push(path);
+            } else if metadata.is_file()
+                && metadata.len() <= MAX_EXPRESSION_SIZE
+                && path.extension().is_some_and(|extension| extension == "nix")
+                && let Ok(text) = fs::read_to_string(&path)
+            {
+                let file = path.strip_prefix(app_dir).unwrap_or(&path);
+                let file = file.display().to_string();
+                found.extend(
+                    in_text(&text, nix_path, is_flake)
+                        .into_iter()
+                        .map(|(line, what)| Unpinned {
+                            file: file.clone(),
+                            line,
+                            what,
+                        }),
+                );
+            }
+        }
+    }
+    found.into_iter().collect()
+}
+
+fn in_text(text: &str, nix_path: Option<&str>, is_flake: bool) -> Vec<(usize, String)> {
+    let mut found = Vec::new();
+    for (index, line) in text.lines().enumerate() {
+        let code = line.split('#').next().unwrap_or_default();
+        for name in lookups(code).filter(|_| !is_flake) {
+            let first = name.split('/').next().unwrap_or_default();
+            if first != "nix" && !is_pinned_in(nix_path, first) {
+                found.push((index + 1, format!("<{name}>")));
+            }
+        }
+        for impure in ["builtins.getEnv", "builtins.currentTime"] {
+            if code.contains(impure) {
+                found.push((index + 1, impure.to_string()));
+            }
+        }
+        for fetcher in ["fetchTarball", "fetchGit", "fetchMercurial"] {
+            let calls = code.match_indices(fetcher);
+            let at = text
+                .lines()
+                .take(index)
+                .map(|line| line.len() + 1)
+                .sum::<usize>();
+            for (column, _) in calls {
+                let rest = text.get(at + column + fetcher.len()..).unwrap_or_default();
+                if is_unpinned_call(rest) {
+                    found.push((index + 1, format!("{fetcher} without a hash or `rev`")));
+                }
+            }
+        }
+    }
+    found
+}
+
+/// The names in `<…>` of a line of code.
+fn lookups(code: &str) -> impl Iterator<Item = &str> {
+    code.split('<').skip(1).filter_map(|rest| {
+        let (name, _) = rest.split_once('>')?;
+        let is_name = name.starts_with(|c: char| c.is_ascii_alphabetic())
+            && name
+                .chars()
+                .all(|c| c.is_ascii_alphanumeric() || "-_.+/".contains(c));
+        is_name.then_some(name)
+    })
+}
+
+/// Whether `NIX_PATH` gives a name a store path, or a URL with a revision.
+fn is_pinned_in(nix_path: Option<&str>, name: &str) -> bool {
+    let entries = nix_path.unwrap_or_default();
+    let prefix = format!("{name}=");
+    let Some(at) = entries.find(&prefix) else {
+        return false;
+    };
+    let value = &entries[at + prefix.len()..];
+    let value = value.split(' ').next().unwrap_or_default();
+    value.starts_with("/nix/store/")
+        || value
+            .split(|c: char| !c.is_ascii_hexdigit())
+            .any(|word| matches!(word.len(), 40 | 64))
+}
+
+/// Whether a fetcher's argument, which begins `rest`, is one without a hash or revision.
+fn is_unpinned_call(rest: &str) -> bool {
+    let rest = rest.trim_start();
+    let argument = if rest.starts_with('{') {
+        rest.split('}').next().unwrap_or_default()
+    } else if let Some(text) = rest.strip_prefix('"') {
+        text.split('"').next().unwrap_or_default()
+    } else {
+        // A name: what it stands for is not here to be seen.
+        return false;
+    };
+    let has_revision = argument
+        .split(|c: char| !c.is_ascii_hexdigit())
+        .any(|word| word.len() == 40);
+    // A tarball by a revision in its URL is what it is, hash or not.
+    !(has_revision
+        || ["sha256", "hash", "narHash", "rev"]
+            .iter()
+            .any(|word| argument.contains(word)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_nothing_pins_is_found_with_its_line() {
+        let text = "\
+{ pkgs ? import <nixpkgs> { } }: # not <this>
+let
+  a = builtins.fetchTarball \"https://x/main.tar.gz\";
+  b = fetchTarball {
+    url = \"https://x\";
+    sha256 = \"0\";
+  };
+  c = fetchGit { url = \"https://x\"; };
+  d = fetchTarball pins.nixpkgs;
+  e = import <nix/fetchurl.nix>;
+in if 1 <2 then builtins.getEnv \"HOME\" else fetchTarball \"https://x/84a3aecb1d976366060d0f0fd4df7d67b0855f5e.tar.gz\"
+";
+        let found = |nix_path| -> Vec<String> {
+            let found = in_text(text, nix_path, false).into_iter();
+            found.map(|(line, what)| format!("{line} {what}")).collect()
+        };
+        let rest = [
+            "3 fetchTarball without a hash or `rev`",
+            "8 fetchGit without a hash or `rev`",
+            "11 builtins.getEnv",
+        ];
+        assert_eq!(found(None)[0], "1 <nixpkgs>");
+        assert_eq!(found(None)[1..], rest);
+        let pinned = "a=/x:nixpkgs=https://x/84a3aecb1d976366060d0f0fd4df7d67b0855f5e.tar.gz";
+        assert_eq!(found(Some(pinned)), rest);
+        assert_eq!(found(Some("nixpkgs=channel:nixos-26.05"))[0], "1 <nixpkgs>");
+    }
+}

@@ -1,0 +1,138 @@
+//! Where derivations and sources are read from: the store that was evaluated in, or binary caches.
+
+use super::tree::Tree;
+use crate::cache::nar_decoder;
+use crate::closure::plan::Caches;
+use nix_archive::nar::{Event, decode_events_reader};
+use nix_derivation::{Derivation, StorePath};
+use std::collections::HashMap;
+use std::fs;
+use std::io::{self, BufReader, Read};
+use std::path::{Path, PathBuf};
+
+/// A derivation is a few kilobytes; what is larger than this is not read.
+const MAX_DERIVATION_SIZE: u64 = 32 * 1024 * 1024;
+
+/// A source is compared file by file only below this size of its NAR.
+const MAX_SOURCE_SIZE: u64 = 512 * 1024 * 1024;
+
+/// A store to read from. What cannot be read is not there.
+pub trait Store {
+    fn derivation(&mut self, path: &StorePath) -> Option<Derivation>;
+    fn tree(&mut self, path: &StorePath) -> Option<Tree>;
+}
+
+/// A store on disk.
+#[derive(Debug)]
+pub struct DirectoryStore {
+    directory: PathBuf,
+}
+
+impl DirectoryStore {
+    #[must_use]
+    pub fn new(directory: &Path) -> Self {
+        Self {
+            directory: directory.to_path_buf(),
+        }
+    }
+
+    /// The derivation in this store that makes `output`.
+    #[must_use]
+    pub fn deriver(&mut self, output: &StorePath) -> Option<StorePath> {
+        let entries = fs::read_dir(&self.directory).ok()?;
+        let mut paths: Vec<StorePath> = entries
+            .filter_map(|entry| {
+                use std::os::unix::ffi::OsStrExt;
+                StorePath::from_basename(entry.ok()?.file_name().as_bytes()).ok()
+            })
+            .filter(StorePath::is_derivation)
+            .collect();
+        // An output's name begins with its derivation's, so the right one is among the first.
+        let name = output.name();
+        paths.sort_by_key(|path| !name.starts_with(path.name().trim_end_matches(".drv")));
+        paths.into_iter().find(|path| {
+            let outputs = self
+                .derivation(path)
+                .and_then(|derivation| derivation.resolved_outputs().ok());
+            outputs.is_some_and(|outputs| {
+                outputs
+                    .values()
+                    .any(|made| made.path.as_ref() == Some(output))
+            })
+        })
+    }
+}
+
+impl Store for DirectoryStore {
+    fn derivation(&mut self, path: &StorePath) -> Option<Derivation> {
+        let text = fs::read(self.directory.join(path.to_basename())).ok()?;
+        parse(&text, path)
+    }
+
+    fn tree(&mut self, path: &StorePath) -> Option<Tree> {
+        Tree::read(&self.directory.join(path.to_basename())).ok()
+    }
+}
+
+/// Binary caches that may serve derivations, as Hydra's own does.
+pub struct CacheStore<'a> {
+    caches: &'a Caches,
+    /// What was asked for already: the same derivations are met again and again.
+    derivations: HashMap<StorePath, Option<Derivation>>,
+}
+
+impl<'a> CacheStore<'a> {
+    #[must_use]
+    pub fn new(caches: &'a Caches) -> Self {
+        Self {
+            caches,
+            derivations: HashMap::new(),
+        }
+    }
+
+    fn nar(&self, path: &StorePath, limit: u64) -> Option<Box<dyn Read>> {
+        let info = self.caches.look_up(path, |_| true).ok()?;
+        if info.nar_size > limit {
+            return None;
+        }
+        let cache = self.caches.get(&info.cache)?;
+        let nar = BufReader::new(cache.nar(&info.url).ok()?);
+        let nar = nar_decoder(nar, &info.compression, info.nar_size).ok()?;
+        Some(Box::new(nar.take(info.nar_size)))
+    }
+}
+
+impl Store for CacheStore<'_> {
+    fn derivation(&mut self, path: &StorePath) -> Option<Derivation> {
+        if let Some(known) = self.derivations.get(path) {
+            return known.clone();
+        }
+        let read = || {
+            let mut nar = self.nar(path, MAX_DERIVATION_SIZE)?;
+            let mut text = Vec::new();
+            decode_events_reader(&mut *nar, |event| {
+                if let Event::Regular { mut contents, .. } = event {
+                    contents.copy_to(&mut text)?;
+                }
+                Ok(())
+            })
+            .ok()?;
+            parse(&text, path)
+        };
+        let derivation = read();
+        self.derivations.insert(path.clone(), derivation.clone());
+        derivation
+    }
+
+    fn tree(&mut self, path: &StorePath) -> Option<Tree> {
+        let mut nar = self.nar(path, MAX_SOURCE_SIZE)?;
+        let tree = Tree::of_nar(&mut *nar).ok()?;
+        // Whatever follows is no part of it, but the connection is kept if it is read.
+        let _ = io::copy(&mut nar, &mut io::sink());
+        Some(tree)
+    }
+}
+
+fn parse(text: &[u8], path: &StorePath) -> Option<Derivation> {
+    Derivation::from_aterm_bytes(text, path.name().strip_suffix(".drv")?).ok()
+}

@@ -1,0 +1,327 @@
+//! A source tree's files, as far as it matters to tell two of them apart, and how two differ.
+
+use nix_archive::nar::{self, Event, decode_events_reader};
+use nix_derivation::{HashAlgorithm, NixHash, NixHasher};
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{self, Read, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+/// Files up to this size are looked into.
+const MAX_LOOKED_INTO: u64 = 16 * 1024 * 1024;
+
+/// What Git LFS leaves in place of a file. Specification: git-lfs's `docs/spec.md`.
+const LFS_POINTER: &[u8] = b"version https://git-lfs.github.com/spec/";
+
+/// By path, with `/` between names; the root's is empty. Directories are left out, since git has
+/// none.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Tree {
+    pub files: BTreeMap<String, File>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum File {
+    Link(String),
+    Regular {
+        executable: bool,
+        hash: NixHash,
+        text: Text,
+    },
+}
+
+/// What a file's content looks like.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Text {
+    /// Of the content with every CRLF made LF, where there is one.
+    without_crlf: Option<NixHash>,
+    is_lfs_pointer: bool,
+    /// It has placeholders that `git archive` fills in (`export-subst`).
+    has_placeholders: bool,
+    /// The whole, of the files that tell how git treats others.
+    content: Option<String>,
+}
+
+/// How two files of the same path differ.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Change {
+    /// The executable bit; whether it is set here.
+    Executable(bool),
+    /// CRLF or LF; whether it is CRLF here.
+    LineEndings(bool),
+    /// A pointer of Git LFS; whether it is one here.
+    Lfs(bool),
+    /// Placeholders of `export-subst`; whether they are filled in here.
+    Substituted(bool),
+    /// A link on one side, a file on the other; whether it is a link here.
+    Link(bool),
+    Content,
+}
+
+/// How one tree differs from another.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct TreeDifference {
+    pub only_here: Vec<String>,
+    pub only_there: Vec<String>,
+    pub changed: Vec<(String, Change)>,
+}
+
+impl Tree {
+    /// Reads a file or directory.
+    pub fn read(path: &Path) -> io::Result<Self> {
+        let mut tree = Self::default();
+        tree.read_below(path, String::new())?;
+        Ok(tree)
+    }
+
+    fn read_below(&mut self, path: &Path, name: String) -> io::Result<()> {
+        let metadata = fs::symlink_metadata(path)?;
+        if metadata.is_dir() {
+            for entry in fs::read_dir(path)? {
+                let entry = entry?;
+                let file_name = String::from_utf8_lossy(entry.file_name().as_bytes()).into_owned();
+                self.read_below(&entry.path(), joined(&name, &file_name))?;
+            }
+        } else if metadata.is_symlink() {
+            let target = fs::read_link(path)?.to_string_lossy().into_owned();
+            self.files.insert(name, File::Link(target));
+        } else if metadata.is_file() {
+            let executable = metadata.permissions().mode() & 0o100 != 0;
+            let mut sink = FileSink::new(metadata.len());
+            io::copy(&mut fs::File::open(path)?, &mut sink)?;
+            let file = sink.finish(&name, executable);
+            self.files.insert(name, file);
+        }
+        Ok(())
+    }
+
+    /// Reads a NAR.
+    pub fn of_nar(nar: &mut dyn Read) -> Result<Self, nar::Error> {
+        let mut tree = Self::default();
+        let mut directories: Vec<String> = Vec::new();
+        decode_events_reader(nar, |event| {
+            let name = |name: Option<&[u8]>| {
+                let directory = directories.last().map_or("", String::as_str);
+                joined(
+                    directory,
+                    &String::from_utf8_lossy(name.unwrap_or_default()),
+                )
+            };
+            match event {
+                Event::DirectoryStart { name: own } => {
+                    let name = name(own);
+                    directories.push(name);
+                }
+                Event::DirectoryEnd { .. } => {
+                    directories.pop();
+                }
+                Event::Symlink { name: own, target } => {
+                    let target = String::from_utf8_lossy(target).into_owned();
+                    tree.files.insert(name(own), File::Link(target));
+                }
+                Event::Regular {
+                    name: own,
+                    executable,
+                    mut contents,
+                } => {
+                    let name = name(own);
+                    let mut sink = FileSink::new(contents.size());
+                    contents.copy_to(&mut sink)?;
+                    let file = sink.finish(&name, executable);
+                    tree.files.insert(name, file);
+                }
+            }
+            Ok(())
+        })?;
+        Ok(tree)
+    }
+
+    /// The whole of `.gitmodules` or `.gitattributes`.
+    fn content(&self, name: &str) -> &str {
+        match self.files.get(name) {
+            Some(File::Regular { text, .. }) => text.content.as_deref().unwrap_or_default(),
+            _ => "",
+        }
+    }
+
+    /// The directories of git submodules that it should have.
+    #[must_use]
+    pub fn submodules(&self) -> Vec<String> {
+        self.content(".gitmodules")
+            .lines()
+            .filter_map(|line| {
+                let (name, value) = line.split_once('=')?;
+                (name.trim() == "path").then(|| value.trim().trim_matches('"').to_string())
+            })
+            .collect()
+    }
+
+    /// Those submodules of which it has nothing.
+    #[must_use]
+    pub fn missing_submodules(&self) -> Vec<String> {
+        let mut submodules = self.submodules();
+        submodules.retain(|path| {
+            let below = format!("{path}/");
+            !self.files.keys().any(|name| name.starts_with(&below))
+        });
+        submodules
+    }
+
+    /// Files that Git LFS would replace.
+    #[must_use]
+    pub fn lfs_pointers(&self) -> Vec<String> {
+        let is_pointer =
+            |file: &File| matches!(file, File::Regular { text, .. } if text.is_lfs_pointer);
+        let files = self.files.iter().filter(|(_, file)| is_pointer(file));
+        files.map(|(name, _)| name.clone()).collect()
+    }
+
+    /// How this tree differs from `other`.
+    #[must_use]
+    pub fn difference(&self, other: &Self) -> TreeDifference {
+        let only = |one: &Self, other: &Self| {
+            let names = one.files.keys();
+            names
+                .filter(|name| !other.files.contains_key(*name))
+                .cloned()
+                .collect()
+        };
+        TreeDifference {
+            only_here: only(self, other),
+            only_there: only(other, self),
+            changed: self
+                .files
+                .iter()
+                .filter_map(|(name, file)| Some((name, file.change(other.files.get(name)?)?)))
+                .map(|(name, change)| (name.clone(), change))
+                .collect(),
+        }
+    }
+}
+
+impl TreeDifference {
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.count() == 0
+    }
+
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.only_here.len() + self.only_there.len() + self.changed.len()
+    }
+
+    /// The paths of all files that differ.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        let names = self.only_here.iter().chain(&self.only_there);
+        names
+            .map(String::as_str)
+            .chain(self.changed.iter().map(|(name, _)| name.as_str()))
+    }
+}
+
+/// Takes a file's content, and keeps it only as long as it is to be looked into.
+struct FileSink {
+    hasher: NixHasher,
+    content: Option<Vec<u8>>,
+}
+
+impl FileSink {
+    fn new(size: u64) -> Self {
+        Self {
+            hasher: NixHasher::new(HashAlgorithm::Sha256),
+            content: (size <= MAX_LOOKED_INTO).then(Vec::new),
+        }
+    }
+
+    fn finish(self, name: &str, executable: bool) -> File {
+        let bytes = self.content.as_deref().unwrap_or_default();
+        let is_told = matches!(name, ".gitmodules" | ".gitattributes");
+        File::Regular {
+            executable,
+            hash: self.hasher.finalize(),
+            text: Text {
+                without_crlf: without_crlf(bytes),
+                is_lfs_pointer: bytes.starts_with(LFS_POINTER),
+                has_placeholders: memchr::memmem::find(bytes, b"$Format:").is_some(),
+                content: is_told.then(|| String::from_utf8_lossy(bytes).into_owned()),
+            },
+        }
+    }
+}
+
+impl Write for FileSink {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.hasher.update(bytes);
+        if let Some(content) = &mut self.content {
+            content.extend_from_slice(bytes);
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl File {
+    fn change(&self, other: &Self) -> Option<Change> {
+        let (here, there) = match (self, other) {
+            (Self::Link(here), Self::Link(there)) if here == there => return None,
+            (Self::Link(_), Self::Link(_)) => return Some(Change::Content),
+            (Self::Link(_), Self::Regular { .. }) => return Some(Change::Link(true)),
+            (Self::Regular { .. }, Self::Link(_)) => return Some(Change::Link(false)),
+            (here, there) => (here, there),
+        };
+        let (
+            Self::Regular {
+                executable,
+                hash,
+                text,
+            },
+            Self::Regular {
+                executable: other_executable,
+                hash: other_hash,
+                text: other_text,
+            },
+        ) = (here, there)
+        else {
+            return None;
+        };
+        if hash == other_hash {
+            return (executable != other_executable).then_some(Change::Executable(*executable));
+        }
+        let lf = |text: &Text, hash: &NixHash| text.without_crlf.clone().unwrap_or(hash.clone());
+        if lf(text, hash) == lf(other_text, other_hash) {
+            return Some(Change::LineEndings(text.without_crlf.is_some()));
+        }
+        if text.is_lfs_pointer != other_text.is_lfs_pointer {
+            return Some(Change::Lfs(text.is_lfs_pointer));
+        }
+        if text.has_placeholders != other_text.has_placeholders {
+            return Some(Change::Substituted(!text.has_placeholders));
+        }
+        Some(Change::Content)
+    }
+}
+
+fn joined(directory: &str, name: &str) -> String {
+    if directory.is_empty() {
+        name.to_string()
+    } else {
+        format!("{directory}/{name}")
+    }
+}
+
+fn without_crlf(bytes: &[u8]) -> Option<NixHash> {
+    memchr::memmem::find(bytes, b"\r\n")?;
+    let mut hasher = NixHasher::new(HashAlgorithm::Sha256);
+    let mut rest = bytes;
+    while let Some(at) = memchr::memmem::find(rest, b"\r\n") {
+        hasher.update(&rest[..at]);
+        rest = &rest[at + 1..];
+    }
+    hasher.update(rest);
+    Some(hasher.finalize())
+}

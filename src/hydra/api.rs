@@ -1,0 +1,229 @@
+//! The shapes of Hydra's answers, as far as they are used.
+//!
+//! Source: `as_json` and `json_hint` of Hydra's `Schema::Result` classes. Which of them are numbers
+//! depends on the database's driver, so numbers are also read from text.
+
+use serde::{Deserialize, Deserializer};
+use std::collections::BTreeMap;
+
+/// A page of `jobset/P/J/evals`, newest first. Evaluations that brought no new builds are not in it.
+#[derive(Debug, Deserialize)]
+pub struct Evaluations {
+    pub evals: Vec<Evaluation>,
+    /// The next page, as `?page=2`.
+    pub next: Option<String>,
+}
+
+/// `eval/N`.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Evaluation {
+    #[serde(deserialize_with = "number")]
+    pub id: u64,
+    /// The locked URL of a flake's jobset.
+    #[serde(default)]
+    pub flake: Option<String>,
+    /// By name.
+    #[serde(default, rename = "jobsetevalinputs")]
+    pub inputs: BTreeMap<String, Input>,
+}
+
+/// An input of an evaluation, as it was checked out.
+#[derive(Debug, Clone, Deserialize, PartialEq, Eq)]
+pub struct Input {
+    #[serde(rename = "type")]
+    pub kind: String,
+    #[serde(default)]
+    pub uri: Option<String>,
+    #[serde(default)]
+    pub revision: Option<String>,
+}
+
+/// `build/N`.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Build {
+    #[serde(deserialize_with = "number")]
+    pub id: u64,
+    #[serde(deserialize_with = "number")]
+    pub finished: u64,
+    /// Null as long as it is not finished.
+    #[serde(default, deserialize_with = "optional_number")]
+    pub buildstatus: Option<u64>,
+    pub project: String,
+    pub jobset: String,
+    pub job: String,
+    pub nixname: Option<String>,
+    pub system: String,
+    /// Null where a list leaves it out.
+    #[serde(default)]
+    pub drvpath: Option<String>,
+    /// When it was queued, in seconds of Unix time.
+    #[serde(default, deserialize_with = "optional_number")]
+    pub timestamp: Option<u64>,
+    /// The numbers of the evaluations that it is part of.
+    #[serde(default)]
+    pub jobsetevals: Vec<u64>,
+    /// By name.
+    #[serde(default, rename = "buildoutputs")]
+    pub outputs: BTreeMap<String, Output>,
+}
+
+/// An output of a build.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Output {
+    /// Null as long as nobody knows it, as with content-addressed derivations.
+    pub path: Option<String>,
+}
+
+/// `build/N/step/M`, which Hydras have since 2026.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Step {
+    pub drvpath: Option<String>,
+    pub machine: Option<String>,
+    #[serde(default, deserialize_with = "optional_number")]
+    pub starttime: Option<u64>,
+}
+
+/// `jobset/P/J`, and `jobset/P/J/errors`, which has `errormsg` as well.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Jobset {
+    /// 0: it is never evaluated.
+    #[serde(default, deserialize_with = "optional_number")]
+    pub enabled: Option<u64>,
+    /// When it was last looked at.
+    #[serde(default, deserialize_with = "optional_number")]
+    pub lastcheckedtime: Option<u64>,
+    /// Since when it is being evaluated, while it is.
+    #[serde(default, deserialize_with = "optional_number")]
+    pub starttime: Option<u64>,
+    #[serde(default)]
+    pub fetcherrormsg: Option<String>,
+    #[serde(default)]
+    pub errormsg: Option<String>,
+}
+
+/// `search?query=…`, of which only the builds by their derivation matter here.
+#[derive(Debug, Deserialize)]
+pub struct Found {
+    #[serde(default)]
+    pub buildsdrv: Vec<Build>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Number {
+    Whole(u64),
+    Text(String),
+    Flag(bool),
+}
+
+fn number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+    optional_number(deserializer)?.ok_or_else(|| serde::de::Error::custom("no number"))
+}
+
+fn optional_number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
+    match Option::<Number>::deserialize(deserializer)? {
+        None => Ok(None),
+        Some(Number::Whole(number)) => Ok(Some(number)),
+        Some(Number::Flag(flag)) => Ok(Some(u64::from(flag))),
+        Some(Number::Text(text)) if text.is_empty() => Ok(None),
+        Some(Number::Text(text)) => text.parse().map(Some).map_err(serde::de::Error::custom),
+    }
+}
+
+impl Evaluation {
+    /// The names of the inputs whose revision begins with `revision`, or of the one named `only`
+    /// if its revision does. A flake counts as the input `flake`.
+    #[must_use]
+    pub fn inputs_at(&self, revision: &str, only: Option<&str>) -> Vec<&str> {
+        let mut names: Vec<&str> = self
+            .inputs
+            .iter()
+            .filter(|(name, input)| {
+                only.is_none_or(|only| only == name.as_str())
+                    && input
+                        .revision
+                        .as_ref()
+                        .is_some_and(|at| at.to_ascii_lowercase().starts_with(revision))
+            })
+            .map(|(name, _)| name.as_str())
+            .collect();
+        let flake = self.flake_revision();
+        if names.is_empty()
+            && only.is_none_or(|only| only == "flake")
+            && flake.is_some_and(|at| at.starts_with(revision))
+        {
+            names.push("flake");
+        }
+        names
+    }
+
+    /// The revision that a flake's locked URL holds, in its path or as `rev`.
+    #[must_use]
+    pub fn flake_revision(&self) -> Option<&str> {
+        let url = self.flake.as_deref()?;
+        let mut words = url.split(|c: char| !c.is_ascii_alphanumeric());
+        words.find(|word| {
+            matches!(word.len(), 40 | 64)
+                && word
+                    .chars()
+                    .all(|c| c.is_ascii_digit() || matches!(c, 'a'..='f'))
+        })
+    }
+
+    /// The revision of an input by its name, as [`Evaluation::inputs_at`] has them.
+    #[must_use]
+    pub fn revision_of(&self, input: &str) -> Option<&str> {
+        match self.inputs.get(input) {
+            Some(input) => input.revision.as_deref(),
+            None => self.flake_revision(),
+        }
+    }
+}
+
+impl Build {
+    #[must_use]
+    pub fn is_finished(&self) -> bool {
+        self.finished != 0
+    }
+
+    #[must_use]
+    pub fn succeeded(&self) -> bool {
+        self.is_finished() && self.buildstatus == Some(0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    const FLAKE: &str = "84a3aecb1d976366060d0f0fd4df7d67b0855f5e";
+
+    fn evaluation(flake: &str) -> Evaluation {
+        serde_json::from_value(serde_json::json!({
+            "id": "2",
+            "flake": flake,
+            "jobsetevalinputs": {
+                "app": { "type": "git", "revision": "AB3adfe", "uri": "x", "value": null },
+                "officialRelease": { "type": "boolean", "value": "false", "revision": null, "uri": null },
+            },
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn a_revision_is_found_among_the_inputs_or_in_a_flake_s_url() {
+        for flake in [
+            format!("github:acme/app/{FLAKE}?narHash=sha256-47DEQpj8HBSa"),
+            format!("git+https://acme.net/app?ref=main&rev={FLAKE}"),
+        ] {
+            let evaluation = evaluation(&flake);
+            assert_eq!(evaluation.id, 2);
+            assert_eq!(evaluation.inputs_at("ab3", None), ["app"]);
+            assert_eq!(evaluation.inputs_at("84a3ae", None), ["flake"]);
+            assert_eq!(evaluation.inputs_at("84a3ae", Some("app")), [""; 0]);
+            assert_eq!(evaluation.inputs_at("ab3", Some("other")), [""; 0]);
+            assert_eq!(evaluation.revision_of("flake"), Some(FLAKE));
+        }
+    }
+}

@@ -1,0 +1,495 @@
+//! Hydra: who it is, how one signs in, and what it is asked.
+//!
+//! Behaviour and shapes follow the sources of NixOS/hydra: its controllers, and `hydra-api.yaml`.
+
+pub mod api;
+pub mod deploy;
+pub mod inputs;
+pub mod revision;
+mod wait;
+
+pub use self::wait::{Patience, Say};
+
+use crate::cache::{CacheUrl, content_decoder};
+use crate::config::{Config, Job, Wanted};
+use crate::errors::BuildpackError;
+use crate::http::{Ask, Credentials, Http, HttpError, Reply, is_same_server};
+use bullet_stream::global::print;
+use serde::de::DeserializeOwned;
+use std::fmt;
+use std::io::{self, Read};
+use std::path::Path;
+use std::time::Duration;
+use url::Url;
+
+/// The most that is read of one answer: an evaluation lists the numbers of all its builds, and
+/// nixpkgs has some hundred thousand, twenty evaluations a page.
+const MAX_ANSWER_SIZE: u64 = 256 * 1024 * 1024;
+
+/// Redirects that are followed for one question.
+const REDIRECTS: u32 = 5;
+
+/// A Hydra, and what lets one into it.
+#[derive(Debug, Clone)]
+pub struct Hydra {
+    /// Its URL as the user named it, with the credentials to sign in with.
+    url: CacheUrl,
+    http: Http,
+}
+
+/// Why Hydra could not say what to deploy.
+#[derive(Debug)]
+pub enum HydraError {
+    /// Neither is `NIX_HYDRA_URL` set, nor is any of these binary caches a Hydra.
+    NoHydra(Vec<String>),
+    /// There was no answer: the URL that was asked, and the reason.
+    Http(String, HttpError),
+    /// Hydra refused, with this status and in these words.
+    Refused {
+        url: String,
+        status: u16,
+        said: String,
+    },
+    /// The answer is not one of Hydra's: what is wrong with it.
+    Answer(String, String),
+    /// A private Hydra, and there are no credentials for it.
+    Private(String),
+    /// It did not take the credentials; what it said.
+    SignIn(String, String),
+    Revision(revision::RevisionError),
+    Deploy(Box<deploy::DeployError>),
+}
+
+/// What Hydra sends with an error, where JSON was asked for.
+#[derive(serde::Deserialize)]
+struct Refusal {
+    error: String,
+}
+
+impl From<deploy::DeployError> for HydraError {
+    fn from(error: deploy::DeployError) -> Self {
+        Self::Deploy(Box::new(error))
+    }
+}
+
+impl HydraError {
+    fn is_passing(&self) -> bool {
+        match self {
+            Self::Http(_, error) => error.is_passing(),
+            Self::Refused { status, .. } => *status >= 500,
+            _ => false,
+        }
+    }
+}
+
+impl fmt::Display for Hydra {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}", self.url)
+    }
+}
+
+impl Hydra {
+    #[must_use]
+    pub fn new(url: CacheUrl, http: Http) -> Self {
+        Self { url, http }
+    }
+
+    /// The Hydra at `url`; else the first of `caches` that is one. Which it is shows in how it
+    /// answers for the jobset of `job`, or for its queue where no job is known.
+    pub fn find(
+        url: Option<&CacheUrl>,
+        caches: &[CacheUrl],
+        job: Option<&Job>,
+        http: &Http,
+    ) -> Result<Self, HydraError> {
+        if let Some(url) = url {
+            return Ok(Self::new(url.clone(), http.clone()));
+        }
+        let question = job.map_or_else(|| "api/queue?nr=1".to_string(), jobset_path);
+        for cache in caches.iter().filter(|cache| cache.base.scheme() != "file") {
+            let mut hydra = Self::new(cache.clone(), http.clone());
+            match hydra.get::<serde_json::Value>(&question) {
+                Ok(_) | Err(HydraError::Refused { .. }) => return Ok(hydra),
+                Err(error @ (HydraError::Private(_) | HydraError::SignIn(..))) => {
+                    return Err(error);
+                }
+                Err(_) => {}
+            }
+        }
+        let asked = caches.iter().map(ToString::to_string).collect();
+        Err(HydraError::NoHydra(asked))
+    }
+
+    /// The binary caches to use with this Hydra: where one of them is it, with what it let us in
+    /// with; and it itself, where it serves what it has built.
+    #[must_use]
+    pub fn caches(&self, caches: &[CacheUrl]) -> Vec<CacheUrl> {
+        let mut caches = caches.to_vec();
+        let is_it = |cache: &CacheUrl| cache.base == self.url.base;
+        for cache in caches.iter_mut().filter(|cache| is_it(cache)) {
+            cache.credentials.clone_from(&self.url.credentials);
+        }
+        if !caches.iter().any(is_it) {
+            // Where it stores elsewhere it is of no use, but for the message should a path be
+            // missing because nobody said where.
+            let others = caches
+                .iter()
+                .any(|cache| cache.to_string() != "https://cache.nixos.org");
+            if !others || self.serves_a_cache() {
+                caches.insert(0, self.url.clone());
+            }
+        }
+        caches
+    }
+
+    fn serves_a_cache(&self) -> bool {
+        let reply = self.url.base.join("nix-cache-info").ok().and_then(|url| {
+            self.http
+                .ask(&url, self.url.credentials.as_ref(), Ask::Get, 64 * 1024)
+                .ok()
+        });
+        reply.is_some_and(|reply| reply.status == 200)
+    }
+
+    /// The page of something, for people: `build/12`.
+    #[must_use]
+    pub fn page(&self, path: &str) -> String {
+        format!("{self}/{path}")
+    }
+
+    /// Asks for JSON at `path`, relative to the Hydra's URL. Signs in where that is asked for.
+    pub fn get<T: DeserializeOwned>(&mut self, path: &str) -> Result<T, HydraError> {
+        let reply = self.follow(path)?;
+        serde_json::from_slice(&reply.body).map_err(|error| {
+            // Other servers answer with pages of their own.
+            let reason = if error.is_data() {
+                error.to_string()
+            } else {
+                "it is not JSON".to_string()
+            };
+            HydraError::Answer(self.page(path), reason)
+        })
+    }
+
+    /// The last lines of a build log, where Hydra has it or knows where it is.
+    #[must_use]
+    pub fn log_tail(&self, derivation: &str, lines: usize) -> Option<Vec<String>> {
+        let name = derivation.rsplit('/').next()?;
+        let path = format!("log/{}?tail={lines}", segment(name));
+        let url = self.url.base.join(&path).ok()?;
+        // This follows to where logs are kept, with no credentials. There, the whole is sent.
+        let body = self.http.get(&url, self.url.credentials.as_ref()).ok()?;
+        let encoding = body.content_encoding().unwrap_or("identity").to_string();
+        let text = content_decoder(Box::new(body), &encoding).ok()?;
+        let end = end_of(text.take(MAX_ANSWER_SIZE)).ok()?;
+        let end = String::from_utf8_lossy(&end);
+        let all: Vec<String> = end.lines().map(without_controls).collect();
+        Some(all[all.len().saturating_sub(lines)..].to_vec())
+    }
+
+    fn follow(&mut self, path: &str) -> Result<Reply, HydraError> {
+        let answer_error =
+            |hydra: &Self, reason: &str| HydraError::Answer(hydra.page(path), reason.to_string());
+        let mut url = self
+            .url
+            .base
+            .join(path)
+            .map_err(|_| answer_error(self, "its URL cannot be made"))?;
+        let mut signed_in = false;
+        for _ in 0..=REDIRECTS {
+            // A redirect to elsewhere must not take the credentials along.
+            let own = is_same_server(&self.url.base, &url);
+            let credentials = self.url.credentials.as_ref().filter(|_| own);
+            let reply = self
+                .http
+                .ask(&url, credentials, Ask::Get, MAX_ANSWER_SIZE)
+                .map_err(|error| HydraError::Http(self.page(path), error))?;
+            match reply.status {
+                200..=299 => return Ok(reply),
+                300..=399 => {
+                    let location = reply.location.as_deref().and_then(|to| url.join(to).ok());
+                    let location = location
+                        .filter(|to| matches!(to.scheme(), "http" | "https"))
+                        .ok_or_else(|| answer_error(self, "it redirects to nowhere"))?;
+                    url = self.rehome(&url, location);
+                    if url.scheme() == "https" && is_same_server(&self.url.base, &url) {
+                        // From here on, nothing is sent in the clear any more.
+                        self.url.base.set_scheme("https").ok();
+                    }
+                }
+                status => {
+                    let said = refusal(&reply.body);
+                    let must_sign_in =
+                        status == 403 && said.as_ref().is_some_and(|said| said.contains("sign in"));
+                    if must_sign_in && !signed_in {
+                        self.sign_in()?;
+                        signed_in = true;
+                        continue;
+                    }
+                    return Err(match said {
+                        Some(said) => HydraError::Refused {
+                            url: self.page(path),
+                            status,
+                            said,
+                        },
+                        // Hydra would have said what is not there.
+                        None if status == 404 => {
+                            answer_error(self, "HTTP status 404 Not Found, in no words of Hydra's")
+                        }
+                        None => HydraError::Http(self.page(path), HttpError::Status(status)),
+                    });
+                }
+            }
+        }
+        Err(answer_error(self, "it redirects too often"))
+    }
+
+    /// Where a redirect leads, with the scheme, host and port that the user named: behind a proxy,
+    /// Hydra names those under which the proxy knows it.
+    fn rehome(&self, asked: &Url, location: Url) -> Url {
+        let base = &self.url.base;
+        let path = location.path();
+        let below = path.strip_prefix(base.path());
+        let below = below.unwrap_or_else(|| path.trim_start_matches('/'));
+        let query = location.query().map(|query| format!("?{query}"));
+        let rehomed = base.join(&format!("./{below}{}", query.unwrap_or_default()));
+        match rehomed {
+            // It is the server's own redirect, from `http` to `https` or to another host.
+            Ok(rehomed) if rehomed == *asked => location,
+            Ok(rehomed) => rehomed,
+            Err(_) => location,
+        }
+    }
+
+    /// Signs in as the API does, and keeps the cookie beside the credentials.
+    fn sign_in(&mut self) -> Result<(), HydraError> {
+        let (user, password) = match &self.url.credentials {
+            Some(
+                Credentials::Basic { user, password } | Credentials::Session { user, password, .. },
+            ) => (user.clone(), password.clone()),
+            Some(Credentials::Bearer(_)) | None => {
+                return Err(HydraError::Private(self.to_string()));
+            }
+        };
+        let refused = |said: String| HydraError::SignIn(self.to_string(), said);
+        let url = self
+            .url
+            .base
+            .join("login")
+            .map_err(|_| refused("its URL cannot be made".to_string()))?;
+        let document = serde_json::json!({ "username": user, "password": password }).to_string();
+        let mut referer = self.url.base.to_string();
+        loop {
+            let ask = Ask::Post {
+                json: &document,
+                referer: &referer,
+            };
+            let credentials = self.url.credentials.as_ref();
+            let reply = self
+                .http
+                .ask(&url, credentials, ask, MAX_ANSWER_SIZE)
+                .map_err(|error| HydraError::Http(url.to_string(), error))?;
+            let cookie = reply
+                .cookies
+                .iter()
+                .find(|cookie| cookie.starts_with("hydra_session="));
+            if matches!(reply.status, 200..=399)
+                && let Some(cookie) = cookie
+            {
+                self.url.credentials = Some(Credentials::Session {
+                    user,
+                    password,
+                    cookie: cookie.clone(),
+                });
+                return Ok(());
+            }
+            let said =
+                refusal(&reply.body).unwrap_or_else(|| HttpError::Status(reply.status).to_string());
+            // Behind a proxy, Hydra may believe that it has another URL than the user named.
+            let wanted = said
+                .split_once("should come from ‘")
+                .and_then(|(_, rest)| rest.split_once('’'))
+                .map(|(wanted, _)| wanted.to_string());
+            match wanted {
+                Some(wanted) if wanted != referer => referer = wanted,
+                _ => return Err(refused(said)),
+            }
+            if referer.len() > 4096 {
+                return Err(refused(said));
+            }
+        }
+    }
+}
+
+/// The Hydra that the settings name, where they name a job on one; with the jobset's inputs for
+/// the evaluation where that is asked for.
+pub fn set_up(
+    config: &mut Config,
+    app_dir: &Path,
+    http: &Http,
+) -> Result<Option<Hydra>, BuildpackError> {
+    let settings = &config.hydra;
+    let Some(job) = settings
+        .job
+        .as_ref()
+        .filter(|_| !matches!(config.wanted, Wanted::StorePath(_)))
+    else {
+        return Ok(None);
+    };
+    let mut hydra = Hydra::find(settings.url.as_ref(), &config.caches, Some(job), http)
+        .map_err(BuildpackError::Hydra)?;
+    if settings.inputs {
+        print::bullet("Hydra");
+        let revision = revision::find(settings.revision.as_ref(), app_dir).ok();
+        let revision = revision.filter(|revision| revision.name != "latest");
+        let name = revision.as_ref().map(|revision| revision.name.as_str());
+        let inputs = inputs::find(&mut hydra, job, name, settings.input.as_deref())
+            .map_err(BuildpackError::Hydra)?;
+        match inputs {
+            Some(inputs) => {
+                inputs.lines(name).into_iter().for_each(|line| {
+                    print::sub_bullet(line);
+                });
+                config.lookups = inputs.lookups(config.nix_path.as_deref());
+            }
+            None => print::sub_bullet("The jobset has no evaluation yet, so no inputs either"),
+        }
+    }
+    Ok(Some(hydra))
+}
+
+/// The path of a job's jobset.
+#[must_use]
+pub fn jobset_path(job: &Job) -> String {
+    format!("jobset/{}/{}", segment(&job.project), segment(&job.jobset))
+}
+
+/// One segment of a URL's path.
+pub(crate) fn segment(text: &str) -> String {
+    use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+    const PLAIN: &AsciiSet = &NON_ALPHANUMERIC
+        .remove(b'-')
+        .remove(b'_')
+        .remove(b'.')
+        .remove(b'+');
+    utf8_percent_encode(text, PLAIN).to_string()
+}
+
+/// What Hydra says in place of what was asked for, where it is Hydra who says it.
+fn refusal(body: &[u8]) -> Option<String> {
+    let refusal: Refusal = serde_json::from_slice(body).ok()?;
+    Some(without_controls(refusal.error.trim()))
+}
+
+/// The last bytes of a text that may be long.
+fn end_of(mut text: impl Read) -> io::Result<Vec<u8>> {
+    const KEPT: usize = 64 * 1024;
+    let mut end = Vec::new();
+    loop {
+        let read = text.by_ref().take(KEPT as u64).read_to_end(&mut end)?;
+        if read == 0 {
+            return Ok(end);
+        }
+        end.drain(..end.len().saturating_sub(KEPT));
+    }
+}
+
+/// Logs and errors have colours, and may hold anything else.
+fn without_controls(text: &str) -> String {
+    let mut shown = String::new();
+    let mut characters = text.chars().peekable();
+    while let Some(character) = characters.next() {
+        if character == '\u{1b}' && characters.peek() == Some(&'[') {
+            characters.next();
+            // A control sequence ends with a letter.
+            characters.find(|end| ('@'..='~').contains(end));
+        } else if character == '\t' || character == '\n' || !character.is_control() {
+            shown.push(character);
+        }
+    }
+    shown
+}
+
+/// `40 seconds`, `3 minutes`, `2 hours`, `5 days`.
+#[must_use]
+pub fn duration(time: Duration) -> String {
+    let seconds = time.as_secs();
+    let (count, unit) = match seconds {
+        0..120 => (seconds, "second"),
+        120..7200 => (seconds / 60, "minute"),
+        7200..172_800 => (seconds / 3600, "hour"),
+        _ => (seconds / 86_400, "day"),
+    };
+    format!("{count} {unit}{}", if count == 1 { "" } else { "s" })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn hydra(url: &str) -> Hydra {
+        Hydra::new(url.parse().unwrap(), Http::new())
+    }
+
+    #[test]
+    fn redirects_keep_the_scheme_host_and_prefix_that_the_user_named() {
+        for (base, asked, location, followed) in [
+            (
+                "https://hydra.net",
+                "https://hydra.net/eval/1/job/a",
+                "http://hydra.net/build/2",
+                "https://hydra.net/build/2",
+            ),
+            (
+                "https://hydra.net/ci",
+                "https://hydra.net/ci/eval/1/job/a",
+                "http://127.0.0.1:3000/build/2?x=1",
+                "https://hydra.net/ci/build/2?x=1",
+            ),
+            (
+                "https://hydra.net/ci",
+                "https://hydra.net/ci/eval/1/job/a",
+                "https://hydra.net/ci/build/2",
+                "https://hydra.net/ci/build/2",
+            ),
+            // The server's own, which would go round in circles.
+            (
+                "http://hydra.net",
+                "http://hydra.net/build/2",
+                "https://hydra.net/build/2",
+                "https://hydra.net/build/2",
+            ),
+        ] {
+            let to = hydra(base).rehome(&asked.parse().unwrap(), location.parse().unwrap());
+            assert_eq!(to.as_str(), followed);
+        }
+    }
+
+    #[test]
+    fn logs_are_shown_without_colours_and_controls() {
+        assert_eq!(
+            without_controls("\u{1b}[31;1merror:\u{1b}[0m\tx\u{7}"),
+            "error:\tx"
+        );
+    }
+
+    #[test]
+    fn durations_read_as_people_say_them() {
+        for (seconds, text) in [
+            (0, "0 seconds"),
+            (1, "1 second"),
+            (180, "3 minutes"),
+            (7200, "2 hours"),
+            (400_000, "4 days"),
+        ] {
+            assert_eq!(duration(Duration::from_secs(seconds)), text);
+        }
+    }
+
+    #[test]
+    fn names_are_one_segment_of_a_path() {
+        assert_eq!(segment("a/b?c d"), "a%2Fb%3Fc%20d");
+        assert_eq!(segment("x86_64-linux.my-app"), "x86_64-linux.my-app");
+    }
+}
