@@ -55,11 +55,21 @@ pub struct Config {
     pub source_name: String,
     /// `NIX_PATH` for the evaluation, as given.
     pub nix_path: Option<String>,
+    pub on_miss: OnMiss,
     pub debug: bool,
     /// A Nix release archive to use instead of the pinned one.
     pub nix_archive: Option<Download>,
     /// A PRoot to use instead of the pinned one.
     pub proot: Option<Download>,
+}
+
+/// What to do about a store path that no binary cache has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnMiss {
+    /// Say so, and fail.
+    Error,
+    /// Build it: where the user asks for that, or names no binary cache at all.
+    Build,
 }
 
 /// What the user wants deployed.
@@ -130,9 +140,11 @@ impl Config {
     ) -> Result<Self, ConfigError> {
         let get = |name: &str| setting(name).filter(|value| !value.trim().is_empty());
         let bindings = bindings(&get)?;
+        let caches = caches(&setting, &bindings)?;
         Ok(Self {
             wanted: wanted(&get, app_dir)?,
-            caches: caches(&setting, &bindings)?,
+            on_miss: on_miss(&get, &caches)?,
+            caches,
             trust: trust(&get, &bindings)?,
             source_name: source_name(&get)?,
             nix_path: get("NIX_PATH"),
@@ -140,7 +152,6 @@ impl Config {
             nix_archive: download("NIX_ARCHIVE_URL", "NIX_ARCHIVE_SHA256", &get)?,
             proot: download("NIX_PROOT_URL", "NIX_PROOT_SHA256", &get)?,
         })
-        .and_then(|config| on_miss(&get).map(|()| config))
     }
 
     /// Whether there is something to deploy: what `detect` asks.
@@ -360,13 +371,15 @@ fn source_name(get: &Get) -> Result<String, ConfigError> {
     }
 }
 
-fn on_miss(get: &Get) -> Result<(), ConfigError> {
+fn on_miss(get: &Get, caches: &[CacheUrl]) -> Result<OnMiss, ConfigError> {
     match get("NIX_ON_MISS").as_deref().map(str::trim) {
-        None | Some("error") => Ok(()),
+        None if caches.is_empty() => Ok(OnMiss::Build),
+        None | Some("error") => Ok(OnMiss::Error),
+        Some("build") => Ok(OnMiss::Build),
         Some(value) => Err(invalid(
             "NIX_ON_MISS",
             value,
-            "`error`: this buildpack deploys what a binary cache has, and compiles nothing",
+            "`error`, or `build` to build what no binary cache has",
         )),
     }
 }
@@ -495,6 +508,19 @@ mod tests {
     }
 
     #[test]
+    fn only_who_asks_for_it_or_names_no_cache_gets_anything_built() {
+        let none = ("NIX_DEFAULT_BINARY_CACHE", "");
+        for (settings, on_miss) in [
+            (&[][..], OnMiss::Error),
+            (&[("NIX_ON_MISS", "build")], OnMiss::Build),
+            (&[none], OnMiss::Build),
+            (&[none, ("NIX_ON_MISS", "error")], OnMiss::Error),
+        ] {
+            assert_eq!(read(settings).unwrap().on_miss, on_miss, "{settings:?}");
+        }
+    }
+
+    #[test]
     fn naming_a_key_makes_signatures_required() {
         let key = "acme:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY=";
         let trust = read(&[("NIX_TRUSTED_PUBLIC_KEYS", key)]).unwrap().trust;
@@ -537,7 +563,7 @@ mod tests {
             ("NIX_FILE", "missing.nix"),
             ("NIX_TARGET", "web"),
             ("NIX_SOURCE_NAME", "a/b"),
-            ("NIX_ON_MISS", "build"),
+            ("NIX_ON_MISS", "compile"),
             ("NIX_DEBUG", "loud"),
         ] {
             match read(&[(name, value)]) {

@@ -5,8 +5,9 @@ use libcnb::build::{BuildContext, BuildResult, BuildResultBuilder};
 use libcnb::detect::{DetectContext, DetectResult, DetectResultBuilder};
 use libcnb::generic::{GenericMetadata, GenericPlatform};
 use libcnb::{Buildpack, additional_buildpack_binary_path, buildpack_main};
+use nix_hydra_buildpack::cache::CacheUrl;
 use nix_hydra_buildpack::closure::plan::Caches;
-use nix_hydra_buildpack::config::Config;
+use nix_hydra_buildpack::config::{Config, OnMiss};
 use nix_hydra_buildpack::errors::{self, BuildpackError};
 use nix_hydra_buildpack::http::Http;
 use nix_hydra_buildpack::{launch, layers, output, resolve};
@@ -34,11 +35,23 @@ impl Buildpack for HydraBuildpack {
         let procfile = launch::read_procfile(&context.app_dir)?;
         let http = Http::new();
 
-        let roots = resolve::resolve(&context, &config, &http)?;
+        let resolved = resolve::resolve(&context, &config, &http)?;
 
-        layers::closure::handle(&context.layers_dir, &roots, &config, || {
-            Caches::open(&config.caches, config.trust.clone(), &http)
-        })
+        let roots = resolved.roots.clone();
+        let closure = |caches: &[CacheUrl]| {
+            layers::closure::handle(&context.layers_dir, &roots, &config, || {
+                Caches::open(caches, config.trust.clone(), &http)
+            })
+        };
+        match closure(&config.caches) {
+            Err(miss) if miss.is_miss() && config.on_miss == OnMiss::Build => {
+                match resolve::build(&context, &config, resolved, &http)? {
+                    Some(built) => closure(std::slice::from_ref(&built.cache)),
+                    None => Err(miss),
+                }
+            }
+            other => other,
+        }
         .map_err(BuildpackError::ClosureLayer)?;
 
         layers::proot::handle(

@@ -35,6 +35,14 @@ pub enum ClosureLayerError {
     Layer(LayerError),
 }
 
+impl ClosureLayerError {
+    /// Whether there are paths that building could bring.
+    #[must_use]
+    pub fn is_miss(&self) -> bool {
+        matches!(self, Self::Miss { .. })
+    }
+}
+
 /// What the image's layer was made from, and what is in it.
 #[derive(Debug, Serialize, Deserialize)]
 struct Metadata {

@@ -92,13 +92,7 @@ fn fill(
         let path = directory.join(name);
         fs::create_dir_all(&path).map_err(layer_error(path))?;
     }
-    let download = directory.join("download");
-    source
-        .download(http, &download)
-        .map_err(PRootLayerError::Tool)?;
-    let bytes = fs::read(&download).map_err(layer_error(download.clone()))?;
-    fs::remove_file(&download).map_err(layer_error(download))?;
-    let proot = program(bytes)?;
+    let proot = download(directory, source, http)?;
 
     for (name, bytes) in [
         (PROOT, proot.as_slice()),
@@ -115,6 +109,44 @@ fn fill(
     }
     let link = directory.join("bin").join(RUN_PROOT);
     symlink(START_PROGRAM, &link).map_err(layer_error(link))
+}
+
+/// Puts PRoot alone into `directory`, for a build that needs it, and answers where it is.
+pub fn program_in(
+    directory: &Path,
+    source: &ToolSource,
+    http: &Http,
+) -> Result<PathBuf, PRootLayerError> {
+    let path = directory.join("proot");
+    if !path.exists() {
+        let program = download(directory, source, http)?;
+        OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o755)
+            .open(&path)
+            .and_then(|mut file| file.write_all(&program))
+            .map_err(|reason| {
+                let path = path.clone();
+                PRootLayerError::Layer(LayerError { path, reason })
+            })?;
+    }
+    Ok(path)
+}
+
+/// Downloads PRoot by way of `directory`, and answers the program itself.
+fn download(
+    directory: &Path,
+    source: &ToolSource,
+    http: &Http,
+) -> Result<Vec<u8>, PRootLayerError> {
+    let file = directory.join("download");
+    source
+        .download(http, &file)
+        .map_err(PRootLayerError::Tool)?;
+    let read = fs::read(&file).and_then(|bytes| fs::remove_file(&file).map(|()| bytes));
+    let bytes = read.map_err(|reason| PRootLayerError::Layer(LayerError { path: file, reason }))?;
+    program(bytes)
 }
 
 /// The program in a downloaded file: the file itself, or the `proot` or `proot.static` of a
