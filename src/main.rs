@@ -10,6 +10,7 @@ use nix_hydra_buildpack::closure::plan::Caches;
 use nix_hydra_buildpack::config::{Config, OnMiss};
 use nix_hydra_buildpack::errors::{self, BuildpackError};
 use nix_hydra_buildpack::http::Http;
+use nix_hydra_buildpack::resolve::Root;
 use nix_hydra_buildpack::{launch, layers, output, resolve};
 
 struct HydraBuildpack;
@@ -37,22 +38,26 @@ impl Buildpack for HydraBuildpack {
 
         let resolved = resolve::resolve(&context, &config, &http)?;
 
-        let roots = resolved.roots.clone();
-        let closure = |caches: &[CacheUrl]| {
-            layers::closure::handle(&context.layers_dir, &roots, &config, || {
+        let closure = |roots: &[Root], caches: &[CacheUrl]| {
+            layers::closure::handle(&context.layers_dir, roots, &config, || {
                 Caches::open(caches, config.trust.clone(), &http)
             })
         };
-        match closure(&config.caches) {
-            Err(miss) if miss.is_miss() && config.on_miss == OnMiss::Build => {
-                match resolve::build(&context, &config, resolved, &http)? {
-                    Some(built) => closure(std::slice::from_ref(&built.cache)),
-                    None => Err(miss),
+        let mut placed = closure(&resolved.roots, &config.caches);
+        if matches!(&placed, Err(error) if error.is_miss()) {
+            let first = resolved.roots.clone();
+            let resolved = resolve::resolve_fully(&context, &config, resolved, &http)?;
+            if resolved.roots != first {
+                placed = closure(&resolved.roots, &config.caches);
+            }
+            if matches!(&placed, Err(error) if error.is_miss()) && config.on_miss == OnMiss::Build {
+                let roots = resolved.roots.clone();
+                if let Some(built) = resolve::build(&context, &config, resolved, &http)? {
+                    placed = closure(&roots, std::slice::from_ref(&built.cache));
                 }
             }
-            other => other,
         }
-        .map_err(BuildpackError::ClosureLayer)?;
+        placed.map_err(BuildpackError::ClosureLayer)?;
 
         layers::proot::handle(
             &context.layers_dir,

@@ -17,13 +17,16 @@ pub enum Engine {
     PRoot { program: PathBuf, seccomp: bool },
 }
 
-/// Shows everything that is at `/`, and another directory at `/nix`; then runs a command there.
+/// Shows everything that is at `/`, and another directory at `/nix`; then runs a command there, as the
+/// user who called.
 ///
-/// `chroot` is enough, since what runs may leave it anyway: this is a view, and no protection.
+/// Who makes the view is root in it, but builders are not to be: `tar`, for one, then gives files to
+/// owners that do not exist. Another user namespace can only be made where the root was really
+/// changed, so `chroot` would not do.
 const NAMESPACE_SCRIPT: &str = r#"
 set -e
-nix=$1 view=$2
-shift 2
+nix=$1 view=$2 user=$3 group=$4
+shift 4
 mount -t tmpfs -o mode=755 view "$view"
 for entry in /*; do
   at=$view$entry
@@ -41,7 +44,11 @@ for entry in /*; do
 done
 mkdir "$view/nix"
 mount --rbind "$nix" "$view/nix"
-exec chroot "$view" "$@"
+mkdir "$view/.before"
+cd "$view"
+pivot_root . .before
+umount -l /.before
+exec unshare --user --map-user="$user" --map-group="$group" -- "$@"
 "#;
 
 impl Engine {
@@ -76,7 +83,10 @@ impl Engine {
                         "-c",
                     ])
                     .args([NAMESPACE_SCRIPT, "view"])
-                    .args([nix.as_os_str(), view.as_os_str(), program]);
+                    .args([nix, view.as_path()])
+                    .arg(rustix::process::getuid().as_raw().to_string())
+                    .arg(rustix::process::getgid().as_raw().to_string())
+                    .arg(program);
                 command
             }
             Self::PRoot {

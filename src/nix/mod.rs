@@ -11,8 +11,10 @@ pub use self::substituters::Substituters;
 
 use archive::{ArchiveError, Target};
 use engine::Engine;
+use memchr::memmem;
 use nix_derivation::StorePath;
 use semver::Version;
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::io::{self, BufRead, BufReader, Write};
@@ -27,7 +29,6 @@ pub const MIN_VERSION: Version = Version::new(2, 34, 0);
 const SETTINGS: &str = "\
 build-users-group =
 filter-syscalls = false
-use-sqlite-wal = false
 fsync-metadata = false
 builders =
 experimental-features = nix-command flakes
@@ -62,6 +63,8 @@ pub struct Nix {
     /// Holds the store, the home directory and the configuration; removed when dropped.
     scratch: TempDir,
     store: PathBuf,
+    /// Whether its database has a write-ahead log, which some file systems cannot have.
+    write_ahead: Cell<bool>,
     substituters: Substituters,
     /// Holds the programs, where they were unpacked for this.
     _programs: Option<TempDir>,
@@ -88,6 +91,9 @@ pub struct Evaluation<'a> {
     pub nix_path: String,
     /// As flakes are evaluated: with access to nothing that is not pinned.
     pub pure: bool,
+    /// Without writing derivations and copies of sources, which takes most of the time. What would
+    /// read them again fails.
+    pub read_only: bool,
     /// Without what was downloaded before, and with no way to any server.
     pub offline: bool,
 }
@@ -131,6 +137,7 @@ impl Nix {
             building: Building::No,
             scratch,
             store,
+            write_ahead: Cell::new(true),
             substituters,
             _programs: None,
         })
@@ -218,6 +225,15 @@ impl Nix {
         &self.engine
     }
 
+    /// The same, in a user namespace.
+    #[must_use]
+    pub fn with_namespace(self) -> Self {
+        Self {
+            engine: Engine::Namespace,
+            ..self
+        }
+    }
+
     /// The same, under PRoot.
     pub fn with_proot(self, program: &Path) -> Result<Self, NixError> {
         let engine = self
@@ -238,8 +254,8 @@ impl Nix {
         self.scratch.path()
     }
 
-    /// Finds a way to build, the cheapest first: Nix's own sandbox, which needs user namespaces, or
-    /// PRoot. Answers what the log calls it.
+    /// Finds a way to build, the best first: Nix's own sandbox, which needs a `/proc` of its own, as
+    /// containers seldom allow; a user namespace; PRoot. Answers what the log calls it.
     pub fn enable_building(
         &mut self,
         proot: &dyn Fn(&Path) -> Result<PathBuf, String>,
@@ -252,35 +268,36 @@ impl Nix {
             self.building = Building::Sandboxed(self.sandbox_paths());
             match self.probe() {
                 Ok(()) => return Ok(self.building_words()),
-                Err(said) => tried.push(("in a user namespace".to_string(), said)),
+                Err(said) => tried.push(("in Nix's own sandbox".to_string(), said)),
             }
             let real = self.bin.canonicalize().unwrap_or_else(|_| self.bin.clone());
-            let found = if real.starts_with("/nix/store") {
-                Err("the Nix on PATH is at /nix/store itself, which PRoot would hide".to_string())
-            } else {
-                self.proot(proot)
-            };
-            match found {
-                Ok(engine) => self.engine = engine,
+            if real.starts_with("/nix/store") {
+                let hidden = "it would hide the Nix on PATH, which is at /nix/store itself";
+                tried.push(("with another store at /nix".to_string(), hidden.to_string()));
+                return Err(NixError::NoEngine(tried));
+            }
+            self.engine = Engine::Namespace;
+        }
+        self.building = Building::Open;
+        while let Err(said) = self.probe() {
+            tried.push((self.engine.name().to_string(), said));
+            if self.engine != Engine::Namespace {
+                return Err(NixError::NoEngine(tried));
+            }
+            self.engine = match self.proot(proot) {
+                Ok(engine) => engine,
                 Err(said) => {
                     tried.push(("under PRoot".to_string(), said));
                     return Err(NixError::NoEngine(tried));
                 }
-            }
+            };
         }
-        self.building = Building::Open;
-        match self.probe() {
-            Ok(()) => Ok(self.building_words()),
-            Err(said) => {
-                tried.push((self.engine.name().to_string(), said));
-                Err(NixError::NoEngine(tried))
-            }
-        }
+        Ok(self.building_words())
     }
 
     fn building_words(&self) -> &'static str {
         match &self.building {
-            Building::Sandboxed(_) => "in a user namespace",
+            Building::Sandboxed(_) => "in Nix's own sandbox",
             _ => self.engine.name(),
         }
     }
@@ -337,13 +354,23 @@ impl Nix {
 
     /// Makes paths valid that are on disk already, as `nix-store --load-db` takes them.
     pub fn load_db(&self, registration: &str) -> Result<(), NixError> {
-        let mut command = self.command("nix-store", false);
-        command.arg("--load-db");
-        let output = run(command, registration.as_bytes())?;
-        if output.status.success() {
-            Ok(())
-        } else {
-            Err(NixError::Failed(self.trimmed_error(&output.stderr)))
+        loop {
+            let mut command = self.command("nix-store", false);
+            command.arg("--load-db");
+            let output = run(command, registration.as_bytes())?;
+            if output.status.success() {
+                return Ok(());
+            }
+            if !self.write_ahead.replace(false) {
+                return Err(NixError::Failed(self.trimmed_error(&output.stderr)));
+            }
+            // Nothing was in it yet; and both kinds must not meet in one database.
+            let database = self.scratch.path().join("root/nix/var");
+            if let Err(error) = std::fs::remove_dir_all(&database)
+                && error.kind() != io::ErrorKind::NotFound
+            {
+                return Err(NixError::Write(database, error));
+            }
         }
     }
 
@@ -353,13 +380,7 @@ impl Nix {
     pub fn evaluate(&self, evaluation: &Evaluation) -> Result<Output, NixError> {
         let mut command = self.command("nix-instantiate", evaluation.offline);
         command
-            .args([
-                "--eval",
-                "--strict",
-                "--json",
-                "--read-write-mode",
-                "--show-trace",
-            ])
+            .args(["--eval", "--strict", "--json", "--show-trace"])
             .args(["--option", "restrict-eval", "true"])
             .args(["--option", "allowed-uris", ALLOWED_URIS])
             .args(["--option", "pure-eval", &evaluation.pure.to_string()])
@@ -368,6 +389,9 @@ impl Nix {
                 "nix-hydra-source={}",
                 evaluation.source.to_absolute_path()
             ));
+        if !evaluation.read_only {
+            command.arg("--read-write-mode");
+        }
         for (name, value) in &evaluation.arguments {
             command.args(["--argstr", name, value]);
         }
@@ -383,8 +407,14 @@ impl Nix {
         std::fs::read_dir(cache).is_ok_and(|entries| {
             entries.flatten().any(|entry| {
                 let name = entry.file_name();
-                // What Nix remembers of binary caches.
-                !name.as_encoded_bytes().starts_with(b"binary-cache")
+                let name = name.as_encoded_bytes();
+                if name.starts_with(b"fetcher-cache") {
+                    // A database that also has the hashes of paths; what was fetched, by its URL.
+                    return std::fs::read(entry.path())
+                        .is_ok_and(|bytes| memmem::find(&bytes, b"\"url\"").is_some());
+                }
+                // What Nix remembers of binary caches is no fetching.
+                !name.starts_with(b"binary-cache")
             })
         })
     }
@@ -461,7 +491,7 @@ impl Nix {
                 command.env_remove(name);
             }
         }
-        let mut settings = SETTINGS.to_string();
+        let mut settings = format!("{SETTINGS}use-sqlite-wal = {}\n", self.write_ahead.get());
         settings.push_str(match &self.building {
             Building::No => "sandbox = false\nmax-jobs = 0\n",
             Building::Open => "sandbox = false\nmax-jobs = auto\ncores = 0\n",

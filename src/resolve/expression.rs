@@ -28,6 +28,9 @@ pub struct Outcome {
     /// What to build, `/nix/store/….drv!out` for each root; nothing for a root that is no
     /// derivation's output.
     pub derivations: Vec<Option<String>>,
+    /// Whether everything was written to the store. Else an expression that looks for a copy which
+    /// was not made, by a name that hides that it is one, may have gone another way.
+    pub thorough: bool,
     /// Derivations that were built to evaluate.
     pub built: Vec<String>,
     /// What is fetched without a hash, in Nix's words; then another evaluation may give others.
@@ -83,6 +86,13 @@ struct Output {
     path: String,
 }
 
+/// How an expression is evaluated, as [`Evaluation`] has it.
+#[derive(Debug, Clone, Copy, Default)]
+struct Mode {
+    read_only: bool,
+    offline: bool,
+}
+
 /// An expression whose source is in the store that a Nix works on.
 #[derive(Debug)]
 pub struct Evaluator<'a> {
@@ -123,9 +133,18 @@ impl<'a> Evaluator<'a> {
         })
     }
 
-    /// Evaluates the expression.
-    pub fn evaluate(&self, nix: &Nix) -> Result<Outcome, ExpressionError> {
-        let answer = self.run(nix, false)?;
+    /// Evaluates the expression: without writing what it makes, where that is enough and derivations
+    /// are not needed.
+    pub fn evaluate(&self, nix: &Nix, thorough: bool) -> Result<Outcome, ExpressionError> {
+        let mut mode = Mode {
+            read_only: !thorough,
+            offline: false,
+        };
+        let mut answer = self.run(nix, mode)?;
+        if mode.read_only && !answer.status.success() {
+            mode.read_only = false;
+            answer = self.run(nix, mode)?;
+        }
         if !answer.status.success() {
             return Err(self.failure(nix, &answer.stderr)?);
         }
@@ -134,6 +153,7 @@ impl<'a> Evaluator<'a> {
         let mut outcome = Outcome {
             roots: Vec::new(),
             derivations: Vec::new(),
+            thorough: !mode.read_only,
             built: built(&answer.stderr),
             unpinned: None,
         };
@@ -142,7 +162,8 @@ impl<'a> Evaluator<'a> {
         }
         // What was fetched by a URL and a hash is in the store now, and not fetched again.
         if !self.is_flake && nix.has_fetched() {
-            let again = self.run(nix, true)?;
+            mode.offline = true;
+            let again = self.run(nix, mode)?;
             if !again.status.success() {
                 let said = nix.trimmed_error(&again.stderr);
                 outcome.unpinned = Some(last_error(&said).to_string());
@@ -151,7 +172,7 @@ impl<'a> Evaluator<'a> {
         Ok(outcome)
     }
 
-    fn run(&self, nix: &Nix, offline: bool) -> Result<std::process::Output, ExpressionError> {
+    fn run(&self, nix: &Nix, mode: Mode) -> Result<std::process::Output, ExpressionError> {
         let mut attributes = self.expression.attributes.clone();
         // The target leads PATH, so it comes first.
         attributes.sort_by_key(|attribute| Some(attribute) != self.expression.target.as_ref());
@@ -176,7 +197,8 @@ impl<'a> Evaluator<'a> {
                 None => nixpkgs,
             },
             pure: self.is_flake,
-            offline,
+            read_only: mode.read_only,
+            offline: mode.offline,
         })
         .map_err(ExpressionError::Nix)
     }
@@ -198,7 +220,7 @@ impl<'a> Evaluator<'a> {
         // Whether the name is missed in `<nixpkgs>` or elsewhere shows once that one has it.
         if let Some(name) = missing_name(last) {
             Self::write_nixpkgs(nix, name)?;
-            let again = self.run(nix, false)?;
+            let again = self.run(nix, Mode::default())?;
             let again = nix.trimmed_error(&again.stderr);
             if last_error(&again).starts_with(NIXPKGS_ERROR) {
                 return Ok(ExpressionError::Unpinned(name.to_string()));

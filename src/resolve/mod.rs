@@ -47,8 +47,17 @@ impl Root {
 pub struct Resolved {
     pub roots: Vec<Root>,
     /// A Nix that has the derivations of the roots in its store, and these; nothing where nothing
-    /// was evaluated.
+    /// was evaluated so thoroughly.
     evaluated: Option<(Nix, Vec<Option<String>>)>,
+}
+
+/// How much an evaluation may leave out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Effort {
+    /// What an earlier build found out is taken, and nothing is written that need not be.
+    Least,
+    /// As Hydra does it.
+    Full,
 }
 
 /// Store paths that were built here, as a binary cache; gone when dropped.
@@ -96,9 +105,35 @@ pub fn resolve<B: Buildpack<Error = BuildpackError>>(
                 config,
                 http,
             };
-            step.by_evaluation(&source, expression, true)
+            step.by_evaluation(&source, expression, Effort::Least)
         }
     }
+}
+
+/// Resolves again what no binary cache has, with nothing left out that Hydra does.
+///
+/// It comes to the same, but for expressions that look for their own copies in the store by a path
+/// whose origin they hide. Answers what it was given where there is nothing more to be done.
+pub fn resolve_fully<B: Buildpack<Error = BuildpackError>>(
+    context: &BuildContext<B>,
+    config: &Config,
+    resolved: Resolved,
+    http: &Http,
+) -> libcnb::Result<Resolved, BuildpackError> {
+    let Wanted::Expression(expression) = &config.wanted else {
+        return Ok(resolved);
+    };
+    if resolved.evaluated.is_some() {
+        return Ok(resolved);
+    }
+    let step = Step {
+        context,
+        config,
+        http,
+    };
+    let source =
+        Source::read(&context.app_dir, &config.source_name).map_err(BuildpackError::Source)?;
+    step.by_evaluation(&source, expression, Effort::Full)
 }
 
 /// Builds the roots, or what of them no binary cache has, from their derivations.
@@ -110,21 +145,10 @@ pub fn build<B: Buildpack<Error = BuildpackError>>(
     resolved: Resolved,
     http: &Http,
 ) -> libcnb::Result<Option<Built>, BuildpackError> {
-    let Wanted::Expression(expression) = &config.wanted else {
-        return Ok(None);
-    };
     let step = Step {
         context,
         config,
         http,
-    };
-    let resolved = if resolved.evaluated.is_some() {
-        resolved
-    } else {
-        // Their derivations were evaluated by an earlier build, and are in no store any more.
-        let source =
-            Source::read(&context.app_dir, &config.source_name).map_err(BuildpackError::Source)?;
-        step.by_evaluation(&source, expression, false)?
     };
     let Some((mut nix, derivations)) = resolved.evaluated else {
         return Ok(None);
@@ -162,7 +186,7 @@ impl<B: Buildpack<Error = BuildpackError>> Step<'_, B> {
         &self,
         source: &Source,
         expression: &Expression,
-        recall: bool,
+        effort: Effort,
     ) -> libcnb::Result<Resolved, BuildpackError> {
         let system = system(&self.context.target.arch)?;
         print::bullet("Nix");
@@ -181,7 +205,7 @@ impl<B: Buildpack<Error = BuildpackError>> Step<'_, B> {
             &version,
             &[ROOTS_NIX, NIXPKGS_NIX],
         );
-        let known = key.as_ref().filter(|_| recall);
+        let known = key.as_ref().filter(|_| effort == Effort::Least);
         if let Some(roots) = known.and_then(|key| layer.recall(key)) {
             print::sub_bullet(format!(
                 "`{}` was evaluated before",
@@ -201,7 +225,7 @@ impl<B: Buildpack<Error = BuildpackError>> Step<'_, B> {
             }
             None => self.unpacked_nix(&layer, &tool)?,
         };
-        let outcome = self.evaluate(&mut nix, source, expression, system)?;
+        let outcome = self.evaluate(&mut nix, source, expression, system, effort)?;
         print_roots(&outcome.roots);
         match (&outcome.unpinned, key) {
             (Some(unpinned), _) => output::warning(&format!(
@@ -216,7 +240,7 @@ impl<B: Buildpack<Error = BuildpackError>> Step<'_, B> {
         }
         Ok(Resolved {
             roots: outcome.roots,
-            evaluated: Some((nix, outcome.derivations)),
+            evaluated: outcome.thorough.then_some((nix, outcome.derivations)),
         })
     }
 
@@ -249,10 +273,12 @@ impl<B: Buildpack<Error = BuildpackError>> Step<'_, B> {
         source: &Source,
         expression: &Expression,
         system: &str,
+        effort: Effort,
     ) -> Result<Outcome, BuildpackError> {
+        let thorough = effort == Effort::Full;
         let timer = print::sub_start_timer(format!("Evaluating `{}`", expression.file.display()));
         let evaluator = Evaluator::new(nix, source, expression, self.config, system);
-        let evaluated = evaluator.map(|evaluator| (evaluator.evaluate(nix), evaluator));
+        let evaluated = evaluator.map(|evaluator| (evaluator.evaluate(nix, thorough), evaluator));
         timer.done();
         let (outcome, evaluator) = evaluated.map_err(BuildpackError::Expression)?;
         let derivation = match outcome {
@@ -266,7 +292,7 @@ impl<B: Buildpack<Error = BuildpackError>> Step<'_, B> {
             .enable_building(&|directory| self.proot(directory))
             .map_err(BuildpackError::Nix)?;
         let timer = print::sub_start_timer(format!("Building it {engine}, and evaluating again"));
-        let outcome = evaluator.evaluate(nix);
+        let outcome = evaluator.evaluate(nix, true);
         timer.done();
         let outcome = outcome.map_err(BuildpackError::Expression)?;
         for derivation in &outcome.built {

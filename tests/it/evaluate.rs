@@ -18,7 +18,7 @@ use tempfile::TempDir;
 
 const SYSTEM: &str = "x86_64-linux";
 
-fn config(app: &Path, settings: &[(&str, &str)]) -> Config {
+pub fn config(app: &Path, settings: &[(&str, &str)]) -> Config {
     let setting = |name: &str| {
         let found = settings.iter().find(|(set, _)| *set == name);
         let default = (name == "NIX_DEFAULT_BINARY_CACHE").then_some("");
@@ -31,18 +31,18 @@ fn config(app: &Path, settings: &[(&str, &str)]) -> Config {
 }
 
 /// A Nix that is where it was built, with the binary caches of these settings.
-fn nix_in_place(fixtures: &Fixtures, config: &Config) -> Nix {
+pub fn nix_in_place(fixtures: &Fixtures, config: &Config) -> Nix {
     let bin = Path::new(&fixtures.nix).join("bin");
     Nix::new(bin, Substituters::new(config)).unwrap()
 }
 
 /// Evaluates the app in a directory as a build does.
-fn evaluate(nix: &Nix, app: &Path, config: &Config) -> Result<Outcome, ExpressionError> {
+pub fn evaluate(nix: &Nix, app: &Path, config: &Config) -> Result<Outcome, ExpressionError> {
     let Wanted::Expression(expression) = &config.wanted else {
         panic!("an expression");
     };
     let source = Source::read(app, &config.source_name).unwrap();
-    Evaluator::new(nix, &source, expression, config, SYSTEM)?.evaluate(nix)
+    Evaluator::new(nix, &source, expression, config, SYSTEM)?.evaluate(nix, false)
 }
 
 fn roots(
@@ -601,11 +601,13 @@ fn what_must_be_built_to_evaluate_is_named_and_built_in_the_cheapest_way() {
     let app = app(IMPORTS);
     let config = config(app.path(), &[]);
     let proot = |_: &Path| Ok(fixtures.proot.clone());
-    for engine in ["in a user namespace", "under PRoot"] {
+    for engine in ["in Nix's own sandbox", "in a user namespace", "under PRoot"] {
         let mut nix = nix_outside(&fixtures, &config);
-        if engine == "under PRoot" {
-            nix = nix.with_proot(&fixtures.proot).unwrap();
-        }
+        nix = match engine {
+            "in a user namespace" => nix.with_namespace(),
+            "under PRoot" => nix.with_proot(&fixtures.proot).unwrap(),
+            _ => nix,
+        };
         let derivation = match evaluate(&nix, app.path(), &config) {
             Err(ExpressionError::MustBuild(derivation)) => derivation,
             other => panic!("{other:?}"),
@@ -627,4 +629,29 @@ fn nix_outside(fixtures: &Fixtures, config: &Config) -> Nix {
     };
     let (nix, _) = Nix::unpacked(&unpack, &no_proot, Substituters::new(config)).unwrap();
     nix
+}
+
+#[test]
+fn nothing_is_written_for_an_evaluation_that_reads_nothing_back() {
+    let Some(fixtures) = fixtures() else { return };
+    let name = |text: &str| {
+        format!(
+            "derivation {{ name = {text}; system = \"x86_64-linux\"; builder = \"/bin/sh\"; src = ./.; }}"
+        )
+    };
+    for (text, thorough) in [
+        ("\"app\"", false),
+        (
+            "if builtins.pathExists \"${./.}/default.nix\" then \"app\" else \"wrong\"",
+            true,
+        ),
+        ("builtins.readFile (builtins.toFile \"name\" \"app\")", true),
+    ] {
+        let app = app(&name(text));
+        let config = config(app.path(), &[]);
+        let nix = nix_in_place(&fixtures, &config);
+        let outcome = evaluate(&nix, app.path(), &config).unwrap();
+        assert_eq!(outcome.roots[0].path.name(), "app");
+        assert_eq!(outcome.thorough, thorough, "{text}");
+    }
 }

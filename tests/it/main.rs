@@ -17,6 +17,7 @@ mod evaluate;
 mod faults;
 mod fetch;
 mod pack;
+mod parity;
 mod secrets;
 mod servers;
 mod source;

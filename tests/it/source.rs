@@ -12,7 +12,7 @@ use std::process::Command;
 use tempfile::TempDir;
 
 /// A tree with everything that git can hold, and much that it cannot.
-fn awkward_tree(at: &Path) {
+pub fn awkward_tree(at: &Path) {
     let write = |name: &str, text: &[u8]| {
         let file = at.join(name);
         fs::create_dir_all(file.parent().unwrap()).unwrap();
@@ -42,7 +42,7 @@ fn awkward_tree(at: &Path) {
     symlink("a", at.join("link-to-directory")).unwrap();
 }
 
-fn git(directory: &Path, arguments: &[&str]) -> String {
+pub fn git(directory: &Path, arguments: &[&str]) -> String {
     output(
         Command::new("git")
             .args(["-c", "user.name=t", "-c", "user.email=t@example.org"])
@@ -59,7 +59,7 @@ fn git(directory: &Path, arguments: &[&str]) -> String {
 }
 
 /// A repository of everything that is in a directory.
-fn commit(directory: &Path) {
+pub fn commit(directory: &Path) {
     git(directory, &["init", "--quiet"]);
     git(directory, &["add", "--all", "--force"]);
     git(directory, &["commit", "--quiet", "--message", "all"]);
