@@ -1,7 +1,8 @@
 //! Bench of an evaluation: ours, whole, beside the same Nix at `/nix/store` and the same under PRoot.
 //!
 //! Ours is all that a build does between a restored `nix-store` layer and the root: it unpacks Nix,
-//! puts the source into a store, and evaluates. The others only evaluate. They take turns.
+//! puts the source into a store, and evaluates, with every derivation written or without. The others
+//! only evaluate. They take turns.
 
 use anyhow::{Context, Result, bail, ensure};
 use nix_hydra_buildpack::config::{Config, Wanted};
@@ -10,7 +11,7 @@ use nix_hydra_buildpack::nix::{Nix, Substituters};
 use nix_hydra_buildpack::resolve::expression::Evaluator;
 use nix_hydra_buildpack::resolve::source::Source;
 use platform::fixtures::{self, Fixtures};
-use std::ffi::OsStr;
+use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
@@ -21,12 +22,20 @@ const RUNS: usize = 5;
 const BEGIN: &str = "<!-- evaluate:begin -->";
 const END: &str = "<!-- evaluate:end -->";
 
+/// What is compared with what, like with like.
+const RATIOS: [(&str, &str, &str); 3] = [
+    ("ratio_to_native", "ours_full", "native"),
+    ("ratio_to_native_read_only", "ours", "native_read_only"),
+    ("proot_to_native", "proot", "native"),
+];
+
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match arguments[..] {
-        ["ours", packed, app] => {
-            println!("{}", ours(Path::new(packed), Path::new(app))?);
+        ["ours", packed, app, thorough] => {
+            let root = ours(Path::new(packed), Path::new(app), thorough == "true")?;
+            println!("{root}");
             Ok(())
         }
         _ if !arguments.contains(&"--bench") => Ok(()),
@@ -35,7 +44,7 @@ fn main() -> Result<()> {
 }
 
 /// All that the buildpack does; answers the root.
-fn ours(packed: &Path, app: &Path) -> Result<String> {
+fn ours(packed: &Path, app: &Path, thorough: bool) -> Result<String> {
     let config = config(app)?;
     let Wanted::Expression(expression) = &config.wanted else {
         bail!("no expression");
@@ -48,7 +57,7 @@ fn ours(packed: &Path, app: &Path) -> Result<String> {
     )
     .map_err(|error| anyhow::anyhow!("{error:?}"))?;
     let outcome = Evaluator::new(&nix, &source, expression, &config, "x86_64-linux")
-        .and_then(|evaluator| evaluator.evaluate(&nix, false))
+        .and_then(|evaluator| evaluator.evaluate(&nix, thorough))
         .map_err(|error| anyhow::anyhow!("{error:?}"))?;
     let root = outcome.roots.first().context("no root")?;
     Ok(root.path.to_absolute_path())
@@ -94,9 +103,26 @@ fn bench(arguments: &[&str]) -> Result<()> {
     let mut contenders = [
         ("xz", "unpacking the release"),
         ("unpack", "unpacking it from the layer"),
-        ("ours", "ours: unpacking it, the source, evaluating"),
-        ("native", "evaluating with Nix at `/nix/store`"),
-        ("proot", "evaluating with Nix under PRoot"),
+        (
+            "ours_full",
+            "ours: unpacking it, the source, evaluating, all derivations written",
+        ),
+        (
+            "native",
+            "Nix at `/nix/store` evaluating, all derivations written",
+        ),
+        (
+            "ours",
+            "ours: unpacking it, the source, evaluating, nothing written",
+        ),
+        (
+            "native_read_only",
+            "Nix at `/nix/store` evaluating, nothing written",
+        ),
+        (
+            "proot",
+            "Nix under PRoot evaluating, all derivations written",
+        ),
     ]
     .map(|(name, title)| Contender {
         name,
@@ -111,13 +137,15 @@ fn bench(arguments: &[&str]) -> Result<()> {
             let (seconds, answer) = match contender.name {
                 "xz" => timed_unpacking(&fixtures, None)?,
                 "unpack" => timed_unpacking(&fixtures, Some(&packed))?,
-                "ours" => {
+                name @ ("ours" | "ours_full") => {
                     let mut command = Command::new(std::env::current_exe()?);
-                    timed(command.arg("ours").arg(&packed).arg(&app))?
+                    let thorough = (name == "ours_full").to_string();
+                    timed(command.arg("ours").arg(&packed).arg(&app).arg(thorough))?
                 }
                 name => {
                     let proot = (name == "proot").then_some(fixtures.proot.as_path());
-                    by_nix(&fixtures, &app, &directory, proot)?
+                    let read_only = name == "native_read_only";
+                    by_nix(&fixtures, &app, &directory, proot, read_only)?
                 }
             };
             if let Some(answer) = answer {
@@ -161,6 +189,7 @@ fn by_nix(
     app: &Path,
     directory: &Path,
     proot: Option<&Path>,
+    read_only: bool,
 ) -> Result<Timed> {
     let store = directory.join("nix/store");
     std::fs::create_dir_all(&store)?;
@@ -207,19 +236,12 @@ fn by_nix(
             .map_err(|error| anyhow::anyhow!("{error:?}"))?;
     }
     let expression = format!("(import {source}/default.nix {{ }}).outPath");
-    timed(
-        command("nix-instantiate", true).args(
-            [
-                "--eval",
-                "--strict",
-                "--json",
-                "--read-write-mode",
-                "--expr",
-                &expression,
-            ]
-            .map(OsStr::new),
-        ),
-    )
+    let mut evaluate = command("nix-instantiate", true);
+    evaluate.args(["--eval", "--strict", "--json", "--expr", &expression]);
+    if !read_only {
+        evaluate.arg("--read-write-mode");
+    }
+    timed(&mut evaluate)
 }
 
 fn report(contenders: &[Contender], write: bool, runs: usize, fixtures: &Fixtures) -> Result<()> {
@@ -234,35 +256,26 @@ fn report(contenders: &[Contender], write: bool, runs: usize, fixtures: &Fixture
         let found = contenders.iter().find(|contender| contender.name == name);
         found.map_or(f64::NAN, Contender::median)
     };
-    let native = median("native");
-    println!(
-        "evaluate.ratio_to_native.wall = {:.2} x",
-        median("ours") / native
-    );
-    println!(
-        "evaluate.proot_to_native.wall = {:.2} x",
-        median("proot") / native
-    );
+    for (name, of, to) in RATIOS {
+        println!("evaluate.{name}.wall = {:.2} x", median(of) / median(to));
+    }
 
     let mut table = format!(
         "Medians of {runs}, on {} cores, Nix {}, an expression of 5,000 derivations.\n\n\
-         | what | wall time | to native |\n|---|---|---|\n",
+         | what | wall time | to the same by Nix at `/nix/store` |\n|---|---|---|\n",
         std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
         fixtures.nix_version,
     );
     for contender in contenders {
-        let ratio = match contender.name {
-            "ours" | "native" | "proot" => format!("{:.2}", contender.median() / native),
-            _ => String::new(),
-        };
-        table.push_str(&["| ", contender.title, " | "].concat());
-        table.push_str(
-            &[
-                &format!("{:.2} s | ", contender.median()),
-                ratio.as_str(),
-                " |\n",
-            ]
-            .concat(),
+        let ratio = RATIOS.iter().find(|(_, of, _)| *of == contender.name);
+        let ratio = ratio.map_or(String::new(), |(_, of, to)| {
+            format!("{:.2}", median(of) / median(to))
+        });
+        let _ = writeln!(
+            table,
+            "| {} | {:.2} s | {ratio} |",
+            contender.title,
+            contender.median()
         );
     }
     println!("\n{table}");

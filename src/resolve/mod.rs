@@ -190,6 +190,11 @@ impl<B: Buildpack<Error = BuildpackError>> Step<'_, B> {
     ) -> libcnb::Result<Resolved, BuildpackError> {
         let system = system(&self.context.target.arch)?;
         print::bullet("Nix");
+        if effort == Effort::Full {
+            print::sub_bullet(
+                "No binary cache has the result: evaluating again, with every detail",
+            );
+        }
         let layer = nix_store::open(self.context)?;
         let on_path = std::env::var_os("PATH").and_then(|path| Nix::on_path(&path));
         let tool = self.tool(Tool::Nix).map_err(BuildpackError::from)?;

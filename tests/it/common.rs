@@ -151,9 +151,6 @@ impl Deploy {
         ] {
             log = log.replace(from, to);
         }
-        log = regex("/nix/store/[0-9a-z]{32}-")
-            .replace_all(&log, "/nix/store/<hash>-")
-            .into_owned();
         let timer = regex(r"\.* ?\.+ \((< )?[0-9.]+s\)");
         let log = timer.replace_all(&log, " ... (<time>)");
         regex(r"finished in (< )?[0-9.]+s")
@@ -162,7 +159,7 @@ impl Deploy {
     }
 }
 
-fn regex(pattern: &str) -> regex_lite::Regex {
+pub fn regex(pattern: &str) -> regex_lite::Regex {
     regex_lite::Regex::new(pattern).unwrap()
 }
 

@@ -118,6 +118,32 @@ fn cases() -> Vec<Case> {
             })
         },
         Case {
+            settings: &[("NIX_ATTRIBUTES", "hydraJobs.app")],
+            attribute: Some("hydraJobs.app"),
+            file: "flake.nix",
+            ..Case::new("a flake", |app| {
+                let flake = format!("{{ outputs = _: {{ hydraJobs.app = {WHOLE}; }}; }}");
+                fs::write(app.join("flake.nix"), flake).unwrap();
+                let lock = r#"{"nodes":{"root":{}},"root":"root","version":7}"#;
+                fs::write(app.join("flake.lock"), lock).unwrap();
+            })
+        },
+        Case {
+            platform: |app| fs::remove_dir_all(app.join(".git")).unwrap(),
+            ..Case::new("a submodule", |app| {
+                let library = app.with_file_name("library");
+                fs::create_dir(&library).unwrap();
+                fs::write(library.join("file"), "x").unwrap();
+                commit(&library);
+                git(app, &["init", "--quiet"]);
+                let library = library.to_str().unwrap();
+                git(app, &["submodule", "--quiet", "add", library, "vendor"]);
+                // Where it comes from is written down, and must be the same on every machine.
+                let modules = "[submodule \"vendor\"]\n\tpath = vendor\n\turl = ../library\n";
+                fs::write(app.join(".gitmodules"), modules).unwrap();
+            })
+        },
+        Case {
             settings: &[("NIX_SOURCE_NAME", "git-export")],
             ..Case::new("an old Hydra's `git-export`", |_| {})
         },
@@ -158,7 +184,23 @@ fn hydra(fixtures: &Fixtures, app: &Path, case: &Case) -> String {
     let checkout = work.path().join(if old { "git-export" } else { "source" });
     let (from, to) = (app.to_str().unwrap(), checkout.to_str().unwrap());
     git(work.path(), &["clone", "--quiet", "--no-local", from, to]);
+    if case.file == "flake.nix" {
+        let attribute = case.attribute.unwrap_or("packages.x86_64-linux.default");
+        let flake = format!("(builtins.getFlake \"git+file://{from}\").{attribute}.outPath");
+        let mut evaluate = nix(fixtures, "nix-instantiate", work.path());
+        evaluate.args([
+            "--extra-experimental-features",
+            "flakes",
+            "--read-write-mode",
+        ]);
+        let path = output(evaluate.args(["--eval", "--json", "--expr", &flake]));
+        return path.trim_matches('"').to_string();
+    }
+    git(&checkout, &["submodule", "--quiet", "init"]);
+    git(&checkout, &["submodule", "--quiet", "update"]);
     fs::remove_dir_all(checkout.join(".git")).unwrap();
+    // A submodule has a file of this name.
+    let _ = fs::remove_file(checkout.join("vendor/.git"));
     let source = output(
         nix(fixtures, "nix-store", work.path())
             .args(["--add-fixed", "--recursive", "sha256"])
