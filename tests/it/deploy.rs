@@ -241,6 +241,7 @@ fn what_no_binary_cache_has_is_built_where_that_is_asked_for() {
     // Which way there is depends on the machine.
     let log = deploy.stable(&outcome.log);
     let log = regex("/nix/store/[0-9a-z]{32}-").replace_all(&log, "/nix/store/<hash>-");
+    let log = regex(r"Done \((< )?[0-9.]+s\)").replace_all(&log, "Done (<time>)");
     let log = ["in Nix's own sandbox", "in a user namespace", "under PRoot"]
         .iter()
         .fold(log.into_owned(), |log, engine| {
