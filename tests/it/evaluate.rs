@@ -12,6 +12,7 @@ use platform::fixtures::Fixtures;
 use platform::server::Server;
 use std::fmt::Write as _;
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 use tempfile::TempDir;
@@ -654,4 +655,87 @@ fn nothing_is_written_for_an_evaluation_that_reads_nothing_back() {
         assert_eq!(outcome.roots[0].path.name(), "app");
         assert_eq!(outcome.thorough, thorough, "{text}");
     }
+}
+
+#[test]
+fn every_fetcher_of_the_stand_in_gives_what_nixpkgs_s_own_would() {
+    let Some(hydra) = Hydra::new() else { return };
+    let files = TempDir::new().unwrap();
+    output(
+        Command::new("tar")
+            .arg("-C")
+            .arg(hydra.directory.path().join("nixpkgs"))
+            .arg("-czf")
+            .arg(files.path().join("x.tar.gz"))
+            .arg("source"),
+    );
+    fs::write(files.path().join("x.txt"), "x").unwrap();
+    let server = Server::start(files.path()).unwrap();
+    let url = server.url().trim_end_matches('/').to_string();
+    let text = "2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881";
+    let nixpkgs = &hydra.sha256;
+    let cache = hydra.cache();
+    let root = |source: &str| {
+        let app = app(&format!(
+            "derivation {{ name = \"x\"; system = \"x86_64-linux\"; builder = \"/bin/sh\"; src = {source}; }}"
+        ));
+        one(
+            &hydra.fixtures,
+            app.path(),
+            &[("NIX_EXTRA_BINARY_CACHE", &cache)],
+        )
+        .path
+    };
+    // A derivation of which only name and hash count, as nixpkgs's are.
+    let fixed = |name: &str, mode: &str, hash: &str| {
+        root(&format!(
+            "derivation {{ name = \"{name}\"; system = \"x86_64-linux\"; builder = \"/bin/sh\";
+               outputHashMode = \"{mode}\"; outputHashAlgo = \"sha256\"; outputHash = \"{hash}\"; }}"
+        ))
+    };
+    let fetched = |call: &str| root(&format!("(import <nixpkgs> {{ }}).{call}"));
+    let source = fixed("source", "recursive", nixpkgs);
+    for call in [
+        format!(
+            "fetchFromGitLab {{ group = \"g\"; owner = \"o\"; repo = \"r\"; rev = \"v1\"; hash = \"{nixpkgs}\"; }}"
+        ),
+        format!(
+            "fetchFromGitHub {{ owner = \"o\"; repo = \"r\"; tag = \"v1\"; sha256 = \"{nixpkgs}\"; }}"
+        ),
+        format!("fetchzip {{ url = \"{url}/x.tar.gz\"; sha256 = \"{nixpkgs}\"; }}"),
+    ] {
+        assert_eq!(fetched(&call), source, "{call}");
+    }
+    assert_eq!(
+        fetched(&format!(
+            "fetchurl {{ url = \"{url}/x.txt\"; sha256 = \"{text}\"; }}"
+        )),
+        fixed("x.txt", "flat", text)
+    );
+    let rev = "3f96280da0ebc578599130c55c283036b51a9e91";
+    for (url, name) in [
+        ("https://example.org/o/repo.git", "repo-3f96280"),
+        ("https://example.org/o/repo/", "repo-3f96280"),
+        ("git@example.org:repo.git", "repo-3f96280"),
+    ] {
+        let call = format!(
+            "\"${{((import <nixpkgs> {{ }}).fetchgit {{ url = \"{url}\"; rev = \"{rev}\"; sha256 = \"{nixpkgs}\"; }}).name}}\""
+        );
+        assert_eq!(root(&call), root(&format!("\"{name}\"")), "{url}");
+    }
+}
+
+#[test]
+fn the_first_nix_on_path_that_is_new_enough_is_taken() {
+    let Some(fixtures) = fixtures() else { return };
+    let bin = Path::new(&fixtures.nix).join("bin");
+    let old = TempDir::new().unwrap();
+    let program = old.path().join("nix-instantiate");
+    fs::write(&program, "#!/bin/sh\necho 'nix-instantiate (Nix) 2.33.9'\n").unwrap();
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    let path = |directories: &[&Path]| std::env::join_paths(directories).unwrap();
+    let (found, version) = Nix::on_path(&path(&[old.path(), &bin])).unwrap();
+    assert_eq!(found, bin);
+    assert_eq!(version.to_string(), fixtures.nix_version);
+    assert_eq!(Nix::on_path(&path(&[old.path()])), None);
 }
