@@ -74,6 +74,7 @@ pub struct Config {
     pub nix_path: Option<String>,
     /// What else is looked up, as `name=URL`: inputs that Hydra names. Empty as it is read.
     pub lookups: Vec<String>,
+    pub on_miss: OnMiss,
     pub debug: bool,
     /// Compare what is evaluated here with what Hydra has, even where nothing is missing.
     pub doctor: bool,
@@ -88,6 +89,15 @@ pub struct Config {
     pub procfile: Option<PathBuf>,
     /// Files that do not stand against a relocation, as `<base name of a store path>/<path>`.
     pub relocate_ignore: Vec<Pattern>,
+}
+
+/// What to do about a store path that no binary cache has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnMiss {
+    /// Say so, and fail.
+    Error,
+    /// Build it: where the user asks for that, or names no binary cache at all.
+    Build,
 }
 
 /// What the user wants deployed.
@@ -223,9 +233,11 @@ impl Config {
         let get = |name: &str| setting(name).filter(|value| !value.trim().is_empty());
         let bindings = bindings(&get)?;
         let mut hydra = hydra(&get)?;
+        let caches = caches(&setting, &bindings, &mut hydra.url)?;
         Ok(Self {
             wanted: wanted(&get, &hydra, app_dir)?,
-            caches: caches(&setting, &bindings, &mut hydra.url)?,
+            on_miss: on_miss(&get, &caches)?,
+            caches,
             trust: trust(&get, &bindings)?,
             source_name: source_name(&get)?,
             nix_path: get("NIX_PATH"),
@@ -241,7 +253,6 @@ impl Config {
                 .transpose()?,
             relocate_ignore: relocate_ignore(&get)?,
         })
-        .and_then(|config| on_miss(&get).map(|()| config))
     }
 
     /// Whether there is something to deploy: what `detect` asks.
@@ -629,13 +640,15 @@ fn source_name(get: &Get) -> Result<String, ConfigError> {
     }
 }
 
-fn on_miss(get: &Get) -> Result<(), ConfigError> {
+fn on_miss(get: &Get, caches: &[CacheUrl]) -> Result<OnMiss, ConfigError> {
     match get("NIX_ON_MISS").as_deref().map(str::trim) {
-        None | Some("error") => Ok(()),
+        None if caches.is_empty() => Ok(OnMiss::Build),
+        None | Some("error") => Ok(OnMiss::Error),
+        Some("build") => Ok(OnMiss::Build),
         Some(value) => Err(invalid(
             "NIX_ON_MISS",
             value,
-            "`error`: this buildpack deploys what a binary cache has, and compiles nothing",
+            "`error`, or `build` to build what no binary cache has",
         )),
     }
 }
@@ -764,6 +777,19 @@ mod tests {
     }
 
     #[test]
+    fn only_who_asks_for_it_or_names_no_cache_gets_anything_built() {
+        let none = ("NIX_DEFAULT_BINARY_CACHE", "");
+        for (settings, on_miss) in [
+            (&[][..], OnMiss::Error),
+            (&[("NIX_ON_MISS", "build")], OnMiss::Build),
+            (&[none], OnMiss::Build),
+            (&[none, ("NIX_ON_MISS", "error")], OnMiss::Error),
+        ] {
+            assert_eq!(read(settings).unwrap().on_miss, on_miss, "{settings:?}");
+        }
+    }
+
+    #[test]
     fn naming_a_key_makes_signatures_required() {
         let key = "acme:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY=";
         let trust = read(&[("NIX_TRUSTED_PUBLIC_KEYS", key)]).unwrap().trust;
@@ -806,7 +832,7 @@ mod tests {
             ("NIX_FILE", "missing.nix"),
             ("NIX_TARGET", "web"),
             ("NIX_SOURCE_NAME", "a/b"),
-            ("NIX_ON_MISS", "build"),
+            ("NIX_ON_MISS", "compile"),
             ("NIX_DEBUG", "loud"),
             ("NIX_ENGINE", "docker"),
             ("NIX_PROCFILE", "missing"),

@@ -17,8 +17,8 @@ use crate::launch::procfile::{LineError, ProcfileError};
 use crate::layers::closure::{ClosureLayerError, NotRelocatable};
 use crate::layers::launch_layer::LayerError;
 use crate::layers::proot::PRootLayerError;
-use crate::nix::NixError;
 use crate::nix::archive::ArchiveError;
+use crate::nix::{MIN_VERSION, NixError};
 use crate::output::{self, bytes, list};
 use crate::resolve::expression::ExpressionError;
 use crate::resolve::source::SourceError;
@@ -40,7 +40,6 @@ pub enum BuildpackError {
     Config(ConfigError),
     Source(SourceError),
     Tool(ToolError),
-    NixArchive(ArchiveError),
     Nix(NixError),
     Expression(ExpressionError),
     Hydra(HydraError),
@@ -122,7 +121,6 @@ impl BuildpackError {
             Self::Config(error) => config(error),
             Self::Source(error) => source(error),
             Self::Tool(error) => tool(error),
-            Self::NixArchive(error) => nix_archive(error),
             Self::Nix(error) => nix(error),
             Self::Expression(error) => expression(error),
             Self::Hydra(error) => hydra::hydra(error),
@@ -404,6 +402,42 @@ fn nix(error: &NixError) -> Message {
                 programs may run from the directory it is in.
             ", program = program.display()},
         ),
+        NixError::Archive(error) => nix_archive(error),
+        NixError::TooOld(version) => Message::new(
+            "This Nix is too old",
+            formatdoc! {"
+                The release archive holds Nix {version}. Evaluating without `/nix` needs {MIN_VERSION} or newer.
+
+                Name a newer release in NIX_ARCHIVE_URL, or set neither it nor NIX_ARCHIVE_SHA256.
+            "},
+        ),
+        NixError::NoEngine(tried) => {
+            let tried: Vec<String> = tried
+                .iter()
+                .map(|(how, why)| format!("  {how}: {why}"))
+                .collect();
+            Message::new(
+                "Nix cannot work in this build container",
+                formatdoc! {"
+                    There is no way to show it a store at `/nix`, which it needs for this:
+
+                    {tried}
+
+                    Let the container's processes make user namespaces or trace each other; or have
+                    Hydra build the app, with nothing that must be built to evaluate it.
+                ", tried = tried.join("\n")},
+            )
+        }
+        NixError::Build(said) => Message::new(
+            "The app could not be built",
+            formatdoc! {"
+                {said}
+
+                No binary cache has it, so it was built here, as NIX_ON_MISS says. What the builder
+                printed is above. Better have Hydra build it, and name its binary cache in
+                NIX_EXTRA_BINARY_CACHE.
+            "},
+        ),
         NixError::Failed(said) => internal(
             "Nix failed to set up its store",
             &format!("It said:\n\n{said}"),
@@ -427,6 +461,51 @@ fn expression(error: &ExpressionError) -> Message {
         ExpressionError::Answer(reason) => {
             internal("Nix gave an answer that cannot be understood", reason)
         }
+        ExpressionError::MustBuild(derivation) => Message::new(
+            "Something must be built to evaluate the expression",
+            formatdoc! {"
+                {derivation}
+
+                could not be built. The expression imports what this derivation makes (import from
+                derivation), and no binary cache has it.
+            "},
+        ),
+        ExpressionError::Unpinned(name) => Message::new(
+            "The expression uses a nixpkgs that is not pinned",
+            formatdoc! {"
+                This expression takes `{name}` from `<nixpkgs>`, which is not pinned: which nixpkgs
+                that is depends on the machine, and so would the store path.
+
+                Pin it in the expression, as with
+
+                    nixpkgs = import (fetchTarball {{
+                      url = \"https://github.com/NixOS/nixpkgs/archive/REVISION.tar.gz\";
+                      sha256 = \"HASH\";
+                    }}) {{ }};
+
+                or say in NIX_PATH which one Hydra has. Unpinned, `<nixpkgs>` has nothing but
+                fetchers: fetchFromGitHub, fetchFromGitLab, fetchzip, fetchurl, fetchgit, fetchTarball.
+            "},
+        ),
+        ExpressionError::Fetcher(problem) => Message::new(
+            "A fetcher of an unpinned nixpkgs cannot do this",
+            formatdoc! {"
+                {problem}.
+
+                Fetch nixpkgs itself with its hash and nothing else, and take the fetcher for all
+                else from there; or say in NIX_PATH which `<nixpkgs>` Hydra has.
+            "},
+        ),
+        ExpressionError::Shell(attribute) => Message::new(
+            "The expression is a shell to develop in",
+            formatdoc! {"
+                The {what} evaluates to what `mkShell` makes: an environment for `nix-shell`, with
+                no program in it that could be deployed.
+
+                Name the package in NIX_FILE or NIX_ATTRIBUTES, or put what is to be deployed into
+                `deploy.nix`, which comes before `shell.nix`.
+            ", what = what(attribute.as_deref())},
+        ),
         ExpressionError::NotADerivation {
             attribute,
             kind,
@@ -444,11 +523,16 @@ fn expression(error: &ExpressionError) -> Message {
     }
 }
 
-fn not_a_derivation(attribute: Option<&str>, kind: &str, derivations: &[String]) -> Message {
-    let what = match attribute {
+/// The expression's part that `attribute` names, or the whole.
+fn what(attribute: Option<&str>) -> String {
+    match attribute {
         Some(attribute) => format!("attribute `{attribute}` of the expression"),
         None => "expression".to_string(),
-    };
+    }
+}
+
+fn not_a_derivation(attribute: Option<&str>, kind: &str, derivations: &[String]) -> Message {
+    let what = what(attribute);
     let next = match (derivations, attribute) {
         ([], _) => "It must be a derivation: what `nix-build` would build.".to_string(),
         (names, None) => format!(
@@ -827,13 +911,22 @@ mod tests {
                 ArchiveError::Write("/tmp/nix-1/x".into(), full()),
                 ArchiveError::NoNix,
             ]
-            .map(BuildpackError::NixArchive),
+            .map(|error| BuildpackError::Nix(NixError::Archive(error))),
         );
         errors.extend(
             [
                 NixError::Write("/tmp/nix-1".into(), full()),
                 NixError::Start("/usr/bin/nix-store".into(), io::ErrorKind::NotFound.into()),
                 NixError::Failed("error: the store is odd".into()),
+                NixError::TooOld(semver::Version::new(2, 31, 2)),
+                NixError::NoEngine(vec![
+                    (
+                        "in a user namespace".into(),
+                        "unshare: Operation not permitted".into(),
+                    ),
+                    ("under PRoot".into(), "Failed to download a tool".into()),
+                ]),
+                NixError::Build("error: builder for '/nix/store/x.drv' failed".into()),
             ]
             .map(BuildpackError::Nix),
         );
@@ -878,6 +971,12 @@ mod tests {
                 not(Some("jobs"), "set", &["web"]),
                 not(Some("count"), "int", &[]),
                 ExpressionError::NoFlakeLock,
+                ExpressionError::MustBuild("/nix/store/x-generated.drv".into()),
+                ExpressionError::Unpinned("stdenv".into()),
+                ExpressionError::Fetcher(
+                    "`fetchzip` of <nixpkgs>, which is not pinned, cannot be used with `postFetch` here".into(),
+                ),
+                ExpressionError::Shell(None),
             ]
             .map(BuildpackError::Expression),
         );

@@ -5,10 +5,13 @@ use libcnb::build::{BuildContext, BuildResult, BuildResultBuilder};
 use libcnb::detect::{DetectContext, DetectResult, DetectResultBuilder};
 use libcnb::generic::{GenericMetadata, GenericPlatform};
 use libcnb::{Buildpack, additional_buildpack_binary_path, buildpack_main};
+use nix_hydra_buildpack::cache::CacheUrl;
 use nix_hydra_buildpack::closure::plan::Caches;
-use nix_hydra_buildpack::config::Config;
+use nix_hydra_buildpack::config::{Config, OnMiss};
 use nix_hydra_buildpack::errors::{self, BuildpackError};
 use nix_hydra_buildpack::http::Http;
+use nix_hydra_buildpack::layers::closure::{ClosureLayer, ClosureLayerError};
+use nix_hydra_buildpack::resolve::Root;
 use nix_hydra_buildpack::{doctor, hydra, launch, layers, output, resolve};
 
 struct HydraBuildpack;
@@ -35,19 +38,34 @@ impl Buildpack for HydraBuildpack {
         let http = Http::new();
 
         let mut hydra = hydra::set_up(&mut config, &context.app_dir, &http)?;
-        let resolved = resolve::resolve(&context, &config, hydra.as_mut(), &http)?;
+        let mut resolved = resolve::resolve(&context, &config, hydra.as_mut(), &http)?;
         // It may have signed in meanwhile.
         if let Some(hydra) = &hydra {
             config.caches = hydra.caches(&config.caches);
         }
 
-        let closure =
-            layers::closure::handle(&context.layers_dir, &resolved.roots, &config, || {
-                Caches::open(&config.caches, config.trust.clone(), &http)
+        let fill = |roots: &[Root], caches: &[CacheUrl]| {
+            layers::closure::handle(&context.layers_dir, roots, &config, || {
+                Caches::open(caches, config.trust.clone(), &http)
             })
-            .map_err(|error| {
-                doctor::explain(error, &context, &config, &resolved, hydra.as_mut(), &http)
-            })?;
+        };
+        let mut filled = fill(&resolved.roots, &config.caches);
+        if is_miss(&filled) {
+            let first = resolved.roots.clone();
+            resolved = resolve::resolve_fully(&context, &config, resolved, &http)?;
+            if resolved.roots != first {
+                filled = fill(&resolved.roots, &config.caches);
+            }
+        }
+        if is_miss(&filled)
+            && config.on_miss == OnMiss::Build
+            && let Some(built) = resolve::build(&context, &config, &mut resolved, &http)?
+        {
+            filled = fill(&resolved.roots, &[built]);
+        }
+        let closure = filled.map_err(|error| {
+            doctor::explain(error, &context, &config, &resolved, hydra.as_mut(), &http)
+        })?;
         if config.doctor {
             let reported = doctor::report(&context, &config, &resolved, hydra.as_mut(), &http);
             // What is deployed is none the worse for it.
@@ -87,6 +105,11 @@ impl Buildpack for HydraBuildpack {
     fn on_error(&self, error: libcnb::Error<Self::Error>) {
         print::error(errors::message(&error).to_string());
     }
+}
+
+/// Whether there are paths that building could bring.
+fn is_miss(filled: &Result<ClosureLayer, ClosureLayerError>) -> bool {
+    matches!(filled, Err(ClosureLayerError::Miss { .. }))
 }
 
 /// Settings are variables of the build's environment, where the platform puts the user's.

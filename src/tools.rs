@@ -153,7 +153,8 @@ impl ToolSource {
     }
 }
 
-fn hash_of(file: &Path) -> io::Result<[u8; 32]> {
+/// The SHA-256 of a file.
+pub(crate) fn hash_of(file: &Path) -> io::Result<[u8; 32]> {
     let mut file = File::open(file)?;
     let mut hasher = Sha256::new();
     let mut buffer = vec![0; BUFFER_SIZE];

@@ -227,7 +227,7 @@ pub fn report<B: Buildpack<Error = BuildpackError>>(
     let own;
     let resolved = match (resolved.store(), expression(config)) {
         (None, Some(expression)) => {
-            own = resolve::by_evaluation(context, config, expression, http)?;
+            own = resolve::evaluate_fully(context, config, expression, http)?;
             &own
         }
         _ => resolved,

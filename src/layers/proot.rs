@@ -135,6 +135,29 @@ fn fill(
     symlink(START_PROGRAM, &link).map_err(layer_error(link))
 }
 
+/// Puts PRoot alone into `directory`, for a build that needs it, and answers where it is.
+pub fn program_in(
+    directory: &Path,
+    source: &ToolSource,
+    http: &Http,
+) -> Result<PathBuf, PRootLayerError> {
+    let path = directory.join("proot");
+    if !path.exists() {
+        let program = download(source, &directory.join("download"), http)?;
+        OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o755)
+            .open(&path)
+            .and_then(|mut file| file.write_all(&program))
+            .map_err(|reason| {
+                let path = path.clone();
+                PRootLayerError::Layer(LayerError { path, reason })
+            })?;
+    }
+    Ok(path)
+}
+
 /// Downloads PRoot by way of the file `to`.
 fn download(source: &ToolSource, to: &Path, http: &Http) -> Result<Vec<u8>, PRootLayerError> {
     let layer_error = |reason| {

@@ -1,7 +1,9 @@
 //! Unpacks a Nix release archive so that its programs run from any directory.
 //!
 //! The archive holds Nix's own closure: `nix-VERSION-SYSTEM/store/<paths>`. Its references are
-//! rewritten while it is unpacked, so nothing has to be at `/nix/store`.
+//! rewritten while it is unpacked, so nothing has to be at `/nix/store`. A release is packed with xz,
+//! which takes a second to decode; while it is unpacked for the first time it is packed again with
+//! zstd, which takes a tenth of that.
 
 use crate::closure::relocate::{DirectoryTooLong, Relocation};
 use liblzma::read::XzDecoder;
@@ -11,13 +13,15 @@ use std::io::{self, BufReader, Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{OpenOptionsExt, symlink};
 use std::path::{Component, Path, PathBuf};
-use tempfile::TempDir;
 
 /// The largest file taken from an archive; the largest of Nix 2.35 has 30 MB.
 const MAX_FILE_SIZE: u64 = 512 * 1024 * 1024;
 
 /// Memory that xz may use to decode; release archives are made with level 6 or 9.
 const XZ_MEMORY: u64 = 128 * 1024 * 1024;
+
+/// Higher levels take longer to pack and give little: the archive is read once a build.
+const ZSTD_LEVEL: i32 = 3;
 
 /// Why an archive could not be unpacked.
 #[derive(Debug)]
@@ -33,35 +37,92 @@ pub enum ArchiveError {
     NoNix,
 }
 
-/// A Nix that is there until this value is dropped.
-#[derive(Debug)]
-pub struct UnpackedNix {
-    /// The directory of Nix's programs.
-    pub bin: PathBuf,
-    _directory: TempDir,
+/// Where the store paths of an archive go.
+#[derive(Debug, Clone)]
+pub enum Target {
+    /// To another directory than `/nix/store`, with every reference rewritten.
+    Relocated(Relocation),
+    /// To this store directory as they are, for an engine that shows it at `/nix/store`.
+    Plain(PathBuf),
 }
 
-/// Unpacks `archive` into a temporary directory.
-pub fn unpack_temporarily(archive: &Path) -> Result<UnpackedNix, ArchiveError> {
-    let directory = tempfile::Builder::new()
-        .prefix("nix-")
-        .tempdir()
-        .map_err(|error| ArchiveError::Write(std::env::temp_dir(), error))?;
-    Ok(UnpackedNix {
-        bin: unpack(archive, directory.path())?,
-        _directory: directory,
-    })
+impl Target {
+    /// A relocation to `directory`, where its name is short enough.
+    pub fn relocated(directory: &Path) -> Result<Self, ArchiveError> {
+        Relocation::new(directory)
+            .map(Self::Relocated)
+            .map_err(|error| ArchiveError::DirectoryTooLong(directory.to_path_buf(), error))
+    }
+
+    fn directory(&self) -> &Path {
+        match self {
+            Self::Relocated(relocation) => relocation.directory(),
+            Self::Plain(store) => store,
+        }
+    }
+
+    fn place(&self, basename: &str) -> PathBuf {
+        match self {
+            Self::Relocated(relocation) => relocation.place(basename),
+            Self::Plain(store) => store.join(basename),
+        }
+    }
 }
 
-/// Unpacks `archive` below `directory` and answers the directory of Nix's programs.
-pub fn unpack(archive: &Path, directory: &Path) -> Result<PathBuf, ArchiveError> {
-    let relocation = Relocation::new(directory)
-        .map_err(|error| ArchiveError::DirectoryTooLong(directory.to_path_buf(), error))?;
+/// Unpacks the release `archive`, and answers the directory of Nix's programs. Where `packed` is
+/// given, writes that file as well, for [`unpack_packed`].
+pub fn unpack_release(
+    archive: &Path,
+    target: &Target,
+    packed: Option<&Path>,
+) -> Result<PathBuf, ArchiveError> {
     let file = File::open(archive).map_err(ArchiveError::Read)?;
     let stream =
         liblzma::stream::Stream::new_stream_decoder(XZ_MEMORY, liblzma::stream::CONCATENATED)
             .map_err(|error| ArchiveError::Read(error.into()))?;
-    let mut tar = tar::Archive::new(XzDecoder::new_stream(BufReader::new(file), stream));
+    let mut reader = XzDecoder::new_stream(BufReader::new(file), stream);
+    let Some(packed) = packed else {
+        return unpack(reader, target);
+    };
+    let write_error = |error| ArchiveError::Write(packed.to_path_buf(), error);
+    let file = File::create(packed).map_err(write_error)?;
+    let mut encoder = zstd::Encoder::new(file, ZSTD_LEVEL).map_err(write_error)?;
+    let mut copy = Tee {
+        reader: &mut reader,
+        writer: &mut encoder,
+    };
+    let bin = unpack(&mut copy, target)?;
+    // What follows the last entry.
+    io::copy(&mut copy, &mut io::sink()).map_err(ArchiveError::Read)?;
+    encoder.finish().map_err(write_error)?;
+    Ok(bin)
+}
+
+/// Unpacks a file that [`unpack_release`] wrote.
+pub fn unpack_packed(packed: &Path, target: &Target) -> Result<PathBuf, ArchiveError> {
+    let file = File::open(packed).map_err(ArchiveError::Read)?;
+    unpack(
+        zstd::Decoder::new(file).map_err(ArchiveError::Read)?,
+        target,
+    )
+}
+
+/// Reads, and writes what was read elsewhere.
+struct Tee<'a, R, W> {
+    reader: &'a mut R,
+    writer: &'a mut W,
+}
+
+impl<R: Read, W: Write> Read for Tee<'_, R, W> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.reader.read(buffer)?;
+        self.writer.write_all(&buffer[..count])?;
+        Ok(count)
+    }
+}
+
+fn unpack(reader: impl Read, target: &Target) -> Result<PathBuf, ArchiveError> {
+    let mut tar = tar::Archive::new(reader);
     let mut nix = None;
     for entry in tar.entries().map_err(ArchiveError::Read)? {
         let mut entry = entry.map_err(ArchiveError::Read)?;
@@ -69,11 +130,11 @@ pub fn unpack(archive: &Path, directory: &Path) -> Result<PathBuf, ArchiveError>
         let Some((basename, rest)) = store_entry(&path)? else {
             continue;
         };
-        let place = relocation.place(&basename);
+        let place = target.place(&basename);
         if rest == Path::new("bin/nix-instantiate") {
             nix = Some(place.join("bin"));
         }
-        unpack_entry(&mut entry, &path, &place.join(rest), &relocation)?;
+        unpack_entry(&mut entry, &path, &place.join(rest), target)?;
     }
     nix.ok_or(ArchiveError::NoNix)
 }
@@ -106,7 +167,7 @@ fn unpack_entry(
     entry: &mut tar::Entry<impl Read>,
     path: &Path,
     to: &Path,
-    relocation: &Relocation,
+    target: &Target,
 ) -> Result<(), ArchiveError> {
     let refuse = |reason| ArchiveError::Entry(path.display().to_string(), reason);
     let write_error = |error| ArchiveError::Write(to.to_path_buf(), error);
@@ -114,7 +175,7 @@ fn unpack_entry(
     let through_link = to
         .ancestors()
         .skip(1)
-        .take_while(|parent| parent.starts_with(relocation.directory()))
+        .take_while(|parent| parent.starts_with(target.directory()))
         .any(Path::is_symlink);
     if through_link {
         return Err(refuse("it lies behind a symbolic link"));
@@ -127,22 +188,25 @@ fn unpack_entry(
         fs::create_dir_all(parent).map_err(write_error)?;
     }
     if kind.is_symlink() {
-        let target = entry
+        let mut link = entry
             .link_name_bytes()
-            .ok_or_else(|| refuse("it is a link without a target"))?;
-        let target = relocation.rewrite_target(&target).into_owned();
-        return symlink(OsStr::from_bytes(&target), to).map_err(write_error);
+            .ok_or_else(|| refuse("it is a link without a target"))?
+            .into_owned();
+        if let Target::Relocated(relocation) = target {
+            link = relocation.rewrite_target(&link).into_owned();
+        }
+        return symlink(OsStr::from_bytes(&link), to).map_err(write_error);
     }
     if kind.is_hard_link() {
-        let target = entry
+        let link = entry
             .link_name()
             .map_err(ArchiveError::Read)?
             .unwrap_or_default();
-        let Some((basename, rest)) = store_entry(&target)? else {
+        let Some((basename, rest)) = store_entry(&link)? else {
             return Err(refuse("it is a hard link to what is no store path"));
         };
-        let target = relocation.place(&basename).join(rest);
-        return fs::hard_link(target, to).map_err(write_error);
+        let original = target.place(&basename).join(rest);
+        return fs::hard_link(original, to).map_err(write_error);
     }
     if !kind.is_file() {
         return Err(refuse("it is neither file, directory nor link"));
@@ -153,7 +217,9 @@ fn unpack_entry(
     let executable = entry.header().mode().is_ok_and(|mode| mode & 0o100 != 0);
     let mut bytes = Vec::new();
     entry.read_to_end(&mut bytes).map_err(ArchiveError::Read)?;
-    relocation.rewrite(&mut bytes);
+    if let Target::Relocated(relocation) = target {
+        relocation.rewrite(&mut bytes);
+    }
     OpenOptions::new()
         .write(true)
         .create_new(true)

@@ -3,14 +3,39 @@
 use super::Root;
 use super::source::{Source, SourceError};
 use crate::config::{Config, Expression};
-use crate::nix::{Nix, NixError};
+use crate::nix::{Evaluation, Nix, NixError};
 use nix_derivation::{StoreDir, StorePath};
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::fs;
+use std::path::Path;
 
 /// The Nix function that turns an expression's value into what [`Evaluated`] holds.
-const ROOTS_NIX: &str = include_str!("roots.nix");
+pub const ROOTS_NIX: &str = include_str!("roots.nix");
+
+/// What `<nixpkgs>` is where nothing says so.
+pub const NIXPKGS_NIX: &str = include_str!("nixpkgs.nix");
+
+/// How the errors of `nixpkgs.nix` begin.
+const NIXPKGS_ERROR: &str = "nix-hydra: ";
+
+/// What an expression gave.
+#[derive(Debug)]
+pub struct Outcome {
+    /// In the order of the attributes, the target's first.
+    pub roots: Vec<Root>,
+    /// What to build, `/nix/store/….drv!out` for each root; nothing for a root that is no
+    /// derivation's output.
+    pub derivations: Vec<Option<String>>,
+    /// Whether everything was written to the store. Else an expression that looks for a copy which
+    /// was not made, by a name that hides that it is one, may have gone another way.
+    pub thorough: bool,
+    /// Derivations that were built to evaluate.
+    pub built: Vec<String>,
+    /// What is fetched without a hash, in Nix's words; then another evaluation may give others.
+    pub unpinned: Option<String>,
+}
 
 /// Why an expression gave no roots.
 #[derive(Debug)]
@@ -21,6 +46,12 @@ pub enum ExpressionError {
     Evaluation(String),
     /// What Nix answered is not what this program asked for.
     Answer(String),
+    /// This derivation must be built before the expression can be evaluated.
+    MustBuild(String),
+    /// The expression takes this from `<nixpkgs>`, which nothing pins.
+    Unpinned(String),
+    /// A fetcher of the `<nixpkgs>` that stands in cannot do what is asked of it; what that is.
+    Fetcher(String),
     /// The value at this attribute (none: the whole expression) is not a derivation.
     NotADerivation {
         attribute: Option<String>,
@@ -29,6 +60,8 @@ pub enum ExpressionError {
         /// The names of the derivations in it, where it is a set of some.
         derivations: Vec<String>,
     },
+    /// The value at this attribute is what `mkShell` makes.
+    Shell(Option<String>),
     /// A flake whose inputs are not locked.
     NoFlakeLock,
 }
@@ -41,93 +74,282 @@ struct Evaluated {
     kind: String,
     derivations: Vec<String>,
     /// The outputs to deploy, best first.
-    outputs: Vec<String>,
+    outputs: Vec<Output>,
+    /// The derivation's store path.
+    derivation: Option<String>,
     main_program: Option<String>,
 }
 
-/// Puts `source` into the store that `nix` works on and evaluates `expression` in it.
-///
-/// The roots come in the order of the attributes, the target's first.
-pub fn evaluate(
-    nix: &Nix,
-    source: &Source,
-    expression: &Expression,
-    config: &Config,
-    system: &str,
-) -> Result<Vec<Root>, ExpressionError> {
-    let is_flake = expression
-        .file
-        .file_name()
-        .is_some_and(|name| name == "flake.nix");
-    let in_store = source
-        .write_to(nix.store())
-        .map_err(ExpressionError::Source)?;
-    if is_flake
-        && !in_store
-            .join(expression.file.with_file_name("flake.lock"))
-            .exists()
-    {
-        return Err(ExpressionError::NoFlakeLock);
-    }
-    nix.load_db(&source.registration())
-        .map_err(ExpressionError::Nix)?;
+#[derive(Debug, Deserialize)]
+struct Output {
+    output: String,
+    path: String,
+}
 
-    let function = nix.scratch().join("roots.nix");
-    fs::write(&function, ROOTS_NIX)
-        .map_err(|error| ExpressionError::Nix(NixError::Write(function.clone(), error)))?;
-    let mut attributes = expression.attributes.clone();
-    // The target leads PATH, so it comes first.
-    attributes.sort_by_key(|attribute| Some(attribute) != expression.target.as_ref());
-    let arguments = BTreeMap::from([
-        ("source", source.path.to_absolute_path()),
-        ("file", expression.file.to_string_lossy().into_owned()),
-        ("attributes", serde_json::json!(attributes).to_string()),
-        ("flake", is_flake.to_string()),
-        ("system", system.to_string()),
-    ]);
-    let answer = nix
-        .evaluate(
-            &function,
-            &arguments,
-            &source.path,
-            config.nix_path.as_deref(),
-            &config.lookups,
-        )
-        .map_err(ExpressionError::Nix)?;
-    if !answer.status.success() {
-        return Err(ExpressionError::Evaluation(
-            nix.trimmed_error(&answer.stderr),
-        ));
+/// How an expression is evaluated, as [`Evaluation`] has it.
+#[derive(Debug, Clone, Copy, Default)]
+struct Mode {
+    read_only: bool,
+    offline: bool,
+}
+
+/// An expression whose source is in the store that a Nix works on.
+#[derive(Debug)]
+pub struct Evaluator<'a> {
+    source: &'a Source,
+    expression: &'a Expression,
+    config: &'a Config,
+    system: &'a str,
+    is_flake: bool,
+}
+
+impl<'a> Evaluator<'a> {
+    /// Puts `source` into the store of `nix`.
+    pub fn new(
+        nix: &Nix,
+        source: &'a Source,
+        expression: &'a Expression,
+        config: &'a Config,
+        system: &'a str,
+    ) -> Result<Self, ExpressionError> {
+        let file = expression.file.file_name();
+        let is_flake = file.is_some_and(|name| name == "flake.nix");
+        let in_store = source
+            .write_to(nix.store())
+            .map_err(ExpressionError::Source)?;
+        let lock = in_store.join(expression.file.with_file_name("flake.lock"));
+        if is_flake && !lock.exists() {
+            return Err(ExpressionError::NoFlakeLock);
+        }
+        nix.load_db(&source.registration())
+            .map_err(ExpressionError::Nix)?;
+        Self::write_nixpkgs(nix, "")?;
+        Ok(Self {
+            source,
+            expression,
+            config,
+            system,
+            is_flake,
+        })
     }
-    let evaluated: Vec<Evaluated> = serde_json::from_slice(&answer.stdout)
-        .map_err(|error| ExpressionError::Answer(error.to_string()))?;
-    let mut roots = Vec::new();
-    for value in evaluated {
-        roots.extend(value.into_roots()?);
+
+    /// Evaluates the expression: without writing what it makes, where that is enough and derivations
+    /// are not needed.
+    pub fn evaluate(&self, nix: &Nix, thorough: bool) -> Result<Outcome, ExpressionError> {
+        let mut mode = Mode {
+            read_only: !thorough,
+            offline: false,
+        };
+        let mut answer = self.run(nix, mode)?;
+        if mode.read_only && !answer.status.success() {
+            mode.read_only = false;
+            answer = self.run(nix, mode)?;
+        }
+        if !answer.status.success() {
+            return Err(self.failure(nix, &answer.stderr)?);
+        }
+        let evaluated: Vec<Evaluated> = serde_json::from_slice(&answer.stdout)
+            .map_err(|error| ExpressionError::Answer(error.to_string()))?;
+        let mut outcome = Outcome {
+            roots: Vec::new(),
+            derivations: Vec::new(),
+            thorough: !mode.read_only,
+            built: built(&answer.stderr),
+            unpinned: None,
+        };
+        for value in evaluated {
+            value.add_to(&mut outcome)?;
+        }
+        // What was fetched by a URL and a hash is in the store now, and not fetched again.
+        if !self.is_flake && nix.has_fetched() {
+            mode.offline = true;
+            let again = self.run(nix, mode)?;
+            if !again.status.success() {
+                let said = nix.trimmed_error(&again.stderr);
+                outcome.unpinned = Some(last_error(&said).to_string());
+            }
+        }
+        Ok(outcome)
     }
-    Ok(roots)
+
+    fn run(&self, nix: &Nix, mode: Mode) -> Result<std::process::Output, ExpressionError> {
+        let mut attributes = self.expression.attributes.clone();
+        // The target leads PATH, so it comes first.
+        attributes.sort_by_key(|attribute| Some(attribute) != self.expression.target.as_ref());
+        let nar_hash = self.source.nar_hash.to_sri_string();
+        let nixpkgs = format!("nixpkgs={}", nixpkgs_directory(nix).display());
+        nix.evaluate(&Evaluation {
+            function: ROOTS_NIX,
+            arguments: BTreeMap::from([
+                ("source", self.source.path.to_absolute_path()),
+                (
+                    "narHash",
+                    utf8_percent_encode(&nar_hash, NON_ALPHANUMERIC).to_string(),
+                ),
+                ("file", self.expression.file.to_string_lossy().into_owned()),
+                ("attributes", serde_json::json!(attributes).to_string()),
+                ("flake", self.is_flake.to_string()),
+                ("system", self.system.to_string()),
+            ]),
+            source: &self.source.path,
+            nix_path: match &self.config.nix_path {
+                Some(nix_path) => format!("{nix_path}:{nixpkgs}"),
+                None => nixpkgs,
+            },
+            lookups: &self.config.lookups,
+            pure: self.is_flake,
+            read_only: mode.read_only,
+            offline: mode.offline,
+        })
+        .map_err(ExpressionError::Nix)
+    }
+
+    /// What a failed evaluation means.
+    fn failure(&self, nix: &Nix, stderr: &[u8]) -> Result<ExpressionError, ExpressionError> {
+        let said = nix.trimmed_error(stderr);
+        let last = last_error(&said);
+        if let Some(problem) = last.strip_prefix(NIXPKGS_ERROR) {
+            return Ok(ExpressionError::Fetcher(problem.to_string()));
+        }
+        if let Some(derivation) = cannot_build(&said) {
+            return Ok(ExpressionError::MustBuild(derivation));
+        }
+        if last.starts_with("file 'nixpkgs/") {
+            let path = last.split('\'').nth(1).unwrap_or_default();
+            return Ok(ExpressionError::Unpinned(format!("<{path}>")));
+        }
+        // Whether the name is missed in `<nixpkgs>` or elsewhere shows once that one has it.
+        if let Some(name) = missing_name(last) {
+            Self::write_nixpkgs(nix, name)?;
+            let again = self.run(nix, Mode::default())?;
+            let again = nix.trimmed_error(&again.stderr);
+            if last_error(&again).starts_with(NIXPKGS_ERROR) {
+                return Ok(ExpressionError::Unpinned(name.to_string()));
+            }
+        }
+        Ok(ExpressionError::Evaluation(said))
+    }
+
+    /// Writes the `<nixpkgs>` that stands in, which tells when `missing` is taken from it.
+    fn write_nixpkgs(nix: &Nix, missing: &str) -> Result<(), ExpressionError> {
+        let directory = nixpkgs_directory(nix);
+        let missing = if missing.is_empty() {
+            "[ ]".to_string()
+        } else {
+            format!("[ {} ]", serde_json::json!(missing))
+        };
+        let written = fs::create_dir_all(&directory)
+            .and_then(|()| fs::write(directory.join("default.nix"), NIXPKGS_NIX))
+            .and_then(|()| fs::write(directory.join("missing.nix"), missing));
+        written.map_err(|error| ExpressionError::Nix(NixError::Write(directory, error)))
+    }
+}
+
+fn nixpkgs_directory(nix: &Nix) -> std::path::PathBuf {
+    nix.scratch().join("nixpkgs")
+}
+
+/// The error itself, at the end of a trace: one line.
+fn last_error(said: &str) -> &str {
+    let start = said.rfind("error: ").map_or(0, |at| at + "error: ".len());
+    said[start..].lines().next().unwrap_or_default().trim()
+}
+
+/// The name in `attribute 'stdenv' missing` or `undefined variable 'stdenv'`.
+fn missing_name(error: &str) -> Option<&str> {
+    let name = error
+        .strip_prefix("attribute '")
+        .and_then(|rest| rest.strip_suffix("' missing"))
+        .or_else(|| {
+            error
+                .strip_prefix("undefined variable '")?
+                .strip_suffix('\'')
+        })?;
+    // Names are written into Nix code: nothing but what needs no quoting there.
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_-'.+".contains(&byte);
+    name.bytes().all(plain).then_some(name)
+}
+
+/// The derivation in `Cannot build '/nix/store/….drv'.` where nothing may be built.
+fn cannot_build(said: &str) -> Option<String> {
+    if !said.contains("max-jobs") {
+        return None;
+    }
+    said.split('\'')
+        .find(|part| part.starts_with("/nix/store/") && has_extension(part))
+        .map(str::to_string)
+}
+
+/// The derivations of lines such as `building '/nix/store/….drv'...`.
+fn built(stderr: &[u8]) -> Vec<String> {
+    String::from_utf8_lossy(stderr)
+        .lines()
+        .filter_map(|line| line.strip_prefix("building '")?.split('\'').next())
+        .map(str::to_string)
+        .collect()
+}
+
+fn has_extension(path: &str) -> bool {
+    Path::new(path)
+        .extension()
+        .is_some_and(|extension| extension == "drv")
 }
 
 impl Evaluated {
-    fn into_roots(self) -> Result<Vec<Root>, ExpressionError> {
-        if self.kind != "derivation" {
-            return Err(ExpressionError::NotADerivation {
-                attribute: self.attribute,
-                kind: self.kind,
-                derivations: self.derivations,
-            });
+    fn add_to(self, outcome: &mut Outcome) -> Result<(), ExpressionError> {
+        match self.kind.as_str() {
+            "derivation" => {}
+            "shell" => return Err(ExpressionError::Shell(self.attribute)),
+            _ => {
+                return Err(ExpressionError::NotADerivation {
+                    attribute: self.attribute,
+                    kind: self.kind,
+                    derivations: self.derivations,
+                });
+            }
         }
-        self.outputs
-            .iter()
-            .map(|output| {
-                let path: StorePath = StoreDir::default()
-                    .parse_path(output.as_bytes())
-                    .map_err(|error| ExpressionError::Answer(format!("{output}: {error}")))?;
-                Ok(Root {
-                    path,
-                    main_program: self.main_program.clone(),
-                })
-            })
-            .collect()
+        for Output { output, path } in self.outputs {
+            let parsed: StorePath = StoreDir::default()
+                .parse_path(path.as_bytes())
+                .map_err(|error| ExpressionError::Answer(format!("{path}: {error}")))?;
+            outcome.roots.push(Root {
+                path: parsed,
+                main_program: self.main_program.clone(),
+            });
+            let derivation = self.derivation.as_ref();
+            outcome
+                .derivations
+                .push(derivation.map(|derivation| format!("{derivation}!{output}")));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_that_is_missed_is_read_from_nix_s_words() {
+        for (error, name) in [
+            ("attribute 'stdenv' missing", Some("stdenv")),
+            ("undefined variable 'hello-2.0'", Some("hello-2.0")),
+            ("attribute 'a\" b' missing", None),
+            ("infinite recursion encountered", None),
+        ] {
+            assert_eq!(missing_name(error), name, "{error}");
+        }
+    }
+
+    #[test]
+    fn the_derivation_that_must_be_built_is_named() {
+        let said = "error:\n       … while x\n\n       error: Cannot build '/nix/store/0000-g.drv'.\n       \
+                    Reason: local builds are disabled (max-jobs = 0)";
+        assert_eq!(cannot_build(said).as_deref(), Some("/nix/store/0000-g.drv"));
+        assert_eq!(
+            cannot_build("error: Cannot build '/nix/store/0000-g.drv'."),
+            None
+        );
+        assert_eq!(last_error(said), "Cannot build '/nix/store/0000-g.drv'.");
     }
 }

@@ -1,22 +1,28 @@
 //! Finds the roots: the store paths that the user wants deployed.
 
+pub mod checkout;
 pub mod expression;
+pub mod memo;
 pub mod source;
 
+use crate::cache::CacheUrl;
 use crate::config::{Config, Expression, Job, Wanted};
 use crate::errors::BuildpackError;
 use crate::http::Http;
 use crate::hydra::{self, Hydra, HydraError, Patience, revision};
-use crate::layers;
-use crate::nix::{Nix, archive};
+use crate::layers::nix_store::{self, NixStoreLayer};
+use crate::layers::proot::PRootLayerError;
+use crate::nix::{Nix, NixError, Substituters};
+use crate::output;
 use crate::tools::{Tool, ToolSource};
 use bullet_stream::global::print;
-use expression::evaluate;
+use expression::{Evaluator, ExpressionError, NIXPKGS_NIX, Outcome, ROOTS_NIX};
 use libcnb::Buildpack;
 use libcnb::build::BuildContext;
+use memo::Key;
 use nix_derivation::StorePath;
 use source::Source;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// A store path to deploy.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,16 +47,33 @@ impl Root {
 #[derive(Debug)]
 pub struct Resolved {
     pub roots: Vec<Root>,
-    /// A Nix that has the derivations of the roots in its store; nothing where nothing was evaluated.
-    evaluated: Option<Nix>,
+    /// A Nix that has the derivations of the roots in its store, and these; nothing where nothing
+    /// was evaluated so thoroughly.
+    evaluated: Option<(Nix, Vec<Option<String>>)>,
+}
+
+/// How much an evaluation may leave out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Effort {
+    /// What an earlier build found out is taken, and nothing is written that need not be.
+    Least,
+    /// As Hydra does it.
+    Full,
 }
 
 impl Resolved {
     /// Where the store's paths are on disk in which the roots' derivations are, if there is one.
     #[must_use]
     pub fn store(&self) -> Option<&Path> {
-        self.evaluated.as_ref().map(Nix::store)
+        self.evaluated.as_ref().map(|(nix, _)| nix.store())
     }
+}
+
+/// What a step of a build works with.
+struct Step<'a, B: Buildpack> {
+    context: &'a BuildContext<B>,
+    config: &'a Config,
+    http: &'a Http,
 }
 
 /// Finds the roots in the cheapest way that the settings allow.
@@ -62,21 +85,38 @@ pub fn resolve<B: Buildpack<Error = BuildpackError>>(
     hydra: Option<&mut Hydra>,
     http: &Http,
 ) -> libcnb::Result<Resolved, BuildpackError> {
-    let roots = match &config.wanted {
+    match &config.wanted {
         Wanted::StorePath(path) => {
             print::bullet("Store path");
             print::sub_bullet(format!("{path}, as NIX_STORE_PATH says"));
-            vec![Root::from_path(path.clone())]
+            Ok(Resolved {
+                roots: vec![Root::from_path(path.clone())],
+                evaluated: None,
+            })
         }
-        Wanted::HydraJob(job, _) => by_hydra(context, config, job, hydra)?,
+        Wanted::HydraJob(job, _) => Ok(Resolved {
+            roots: by_hydra(context, config, job, hydra)?,
+            evaluated: None,
+        }),
         Wanted::Expression(expression) => {
-            return by_evaluation(context, config, expression, http);
+            print::bullet("Source");
+            let source = Source::read(&context.app_dir, &config.source_name)
+                .map_err(BuildpackError::Source)?;
+            print::sub_bullet(format!("{} files are {}", source.files, source.path));
+            for name in &source.left_out {
+                print::sub_bullet(format!("Without `{name}`, which is not from git"));
+            }
+            for warning in checkout::warnings(&source, &context.app_dir) {
+                output::warning(&warning);
+            }
+            let step = Step {
+                context,
+                config,
+                http,
+            };
+            step.by_evaluation(&source, expression, Effort::Least)
         }
-    };
-    Ok(Resolved {
-        roots,
-        evaluated: None,
-    })
+    }
 }
 
 /// Takes what Hydra built of the revision that is deployed.
@@ -113,49 +153,233 @@ fn by_hydra<B: Buildpack<Error = BuildpackError>>(
     Ok(deployed.paths.into_iter().map(Root::from_path).collect())
 }
 
-/// Evaluates the app's expression with real Nix.
-pub fn by_evaluation<B: Buildpack<Error = BuildpackError>>(
+/// Resolves again what no binary cache has, with nothing left out that Hydra does.
+///
+/// It comes to the same, but for expressions that look for their own copies in the store by a path
+/// whose origin they hide. Answers what it was given where there is nothing more to be done.
+pub fn resolve_fully<B: Buildpack<Error = BuildpackError>>(
+    context: &BuildContext<B>,
+    config: &Config,
+    resolved: Resolved,
+    http: &Http,
+) -> libcnb::Result<Resolved, BuildpackError> {
+    let Wanted::Expression(expression) = &config.wanted else {
+        return Ok(resolved);
+    };
+    if resolved.evaluated.is_some() {
+        return Ok(resolved);
+    }
+    print::bullet("Miss");
+    print::sub_bullet("No binary cache has the result: evaluating again, with every detail");
+    evaluate_fully(context, config, expression, http)
+}
+
+/// Evaluates an expression with nothing left out that Hydra does, so that its derivations are there.
+pub fn evaluate_fully<B: Buildpack<Error = BuildpackError>>(
     context: &BuildContext<B>,
     config: &Config,
     expression: &Expression,
     http: &Http,
 ) -> libcnb::Result<Resolved, BuildpackError> {
-    let system = system(&context.target.arch)?;
-    print::bullet("Source");
+    let step = Step {
+        context,
+        config,
+        http,
+    };
     let source =
         Source::read(&context.app_dir, &config.source_name).map_err(BuildpackError::Source)?;
-    print::sub_bullet(format!("{} files are {}", source.files, source.path));
+    step.by_evaluation(&source, expression, Effort::Full)
+}
 
-    print::bullet("Nix");
-    let on_path = std::env::var_os("PATH").and_then(|path| Nix::on_path(&path));
-    // Where an unpacked Nix is, as long as it is needed.
-    let unpacked;
-    let bin = if let Some((bin, version)) = on_path {
-        print::sub_bullet(format!("Using Nix {version} on PATH"));
-        bin
-    } else {
-        let tool = ToolSource::find(Tool::Nix, config.nix_archive.as_ref(), &context.target.arch)
-            .map_err(BuildpackError::Tool)?;
-        let file = layers::nix_store::handle(context, &tool, http)?;
-        let timer = print::sub_start_timer("Unpacking it");
-        let result = archive::unpack_temporarily(&file);
-        timer.done();
-        unpacked = result.map_err(BuildpackError::NixArchive)?;
-        unpacked.bin.clone()
+/// Builds the roots, or what of them no binary cache has, from their derivations.
+///
+/// Answers them as a binary cache, which is there as long as `resolved` is; nothing where the roots
+/// are no derivations that are known here.
+pub fn build<B: Buildpack<Error = BuildpackError>>(
+    context: &BuildContext<B>,
+    config: &Config,
+    resolved: &mut Resolved,
+    http: &Http,
+) -> libcnb::Result<Option<CacheUrl>, BuildpackError> {
+    let step = Step {
+        context,
+        config,
+        http,
     };
-    let nix = Nix::new(bin).map_err(BuildpackError::Nix)?;
+    let Some((nix, derivations)) = &mut resolved.evaluated else {
+        return Ok(None);
+    };
+    let Some(derivations) = derivations.iter().cloned().collect::<Option<Vec<_>>>() else {
+        return Ok(None);
+    };
+    print::bullet("Build");
+    let engine = nix
+        .enable_building(&|directory| step.proot(directory))
+        .map_err(BuildpackError::Nix)?;
+    let built = print::sub_stream_with(
+        format!(
+            "Building {engine} what no binary cache has of {}",
+            output::paths(derivations.len())
+        ),
+        |mut log, _| nix.realise(&derivations, &mut log),
+    );
+    built.map_err(BuildpackError::Nix)?;
+    let roots = resolved.roots.iter();
+    let paths: Vec<StorePath> = roots.map(|root| root.path.clone()).collect();
+    let directory = nix.copy_to_files(&paths).map_err(BuildpackError::Nix)?;
+    let cache = format!("file://{}?trusted=true", directory.display());
+    let cache = cache.parse().map_err(|_| {
+        BuildpackError::Nix(NixError::Write(
+            directory,
+            std::io::ErrorKind::InvalidFilename.into(),
+        ))
+    })?;
+    Ok(Some(cache))
+}
 
-    let timer = print::sub_start_timer(format!("Evaluating `{}`", expression.file.display()));
-    let evaluated = evaluate(&nix, &source, expression, config, system);
-    timer.done();
-    let roots = evaluated.map_err(BuildpackError::Expression)?;
-    for root in &roots {
+impl<B: Buildpack<Error = BuildpackError>> Step<'_, B> {
+    /// Evaluates the app's expression with real Nix, unless an earlier build did so already.
+    fn by_evaluation(
+        &self,
+        source: &Source,
+        expression: &Expression,
+        effort: Effort,
+    ) -> libcnb::Result<Resolved, BuildpackError> {
+        let system = system(&self.context.target.arch)?;
+        print::bullet("Nix");
+        let layer = nix_store::open(self.context)?;
+        let on_path = std::env::var_os("PATH").and_then(|path| Nix::on_path(&path));
+        let tool = self.tool(Tool::Nix).map_err(BuildpackError::from)?;
+        let version = match &on_path {
+            Some((_, version)) => version.to_string(),
+            None => hex::encode(tool.download.sha256),
+        };
+        let key = Key::new(
+            &source.path,
+            expression,
+            self.config,
+            system,
+            &version,
+            &[ROOTS_NIX, NIXPKGS_NIX],
+        );
+        let known = key.as_ref().filter(|_| effort == Effort::Least);
+        if let Some(roots) = known.and_then(|key| layer.recall(key)) {
+            print::sub_bullet(format!(
+                "`{}` was evaluated before",
+                expression.file.display()
+            ));
+            print_roots(&roots);
+            return Ok(Resolved {
+                roots,
+                evaluated: None,
+            });
+        }
+
+        let mut nix = match on_path {
+            Some((bin, version)) => {
+                print::sub_bullet(format!("Using Nix {version} on PATH"));
+                Nix::new(bin, Substituters::new(self.config)).map_err(BuildpackError::Nix)?
+            }
+            None => self.unpacked_nix(&layer, &tool)?,
+        };
+        let outcome = self.evaluate(&mut nix, source, expression, system, effort)?;
+        print_roots(&outcome.roots);
+        match (&outcome.unpinned, key) {
+            (Some(unpinned), _) => output::warning(&format!(
+                "The expression fetches something without a hash that pins it, so the store path \
+                 may differ from Hydra's, and every build evaluates it again. Without a way to the \
+                 network, Nix says: {unpinned}"
+            )),
+            (None, Some(key)) => layer
+                .remember(key, &outcome.roots)
+                .map_err(|error| BuildpackError::PRootLayer(PRootLayerError::Layer(error)))?,
+            (None, None) => {}
+        }
+        Ok(Resolved {
+            roots: outcome.roots,
+            evaluated: outcome.thorough.then_some((nix, outcome.derivations)),
+        })
+    }
+
+    fn unpacked_nix(
+        &self,
+        layer: &NixStoreLayer,
+        tool: &ToolSource,
+    ) -> Result<Nix, BuildpackError> {
+        let archive = layer.nix(tool, self.http)?;
+        let timer = print::sub_start_timer("Unpacking it");
+        let unpacked = Nix::unpacked(
+            &|target| archive.unpack(target),
+            &|directory| self.proot(directory),
+            Substituters::new(self.config),
+        );
+        timer.done();
+        let (nix, needs_engine) = unpacked.map_err(BuildpackError::Nix)?;
+        if let Some(reason) = needs_engine {
+            print::sub_bullet(format!(
+                "Running it {}, since it cannot run elsewhere than at /nix/store here: {reason}",
+                nix.engine().name()
+            ));
+        }
+        Ok(nix)
+    }
+
+    fn evaluate(
+        &self,
+        nix: &mut Nix,
+        source: &Source,
+        expression: &Expression,
+        system: &str,
+        effort: Effort,
+    ) -> Result<Outcome, BuildpackError> {
+        let thorough = effort == Effort::Full;
+        let timer = print::sub_start_timer(format!("Evaluating `{}`", expression.file.display()));
+        let evaluator = Evaluator::new(nix, source, expression, self.config, system);
+        let evaluated = evaluator.map(|evaluator| (evaluator.evaluate(nix, thorough), evaluator));
+        timer.done();
+        let (outcome, evaluator) = evaluated.map_err(BuildpackError::Expression)?;
+        let derivation = match outcome {
+            Err(ExpressionError::MustBuild(derivation)) => derivation,
+            outcome => return outcome.map_err(BuildpackError::Expression),
+        };
+        print::sub_bullet(format!(
+            "{derivation} must be built to evaluate (import from derivation): no binary cache has it"
+        ));
+        let engine = nix
+            .enable_building(&|directory| self.proot(directory))
+            .map_err(BuildpackError::Nix)?;
+        let timer = print::sub_start_timer(format!("Building it {engine}, and evaluating again"));
+        let outcome = evaluator.evaluate(nix, true);
+        timer.done();
+        let outcome = outcome.map_err(BuildpackError::Expression)?;
+        for derivation in &outcome.built {
+            print::sub_bullet(format!("Built {derivation}"));
+        }
+        Ok(outcome)
+    }
+
+    fn tool(&self, tool: Tool) -> Result<ToolSource, crate::tools::ToolError> {
+        let named = match tool {
+            Tool::Nix => &self.config.nix_archive,
+            Tool::PRoot => &self.config.proot,
+        };
+        ToolSource::find(tool, named.as_ref(), &self.context.target.arch)
+    }
+
+    /// Brings PRoot into a directory, or says why not.
+    fn proot(&self, directory: &Path) -> Result<PathBuf, String> {
+        let source = self.tool(Tool::PRoot);
+        source
+            .map_err(PRootLayerError::Tool)
+            .and_then(|source| crate::layers::proot::program_in(directory, &source, self.http))
+            .map_err(|error| BuildpackError::PRootLayer(error).message().header)
+    }
+}
+
+fn print_roots(roots: &[Root]) {
+    for root in roots {
         print::sub_bullet(root.path.to_string());
     }
-    Ok(Resolved {
-        roots,
-        evaluated: Some(nix),
-    })
 }
 
 /// Nix's name for the system of an image's architecture.

@@ -1,10 +1,12 @@
 # Answers, for each attribute of an app's expression, which store paths to deploy.
 #
 # All arguments are strings, since they come from a command line: `source` is the app's source in
-# the store, `file` the expression's file in it, `attributes` a JSON list of attribute paths,
-# `flake` whether the file is a flake, `system` the system to deploy to.
+# the store, `narHash` its hash as it may stand in a URL, `file` the expression's file in it,
+# `attributes` a JSON list of attribute paths, `flake` whether the file is a flake, `system` the
+# system to deploy to.
 {
   source,
+  narHash,
   file,
   attributes,
   flake,
@@ -16,7 +18,7 @@ let
 
   directory = dirOf file;
   outputs = builtins.getFlake (
-    "path:" + source + (if directory == "." then "" else "?dir=" + directory)
+    "path:${source}?narHash=${narHash}" + (if directory == "." then "" else "&dir=${directory}")
   );
   # Where a flake's attribute is looked for, as `nix build` does, then as Hydra names its jobs.
   flakeValue = {
@@ -65,6 +67,13 @@ let
         )
       );
 
+  # What nixpkgs's mkShell makes: for `nix-shell`, with nothing in it that could run.
+  isShell =
+    value:
+    value.name or null == "nix-shell"
+    || value ? nobuildPhase
+    || (value ? shellHook && value.phases or null == [ "buildPhase" ]);
+
   isDerivation = value: builtins.isAttrs value && value.type or null == "derivation";
   derivationNames =
     value:
@@ -89,11 +98,14 @@ let
     if isDerivation value then
       {
         inherit attribute;
-        kind = "derivation";
+        kind = if isShell value then "shell" else "derivation";
         derivations = [ ];
-        outputs = map (
-          output: builtins.unsafeDiscardStringContext (value.${output} or value).outPath
-        ) (chosen value);
+        outputs = map (output: {
+          inherit output;
+          path = builtins.unsafeDiscardStringContext (value.${output} or value).outPath;
+        }) (chosen value);
+        derivation =
+          if value ? drvPath then builtins.unsafeDiscardStringContext value.drvPath else null;
         mainProgram = value.meta.mainProgram or null;
       }
     else
@@ -102,6 +114,7 @@ let
         kind = builtins.typeOf value;
         derivations = if builtins.isAttrs value then derivationNames value else [ ];
         outputs = [ ];
+        derivation = null;
         mainProgram = null;
       };
 

@@ -1,14 +1,15 @@
 //! The app's source as Hydra puts a git checkout into its store, computed and written without Nix.
 //!
 //! Hydra's `nix-prefetch-git` removes `.git` everywhere and adds what is left as a store path named
-//! `source`. A checkout has no empty directories, so those that a platform made are left out.
+//! `source`. A checkout has no empty directories, so those that a platform made are left out, and so
+//! is the little that platforms are known to put beside the checkout's own files.
 
 use nix_archive::nar::{self, Encoder};
 use nix_derivation::{CAHash, HashAlgorithm, NixHash, NixHasher, StoreDir, StorePath};
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
@@ -22,7 +23,18 @@ pub struct Source {
     pub nar_size: u64,
     /// Regular files and links.
     pub files: usize,
+    /// What was left out because a platform put it there, and not git.
+    pub left_out: Vec<&'static str>,
 }
+
+/// A directory that a file system makes at its top: where `/workspace` is a volume of its own.
+const LOST_AND_FOUND: &str = "lost+found";
+
+/// The file that some programs make of a `git archive`'s header, which holds the revision.
+const PAX_HEADER: &str = "pax_global_header";
+
+/// What every [`PAX_HEADER`] begins with: its record's length and keyword.
+const PAX_HEADER_START: &[u8] = b"52 comment=";
 
 /// Why a source could not be read or written: where, and the reason.
 #[derive(Debug)]
@@ -36,14 +48,26 @@ pub enum SourceError {
 #[derive(Debug)]
 enum Node {
     Directory(BTreeMap<OsString, Node>),
+    Leaf(Leaf),
+}
+
+/// What git keeps under a name.
+#[derive(Debug)]
+pub enum Leaf {
+    /// A regular file: where its content is, and whether its owner may execute it.
     File { from: PathBuf, executable: bool },
+    /// A symbolic link to this.
     Link(PathBuf),
 }
 
 impl Source {
     /// Reads the tree at `directory` and computes its store path, named `name`.
     pub fn read(directory: &Path, name: &str) -> Result<Self, SourceError> {
-        let tree = Node::Directory(read_directory(directory)?);
+        let left_out = [LOST_AND_FOUND, PAX_HEADER]
+            .into_iter()
+            .filter(|name| is_from_platform(&directory.join(name), name))
+            .collect::<Vec<_>>();
+        let tree = Node::Directory(read_directory(directory, &left_out)?);
         let mut encoder = Encoder::new(HashSink {
             hasher: NixHasher::new(HashAlgorithm::Sha256),
             size: 0,
@@ -61,6 +85,7 @@ impl Source {
             path,
             nar_hash,
             nar_size: sink.size,
+            left_out,
         })
     }
 
@@ -69,6 +94,11 @@ impl Source {
         let destination = store.join(self.path.to_basename());
         self.tree.write(&destination)?;
         Ok(destination)
+    }
+
+    /// Calls `visit` with every regular file and link: its path in the tree, and what it is.
+    pub fn visit(&self, visit: &mut dyn FnMut(&Path, &Leaf)) {
+        self.tree.visit(&mut PathBuf::new(), visit);
     }
 
     /// The line form in which `nix-store --load-db` takes a valid path. Format: Nix's
@@ -83,15 +113,33 @@ impl Source {
     }
 }
 
-/// What a checkout of the tree at `directory` would hold.
-fn read_directory(directory: &Path) -> Result<BTreeMap<OsString, Node>, SourceError> {
+/// Whether `path`, at the top of the tree, is what its name suggests.
+fn is_from_platform(path: &Path, name: &str) -> bool {
+    let Ok(metadata) = path.symlink_metadata() else {
+        return false;
+    };
+    if name == LOST_AND_FOUND {
+        return metadata.is_dir();
+    }
+    let mut start = [0; PAX_HEADER_START.len()];
+    metadata.is_file()
+        && File::open(path)
+            .and_then(|mut file| file.read_exact(&mut start))
+            .is_ok_and(|()| start == PAX_HEADER_START)
+}
+
+/// What a checkout of the tree at `directory` would hold, without these names at its top.
+fn read_directory(
+    directory: &Path,
+    left_out: &[&str],
+) -> Result<BTreeMap<OsString, Node>, SourceError> {
     let read_error = |error| SourceError::Read(directory.to_path_buf(), error);
     let mut children = BTreeMap::new();
     for entry in fs::read_dir(directory).map_err(read_error)? {
         let entry = entry.map_err(read_error)?;
         let name = entry.file_name();
         // A directory in a clone, a file in a submodule or a worktree.
-        if name == ".git" {
+        if name == ".git" || left_out.iter().any(|left_out| name == *left_out) {
             continue;
         }
         let from = entry.path();
@@ -99,7 +147,7 @@ fn read_directory(directory: &Path) -> Result<BTreeMap<OsString, Node>, SourceEr
             .metadata()
             .map_err(|error| SourceError::Read(from.clone(), error))?;
         let node = if metadata.is_dir() {
-            let children = read_directory(&from)?;
+            let children = read_directory(&from, &[])?;
             if children.is_empty() {
                 continue;
             }
@@ -107,11 +155,11 @@ fn read_directory(directory: &Path) -> Result<BTreeMap<OsString, Node>, SourceEr
         } else if metadata.is_symlink() {
             let target =
                 fs::read_link(&from).map_err(|error| SourceError::Read(from.clone(), error))?;
-            Node::Link(target)
+            Node::Leaf(Leaf::Link(target))
         } else if metadata.is_file() {
             // Git and Nix both look at the owner's bit alone.
             let executable = metadata.permissions().mode() & 0o100 != 0;
-            Node::File { from, executable }
+            Node::Leaf(Leaf::File { from, executable })
         } else {
             // Sockets, pipes and devices: git knows none.
             continue;
@@ -125,7 +173,20 @@ impl Node {
     fn count(&self) -> usize {
         match self {
             Self::Directory(children) => children.values().map(Self::count).sum(),
-            Self::File { .. } | Self::Link(_) => 1,
+            Self::Leaf(_) => 1,
+        }
+    }
+
+    fn visit(&self, at: &mut PathBuf, visit: &mut dyn FnMut(&Path, &Leaf)) {
+        match self {
+            Self::Directory(children) => {
+                for (name, child) in children {
+                    at.push(name);
+                    child.visit(at, visit);
+                    at.pop();
+                }
+            }
+            Self::Leaf(leaf) => visit(at, leaf),
         }
     }
 
@@ -147,10 +208,10 @@ impl Node {
                     .end_directory()
                     .map_err(|error| encode_error(&error))
             }
-            Self::Link(target) => encoder
+            Self::Leaf(Leaf::Link(target)) => encoder
                 .symlink(name, target.as_os_str().as_bytes())
                 .map_err(|error| encode_error(&error)),
-            Self::File { from, executable } => {
+            Self::Leaf(Leaf::File { from, executable }) => {
                 let read_error = |error| SourceError::Read(from.clone(), error);
                 let mut file = File::open(from).map_err(read_error)?;
                 let size = file.metadata().map_err(read_error)?.len();
@@ -175,8 +236,8 @@ impl Node {
                     .iter()
                     .try_for_each(|(name, child)| child.write(&to.join(name)))
             }
-            Self::Link(target) => symlink(target, to).map_err(write_error),
-            Self::File { from, executable } => {
+            Self::Leaf(Leaf::Link(target)) => symlink(target, to).map_err(write_error),
+            Self::Leaf(Leaf::File { from, executable }) => {
                 let mut source =
                     File::open(from).map_err(|error| SourceError::Read(from.clone(), error))?;
                 OpenOptions::new()

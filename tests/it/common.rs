@@ -7,6 +7,7 @@ use nix_hydra_buildpack::http::Http;
 use platform::fixtures::{self, Fixtures};
 use platform::lifecycle::{Build, Outcome};
 use platform::package;
+use platform::sandbox::Forbidden;
 use platform::server::{Request, Response, Server};
 use std::collections::BTreeMap;
 use std::fs;
@@ -49,6 +50,7 @@ pub struct Deploy {
     app: TempDir,
     image: TempDir,
     env: BTreeMap<String, String>,
+    forbidden: Vec<Forbidden>,
 }
 
 impl Deploy {
@@ -85,11 +87,18 @@ impl Deploy {
             tools,
             app,
             image: TempDir::new().unwrap(),
+            forbidden: Vec::new(),
         })
     }
 
     pub fn set(&mut self, name: &str, value: &str) -> &mut Self {
         self.env.insert(name.to_string(), value.to_string());
+        self
+    }
+
+    /// Builds as on a host that refuses this.
+    pub fn forbid(&mut self, forbidden: Forbidden) -> &mut Self {
+        self.forbidden.push(forbidden);
         self
     }
 
@@ -112,6 +121,9 @@ impl Deploy {
         );
         for (name, value) in &self.env {
             build = build.env(name, value);
+        }
+        for forbidden in &self.forbidden {
+            build = build.sandbox(|sandbox| sandbox.forbid(*forbidden));
         }
         build.run().unwrap()
     }
@@ -147,7 +159,7 @@ impl Deploy {
     }
 }
 
-fn regex(pattern: &str) -> regex_lite::Regex {
+pub fn regex(pattern: &str) -> regex_lite::Regex {
     regex_lite::Regex::new(pattern).unwrap()
 }
 

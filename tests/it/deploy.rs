@@ -1,12 +1,13 @@
 //! The whole way: from an app and a binary cache to a running process, and again.
 
-use crate::common::Deploy;
+use crate::common::{Deploy, regex};
 use nix_hydra_buildpack::http::Http;
 use platform::image::Image;
 use platform::process::Launch;
-use platform::sandbox::Output;
+use platform::sandbox::{Forbidden, Output};
 use std::fs;
 use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
 /// A port that nothing listens on at the moment.
@@ -192,4 +193,89 @@ fn nothing_that_only_builds_need_is_in_the_image() {
     let image = built(&deploy);
     let layers: Vec<_> = image.record.layers.keys().map(String::as_str).collect();
     assert_eq!(layers, ["closure", "proot"]);
+}
+
+/// An app that Nix can build with nothing but itself: links to the files of its source.
+const BUILDABLE: &str = r#"derivation {
+  name = "myapp";
+  system = "builtin";
+  builder = "builtin:buildenv";
+  derivations = [ [ "true" 5 1 ./. ] ];
+  manifest = "/nowhere";
+}
+"#;
+
+fn buildable(deploy: &Deploy) {
+    for entry in fs::read_dir(deploy.app()).unwrap() {
+        let entry = entry.unwrap();
+        if entry.file_type().unwrap().is_dir() {
+            fs::remove_dir_all(entry.path()).unwrap();
+        } else {
+            fs::remove_file(entry.path()).unwrap();
+        }
+    }
+    fs::create_dir(deploy.app().join("bin")).unwrap();
+    let program = deploy.app().join("bin/myapp");
+    fs::write(&program, "#!/bin/sh\necho built here\n").unwrap();
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    fs::write(deploy.app().join("default.nix"), BUILDABLE).unwrap();
+}
+
+#[test]
+fn what_no_binary_cache_has_is_built_where_that_is_asked_for() {
+    let Some(mut deploy) = Deploy::new("static") else {
+        return;
+    };
+    buildable(&deploy);
+    let refused = deploy.build();
+    assert!(!refused.success());
+    assert!(
+        refused.log.contains("No binary cache has myapp"),
+        "{}",
+        refused.log
+    );
+
+    deploy.set("NIX_ON_MISS", "build");
+    let outcome = deploy.build();
+    assert!(outcome.success(), "{}", outcome.log);
+    // Which way there is depends on the machine.
+    let log = deploy.stable(&outcome.log);
+    let log = regex("/nix/store/[0-9a-z]{32}-").replace_all(&log, "/nix/store/<hash>-");
+    let log = regex(r"Done \((< )?[0-9.]+s\)").replace_all(&log, "Done (<time>)");
+    let log = ["in Nix's own sandbox", "in a user namespace", "under PRoot"]
+        .iter()
+        .fold(log.into_owned(), |log, engine| {
+            log.replace(engine, "<engine>")
+        });
+    insta::assert_snapshot!("built_on_a_miss", log);
+    let image = outcome.image.unwrap();
+    let output = run(&deploy, &image, ["run_proot.sh", "myapp"]);
+    assert_eq!(output.stdout, "built here\n", "{}", output.stderr);
+
+    // What was built is kept: nothing is evaluated, built or fetched again.
+    deploy.requests();
+    let again = deploy.build();
+    assert!(again.success(), "{}", again.log);
+    assert!(!again.log.contains("Build"), "{}", again.log);
+    assert_eq!(again.image.unwrap().changed_layers(), [] as [&str; 0]);
+    assert_eq!(deploy.requests(), [] as [&str; 0]);
+}
+
+#[test]
+fn without_any_binary_cache_the_app_is_built_under_proot_if_need_be() {
+    let Some(mut deploy) = Deploy::new("static") else {
+        return;
+    };
+    buildable(&deploy);
+    deploy.unset("NIX_EXTRA_BINARY_CACHE");
+    deploy.forbid(Forbidden::UserNamespaces);
+    let outcome = deploy.build();
+    assert!(outcome.success(), "{}", outcome.log);
+    assert!(
+        outcome.log.contains("Building under PRoot"),
+        "{}",
+        outcome.log
+    );
+    let output = run(&deploy, &outcome.image.unwrap(), ["run_proot.sh", "myapp"]);
+    assert_eq!(output.stdout, "built here\n", "{}", output.stderr);
 }

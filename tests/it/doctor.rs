@@ -1,14 +1,13 @@
 //! The two sides are made to differ with real Nix, and the doctor says in what.
 
 use crate::common::{Deploy, caches, copy, fixtures, nix, output};
+use crate::evaluate::evaluate_fully;
 use crate::hydra_server::{HydraServer, State, build, eval, git, revision};
 use nix_hydra_buildpack::config::{Config, Wanted};
 use nix_hydra_buildpack::doctor::stores::{DirectoryStore, Store as _};
 use nix_hydra_buildpack::doctor::{Diagnosis, Evaluated, diagnose};
 use nix_hydra_buildpack::http::Http;
 use nix_hydra_buildpack::hydra::Hydra;
-use nix_hydra_buildpack::nix::Nix;
-use nix_hydra_buildpack::resolve::expression::evaluate;
 use nix_hydra_buildpack::resolve::source::Source;
 use platform::fixtures::Fixtures;
 use platform::server::Server;
@@ -296,9 +295,8 @@ fn diagnosis(
     else {
         panic!("an expression");
     };
-    let nix = Nix::new(Path::new(&fixtures.nix).join("bin")).unwrap();
     let source = Source::read(app, &config.source_name).unwrap();
-    let roots = evaluate(&nix, &source, expression, &config, "x86_64-linux").unwrap();
+    let (nix, roots) = evaluate_fully(fixtures, &source, expression, &config);
     let evaluated = Evaluated {
         store: nix.store(),
         root: &roots[0].path,

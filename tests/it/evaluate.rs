@@ -1,42 +1,76 @@
 //! Evaluation gives the store path that the Hydra side built, since it happens inside the store.
 
 use crate::common::{copy, fixtures, nix, output};
-use nix_hydra_buildpack::config::{Config, Wanted};
-use nix_hydra_buildpack::nix::Nix;
-use nix_hydra_buildpack::nix::archive;
+use nix_hydra_buildpack::config::{Config, Expression, Wanted};
+use nix_hydra_buildpack::errors::BuildpackError;
+use nix_hydra_buildpack::nix::archive::{self, ArchiveError, Target};
+use nix_hydra_buildpack::nix::{Nix, Substituters};
 use nix_hydra_buildpack::resolve::Root;
-use nix_hydra_buildpack::resolve::expression::{ExpressionError, evaluate};
+use nix_hydra_buildpack::resolve::expression::{Evaluator, ExpressionError, Outcome};
 use nix_hydra_buildpack::resolve::source::Source;
 use platform::fixtures::Fixtures;
+use platform::server::Server;
+use std::fmt::Write as _;
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::process::Command;
 use tempfile::TempDir;
 
-/// Evaluates the app in a directory as a build does, with a Nix that is where it was built.
+const SYSTEM: &str = "x86_64-linux";
+
+pub fn config(app: &Path, settings: &[(&str, &str)]) -> Config {
+    let setting = |name: &str| {
+        let found = settings.iter().find(|(set, _)| *set == name);
+        let default = (name == "NIX_DEFAULT_BINARY_CACHE").then_some("");
+        found
+            .map(|(_, value)| *value)
+            .or(default)
+            .map(str::to_string)
+    };
+    Config::read(setting, app).unwrap()
+}
+
+/// A Nix that is where it was built, with the binary caches of these settings.
+pub fn nix_in_place(fixtures: &Fixtures, config: &Config) -> Nix {
+    let bin = Path::new(&fixtures.nix).join("bin");
+    Nix::new(bin, Substituters::new(config)).unwrap()
+}
+
+/// Evaluates the app in a directory as a build does.
+pub fn evaluate(nix: &Nix, app: &Path, config: &Config) -> Result<Outcome, ExpressionError> {
+    let Wanted::Expression(expression) = &config.wanted else {
+        panic!("an expression");
+    };
+    let source = Source::read(app, &config.source_name).unwrap();
+    Evaluator::new(nix, &source, expression, config, SYSTEM)?.evaluate(nix, false)
+}
+
+/// Evaluates an expression as Hydra does, with all derivations written, by a Nix that asks no cache.
+pub fn evaluate_fully(
+    fixtures: &Fixtures,
+    source: &Source,
+    expression: &Expression,
+    config: &Config,
+) -> (Nix, Vec<Root>) {
+    let alone = Config {
+        caches: Vec::new(),
+        ..config.clone()
+    };
+    let nix = nix_in_place(fixtures, &alone);
+    let evaluator = Evaluator::new(&nix, source, expression, config, SYSTEM).unwrap();
+    let roots = evaluator.evaluate(&nix, true).unwrap().roots;
+    (nix, roots)
+}
+
 fn roots(
     fixtures: &Fixtures,
     app: &Path,
     settings: &[(&str, &str)],
 ) -> Result<Vec<Root>, ExpressionError> {
-    let nix = Nix::new(Path::new(&fixtures.nix).join("bin")).unwrap();
-    roots_by(&nix, app, settings)
-}
-
-fn roots_by(
-    nix: &Nix,
-    app: &Path,
-    settings: &[(&str, &str)],
-) -> Result<Vec<Root>, ExpressionError> {
-    let setting = |name: &str| {
-        let found = settings.iter().find(|(set, _)| *set == name);
-        found.map(|(_, value)| (*value).to_string())
-    };
-    let config = Config::read(setting, app).unwrap();
-    let Wanted::Expression(expression) = &config.wanted else {
-        panic!("an expression");
-    };
-    let source = Source::read(app, &config.source_name).unwrap();
-    evaluate(nix, &source, expression, &config, "x86_64-linux")
+    let config = config(app, settings);
+    let outcome = evaluate(&nix_in_place(fixtures, &config), app, &config)?;
+    Ok(outcome.roots)
 }
 
 fn one(fixtures: &Fixtures, app: &Path, settings: &[(&str, &str)]) -> Root {
@@ -60,26 +94,73 @@ name: outputs: derivation {
 }
 "#;
 
-fn error(expression: &str, settings: &[(&str, &str)]) -> Option<String> {
+fn no_proot(_: &Path) -> Result<std::path::PathBuf, String> {
+    Err("there is none".into())
+}
+
+fn error(expression: &str, settings: &[(&str, &str)]) -> Option<ExpressionError> {
     let fixtures = fixtures()?;
     let app = app(expression);
-    match roots(&fixtures, app.path(), settings) {
-        Err(ExpressionError::Evaluation(said)) => Some(said),
-        other => panic!("an error of the evaluation, not {other:?}"),
-    }
+    Some(roots(&fixtures, app.path(), settings).unwrap_err())
 }
 
 #[test]
 fn every_sample_app_evaluates_to_the_path_that_hydra_built() {
     let Some(fixtures) = fixtures() else { return };
-    // The release archive's Nix, moved out of `/nix`.
-    let unpacked = archive::unpack_temporarily(&fixtures.nix_archive).unwrap();
+    let packed = TempDir::new().unwrap();
+    let packed = packed.path().join("nix.tar.zst");
+    // The release archive's Nix, moved out of `/nix`; packed again for the second app.
+    let unpack = |target: &Target| {
+        if packed.exists() {
+            archive::unpack_packed(&packed, target)
+        } else {
+            archive::unpack_release(&fixtures.nix_archive, target, Some(&packed))
+        }
+    };
     for (name, sample) in &fixtures.apps {
-        let nix = Nix::new(unpacked.bin.clone()).unwrap();
-        let root = roots_by(&nix, &sample.dir, &[]).unwrap().remove(0);
+        let config = config(&sample.dir, &[]);
+        let (nix, needs_engine) =
+            Nix::unpacked(&unpack, &no_proot, Substituters::new(&config)).unwrap();
+        assert_eq!(needs_engine, None);
+        let root = evaluate(&nix, &sample.dir, &config)
+            .unwrap()
+            .roots
+            .remove(0);
         assert_eq!(root.path.to_absolute_path(), sample.store_path, "{name}");
         assert_eq!(root.main_program.as_deref(), Some("myapp"), "{name}");
     }
+}
+
+#[test]
+fn a_nix_that_cannot_be_moved_runs_in_a_namespace_or_under_proot() {
+    let Some(fixtures) = fixtures() else { return };
+    let sample = &fixtures.apps["static"];
+    let unpack = |target: &Target| match target {
+        Target::Relocated(_) => {
+            let excess = Target::relocated(Path::new("/a/directory/with/much/too/long/a/name"));
+            Err(excess.unwrap_err())
+        }
+        Target::Plain(_) => archive::unpack_release(&fixtures.nix_archive, target, None),
+    };
+    let proot = |_: &Path| Ok(fixtures.proot.clone());
+    let config = config(&sample.dir, &[]);
+    let (nix, reason) = Nix::unpacked(&unpack, &proot, Substituters::new(&config)).unwrap();
+    assert!(reason.unwrap().ends_with("has too long a name"));
+    assert_eq!(nix.engine().name(), "in a user namespace");
+    let root = evaluate(&nix, &sample.dir, &config)
+        .unwrap()
+        .roots
+        .remove(0);
+    assert_eq!(root.path.to_absolute_path(), sample.store_path);
+
+    let nix = nix.with_proot(&fixtures.proot).unwrap();
+    assert_eq!(nix.engine().name(), "under PRoot");
+    fs::remove_dir_all(nix.store().join(sample.source.rsplit('/').next().unwrap())).unwrap();
+    let root = evaluate(&nix, &sample.dir, &config)
+        .unwrap()
+        .roots
+        .remove(0);
+    assert_eq!(root.path.to_absolute_path(), sample.store_path);
 }
 
 #[test]
@@ -205,44 +286,473 @@ fn a_set_of_derivations_is_answered_with_their_names() {
 
 #[test]
 fn errors_of_the_expression_come_with_nix_s_own_words() {
-    for (expression, words) in [
-        ("{ }: let x = ; in x", "syntax error"),
-        ("{ }: missing", "undefined variable 'missing'"),
-        ("let x = x; in x", "infinite recursion"),
-        ("import <nixpkgs> { }", "file 'nixpkgs' was not found"),
+    let Some(fixtures) = fixtures() else { return };
+    let mut texts = String::new();
+    for (name, settings, expression) in [
+        ("syntax", &[][..], "{ }: let x = ; in x"),
+        ("a variable", &[], "{ }: missing"),
+        ("an attribute", &[], "{ }: (import ./lib.nix).missing"),
+        ("recursion", &[], "let x = x; in x"),
+        ("an argument", &[], "{ name }: name"),
+        ("a throw", &[], "{ }: (import ./lib.nix).broken"),
+        ("a file outside", &[], "builtins.readFile \"/etc/passwd\""),
         (
-            "builtins.readFile \"/etc/passwd\"",
-            "forbidden in restricted mode",
+            "a restricted URL",
+            &[],
+            "builtins.fetchurl \"ftp://example.org/x\"",
         ),
-        ("{ name }: name", "without required argument 'name'"),
+        ("a missing pin", &[], "(import <nixpkgs> { }).hello"),
+        (
+            "a missing pin in scope",
+            &[],
+            "with import <nixpkgs> { }; stdenv",
+        ),
+        ("a missing pin of a file", &[], "import <nixpkgs/lib>"),
+        ("a name that nothing has", &[], "import <pins>"),
+        (
+            "what a fetcher cannot do",
+            &[],
+            "toString ((import <nixpkgs> { }).fetchzip { url = \"https://example.org/x.zip\"; sha256 = \"\"; postFetch = \"x\"; })",
+        ),
+        (
+            "a wrong attribute",
+            &[("NIX_ATTRIBUTES", "wbe")],
+            "{ web = 1; worker = 2; }",
+        ),
+        ("mkShell", &[], MK_SHELL),
     ] {
-        let Some(said) = error(expression, &[]) else {
-            return;
-        };
-        assert!(said.contains(words), "{expression}: {said}");
-        assert!(
-            !said.contains('\u{1b}') && !said.contains("roots.nix"),
-            "{said}"
-        );
+        let app = app(expression);
+        fs::write(
+            app.path().join("lib.nix"),
+            "{ broken = throw \"it is broken\"; }\n",
+        )
+        .unwrap();
+        let error = roots(&fixtures, app.path(), settings).unwrap_err();
+        let message = BuildpackError::Expression(error).message();
+        let _ = write!(texts, "========== {name}\n{message}\n\n");
+    }
+    insta::assert_snapshot!("errors_of_expressions", texts);
+}
+
+/// What nixpkgs's `mkShell` makes, as far as it shows.
+const MK_SHELL: &str = r#"derivation {
+  name = "nix-shell";
+  system = "x86_64-linux";
+  builder = "/bin/sh";
+  phases = [ "buildPhase" ];
+  shellHook = "";
+}"#;
+
+#[test]
+fn an_older_nixpkgs_s_shell_is_recognised_as_well() {
+    let old = MK_SHELL
+        .replace("nix-shell", "my-shell")
+        .replace("phases = [ \"buildPhase\" ]", "nobuildPhase = \"exit 1\"");
+    match error(&old, &[]) {
+        Some(ExpressionError::Shell(None)) | None => {}
+        other => panic!("{other:?}"),
     }
 }
 
-#[test]
-fn an_attribute_that_is_not_there_is_answered_with_those_that_are() {
-    let Some(said) = error("{ web = 1; worker = 2; }", &[("NIX_ATTRIBUTES", "wbe")]) else {
-        return;
+/// The project of the original README, but for the nixpkgs that it pins.
+const README_SHELL: &str = r#"{
+  nixpkgs ?
+    let
+      inherit (import <nixpkgs> {}) fetchFromGitHub;
+    in
+      import
+        ( fetchFromGitHub
+          {
+            owner = "NixOS";
+            repo = "nixpkgs";
+            rev = "3f96280da0ebc578599130c55c283036b51a9e91";
+            sha256 = "SHA256";
+          }
+        ) { config.allowUnfree = true; }
+}:
+
+let
+
+  inherit (nixpkgs) pkgs;
+
+in pkgs.callPackage ./. {};
+"#;
+
+const README_DEFAULT: &str = r#"{ mkDerivation, helper }: mkDerivation {
+  name = "my-project";
+  src = ./.;
+  inherit helper;
+}
+"#;
+
+/// As much of nixpkgs as these apps need. Its fetcher is a derivation that a machine would build.
+const NIXPKGS: &str = r#"{ system ? builtins.currentSystem, config ? { } }:
+let
+  pkgs = {
+    inherit pkgs;
+    callPackage = file: arguments:
+      let f = import file; in f (builtins.intersectAttrs (builtins.functionArgs f) pkgs // arguments);
+    mkDerivation = attributes: derivation ({ inherit system; builder = "/bin/sh"; } // attributes);
+    helper = pkgs.mkDerivation { name = "helper"; };
+    fetchFromGitHub = { owner, repo, rev, sha256 }: derivation {
+      inherit system owner repo rev;
+      name = "source";
+      builder = "/bin/sh";
+      args = [ "-c" "curl | tar" ];
+      outputHashMode = "recursive";
+      outputHashAlgo = "sha256";
+      outputHash = sha256;
     };
-    assert!(
-        said.contains("attribute `wbe` is missing; there are: web, worker"),
-        "{said}"
+  };
+in pkgs
+"#;
+
+/// A binary cache of files that holds one source, `nixpkgs`, and the Hydra that has it.
+struct Hydra {
+    directory: TempDir,
+    fixtures: Fixtures,
+    /// The hash of `nixpkgs`.
+    sha256: String,
+}
+
+impl Hydra {
+    fn new() -> Option<Self> {
+        let fixtures = fixtures()?;
+        let directory = TempDir::new().unwrap();
+        let source = directory.path().join("nixpkgs/source");
+        fs::create_dir_all(&source).unwrap();
+        fs::write(source.join("default.nix"), NIXPKGS).unwrap();
+        let mut hydra = Self {
+            directory,
+            fixtures,
+            sha256: String::new(),
+        };
+        hydra.sha256 = output(
+            Command::new(Path::new(&hydra.fixtures.nix).join("bin/nix-hash"))
+                .args(["--type", "sha256", "--base32"])
+                .arg(&source),
+        );
+        let path = hydra.add(&source);
+        output(
+            nix(&hydra.fixtures, "nix", hydra.directory.path())
+                .args(["copy", "--to", &hydra.cache()])
+                .arg(path),
+        );
+        Some(hydra)
+    }
+
+    fn cache(&self) -> String {
+        format!("file://{}/cache", self.directory.path().display())
+    }
+
+    fn nixpkgs(&self) -> std::path::PathBuf {
+        self.directory.path().join("nixpkgs/source")
+    }
+
+    fn add(&self, tree: &Path) -> String {
+        output(
+            nix(&self.fixtures, "nix-store", self.directory.path())
+                .args(["--add-fixed", "--recursive", "sha256"])
+                .arg(tree),
+        )
+    }
+
+    /// What Hydra gets for an expression in a checkout of `app`, with a real `<nixpkgs>`.
+    fn evaluate(&self, app: &Path, file: &str) -> String {
+        let checkout = TempDir::new().unwrap();
+        let checkout = checkout.path().join("source");
+        copy(app, &checkout);
+        let source = self.add(&checkout);
+        let nixpkgs = format!("nixpkgs={}", self.nixpkgs().display());
+        let derivation = output(
+            nix(&self.fixtures, "nix-instantiate", self.directory.path())
+                .args(["-I", &nixpkgs])
+                .arg(format!("{source}/{file}")),
+        );
+        let derivation = derivation.split('!').next().unwrap();
+        output(
+            nix(&self.fixtures, "nix-store", self.directory.path())
+                .args(["--query", "--outputs"])
+                .arg(derivation),
+        )
+    }
+}
+
+fn readme_app(sha256: &str) -> TempDir {
+    let app = app(README_DEFAULT);
+    // The semicolon at its end is one too many for Nix; everybody leaves it out.
+    let shell = README_SHELL.replace("SHA256", sha256);
+    fs::write(app.path().join("shell.nix"), shell.replace("{};\n", "{}\n")).unwrap();
+    app
+}
+
+#[test]
+fn the_original_readme_s_example_works_with_no_nixpkgs_at_hand() {
+    let Some(hydra) = Hydra::new() else { return };
+    let app = readme_app(&hydra.sha256);
+    let caches = [("NIX_EXTRA_BINARY_CACHE", hydra.cache())];
+    let caches = caches.each_ref().map(|(name, url)| (*name, url.as_str()));
+    let config = config(app.path(), &caches);
+    let nix = nix_in_place(&hydra.fixtures, &config);
+    let outcome = evaluate(&nix, app.path(), &config).unwrap();
+    let path = outcome.roots[0].path.to_absolute_path();
+    assert_eq!(path, hydra.evaluate(app.path(), "shell.nix"));
+    // Its nixpkgs came from the binary cache; the URL was not asked.
+    assert!(!nix.has_fetched());
+    assert_eq!(outcome.unpinned, None);
+    assert_eq!(outcome.built, [] as [&str; 0]);
+}
+
+#[test]
+fn what_an_unpinned_fetcher_fetches_may_be_built_with_and_not_only_imported() {
+    let Some(hydra) = Hydra::new() else { return };
+    let app = app(&format!(
+        "derivation {{ name = \"x\"; system = \"x86_64-linux\"; builder = \"/bin/sh\";
+           src = (import <nixpkgs> {{ }}).fetchFromGitHub {{ owner = \"o\"; repo = \"r\"; rev = \"1\"; sha256 = \"{}\"; }};
+         }}",
+        hydra.sha256
+    ));
+    let cache = hydra.cache();
+    let root = one(
+        &hydra.fixtures,
+        app.path(),
+        &[("NIX_EXTRA_BINARY_CACHE", &cache)],
+    );
+    assert_eq!(
+        root.path.to_absolute_path(),
+        hydra.evaluate(app.path(), "default.nix")
     );
 }
 
 #[test]
-fn what_would_have_to_be_built_to_evaluate_is_refused() {
-    let expression = format!("import (({DERIVATION}) \"generated\" [ \"out\" ])");
-    let Some(said) = error(&expression, &[]) else {
-        return;
+fn a_url_is_asked_where_no_binary_cache_has_the_source() {
+    let Some(hydra) = Hydra::new() else { return };
+    let tarballs = TempDir::new().unwrap();
+    output(
+        Command::new("tar")
+            .arg("-C")
+            .arg(hydra.directory.path().join("nixpkgs"))
+            .arg("-czf")
+            .arg(tarballs.path().join("nixpkgs.tar.gz"))
+            .arg("source"),
+    );
+    let server = Server::start(tarballs.path()).unwrap();
+    let fetch = |hash: &str| {
+        format!(
+            "(import (fetchTarball {{ name = \"source\"; url = \"{}/nixpkgs.tar.gz\"; {hash} }}) {{ }}).helper",
+            server.url().trim_end_matches('/')
+        )
     };
-    assert!(said.contains("import-from-derivation"), "{said}");
+    let pinned = app(&fetch(&format!("sha256 = \"{}\";", hydra.sha256)));
+    let config = config(pinned.path(), &[]);
+    let nix = nix_in_place(&hydra.fixtures, &config);
+    let outcome = evaluate(&nix, pinned.path(), &config).unwrap();
+    assert!(nix.has_fetched());
+    assert_eq!(outcome.unpinned, None);
+
+    let unpinned = app(&fetch(""));
+    let nix = nix_in_place(&hydra.fixtures, &config);
+    let again = evaluate(&nix, unpinned.path(), &config).unwrap();
+    assert_eq!(again.roots, outcome.roots);
+    let said = again.unpinned.unwrap();
+    assert!(said.contains("nixpkgs.tar.gz"), "{said}");
+}
+
+#[test]
+fn a_flake_s_inputs_come_from_the_binary_caches() {
+    let Some(hydra) = Hydra::new() else { return };
+    let app = TempDir::new().unwrap();
+    let flake = r#"{
+      inputs.nixpkgs = { url = "http://127.0.0.1:9/nixpkgs.tar.gz"; flake = false; };
+      outputs = { nixpkgs, ... }: { packages.x86_64-linux.default = (import nixpkgs { system = "x86_64-linux"; }).helper; };
+    }"#;
+    fs::write(app.path().join("flake.nix"), flake).unwrap();
+    let url = "http://127.0.0.1:9/nixpkgs.tar.gz";
+    let lock = serde_json::json!({
+        "version": 7,
+        "root": "root",
+        "nodes": {
+            "root": { "inputs": { "nixpkgs": "nixpkgs" } },
+            "nixpkgs": {
+                "flake": false,
+                "original": { "type": "tarball", "url": url },
+                "locked": {
+                    "type": "tarball",
+                    "url": url,
+                    "narHash": Source::read(&hydra.nixpkgs(), "source").unwrap().nar_hash.to_sri_string(),
+                },
+            },
+        },
+    });
+    fs::write(app.path().join("flake.lock"), lock.to_string()).unwrap();
+    let cache = hydra.cache();
+    let root = one(
+        &hydra.fixtures,
+        app.path(),
+        &[("NIX_EXTRA_BINARY_CACHE", &cache)],
+    );
+    assert_eq!(root.path.name(), "helper");
+    let error = roots(&hydra.fixtures, app.path(), &[]).unwrap_err();
+    assert!(matches!(error, ExpressionError::Evaluation(_)), "{error:?}");
+}
+
+/// Imports what a derivation makes, which Nix can build by itself.
+const IMPORTS: &str = r#"
+let
+  file = builtins.toFile "generated.nix" "name: derivation { inherit name; system = \"x86_64-linux\"; builder = \"/bin/sh\"; }";
+  generated = derivation {
+    name = "generated.nix";
+    system = "builtin";
+    builder = "builtin:fetchurl";
+    url = "file://${file}";
+    outputHashMode = "flat";
+    outputHashAlgo = "sha256";
+    outputHash = builtins.hashFile "sha256" file;
+  };
+in
+import generated "app"
+"#;
+
+#[test]
+fn what_must_be_built_to_evaluate_is_named_and_built_in_the_cheapest_way() {
+    let Some(fixtures) = fixtures() else { return };
+    let app = app(IMPORTS);
+    let config = config(app.path(), &[]);
+    let proot = |_: &Path| Ok(fixtures.proot.clone());
+    for engine in ["in Nix's own sandbox", "in a user namespace", "under PRoot"] {
+        let mut nix = nix_outside(&fixtures, &config);
+        nix = match engine {
+            "in a user namespace" => nix.with_namespace(),
+            "under PRoot" => nix.with_proot(&fixtures.proot).unwrap(),
+            _ => nix,
+        };
+        let derivation = match evaluate(&nix, app.path(), &config) {
+            Err(ExpressionError::MustBuild(derivation)) => derivation,
+            other => panic!("{other:?}"),
+        };
+        assert!(derivation.ends_with("-generated.nix.drv"), "{derivation}");
+        assert_eq!(nix.enable_building(&proot).unwrap(), engine);
+        let source = Source::read(app.path(), "source").unwrap();
+        fs::remove_dir_all(nix.store().join(source.path.to_basename())).unwrap();
+        let outcome = evaluate(&nix, app.path(), &config).unwrap();
+        assert_eq!(outcome.roots[0].path.name(), "app");
+        assert_eq!(outcome.built, [derivation]);
+    }
+}
+
+/// A Nix that was moved out of the store, as PRoot needs it.
+fn nix_outside(fixtures: &Fixtures, config: &Config) -> Nix {
+    let unpack = |target: &Target| -> Result<_, ArchiveError> {
+        archive::unpack_release(&fixtures.nix_archive, target, None)
+    };
+    let (nix, _) = Nix::unpacked(&unpack, &no_proot, Substituters::new(config)).unwrap();
+    nix
+}
+
+#[test]
+fn nothing_is_written_for_an_evaluation_that_reads_nothing_back() {
+    let Some(fixtures) = fixtures() else { return };
+    let name = |text: &str| {
+        format!(
+            "derivation {{ name = {text}; system = \"x86_64-linux\"; builder = \"/bin/sh\"; src = ./.; }}"
+        )
+    };
+    for (text, thorough) in [
+        ("\"app\"", false),
+        (
+            "if builtins.pathExists \"${./.}/default.nix\" then \"app\" else \"wrong\"",
+            true,
+        ),
+        ("builtins.readFile (builtins.toFile \"name\" \"app\")", true),
+    ] {
+        let app = app(&name(text));
+        let config = config(app.path(), &[]);
+        let nix = nix_in_place(&fixtures, &config);
+        let outcome = evaluate(&nix, app.path(), &config).unwrap();
+        assert_eq!(outcome.roots[0].path.name(), "app");
+        assert_eq!(outcome.thorough, thorough, "{text}");
+    }
+}
+
+#[test]
+fn every_fetcher_of_the_stand_in_gives_what_nixpkgs_s_own_would() {
+    let Some(hydra) = Hydra::new() else { return };
+    let files = TempDir::new().unwrap();
+    output(
+        Command::new("tar")
+            .arg("-C")
+            .arg(hydra.directory.path().join("nixpkgs"))
+            .arg("-czf")
+            .arg(files.path().join("x.tar.gz"))
+            .arg("source"),
+    );
+    fs::write(files.path().join("x.txt"), "x").unwrap();
+    let server = Server::start(files.path()).unwrap();
+    let url = server.url().trim_end_matches('/').to_string();
+    let text = "2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881";
+    let nixpkgs = &hydra.sha256;
+    let cache = hydra.cache();
+    let root = |source: &str| {
+        let app = app(&format!(
+            "derivation {{ name = \"x\"; system = \"x86_64-linux\"; builder = \"/bin/sh\"; src = {source}; }}"
+        ));
+        one(
+            &hydra.fixtures,
+            app.path(),
+            &[("NIX_EXTRA_BINARY_CACHE", &cache)],
+        )
+        .path
+    };
+    // A derivation of which only name and hash count, as nixpkgs's are.
+    let fixed = |name: &str, mode: &str, hash: &str| {
+        root(&format!(
+            "derivation {{ name = \"{name}\"; system = \"x86_64-linux\"; builder = \"/bin/sh\";
+               outputHashMode = \"{mode}\"; outputHashAlgo = \"sha256\"; outputHash = \"{hash}\"; }}"
+        ))
+    };
+    let fetched = |call: &str| root(&format!("(import <nixpkgs> {{ }}).{call}"));
+    let source = fixed("source", "recursive", nixpkgs);
+    for call in [
+        format!(
+            "fetchFromGitLab {{ group = \"g\"; owner = \"o\"; repo = \"r\"; rev = \"v1\"; hash = \"{nixpkgs}\"; }}"
+        ),
+        format!(
+            "fetchFromGitHub {{ owner = \"o\"; repo = \"r\"; tag = \"v1\"; sha256 = \"{nixpkgs}\"; }}"
+        ),
+        format!("fetchzip {{ url = \"{url}/x.tar.gz\"; sha256 = \"{nixpkgs}\"; }}"),
+    ] {
+        assert_eq!(fetched(&call), source, "{call}");
+    }
+    assert_eq!(
+        fetched(&format!(
+            "fetchurl {{ url = \"{url}/x.txt\"; sha256 = \"{text}\"; }}"
+        )),
+        fixed("x.txt", "flat", text)
+    );
+    let rev = "3f96280da0ebc578599130c55c283036b51a9e91";
+    for (url, name) in [
+        ("https://example.org/o/repo.git", "repo-3f96280"),
+        ("https://example.org/o/repo/", "repo-3f96280"),
+        ("git@example.org:repo.git", "repo-3f96280"),
+    ] {
+        let call = format!(
+            "\"${{((import <nixpkgs> {{ }}).fetchgit {{ url = \"{url}\"; rev = \"{rev}\"; sha256 = \"{nixpkgs}\"; }}).name}}\""
+        );
+        assert_eq!(root(&call), root(&format!("\"{name}\"")), "{url}");
+    }
+}
+
+#[test]
+fn the_first_nix_on_path_that_is_new_enough_is_taken() {
+    let Some(fixtures) = fixtures() else { return };
+    let bin = Path::new(&fixtures.nix).join("bin");
+    let old = TempDir::new().unwrap();
+    let program = old.path().join("nix-instantiate");
+    fs::write(&program, "#!/bin/sh\necho 'nix-instantiate (Nix) 2.33.9'\n").unwrap();
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    let path = |directories: &[&Path]| std::env::join_paths(directories).unwrap();
+    let (found, version) = Nix::on_path(&path(&[old.path(), &bin])).unwrap();
+    assert_eq!(found, bin);
+    assert_eq!(version.to_string(), fixtures.nix_version);
+    assert_eq!(Nix::on_path(&path(&[old.path()])), None);
 }

@@ -197,7 +197,7 @@ fn a_setting_that_makes_no_sense_ends_the_build_before_anything_is_downloaded() 
     let Some(mut deploy) = static_app(|_, _| None) else {
         return;
     };
-    deploy.set("NIX_ON_MISS", "build");
+    deploy.set("NIX_ON_MISS", "compile");
     let message = failed(&deploy);
     insta::assert_snapshot!(message);
     assert_eq!(deploy.requests(), [] as [&str; 0]);

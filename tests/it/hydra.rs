@@ -1,6 +1,7 @@
 //! What Hydra built is found by revision, waited for, and deployed without Nix.
 
 use crate::common::Deploy;
+use crate::evaluate::evaluate_fully;
 use crate::hydra_server::{HydraServer, PASSWORD, State, USER, build, eval, git, now, revision};
 use nix_hydra_buildpack::cache::CacheUrl;
 use nix_hydra_buildpack::config::{Config, Job, Revision, Wanted};
@@ -9,14 +10,11 @@ use nix_hydra_buildpack::http::{Credentials, Http, HttpError};
 use nix_hydra_buildpack::hydra::deploy::{Deployed, deploy};
 use nix_hydra_buildpack::hydra::revision::find;
 use nix_hydra_buildpack::hydra::{Hydra, HydraError, Patience, inputs};
-use nix_hydra_buildpack::nix::Nix;
-use nix_hydra_buildpack::resolve::expression::evaluate;
 use nix_hydra_buildpack::resolve::source::Source;
 use platform::server::{Response, Server};
 use serde_json::{Value, json};
 use std::fs;
 use std::io::Write as _;
-use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 use tempfile::TempDir;
@@ -718,9 +716,8 @@ fn an_input_that_git_serves_gets_the_store_path_of_hydra_s_checkout() {
     let Wanted::Expression(expression) = &config.wanted else {
         panic!("an expression");
     };
-    let nix = Nix::new(Path::new(&fixtures.nix).join("bin")).unwrap();
     let app_source = Source::read(app.path(), "source").unwrap();
-    let roots = evaluate(&nix, &app_source, expression, &config, "x86_64-linux").unwrap();
+    let (nix, roots) = evaluate_fully(&fixtures, &app_source, expression, &config);
     assert_eq!(roots[0].path.name(), "library");
     // It is imported from there, so `./.` in it is a copy named after it.
     let copied = format!("-{}", source.path.to_basename());

@@ -21,6 +21,7 @@ mod hydra;
 mod hydra_server;
 mod launch;
 mod pack;
+mod parity;
 mod relocate;
 mod sandboxes;
 mod secrets;

@@ -1,6 +1,7 @@
 //! The source's store path is the one that real Nix computes for a git checkout of the same tree.
 
 use crate::common::{fixtures, nix, output};
+use nix_hydra_buildpack::resolve::checkout::warnings;
 use nix_hydra_buildpack::resolve::source::Source;
 use std::ffi::OsStr;
 use std::fs;
@@ -11,7 +12,7 @@ use std::process::Command;
 use tempfile::TempDir;
 
 /// A tree with everything that git can hold, and much that it cannot.
-fn awkward_tree(at: &Path) {
+pub fn awkward_tree(at: &Path) {
     let write = |name: &str, text: &[u8]| {
         let file = at.join(name);
         fs::create_dir_all(file.parent().unwrap()).unwrap();
@@ -39,6 +40,34 @@ fn awkward_tree(at: &Path) {
     symlink("nowhere", at.join("dangling")).unwrap();
     symlink("/etc/passwd", at.join("absolute")).unwrap();
     symlink("a", at.join("link-to-directory")).unwrap();
+}
+
+pub fn git(directory: &Path, arguments: &[&str]) -> String {
+    output(
+        Command::new("git")
+            .args(["-c", "user.name=t", "-c", "user.email=t@example.org"])
+            .args([
+                "-c",
+                "core.autocrlf=false",
+                "-c",
+                "protocol.file.allow=always",
+                "-C",
+            ])
+            .arg(directory)
+            .args(arguments),
+    )
+}
+
+/// A repository of everything that is in a directory.
+pub fn commit(directory: &Path) {
+    git(directory, &["init", "--quiet"]);
+    git(directory, &["add", "--all", "--force"]);
+    git(directory, &["commit", "--quiet", "--message", "all"]);
+}
+
+fn all_warnings(app: &Path) -> String {
+    let source = Source::read(app, "source").unwrap();
+    warnings(&source, app).join("\n\n")
 }
 
 fn real_path(tree: &Path) -> Option<String> {
@@ -82,18 +111,7 @@ fn the_path_is_that_of_a_git_checkout_without_its_git_directories() {
         directory.path().join("source"),
     );
     awkward_tree(&app);
-    let git = |directory: &Path, arguments: &[&str]| {
-        output(
-            Command::new("git")
-                .args(["-c", "user.name=t", "-c", "user.email=t@example.org"])
-                .args(["-c", "core.autocrlf=false", "-C"])
-                .arg(directory)
-                .args(arguments),
-        )
-    };
-    git(&app, &["init", "--quiet"]);
-    git(&app, &["add", "--all"]);
-    git(&app, &["commit", "--quiet", "--message", "all"]);
+    commit(&app);
     let (from, to) = (app.to_str().unwrap(), checkout.to_str().unwrap());
     git(
         directory.path(),
@@ -125,4 +143,135 @@ fn an_old_hydra_s_name_gives_another_path() {
     let ours = Source::read(&tree, "git-export").unwrap();
     assert_eq!(ours.path.to_absolute_path(), real);
     assert_ne!(Source::read(&tree, "source").unwrap().path, ours.path);
+}
+
+#[test]
+fn what_a_platform_put_beside_the_checkout_is_left_out() {
+    let directory = TempDir::new().unwrap();
+    let app = directory.path();
+    awkward_tree(app);
+    let clean = Source::read(app, "source").unwrap();
+    // A volume's own directory, which nobody but root may read.
+    fs::create_dir(app.join("lost+found")).unwrap();
+    fs::set_permissions(app.join("lost+found"), fs::Permissions::from_mode(0o000)).unwrap();
+    fs::write(
+        app.join("pax_global_header"),
+        "52 comment=3f96280da0ebc578599130c55c283036b51a9e91\n",
+    )
+    .unwrap();
+    let with = Source::read(app, "source").unwrap();
+    assert_eq!(with.path, clean.path);
+    assert_eq!(with.left_out, ["lost+found", "pax_global_header"]);
+
+    // The same names, but not what they are for.
+    fs::write(app.join("pax_global_header"), "mine").unwrap();
+    fs::create_dir(app.join("a/lost+found")).unwrap();
+    fs::write(app.join("a/lost+found/mine"), "").unwrap();
+    let mine = Source::read(app, "source").unwrap();
+    assert_eq!(mine.files, clean.files + 2);
+    fs::set_permissions(app.join("lost+found"), fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+#[test]
+fn a_submodule_s_files_are_part_of_the_source() {
+    let directory = TempDir::new().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    fs::create_dir_all(at("library")).unwrap();
+    fs::write(at("library/file"), "x").unwrap();
+    commit(&at("library"));
+    fs::create_dir_all(at("app")).unwrap();
+    fs::write(at("app/default.nix"), "1").unwrap();
+    commit(&at("app"));
+    let library = at("library");
+    let library = library.to_str().unwrap();
+    git(
+        &at("app"),
+        &["submodule", "--quiet", "add", library, "vendor/library"],
+    );
+    git(&at("app"), &["commit", "--quiet", "--message", "submodule"]);
+
+    // As Hydra does it.
+    let (from, to) = (at("app"), at("source"));
+    let (from, to) = (from.to_str().unwrap(), to.to_str().unwrap());
+    git(
+        directory.path(),
+        &["clone", "--quiet", "--no-local", from, to],
+    );
+    git(&at("source"), &["submodule", "--quiet", "init"]);
+    git(&at("source"), &["submodule", "--quiet", "update"]);
+    let ours = Source::read(&at("source"), "source").unwrap();
+    assert_eq!(all_warnings(&at("source")), "");
+    fs::remove_dir_all(at("source/.git")).unwrap();
+    fs::remove_file(at("source/vendor/library/.git")).unwrap();
+    if let Some(real) = real_path(&at("source")) {
+        assert_eq!(ours.path.to_absolute_path(), real);
+    }
+
+    git(
+        directory.path(),
+        &["clone", "--quiet", "--no-local", from, "without"],
+    );
+    insta::assert_snapshot!("missing_submodule", all_warnings(&at("without")));
+}
+
+#[test]
+fn a_clean_checkout_is_no_reason_to_warn() {
+    for version in ["2", "4"] {
+        let directory = TempDir::new().unwrap();
+        let app = directory.path();
+        awkward_tree(app);
+        commit(app);
+        git(app, &["update-index", "--index-version", version]);
+        fs::create_dir(app.join("empty-directory")).unwrap();
+        assert_eq!(all_warnings(app), "", "index version {version}");
+    }
+}
+
+#[test]
+fn a_tree_that_is_not_what_git_has_is_a_warning_that_names_the_files() {
+    let directory = TempDir::new().unwrap();
+    let app = directory.path();
+    awkward_tree(app);
+    fs::write(app.join(".gitignore"), "target\n").unwrap();
+    commit(app);
+    fs::create_dir_all(app.join("target/release")).unwrap();
+    fs::write(app.join("target/release/app"), "").unwrap();
+    fs::write(app.join("target/x"), "").unwrap();
+    fs::write(app.join("a/stray"), "").unwrap();
+    fs::write(app.join("crlf.txt"), "one\ntwo\n").unwrap();
+    fs::set_permissions(app.join("bin/run"), fs::Permissions::from_mode(0o644)).unwrap();
+    fs::remove_file(app.join("link")).unwrap();
+    symlink("elsewhere", app.join("link")).unwrap();
+    fs::remove_file(app.join("a-b")).unwrap();
+    insta::assert_snapshot!("dirty_tree", all_warnings(app));
+
+    // Many files are counted.
+    for number in 0..30 {
+        fs::write(app.join(format!("stray-{number:02}")), "").unwrap();
+    }
+    assert!(all_warnings(app).contains("stray-08 and 22 more"));
+}
+
+#[test]
+fn attributes_and_files_that_make_checkouts_differ_are_a_warning_each() {
+    let directory = TempDir::new().unwrap();
+    let app = directory.path();
+    fs::create_dir(app.join("docs")).unwrap();
+    fs::write(
+        app.join(".gitattributes"),
+        "# *.c export-subst\n*.png filter=lfs diff=lfs merge=lfs -text\nversion.txt export-subst\n",
+    )
+    .unwrap();
+    fs::write(
+        app.join("docs/.gitattributes"),
+        "* export-ignore\n*.sh text\n",
+    )
+    .unwrap();
+    fs::write(app.join(".slugignore"), "docs\n").unwrap();
+    fs::write(
+        app.join("project.toml"),
+        "[_]\nschema-version = \"0.2\"\n[io.buildpacks]\nexclude = [\"docs\"]\n",
+    )
+    .unwrap();
+    insta::assert_snapshot!("attributes", all_warnings(app));
 }

@@ -1,0 +1,290 @@
+//! Bench of an evaluation: ours, whole, beside the same Nix at `/nix/store` and the same under PRoot.
+//!
+//! Ours is all that a build does between a restored `nix-store` layer and the root: it unpacks Nix,
+//! puts the source into a store, and evaluates, with every derivation written or without. The others
+//! only evaluate. They take turns.
+
+use anyhow::{Context, Result, bail, ensure};
+use nix_hydra_buildpack::config::{Config, Wanted};
+use nix_hydra_buildpack::nix::archive::{Target, unpack_packed, unpack_release};
+use nix_hydra_buildpack::nix::{Nix, Substituters};
+use nix_hydra_buildpack::resolve::expression::Evaluator;
+use nix_hydra_buildpack::resolve::source::Source;
+use platform::fixtures::{self, Fixtures};
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Instant;
+use tempfile::TempDir;
+
+const RUNS: usize = 5;
+
+const BEGIN: &str = "<!-- evaluate:begin -->";
+const END: &str = "<!-- evaluate:end -->";
+
+/// What is compared with what, like with like.
+const RATIOS: [(&str, &str, &str); 3] = [
+    ("ratio_to_native", "ours_full", "native"),
+    ("ratio_to_native_read_only", "ours", "native_read_only"),
+    ("proot_to_native", "proot", "native"),
+];
+
+fn main() -> Result<()> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match arguments[..] {
+        ["ours", packed, app, thorough] => {
+            let root = ours(Path::new(packed), Path::new(app), thorough == "true")?;
+            println!("{root}");
+            Ok(())
+        }
+        _ if !arguments.contains(&"--bench") => Ok(()),
+        _ => bench(&arguments),
+    }
+}
+
+/// All that the buildpack does; answers the root.
+fn ours(packed: &Path, app: &Path, thorough: bool) -> Result<String> {
+    let config = config(app)?;
+    let Wanted::Expression(expression) = &config.wanted else {
+        bail!("no expression");
+    };
+    let source = Source::read(app, "source").map_err(|error| anyhow::anyhow!("{error:?}"))?;
+    let (nix, _) = Nix::unpacked(
+        &|target| unpack_packed(packed, target),
+        &|_| Err("not here".to_string()),
+        Substituters::new(&config),
+    )
+    .map_err(|error| anyhow::anyhow!("{error:?}"))?;
+    let outcome = Evaluator::new(&nix, &source, expression, &config, "x86_64-linux")
+        .and_then(|evaluator| evaluator.evaluate(&nix, thorough))
+        .map_err(|error| anyhow::anyhow!("{error:?}"))?;
+    let root = outcome.roots.first().context("no root")?;
+    Ok(root.path.to_absolute_path())
+}
+
+fn config(app: &Path) -> Result<Config> {
+    let setting = |name: &str| (name == "NIX_DEFAULT_BINARY_CACHE").then(String::new);
+    Config::read(setting, app).map_err(|error| anyhow::anyhow!("{error:?}"))
+}
+
+/// A contender's name, as figures have it, its description, and its runs in seconds.
+struct Contender {
+    name: &'static str,
+    title: &'static str,
+    runs: Vec<f64>,
+}
+
+impl Contender {
+    fn median(&self) -> f64 {
+        let mut runs = self.runs.clone();
+        runs.sort_by(f64::total_cmp);
+        runs.get(runs.len() / 2).copied().unwrap_or(f64::NAN)
+    }
+}
+
+fn bench(arguments: &[&str]) -> Result<()> {
+    let value = |name: &str| {
+        let place = arguments.iter().position(|argument| *argument == name)?;
+        arguments.get(place + 1)
+    };
+    let runs = value("--runs").map_or(Ok(RUNS), |runs| runs.parse())?;
+    ensure!(runs > 0, "--runs needs at least 1");
+    let fixtures = fixtures::read()?;
+    let app = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/evaluate");
+    let work = TempDir::new()?;
+    let packed = work.path().join("nix.tar.zst");
+    let unpacked = TempDir::new()?;
+    let target = Target::relocated(unpacked.path());
+    let target = target.map_err(|error| anyhow::anyhow!("{error:?}"))?;
+    unpack_release(&fixtures.nix_archive, &target, Some(&packed))
+        .map_err(|error| anyhow::anyhow!("{error:?}"))?;
+
+    let mut contenders = [
+        ("xz", "unpacking the release"),
+        ("unpack", "unpacking it from the layer"),
+        (
+            "ours_full",
+            "ours: unpacking it, the source, evaluating, all derivations written",
+        ),
+        (
+            "native",
+            "Nix at `/nix/store` evaluating, all derivations written",
+        ),
+        (
+            "ours",
+            "ours: unpacking it, the source, evaluating, nothing written",
+        ),
+        (
+            "native_read_only",
+            "Nix at `/nix/store` evaluating, nothing written",
+        ),
+        (
+            "proot",
+            "Nix under PRoot evaluating, all derivations written",
+        ),
+    ]
+    .map(|(name, title)| Contender {
+        name,
+        title,
+        runs: Vec::new(),
+    });
+    let mut root = None;
+    for turn in 0..runs {
+        for contender in &mut contenders {
+            let directory = work.path().join(format!("{}-{turn}", contender.name));
+            std::fs::create_dir(&directory)?;
+            let (seconds, answer) = match contender.name {
+                "xz" => timed_unpacking(&fixtures, None)?,
+                "unpack" => timed_unpacking(&fixtures, Some(&packed))?,
+                name @ ("ours" | "ours_full") => {
+                    let mut command = Command::new(std::env::current_exe()?);
+                    let thorough = (name == "ours_full").to_string();
+                    timed(command.arg("ours").arg(&packed).arg(&app).arg(thorough))?
+                }
+                name => {
+                    let proot = (name == "proot").then_some(fixtures.proot.as_path());
+                    let read_only = name == "native_read_only";
+                    by_nix(&fixtures, &app, &directory, proot, read_only)?
+                }
+            };
+            if let Some(answer) = answer {
+                let first = root.get_or_insert_with(|| answer.clone());
+                ensure!(*first == answer, "{} got another root", contender.name);
+            }
+            contender.runs.push(seconds);
+        }
+    }
+    report(&contenders, arguments.contains(&"--write"), runs, &fixtures)
+}
+
+type Timed = (f64, Option<String>);
+
+fn timed_unpacking(fixtures: &Fixtures, packed: Option<&Path>) -> Result<Timed> {
+    let directory = TempDir::new()?;
+    let started = Instant::now();
+    Target::relocated(directory.path())
+        .and_then(|target| match packed {
+            Some(packed) => unpack_packed(packed, &target),
+            None => unpack_release(&fixtures.nix_archive, &target, None),
+        })
+        .map_err(|error| anyhow::anyhow!("{error:?}"))?;
+    Ok((started.elapsed().as_secs_f64(), None))
+}
+
+fn timed(command: &mut Command) -> Result<Timed> {
+    let started = Instant::now();
+    let output = command.output()?;
+    let seconds = started.elapsed().as_secs_f64();
+    if !output.status.success() {
+        bail!("{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+    let text = String::from_utf8(output.stdout)?;
+    Ok((seconds, Some(text.trim().trim_matches('"').to_string())))
+}
+
+/// Evaluates as Hydra's Nix would, in a new store; only the evaluation is timed.
+fn by_nix(
+    fixtures: &Fixtures,
+    app: &Path,
+    directory: &Path,
+    proot: Option<&Path>,
+    read_only: bool,
+) -> Result<Timed> {
+    let store = directory.join("nix/store");
+    std::fs::create_dir_all(&store)?;
+    let checkout = directory.join("source");
+    std::fs::create_dir(&checkout)?;
+    for file in std::fs::read_dir(app)? {
+        let file = file?;
+        std::fs::copy(file.path(), checkout.join(file.file_name()))?;
+    }
+    let in_place = PathBuf::from(&fixtures.nix).join("bin");
+    let command = |program: &str, view: bool| {
+        let program = in_place.join(program);
+        let mut command = if let Some(proot) = proot.filter(|_| view) {
+            let mut command = Command::new(proot);
+            command.arg("-b");
+            command.arg(format!("{}:/nix", directory.join("nix").display()));
+            command.arg(program).args(["--store", "local"]);
+            command
+        } else {
+            let mut command = Command::new(program);
+            let store = format!("local?root={}", directory.display());
+            command.args(["--store", &store]);
+            command
+        };
+        command
+            .env("HOME", directory)
+            .env("NIX_CONF_DIR", directory)
+            .env("NIX_USER_CONF_FILES", "")
+            .env("NIX_PATH", "")
+            .env(
+                "NIX_CONFIG",
+                "substituters =\nbuild-users-group =\nfsync-metadata = false\nsandbox = false",
+            );
+        command
+    };
+    let source = timed(
+        command("nix-store", false)
+            .args(["--add-fixed", "--recursive", "sha256"])
+            .arg(&checkout),
+    )?;
+    let source = source.1.context("no source")?;
+    if proot.is_some() {
+        unpack_release(&fixtures.nix_archive, &Target::Plain(store), None)
+            .map_err(|error| anyhow::anyhow!("{error:?}"))?;
+    }
+    let expression = format!("(import {source}/default.nix {{ }}).outPath");
+    let mut evaluate = command("nix-instantiate", true);
+    evaluate.args(["--eval", "--strict", "--json", "--expr", &expression]);
+    if !read_only {
+        evaluate.arg("--read-write-mode");
+    }
+    timed(&mut evaluate)
+}
+
+fn report(contenders: &[Contender], write: bool, runs: usize, fixtures: &Fixtures) -> Result<()> {
+    for contender in contenders {
+        println!(
+            "evaluate.{}.wall = {:.3} s",
+            contender.name,
+            contender.median()
+        );
+    }
+    let median = |name: &str| {
+        let found = contenders.iter().find(|contender| contender.name == name);
+        found.map_or(f64::NAN, Contender::median)
+    };
+    for (name, of, to) in RATIOS {
+        println!("evaluate.{name}.wall = {:.2} x", median(of) / median(to));
+    }
+
+    let mut table = format!(
+        "Medians of {runs}, on {} cores, Nix {}, an expression of 5,000 derivations.\n\n\
+         | what | wall time | to the same by Nix at `/nix/store` |\n|---|---|---|\n",
+        std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+        fixtures.nix_version,
+    );
+    for contender in contenders {
+        let ratio = RATIOS.iter().find(|(_, of, _)| *of == contender.name);
+        let ratio = ratio.map_or(String::new(), |(_, of, to)| {
+            format!("{:.2}", median(of) / median(to))
+        });
+        let _ = writeln!(
+            table,
+            "| {} | {:.2} s | {ratio} |",
+            contender.title,
+            contender.median()
+        );
+    }
+    println!("\n{table}");
+    if write {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/performance.md");
+        let text = std::fs::read_to_string(&path)?;
+        let (before, rest) = text.split_once(BEGIN).context("no begin mark")?;
+        let (_, after) = rest.split_once(END).context("no end mark")?;
+        std::fs::write(&path, format!("{before}{BEGIN}\n{table}{END}{after}"))?;
+    }
+    Ok(())
+}
