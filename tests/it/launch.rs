@@ -7,7 +7,7 @@ use platform::process::Launch;
 use platform::sandbox::{Forbidden, Output, Signal};
 use platform::server::Server;
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
@@ -492,10 +492,25 @@ fn term_reaches_a_node_app() {
     let outcome = deploy.build();
     assert!(outcome.success(), "{}", outcome.log);
     let image = (deploy, outcome.image.unwrap());
+    // Debian's Node looks for parts of itself here.
+    let share = TempDir::new().unwrap();
+    fs::set_permissions(share.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let parts = share.path().join("nodejs");
+    fs::create_dir(&parts).unwrap();
+    let closure = image.1.layer_dir("closure").unwrap();
+    for path in fs::read_dir(&closure).unwrap() {
+        let inside = Path::new(&path.unwrap().file_name()).join("share/nodejs");
+        for part in fs::read_dir(closure.join(&inside)).into_iter().flatten() {
+            let name = part.unwrap().file_name();
+            let target = Path::new("/nix/store").join(&inside).join(&name);
+            let _ = symlink(target, parts.join(&name));
+        }
+    }
     let script = "process.on('SIGTERM', () => process.exit(5)); setInterval(() => {}, 1000); \
                   console.log('ready')";
     for forbidden in [&[] as &[_], DOCKER] {
         let launch = launch(&image, forbidden, ["run_proot.sh", "node", "-e", script]);
+        let launch = launch.sandbox(|sandbox| sandbox.bind_ro(share.path(), "/usr/share"));
         let tries: Vec<_> = (0..3).map(|_| terminate(&launch, "ready")).collect();
         assert!(tries.iter().all(|(_, status, _)| *status == 5), "{tries:?}");
         let shortest = tries.iter().map(|(time, ..)| *time).min().unwrap();
