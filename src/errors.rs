@@ -635,6 +635,19 @@ fn miss_hint(misses: &[Miss], unusable: &[(String, String)]) -> String {
                 `name:base64`, or have the cache sign them."
             .to_string();
     }
+    let reasons = || {
+        let answered = answers().filter_map(|(_, answer)| match answer {
+            Answer::Failed(reason) => Some(reason.as_str()),
+            _ => None,
+        });
+        answered.chain(unusable.iter().map(|(_, reason)| reason.as_str()))
+    };
+    if reasons().any(|reason| reason.contains("HTTP status 401")) {
+        return "The binary cache wants to know who asks, or knows another password: give the build\n\
+                credentials for it in a service binding of type `nix-binary-cache`, a netrc file\n\
+                (NIX_NETRC_FILE) or the URL."
+            .to_string();
+    }
     let failed = answers().any(|(_, answer)| matches!(answer, Answer::Failed(_)));
     if failed || !unusable.is_empty() {
         return "Check the URLs in NIX_EXTRA_BINARY_CACHE, and that they can be reached from where\n\

@@ -7,7 +7,7 @@
 mod report;
 
 use anyhow::{Context, Result, bail, ensure};
-use platform::fixtures;
+use platform::fixtures::{self, Fixtures};
 use platform::image::Image;
 use platform::lifecycle::Build;
 use platform::process::Launch;
@@ -36,6 +36,8 @@ pub(crate) enum Contender {
     /// The closure is at `/nix/store`, and nothing stands before the command.
     Native,
     Direct,
+    /// Rewritten to where it is in the image, which has no `/nix`.
+    Relocated,
     Namespace,
     PRoot,
     /// PRoot with its defaults, as it comes.
@@ -45,9 +47,10 @@ pub(crate) enum Contender {
 }
 
 impl Contender {
-    pub(crate) const ALL: [Self; 6] = [
+    pub(crate) const ALL: [Self; 7] = [
         Self::Native,
         Self::Direct,
+        Self::Relocated,
         Self::Namespace,
         Self::PRoot,
         Self::BarePRoot,
@@ -58,6 +61,7 @@ impl Contender {
         match self {
             Self::Native => "native",
             Self::Direct => "direct",
+            Self::Relocated => "relocated",
             Self::Namespace => "namespace",
             Self::PRoot => "proot",
             Self::BarePRoot => "bare PRoot",
@@ -69,7 +73,7 @@ impl Contender {
     fn prefix(self) -> Vec<String> {
         match self {
             Self::Native => Vec::new(),
-            Self::Direct | Self::Namespace | Self::PRoot => {
+            Self::Direct | Self::Relocated | Self::Namespace | Self::PRoot => {
                 vec![format!("{LAYERS}/proot/bin/run_proot.sh")]
             }
             Self::BarePRoot | Self::NoSeccomp => vec![
@@ -85,10 +89,16 @@ impl Contender {
 pub(crate) type Figures = BTreeMap<(&'static str, Contender), Vec<f64>>;
 
 struct Bench {
-    image: Image,
     rootfs: PathBuf,
+    in_place: Sample,
+    relocated: Sample,
+}
+
+/// The sample Python app as it was built for some of the contenders.
+struct Sample {
+    image: Image,
     closure: PathBuf,
-    /// The closure's Python and shell, and the app, as they are in the store.
+    /// The closure's Python and shell, and the app, as they see themselves.
     python: String,
     shell: String,
     app: String,
@@ -135,10 +145,9 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-impl Bench {
-    /// Builds the sample Python app.
-    fn new(directory: &Path) -> Result<Self> {
-        let fixtures = fixtures::read()?;
+impl Sample {
+    /// Builds it with `engine` as `NIX_ENGINE`.
+    fn build(fixtures: &Fixtures, engine: &str, directory: &Path) -> Result<Self> {
         let buildpack = std::env::var_os("NIX_HYDRA_BUILDPACK")
             .context("NIX_HYDRA_BUILDPACK is not set: run this by script/bench engines")?;
         let app = &fixtures.apps["python"];
@@ -150,25 +159,56 @@ impl Bench {
             .env("NIX_DEFAULT_BINARY_CACHE", "")
             .env("NIX_TRUSTED_PUBLIC_KEYS", &fixtures.public_key)
             .env("NIX_STORE_PATH", &app.store_path)
+            .env("NIX_ENGINE", engine)
             .env("NIX_PROOT_URL", proot)
             .env("NIX_PROOT_SHA256", &fixtures.proot_sha256)
             .run()?;
         let image = outcome.image.with_context(|| outcome.log.clone())?;
         let closure = image.layer_dir("closure").context("no closure layer")?;
-        let mut paths = std::fs::read_dir(&closure)?.filter_map(|entry| {
-            let name = entry.ok()?.file_name().into_string().ok()?;
-            name.contains("-python3-")
-                .then(|| format!("/nix/store/{name}"))
-        });
-        let python = paths.next().context("no Python in the closure")?;
+        let store = match engine {
+            "relocate" => format!("{LAYERS}/closure"),
+            _ => "/nix/store".to_string(),
+        };
+        let mut names = std::fs::read_dir(&closure)?
+            .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+            .collect::<Vec<_>>();
+        names.sort();
+        let find = |what: &str| {
+            let name = names.iter().find(|name| name.contains(what));
+            name.map(|name| format!("{store}/{name}"))
+                .with_context(|| format!("no {what} in the closure"))
+        };
+        let python = find("-python3-")?;
         Ok(Self {
-            rootfs: fixtures.rootfs,
-            closure,
-            app: format!("{}/bin/myapp", app.store_path),
+            app: format!("{}/bin/myapp", find("-myapp")?),
             shell: format!("{python}/bin/sh"),
             python: format!("{python}/bin/python3"),
+            closure,
             image,
         })
+    }
+}
+
+impl Bench {
+    fn new(directory: &Path) -> Result<Self> {
+        let fixtures = fixtures::read()?;
+        let sample = |engine: &str, name: &str| {
+            let directory = directory.join(name);
+            std::fs::create_dir(&directory)?;
+            Sample::build(&fixtures, engine, &directory)
+        };
+        Ok(Self {
+            in_place: sample("proot", "in-place")?,
+            relocated: sample("relocate", "relocated")?,
+            rootfs: fixtures.rootfs,
+        })
+    }
+
+    fn sample(&self, contender: Contender) -> &Sample {
+        match contender {
+            Contender::Relocated => &self.relocated,
+            _ => &self.in_place,
+        }
     }
 
     fn measure(&self, contender: Contender, figures: &mut Figures) -> Result<()> {
@@ -176,13 +216,14 @@ impl Bench {
             figures.entry((name, contender)).or_default().push(value);
         };
         add("start, ms", self.start(contender)?);
+        let Sample { python, app, .. } = self.sample(contender);
         let probe = include_str!("probe.py");
         let file = format!(
             "{}/lib/python3.11/os.py",
-            self.python.trim_end_matches("/bin/python3")
+            python.trim_end_matches("/bin/python3")
         );
         let output = self
-            .launch(contender, &[&self.python, "-I", "-c", probe, &file])
+            .launch(contender, &[python, "-I", "-c", probe, &file])
             .run()?;
         ensure!(output.code == 0, "the probe failed: {}", output.stderr);
         for (name, title) in [
@@ -201,17 +242,14 @@ impl Bench {
         let imports = "import json, ssl, http.server";
         let begun = Instant::now();
         let output = self
-            .launch(contender, &[&self.python, "-I", "-c", imports])
+            .launch(contender, &[python, "-I", "-c", imports])
             .run()?;
         ensure!(output.code == 0, "python failed: {}", output.stderr);
         add(
             "python with its imports, ms",
             begun.elapsed().as_secs_f64() * 1e3,
         );
-        add(
-            "app, requests/s",
-            self.requests(contender, &[&self.app], "/")?,
-        );
+        add("app, requests/s", self.requests(contender, &[app], "/")?);
         let directory = Path::new(&file).parent().unwrap_or(Path::new("/"));
         let files = format!(
             "import functools, http.server as h\n\
@@ -223,7 +261,7 @@ impl Bench {
              print('listening', flush=True)\ns.serve_forever()",
             directory.display()
         );
-        let command = [self.python.as_str(), "-I", "-c", &files];
+        let command = [python.as_str(), "-I", "-c", &files];
         add(
             "files, requests/s",
             self.requests(contender, &command, "/this.py")?,
@@ -236,13 +274,14 @@ impl Bench {
             .prefix()
             .into_iter()
             .chain(command.iter().map(ToString::to_string));
-        let launch = Launch::new(&self.image, &self.rootfs).command(command);
+        let sample = self.sample(contender);
+        let launch = Launch::new(&sample.image, &self.rootfs).command(command);
         match contender {
             Contender::Native | Contender::Direct => {
-                launch.sandbox(|sandbox| sandbox.bind_ro(&self.closure, "/nix/store"))
+                launch.sandbox(|sandbox| sandbox.bind_ro(&sample.closure, "/nix/store"))
             }
             Contender::Namespace | Contender::PRoot => launch.env("NIX_ENGINE", contender.name()),
-            Contender::BarePRoot => launch,
+            Contender::BarePRoot | Contender::Relocated => launch,
             Contender::NoSeccomp => launch.env("PROOT_NO_SECCOMP", "1"),
         }
     }
@@ -253,7 +292,7 @@ impl Bench {
             "for i in {{1..{STARTS}}}; do s=$EPOCHREALTIME; {} {} -c :; e=$EPOCHREALTIME; \
              echo $((${{e/./}} - ${{s/./}})); done",
             contender.prefix().join(" "),
-            self.shell
+            self.sample(contender).shell
         );
         let mut outer = self.launch(contender, &[]);
         outer = outer.command(["bash", "-c", &loops]);

@@ -33,7 +33,12 @@ pub(crate) struct Measured {
 /// A way to bring a closure from a binary cache to the disk.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Contender {
+    /// As a build does it by default.
     Ours,
+    /// As with an engine named, where nobody looks for references.
+    Plain,
+    /// As with `NIX_ENGINE=relocate`.
+    Moved,
     NixCopy,
     Realise,
     /// All that has to be done once the bytes are here, by all cores in one program.
@@ -41,12 +46,21 @@ pub(crate) enum Contender {
 }
 
 impl Contender {
-    pub(crate) const ALL: [Self; 4] = [Self::Ours, Self::NixCopy, Self::Realise, Self::Floor];
+    pub(crate) const ALL: [Self; 6] = [
+        Self::Ours,
+        Self::Plain,
+        Self::Moved,
+        Self::NixCopy,
+        Self::Realise,
+        Self::Floor,
+    ];
 
     /// Its name in figures.
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Ours => "ours",
+            Self::Plain => "plain",
+            Self::Moved => "moved",
             Self::NixCopy => "nix_copy",
             Self::Realise => "realise",
             Self::Floor => "floor",
@@ -56,7 +70,7 @@ impl Contender {
     /// The store directory, where `directory` is the run's own.
     fn store(self, directory: &Path) -> std::path::PathBuf {
         match self {
-            Self::Ours | Self::Floor => directory.join("store"),
+            Self::Ours | Self::Plain | Self::Moved | Self::Floor => directory.join("store"),
             Self::NixCopy | Self::Realise => directory.join("nix/store"),
         }
     }
@@ -71,9 +85,14 @@ impl Contender {
         let key = &fixtures.big.public_key;
         let chroot_store = format!("local?root={}", directory.display());
         let mut command = match self {
-            Self::Ours => {
+            Self::Ours | Self::Plain | Self::Moved => {
+                let how = match self {
+                    Self::Plain => "plain",
+                    Self::Moved => "moved",
+                    _ => "looked",
+                };
                 let mut command = Command::new(std::env::current_exe()?);
-                command.args(["ours", "plain", url, key, &case.root]);
+                command.args(["ours", how, url, key, &case.root]);
                 command.arg(self.store(directory));
                 command
             }

@@ -13,6 +13,7 @@ use std::io::Write as _;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
+use std::sync::Mutex;
 
 /// Whether a Docker engine answers.
 #[must_use]
@@ -24,11 +25,24 @@ pub fn available() -> bool {
     output.is_ok_and(|output| output.status.success())
 }
 
+/// Held while an image is made or removed: whoever removes one removes its parents too, which
+/// another may be in the making on.
+static IMAGES: Mutex<()> = Mutex::new(());
+
+/// Removes the image `tag` with what only it was made of, as far as that can be done.
+pub fn remove(tag: &str) {
+    let _held = IMAGES.lock();
+    let _ = Command::new("docker")
+        .args(["rmi", "--force", tag])
+        .output();
+}
+
 /// Makes the Docker image `tag` of an image and the root file system in the directory `rootfs`.
 ///
 /// # Errors
 /// When Docker refuses, with what it said.
 pub fn export(image: &Image, rootfs: &Path, tag: &str) -> Result<()> {
+    let _held = IMAGES.lock();
     let base = base(rootfs)?;
     let record = &image.record;
     let cnb = image.dir.join("docker");

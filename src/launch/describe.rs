@@ -10,6 +10,9 @@ const CERTIFICATES: [&str; 1] = ["etc/ssl/certs/ca-bundle.crt"];
 const LOCALE_ARCHIVES: [&str; 1] = ["lib/locale/locale-archive"];
 const SHELLS: [&str; 2] = ["bin/bash", "bin/sh"];
 
+/// Links that are followed one after the other, as many as Linux follows.
+const MAX_LINKS: usize = 40;
+
 /// A program that earlier buildpacks ran at the end of a build, in a root or its `bin`.
 const COMPILE_HOOKS: [&str; 2] = ["bin/heroku-compile-hook", "heroku-compile-hook"];
 
@@ -55,6 +58,25 @@ impl Store {
             Err(_) => seen.to_path_buf(),
         }
     }
+
+    /// The same, with all links followed that lead to where the app will see them: a root's `bin` is
+    /// one where a single package is joined.
+    fn followed(&self, seen: &Path) -> PathBuf {
+        let mut path = self.now(seen);
+        for _ in 0..MAX_LINKS {
+            let mut prefixes: Vec<&Path> = path.ancestors().collect();
+            prefixes.reverse();
+            let link = prefixes
+                .into_iter()
+                .find_map(|prefix| Some((prefix, prefix.read_link().ok()?)));
+            let Some((link, target)) = link else { break };
+            let rest = path.strip_prefix(link).unwrap_or(Path::new(""));
+            let parent = link.parent().unwrap_or(Path::new("/"));
+            // An absolute target takes the parent's place.
+            path = self.now(&parent.join(target)).join(rest);
+        }
+        path
+    }
 }
 
 /// Describes an image whose closure is in `store` and has these roots, as the app sees them.
@@ -84,13 +106,18 @@ pub fn describe(store: &Store, roots: &[String]) -> io::Result<Image> {
 pub fn contents(store: &Store, roots: &[String]) -> io::Result<Contents> {
     let mut contents = Contents::default();
     for root in roots {
-        let directory = store.now(Path::new(root));
+        let directory = store.followed(Path::new(root));
+        let programs = store.followed(&Path::new(root).join("bin"));
         for hook in COMPILE_HOOKS {
-            if is_there(&directory.join(hook)) {
+            let place = match hook.strip_prefix("bin/") {
+                Some(name) => programs.join(name),
+                None => directory.join(hook),
+            };
+            if is_there(&place) {
                 contents.compile_hooks.push(format!("{root}/{hook}"));
             }
         }
-        let mut names = match fs::read_dir(directory.join("bin")) {
+        let mut names = match fs::read_dir(programs) {
             Ok(entries) => entries
                 .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
                 .collect::<io::Result<Vec<_>>>()?,
@@ -169,6 +196,22 @@ mod tests {
         assert_eq!(
             contents(&Store::in_place(store.path()), &roots).unwrap(),
             expected
+        );
+    }
+
+    #[test]
+    fn programs_are_found_behind_links_into_the_store() {
+        let store = store(&["b-tool/bin/tool", "b-tool/bin/heroku-compile-hook"]);
+        fs::create_dir(store.path().join("a-joined")).unwrap();
+        symlink("/nix/store/b-tool/bin", store.path().join("a-joined/bin")).unwrap();
+        symlink("a-joined", store.path().join("c-alias")).unwrap();
+        symlink("d-loop", store.path().join("d-loop")).unwrap();
+        let roots = ["c-alias", "d-loop"].map(|root| format!("/nix/store/{root}"));
+        let contents = contents(&Store::in_place(store.path()), &roots).unwrap();
+        assert_eq!(contents.programs, ["heroku-compile-hook", "tool"]);
+        assert_eq!(
+            contents.compile_hooks,
+            ["/nix/store/c-alias/bin/heroku-compile-hook"]
         );
     }
 }

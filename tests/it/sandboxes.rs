@@ -43,9 +43,7 @@ impl Tag {
 
 impl Drop for Tag {
     fn drop(&mut self) {
-        let _ = Command::new("docker")
-            .args(["rmi", "--force", &self.0])
-            .output();
+        docker::remove(&self.0);
     }
 }
 
