@@ -10,9 +10,8 @@ use flate2::bufread::MultiGzDecoder;
 use flate2::{Compression, GzBuilder};
 use liblzma::read::XzDecoder;
 use std::collections::BTreeSet;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, BufReader, Cursor, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use zip::result::ZipError;
 use zip::write::SimpleFileOptions;
@@ -343,18 +342,14 @@ fn rewrite_zip(path: &Path, moved: &BTreeSet<usize>, references: &References) ->
 
 /// Puts a new file, with the old one's mode, in the old one's place.
 fn replace(path: &Path, write: impl FnOnce(&File) -> io::Result<()>) -> io::Result<()> {
-    // No file of a NAR can have this name beside it: the hash of another store path begins it.
-    let mut name = path.as_os_str().to_owned();
-    name.push(".being-rewritten");
-    let new = Path::new(&name);
-    let mode = fs::metadata(path)?.permissions().mode();
-    let file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(mode & 0o777)
-        .open(new)?;
-    write(&file)?;
-    fs::rename(new, path)
+    let mode = fs::metadata(path)?.permissions();
+    let directory = path.parent().unwrap_or(Path::new("."));
+    let new = tempfile::Builder::new()
+        .permissions(mode)
+        .tempfile_in(directory)?;
+    write(new.as_file())?;
+    new.persist(path).map_err(|error| error.error)?;
+    Ok(())
 }
 
 #[cfg(test)]
@@ -362,6 +357,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use crate::closure::relocate::Relocation;
+    use std::os::unix::fs::PermissionsExt;
     use tempfile::TempDir;
 
     const HASH: &str = "xbgcfhaawi9iz9s99k58sqy8azc2a1w3";
@@ -405,10 +401,13 @@ mod tests {
         let directory = TempDir::new().unwrap();
         let path = directory.path().join("file");
         fs::write(&path, bytes).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o555)).unwrap();
         let packing = Packing::of_beginning(bytes).unwrap_or(Packing::Zip);
         assert_eq!(packing == Packing::Zip, Packing::is_zip_end(bytes));
         let inside = look_into(&path, packing, &references(moves)).unwrap();
         assert_eq!(fs::read_dir(&directory).unwrap().count(), 1);
+        let mode = fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o555);
         (inside, fs::read(&path).unwrap())
     }
 

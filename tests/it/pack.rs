@@ -158,13 +158,38 @@ fn pack_builds_the_python_app_and_builds_it_again_from_what_is_there() {
         context.rebuild(&config, |context| {
             let log = log(&context);
             for part in [
-                "Using the Nix of NIX_ARCHIVE_URL from the cache",
+                "`shell.nix` was evaluated before",
                 "Using the previous image's: 30 store paths",
                 "Reusing layer 'nix/hydra:closure'",
                 "Reusing layer 'nix/hydra:proot'",
             ] {
                 assert_contains!(log, part);
             }
+        });
+    });
+}
+
+#[test]
+fn pack_builds_a_relocated_app_that_needs_no_engine() {
+    let Some(pack) = Pack::find() else { return };
+    let mut config = pack.config("python");
+    config.env("NIX_ENGINE", "relocate");
+    TestRunner::default().build(&config, |context| {
+        assert_contains!(log(&context), "none left out");
+        context.start_container(
+            ContainerConfig::new().env("PORT", "8080").expose_port(8080),
+            |container| {
+                let answer: serde_json::Value =
+                    serde_json::from_str(&answer(&container, 8080)).unwrap();
+                let executable = answer["executable"].as_str().unwrap();
+                assert!(
+                    executable.starts_with("/layers/nix_hydra/closure/"),
+                    "{executable}"
+                );
+            },
+        );
+        context.rebuild(&config, |context| {
+            assert_contains!(log(&context), "Reusing layer 'nix/hydra:closure'");
         });
     });
 }
