@@ -7,14 +7,17 @@ use nix_hydra_buildpack::http::Http;
 use platform::fixtures::{self, Fixtures};
 use platform::lifecycle::{Build, Outcome};
 use platform::package;
+use platform::process::Launch;
 use platform::sandbox::Forbidden;
 use platform::server::{Request, Response, Server};
 use std::collections::BTreeMap;
 use std::fs;
+use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
+use std::time::Duration;
 use tempfile::TempDir;
 
 /// The fixtures; where there are none, the test is left out, which is said and counted.
@@ -272,4 +275,23 @@ pub fn made(
         base_name,
         _directory: directory,
     }
+}
+
+/// A port that nothing listens on at the moment.
+pub fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port()
+}
+
+/// Starts the sample Python app's default process, and answers what it says of itself over HTTP.
+pub fn python_app_answers(launch: Launch) -> serde_json::Value {
+    let port = free_port();
+    let mut web = launch.env("PORT", &port.to_string()).start().unwrap();
+    web.wait_for("listening", Duration::from_secs(20)).unwrap();
+    let url = format!("http://127.0.0.1:{port}/").parse().unwrap();
+    let (body, _) = Http::new().get_bytes(&url, None, 10_000).unwrap();
+    serde_json::from_slice(&body).unwrap()
 }

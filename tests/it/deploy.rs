@@ -1,23 +1,11 @@
 //! The whole way: from an app and a binary cache to a running process, and again.
 
-use crate::common::{Deploy, regex};
-use nix_hydra_buildpack::http::Http;
+use crate::common::{Deploy, python_app_answers, regex};
 use platform::image::Image;
 use platform::process::Launch;
 use platform::sandbox::{Forbidden, Output};
 use std::fs;
-use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
-use std::time::Duration;
-
-/// A port that nothing listens on at the moment.
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port()
-}
 
 fn built(deploy: &Deploy) -> Image {
     let outcome = deploy.build();
@@ -41,15 +29,7 @@ fn the_python_app_answers_under_proot_as_an_ordinary_user_without_nix_in_view() 
     assert!(outcome.success(), "{}", outcome.log);
     insta::assert_snapshot!("first_build", deploy.stable(&outcome.log));
     let image = outcome.image.unwrap();
-    let port = free_port();
-    let mut web = Launch::new(&image, &deploy.fixtures.rootfs)
-        .env("PORT", &port.to_string())
-        .start()
-        .unwrap();
-    web.wait_for("listening", Duration::from_secs(20)).unwrap();
-    let url = format!("http://127.0.0.1:{port}/").parse().unwrap();
-    let (body, _) = Http::new().get_bytes(&url, None, 10_000).unwrap();
-    let answer: serde_json::Value = serde_json::from_slice(&body).unwrap();
+    let answer = python_app_answers(Launch::new(&image, &deploy.fixtures.rootfs));
     assert_eq!(answer["app"], "myapp");
     assert_eq!(answer["uid"], 1000);
     assert!(answer["openssl"].as_str().unwrap().starts_with("OpenSSL"));

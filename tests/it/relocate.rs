@@ -1,24 +1,13 @@
 //! A relocated closure runs from its layer at native speed: no `/nix`, no engine, nothing to forbid.
 
-use crate::common::{Deploy, Made, fixtures, made, strip_ansi};
-use nix_hydra_buildpack::http::Http;
+use crate::common::{Deploy, Made, fixtures, free_port, made, python_app_answers, strip_ansi};
 use platform::image::Image;
 use platform::process::Launch;
 use platform::sandbox::{Forbidden, Output};
 use platform::server::Server;
 use std::fs;
 use std::io::Write;
-use std::net::TcpListener;
 use std::path::Path;
-use std::time::Duration;
-
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port()
-}
 
 /// The image's process, where neither PRoot nor a namespace could work.
 fn launch(deploy: &Deploy, image: &Image) -> Launch {
@@ -51,15 +40,7 @@ fn the_python_app_answers_from_its_layer_where_no_engine_could_work() {
     deploy.set("NIX_ENGINE", "relocate");
     let (image, log) = built(&deploy);
     insta::assert_snapshot!("relocated_build", log);
-    let port = free_port();
-    let mut web = launch(&deploy, &image)
-        .env("PORT", &port.to_string())
-        .start()
-        .unwrap();
-    web.wait_for("listening", Duration::from_secs(20)).unwrap();
-    let url = format!("http://127.0.0.1:{port}/").parse().unwrap();
-    let (body, _) = Http::new().get_bytes(&url, None, 10_000).unwrap();
-    let answer: serde_json::Value = serde_json::from_slice(&body).unwrap();
+    let answer = python_app_answers(launch(&deploy, &image));
     assert_eq!(answer["app"], "myapp");
     assert_eq!(answer["uid"], 1000);
     assert!(
