@@ -4,6 +4,7 @@ use crate::closure::survey::{Obstacle, Reason, Survey};
 use crate::layers::closure::NotRelocatable;
 use crate::tools::{Tool, ToolSource};
 use bullet_stream::global::print;
+pub(crate) use nix_hydra_start::closure::bytes;
 
 /// `1 store path`, `30 store paths`.
 pub(crate) fn paths(count: usize) -> String {
@@ -11,23 +12,6 @@ pub(crate) fn paths(count: usize) -> String {
         1 => "1 store path".to_string(),
         count => format!("{count} store paths"),
     }
-}
-
-/// A size as people read it: `57.1 MB`, in powers of 1000.
-pub(crate) fn bytes(count: u64) -> String {
-    const UNITS: [&str; 4] = ["kB", "MB", "GB", "TB"];
-    if count < 1000 {
-        return format!("{count} bytes");
-    }
-    // Sizes here are far below 2^52, and shown with three digits.
-    #[allow(clippy::cast_precision_loss)]
-    let mut size = count as f64 / 1000.0;
-    let mut unit = 0;
-    while size >= 999.95 && unit + 1 < UNITS.len() {
-        size /= 1000.0;
-        unit += 1;
-    }
-    format!("{size:.1} {}", UNITS[unit])
 }
 
 /// `a`, `a and b`, `a, b and c`.
@@ -149,20 +133,6 @@ pub fn warn_of_retired_settings(setting: impl Fn(&str) -> Option<String>) {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-
-    #[test]
-    fn sizes_have_one_digit_after_the_point() {
-        for (count, text) in [
-            (0, "0 bytes"),
-            (999, "999 bytes"),
-            (1000, "1.0 kB"),
-            (57_123_456, "57.1 MB"),
-            (999_960_000, "1.0 GB"),
-            (1_020_000_000, "1.0 GB"),
-        ] {
-            assert_eq!(bytes(count), text);
-        }
-    }
 
     #[test]
     fn every_obstacle_names_its_file_and_the_reason() {

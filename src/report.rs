@@ -1,5 +1,17 @@
-//! What is in a closure, for people who wonder why it is so large.
+//! What is in an image, for people who wonder: the largest files and store paths, what programs
+//! rarely need when they run, and the bills of materials.
 
+mod cyclonedx;
+pub mod package_name;
+pub mod sbom;
+mod spdx;
+
+use crate::closure::Closure;
+use crate::output::{self, bytes};
+use bullet_stream::global::print;
+use nix_derivation::StorePath;
+use nix_hydra_start::closure as members;
+use std::fmt::Write as _;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -32,10 +44,139 @@ pub fn largest_files(directory: &Path, count: usize) -> io::Result<Vec<(u64, Pat
         .collect())
 }
 
+/// How many store paths that programs rarely need are named; the rest are counted.
+const BUILD_ONLY_SHOWN: usize = 5;
+
+/// A closure as the start program reads it, in [`members::FILE`] of the closure layer.
+#[must_use]
+pub fn members(closure: &Closure) -> members::Closure {
+    let roots: Vec<String> = closure.roots.iter().map(StorePath::to_basename).collect();
+    members::Closure::new(
+        roots.iter().map(String::as_str),
+        closure.paths.iter().map(|(path, info)| {
+            let references = info.references.iter().map(StorePath::to_basename);
+            (path.to_basename(), info.nar_size, references)
+        }),
+    )
+}
+
+/// Writes [`members::FILE`] into the closure layer.
+pub fn write_members(directory: &Path, closure: &Closure) -> io::Result<()> {
+    fs::write(directory.join(members::FILE), members(closure).to_string())
+}
+
+/// Prints the `count` largest store paths, each with what pulls it in.
+pub fn print_largest_paths(closure: &Closure, count: usize) {
+    let closure = members(closure);
+    let chains = closure.chains();
+    print::bullet("Largest store paths, since NIX_DEBUG is set");
+    for index in closure.by_size().into_iter().take(count) {
+        print::sub_bullet(format!(
+            "{}  {}",
+            bytes(closure.paths()[index].size),
+            closure.chain_words(&chains[index])
+        ));
+    }
+}
+
+/// Warns of store paths that programs rarely need when they run, and says what pulls them in.
+pub fn warn_of_build_only(closure: &Closure) {
+    if let Some(text) = build_only(&members(closure)) {
+        output::warning(&text);
+    }
+}
+
+fn build_only(closure: &members::Closure) -> Option<String> {
+    let found = closure.build_only();
+    if found.is_empty() {
+        return None;
+    }
+    let chains = closure.chains();
+    let size = found
+        .iter()
+        .map(|(index, _)| closure.paths()[*index].size)
+        .sum();
+    let mut text = format!(
+        "{} of the image ({}) {} rarely needed by programs when they run:\n\n",
+        output::paths(found.len()),
+        bytes(size),
+        if found.len() == 1 { "is" } else { "are" },
+    );
+    for (index, kind) in found.iter().take(BUILD_ONLY_SHOWN) {
+        let path = &closure.paths()[*index];
+        let _ = writeln!(
+            text,
+            "- {} ({}), {}:\n  {}",
+            members::name(&path.path),
+            bytes(path.size),
+            kind.words(),
+            closure.chain_words(&chains[*index])
+        );
+    }
+    if let Some(more @ 1..) = found.len().checked_sub(BUILD_ONLY_SHOWN) {
+        let _ = writeln!(text, "- and {more} more");
+    }
+    text.push_str(
+        "\nWhat stands before it in its chain is the package to look at: often it keeps a path to the \
+         compiler that made it (Nix's `removeReferencesTo` takes that out), or has programs and headers \
+         in one output. In the image, `nix-hydra why PATH` says more.",
+    );
+    Some(text)
+}
+
+/// A small closure for tests.
+#[cfg(test)]
+pub(crate) fn sample() -> Closure {
+    use crate::cache::Trust;
+    use crate::closure::path_info::PathInfo;
+    use nix_derivation::NixHash;
+    use std::collections::{BTreeMap, BTreeSet};
+    let path = |letter: &str, name: &str| {
+        let base = format!("{}-{name}", letter.repeat(32));
+        #[allow(clippy::unwrap_used)]
+        StorePath::from_basename(base.as_bytes()).unwrap()
+    };
+    let info = |nar_size, references: &[&StorePath], trust| PathInfo {
+        nar_hash: NixHash::Sha256([7; 32]),
+        nar_size,
+        references: references
+            .iter()
+            .map(|path| (*path).clone())
+            .collect::<BTreeSet<_>>(),
+        cache: "https://cache.nixos.org".into(),
+        url: "https://bucket.example.org/x.nar?signature=secret".into(),
+        compression: "xz".into(),
+        file_size: None,
+        trust,
+    };
+    let (zlib, gcc, app) = (
+        path("a", "gtk+-2.24"),
+        path("c", "gcc-14.3.0"),
+        path("d", "myapp"),
+    );
+    let paths = BTreeMap::from([
+        (zlib.clone(), info(130_000, &[], Trust::Signed)),
+        (gcc.clone(), info(203_000_000, &[&zlib], Trust::Signed)),
+        (
+            app.clone(),
+            info(4_200, &[&app, &gcc, &zlib], Trust::Unsigned),
+        ),
+    ]);
+    Closure {
+        roots: vec![app],
+        paths,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+
+    #[test]
+    fn a_compiler_in_the_image_is_warned_of_with_what_pulls_it_in() {
+        insta::assert_snapshot!(build_only(&members(&sample())).unwrap());
+    }
 
     #[test]
     fn the_largest_files_come_first_wherever_they_are() {

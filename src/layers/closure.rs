@@ -12,7 +12,7 @@ use crate::closure::survey::{Obstacle, Survey};
 use crate::config::Config;
 use crate::launch::describe::{Contents, Store, contents, describe};
 use crate::output::{self, bytes, list, paths};
-use crate::report::largest_files;
+use crate::report::{self, largest_files, print_largest_paths};
 use crate::resolve::Root;
 use bullet_stream::global::print;
 use nix_derivation::StorePath;
@@ -23,11 +23,13 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Raised whenever what the layer holds for the same roots changes its form.
-const FORMAT: &str = "3";
+const NAME: &str = "closure";
 
-/// How many files `NIX_DEBUG` lists, as the earlier buildpacks did.
-const LARGEST_FILES: usize = 20;
+/// Raised whenever what the layer holds for the same roots changes its form.
+const FORMAT: &str = "4";
+
+/// How many files and store paths `NIX_DEBUG` lists, as the earlier buildpacks did.
+const LARGEST: usize = 20;
 
 /// Why there is no closure layer. What was written of it is removed.
 #[derive(Debug)]
@@ -113,7 +115,7 @@ pub fn handle(
     config: &Config,
     open_caches: impl FnOnce() -> Caches,
 ) -> Result<ClosureLayer, ClosureLayerError> {
-    let layer = LaunchLayer::new(layers_dir, "closure");
+    let layer = LaunchLayer::new(layers_dir, NAME);
     let wanted_roots: Vec<String> = roots
         .iter()
         .map(|root| root.path.to_absolute_path())
@@ -139,6 +141,10 @@ pub fn handle(
         print::sub_bullet(format!("Using the previous image's: {}", previous.content));
         if !previous.relocation_message.is_empty() {
             print::sub_bullet(&previous.relocation_message);
+        }
+        // Where something of it is not known, the lifecycle has restored the SBOM.
+        if let Some(closure) = known_closure(roots, &previous.paths) {
+            report_on(layers_dir, &closure)?;
         }
         return Ok(ClosureLayer {
             contents: Contents {
@@ -166,10 +172,12 @@ pub fn handle(
     if !filled.message.is_empty() {
         print::sub_bullet(&filled.message);
     }
+    let closure = filled.closure;
+    report_on(layers_dir, &closure)?;
     if config.debug {
+        print_largest_paths(&closure, LARGEST);
         print_largest_files(&layer.path)?;
     }
-    let closure = filled.closure;
     layer
         .write(&Metadata {
             format: FORMAT.to_string(),
@@ -218,8 +226,27 @@ fn describe_to(directory: &Path, filled: &Filled) -> Result<Contents, ClosureLay
     };
     describe(&store, &filled.roots)
         .and_then(|image| fs::write(&file, image.to_string()))
+        .and_then(|()| report::write_members(directory, &filled.closure))
         .and_then(|()| contents(&store, &filled.roots))
         .map_err(|reason| ClosureLayerError::Layer(LayerError { path: file, reason }))
+}
+
+/// Writes the closure's bills of materials, and warns of what had better not be in it.
+fn report_on(layers_dir: &Path, closure: &Closure) -> Result<(), ClosureLayerError> {
+    report::warn_of_build_only(closure);
+    report::sbom::write(layers_dir, NAME, closure).map_err(ClosureLayerError::Layer)
+}
+
+/// The closure of `roots` as a layer's metadata has it; nothing where a path is not known.
+fn known_closure(roots: &[Root], lines: &[String]) -> Option<Closure> {
+    let paths: BTreeMap<_, _> = lines
+        .iter()
+        .map(|line| PathInfo::from_line(line))
+        .collect::<Option<_>>()?;
+    let roots: Vec<_> = roots.iter().map(|root| root.path.clone()).collect();
+    let needed = paths.values().flat_map(|info: &PathInfo| &info.references);
+    let is_whole = needed.chain(&roots).all(|path| paths.contains_key(path));
+    is_whole.then_some(Closure { roots, paths })
 }
 
 fn fill(
@@ -372,7 +399,7 @@ fn empty(directory: &Path) -> Result<(), LayerError> {
 }
 
 fn print_largest_files(directory: &Path) -> Result<(), ClosureLayerError> {
-    let files = largest_files(directory, LARGEST_FILES).map_err(|reason| {
+    let files = largest_files(directory, LARGEST).map_err(|reason| {
         ClosureLayerError::Layer(LayerError {
             path: directory.to_path_buf(),
             reason,

@@ -1,15 +1,20 @@
 //! The start program's commands.
 
 use crate::choose::{candidates, try_out};
+use crate::closure::{self, Closure};
 use crate::engine::{Engine, EngineSetting, SETTING};
 use crate::errors::{self, RunError};
 use crate::image::Found;
 use crate::inside;
+use crate::picture;
 use crate::run::{self, Request};
 use crate::supervise::{End, is_init};
 use crate::sys;
+use crate::why;
 use std::env;
 use std::ffi::OsString;
+use std::fs;
+use std::io::{self, Write as _};
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -21,6 +26,8 @@ Looks after a Nix closure in an image.
 
 Usage: nix-hydra run COMMAND [ARGUMENT]...    run a command with the closure at /nix/store
        nix-hydra engines                      say which engines work here
+       nix-hydra closure                      say what is in this image, and how large it is
+       nix-hydra why PATH                     say why a store path is in this image
        run_proot.sh COMMAND [ARGUMENT]...     the same as nix-hydra run
 
 Each takes --help.
@@ -47,6 +54,28 @@ do not. The exit status is 0 if a command would run.
 Usage: nix-hydra engines
 ";
 
+const CLOSURE_HELP: &str = "\
+Says what is in this image: how large it is, the 20 largest store paths, each with the shortest chain
+of references that pulls it in, and what programs rarely need when they run.
+
+Usage: nix-hydra closure [--all | --json | --svg]
+
+  --all     every store path, not the largest alone
+  --json    all that is known, as JSON: roots, and of each path its size and references
+  --svg     a picture: a box for each store path, as large as it is, with its chain under the pointer
+";
+
+const WHY_HELP: &str = "\
+Says why a store path is in this image: the shortest chain of references from what is deployed, and
+everything that refers to it.
+
+Usage: nix-hydra why PATH
+
+  PATH    a store path, a file in one, a name such as gcc-14.3.0, or the beginning of a name
+
+The exit status is 1 if nothing in the image is called so.
+";
+
 /// What a program answers for words that it does not know.
 const USAGE: u8 = 2;
 
@@ -67,6 +96,8 @@ pub fn main(words: impl IntoIterator<Item = OsString>) -> ExitCode {
     match command.to_str() {
         Some("run") => run(rest),
         Some("engines") => engines(rest),
+        Some("closure") => closure(rest),
+        Some("why") => why(rest),
         Some(inside::NAME) => inside::main(rest).unwrap_or_else(|| usage(HELP)),
         _ if is_help(command) => help(HELP),
         _ => usage(HELP),
@@ -142,6 +173,57 @@ fn engines(words: &[OsString]) -> ExitCode {
     match checked {
         Ok((setting, found)) => list(setting, &found),
         Err(error) => failed(&error),
+    }
+}
+
+fn closure(words: &[OsString]) -> ExitCode {
+    let words: Vec<_> = words.iter().map(|word| word.to_str()).collect();
+    let form: fn(&Closure) -> String = match words[..] {
+        [] => |closure| why::report(closure, why::LARGEST),
+        [Some("--all")] => |closure| why::report(closure, usize::MAX),
+        [Some("--json")] => ToString::to_string,
+        [Some("--svg")] => picture::svg,
+        [Some("--help" | "-h")] => return help(CLOSURE_HELP),
+        _ => return usage(CLOSURE_HELP),
+    };
+    match read_closure() {
+        Ok(closure) => print_out(&form(&closure)),
+        Err(error) => failed(&error),
+    }
+}
+
+fn why(words: &[OsString]) -> ExitCode {
+    let wanted = match words {
+        [word] if is_help(word) => return help(WHY_HELP),
+        [word] => word.to_string_lossy(),
+        _ => return usage(WHY_HELP),
+    };
+    match read_closure() {
+        Ok(closure) => match why::why(&closure, &wanted) {
+            Some(text) => print_out(&text),
+            None => failed(&RunError::NotInClosure(wanted.into_owned())),
+        },
+        Err(error) => failed(&error),
+    }
+}
+
+/// What the image says its closure is made of.
+fn read_closure() -> Result<Closure, RunError> {
+    let found = Found::find().map_err(|(path, error)| RunError::Image(path, error))?;
+    let file = found.store.join(closure::FILE);
+    let text = fs::read_to_string(&file);
+    let closure = text.and_then(|text| {
+        Closure::parse(&text).ok_or_else(|| io::Error::other("it is of another version"))
+    });
+    closure.map_err(|error| RunError::Image(file, error))
+}
+
+/// Prints text to whoever reads it, as long as they do.
+fn print_out(text: &str) -> ExitCode {
+    match io::stdout().write_all(text.as_bytes()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE,
     }
 }
 

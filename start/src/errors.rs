@@ -35,6 +35,8 @@ pub(crate) enum RunError {
     /// This text needs a shell.
     NoShell(OsString),
     Execute(OsString, io::Error),
+    /// No store path of the image is called so.
+    NotInClosure(String),
 }
 
 /// What a shell answers for a command that cannot be run, and for one that is not there.
@@ -46,6 +48,7 @@ impl RunError {
     pub(crate) fn status(&self) -> u8 {
         match self {
             Self::Execute(_, error) if error.kind() == io::ErrorKind::NotFound => NOT_FOUND,
+            Self::NotInClosure(_) => 1,
             _ => CANNOT_RUN,
         }
     }
@@ -78,6 +81,10 @@ impl RunError {
                  Write the command without what only a shell understands; or use a run image with a \
                  shell; or add bash to what is deployed.",
                 text.display()
+            ),
+            Self::NotInClosure(wanted) => format!(
+                "no store path of this image is called `{wanted}`.\n\n\
+                 `nix-hydra closure --all` lists them."
             ),
             Self::Execute(program, error) => {
                 format!("cannot run {}: {error}", Path::new(program).display())
@@ -221,6 +228,7 @@ mod tests {
             RunError::Relocated(Engine::PRoot),
             RunError::NotRelocated,
             RunError::NoShell("myapp --port $PORT".into()),
+            RunError::NotInClosure("gcc".into()),
             RunError::Execute("myapp".into(), io::Error::from_raw_os_error(libc::ENOENT)),
         ]);
         let messages: Vec<_> = errors

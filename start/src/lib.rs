@@ -8,6 +8,7 @@
 //! It is a crate of its own so that it stays small: it links std, libc and rustix, and nothing else.
 
 mod choose;
+pub mod closure;
 mod command_line;
 pub mod engine;
 mod environment;
@@ -15,11 +16,13 @@ mod errors;
 pub mod image;
 mod inside;
 mod namespace;
+mod picture;
 mod proot;
 mod report;
 mod run;
 mod shell;
 mod supervise;
 mod sys;
+mod why;
 
 pub use command_line::main;

@@ -23,6 +23,7 @@ mod launch;
 mod pack;
 mod parity;
 mod relocate;
+mod report;
 mod sandboxes;
 mod secrets;
 mod servers;

@@ -1,0 +1,482 @@
+//! What an image's closure is made of: every store path, its size, and what pulls it in.
+//!
+//! The file is JSON, one store path a line, in the order of their names:
+//!
+//! ```text
+//! {"roots":["xbgcfhaawi9iz9s99k58sqy8azc2a1w3-myapp-1.0"],
+//! "paths":[
+//! {"path":"0jn93wz4pk00k76grv8ing8js0yz8cpd-zlib-1.3","size":123456,"references":[]},
+//! {"path":"xbgcfhaawi9iz9s99k58sqy8azc2a1w3-myapp-1.0","size":7890,"references":["0jn9…-zlib-1.3"]}
+//! ]}
+//! ```
+//!
+//! Paths are base names, which have no letter that JSON escapes, so that the lines are read here
+//! without a JSON parser. Sizes are bytes of the NAR. A path's reference to itself is left out.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::fmt;
+
+/// The file's name in the closure layer; no store path is called so.
+pub const FILE: &str = ".closure.json";
+
+/// Letters of a base name before the name: the hash and a dash.
+const HASH: usize = 33;
+
+/// A store path of the closure; a number, of its place in the order.
+pub type Index = usize;
+
+/// Every store path of an image. References are to paths that are in it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Closure {
+    roots: Vec<Index>,
+    paths: Vec<Member>,
+}
+
+/// A store path as the closure has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Member {
+    /// The base name, `<hash>-<name>`.
+    pub path: String,
+    /// Bytes of the NAR.
+    pub size: u64,
+    /// What it refers to, but itself.
+    pub references: Vec<Index>,
+}
+
+/// A kind of store path that programs are built with, and that few need when they run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BuildOnly {
+    Compiler,
+    Headers,
+    Documentation,
+    DebugSymbols,
+    Source,
+}
+
+impl BuildOnly {
+    /// What it is, after "which is".
+    #[must_use]
+    pub fn words(self) -> &'static str {
+        match self {
+            Self::Compiler => "a compiler or build tool",
+            Self::Headers => "headers and other files to build with",
+            Self::Documentation => "documentation",
+            Self::DebugSymbols => "debug symbols",
+            Self::Source => "source code or a derivation",
+        }
+    }
+}
+
+/// Programs that compile and build. A name counts if one of these is all of it, or is followed by
+/// `-wrapper`, a version, or both; `gcc-14.3.0-lib` is what compiled programs need.
+const COMPILERS: [&str; 19] = [
+    "autoconf",
+    "automake",
+    "binutils",
+    "bison",
+    "cargo",
+    "clang",
+    "cmake",
+    "gcc",
+    "gfortran",
+    "ghc",
+    "gnumake",
+    "go",
+    "llvm",
+    "meson",
+    "ninja",
+    "pkg-config",
+    "rustc",
+    "stdenv-linux",
+    "swift",
+];
+
+/// What a store path is, by its name alone, if programs rarely need it when they run.
+#[must_use]
+pub fn build_only(path: &str) -> Option<BuildOnly> {
+    let name = name(path);
+    let ends = |endings: &[&str]| endings.iter().any(|ending| name.ends_with(ending));
+    if ends(&["-dev"]) || name.starts_with("linux-headers-") {
+        return Some(BuildOnly::Headers);
+    }
+    if ends(&["-doc", "-devdoc"]) {
+        return Some(BuildOnly::Documentation);
+    }
+    if ends(&["-debug", "-dbg"]) {
+        return Some(BuildOnly::DebugSymbols);
+    }
+    if ends(&[".drv", ".tar.gz", ".tar.xz", ".tar.bz2", ".tar.zst"]) {
+        return Some(BuildOnly::Source);
+    }
+    let is_compiler = COMPILERS.iter().any(|compiler| {
+        name.strip_prefix(compiler).is_some_and(|rest| {
+            let version = rest.strip_prefix("-wrapper").unwrap_or(rest);
+            let version = version.strip_prefix('-').unwrap_or(version);
+            version.chars().all(|c| c.is_ascii_digit() || c == '.')
+        })
+    });
+    is_compiler.then_some(BuildOnly::Compiler)
+}
+
+/// A base name without its hash.
+#[must_use]
+pub fn name(path: &str) -> &str {
+    path.get(HASH..).unwrap_or(path)
+}
+
+impl Closure {
+    /// The closure of `roots`, the leading one first, from base names, sizes and base names of the
+    /// references. What is referred to and not there is left out.
+    pub fn new<'a, R>(
+        roots: impl IntoIterator<Item = &'a str>,
+        paths: impl IntoIterator<Item = (String, u64, R)>,
+    ) -> Self
+    where
+        R: IntoIterator<Item = String>,
+    {
+        let all: BTreeMap<String, (u64, R)> = paths
+            .into_iter()
+            .map(|(path, size, references)| (path, (size, references)))
+            .collect();
+        let places: BTreeMap<String, Index> = all.keys().cloned().zip(0..).collect();
+        let place = |path: &str| places.get(path).copied();
+        Self {
+            roots: roots.into_iter().filter_map(place).collect(),
+            paths: all
+                .into_iter()
+                .enumerate()
+                .map(|(index, (path, (size, references)))| Member {
+                    path,
+                    size,
+                    references: references
+                        .into_iter()
+                        .filter_map(|reference| place(&reference))
+                        .filter(|reference| *reference != index)
+                        .collect(),
+                })
+                .collect(),
+        }
+    }
+
+    /// Reads a file; nothing where it is not one.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let mut lines = text.lines();
+        let roots = strings(lines.next()?.strip_prefix("{\"roots\":")?);
+        let mut paths = Vec::new();
+        for line in lines.filter(|line| line.starts_with("{\"path\":")) {
+            let (head, references) = line.split_once(",\"references\":")?;
+            let (path, size) = head.split_once(",\"size\":")?;
+            let [path] = strings(path.strip_prefix("{\"path\":")?)[..] else {
+                return None;
+            };
+            let references = strings(references).into_iter().map(String::from);
+            paths.push((
+                path.to_string(),
+                size.parse().ok()?,
+                references.collect::<Vec<_>>(),
+            ));
+        }
+        let closure = Self::new(roots, paths);
+        (!closure.roots.is_empty()).then_some(closure)
+    }
+
+    #[must_use]
+    pub fn roots(&self) -> &[Index] {
+        &self.roots
+    }
+
+    #[must_use]
+    pub fn paths(&self) -> &[Member] {
+        &self.paths
+    }
+
+    /// Bytes of all NARs.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        self.paths.iter().map(|path| path.size).sum()
+    }
+
+    /// All paths, largest first.
+    #[must_use]
+    pub fn by_size(&self) -> Vec<Index> {
+        let mut all: Vec<Index> = (0..self.paths.len()).collect();
+        all.sort_by_key(|index| std::cmp::Reverse(self.paths[*index].size));
+        all
+    }
+
+    /// The paths that programs rarely need when they run, largest first. What is deployed by name is
+    /// not among them.
+    #[must_use]
+    pub fn build_only(&self) -> Vec<(Index, BuildOnly)> {
+        self.by_size()
+            .into_iter()
+            .filter(|index| !self.roots.contains(index))
+            .filter_map(|index| Some((index, build_only(&self.paths[index].path)?)))
+            .collect()
+    }
+
+    /// The shortest way of references from a root to each path, both included. Where several are
+    /// as short, that of the earlier root and then of the earlier name is taken.
+    #[must_use]
+    pub fn chains(&self) -> Vec<Vec<Index>> {
+        let mut from: Vec<Option<Index>> = vec![None; self.paths.len()];
+        let mut queue: VecDeque<Index> = self.roots.iter().copied().collect();
+        for root in &self.roots {
+            from[*root] = Some(*root);
+        }
+        while let Some(index) = queue.pop_front() {
+            for reference in &self.paths[index].references {
+                if from[*reference].is_none() {
+                    from[*reference] = Some(index);
+                    queue.push_back(*reference);
+                }
+            }
+        }
+        (0..self.paths.len())
+            .map(|index| {
+                let mut chain = vec![index];
+                let mut last = index;
+                while let Some(before) = from[last].filter(|before| *before != last) {
+                    chain.push(before);
+                    last = before;
+                }
+                chain.reverse();
+                chain
+            })
+            .collect()
+    }
+
+    /// A chain in words, names without their hashes: `myapp-1.0 → python3-3.13 → zlib-1.3`.
+    #[must_use]
+    pub fn chain_words(&self, chain: &[Index]) -> String {
+        let names: Vec<&str> = chain
+            .iter()
+            .map(|index| name(&self.paths[*index].path))
+            .collect();
+        names.join(" → ")
+    }
+
+    /// Bytes of a path and of all that it needs.
+    #[must_use]
+    pub fn size_with_references(&self, index: Index) -> u64 {
+        let mut seen = BTreeSet::from([index]);
+        let mut left = vec![index];
+        while let Some(next) = left.pop() {
+            let references = self.paths[next].references.iter().copied();
+            left.extend(references.filter(|reference| seen.insert(*reference)));
+        }
+        seen.into_iter().map(|index| self.paths[index].size).sum()
+    }
+
+    /// The paths that refer to this one.
+    #[must_use]
+    pub fn referrers(&self, index: Index) -> Vec<Index> {
+        let refers = |(at, path): (Index, &Member)| path.references.contains(&index).then_some(at);
+        self.paths.iter().enumerate().filter_map(refers).collect()
+    }
+
+    /// The paths that a user means: a store path, or a file below one; else a name, or its beginning.
+    #[must_use]
+    pub fn find(&self, wanted: &str) -> Vec<Index> {
+        let matching = |holds: &dyn Fn(&str) -> bool| -> Vec<Index> {
+            let all = self.paths.iter().enumerate();
+            all.filter_map(|(index, path)| holds(&path.path).then_some(index))
+                .collect()
+        };
+        let below = wanted.strip_prefix("/nix/store/").unwrap_or(wanted);
+        let base = below.split('/').next().unwrap_or_default();
+        if base.is_empty() {
+            return Vec::new();
+        }
+        let exact = matching(&|path| path == base || name(path) == base);
+        if exact.is_empty() {
+            matching(&|path| name(path).starts_with(base))
+        } else {
+            exact
+        }
+    }
+}
+
+/// The strings of a piece of JSON in which nothing is escaped.
+fn strings(json: &str) -> Vec<&str> {
+    json.split('"').skip(1).step_by(2).collect()
+}
+
+impl fmt::Display for Closure {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let quoted = |indices: &[Index]| {
+            let quoted: Vec<String> = indices
+                .iter()
+                .map(|index| format!("\"{}\"", self.paths[*index].path))
+                .collect();
+            format!("[{}]", quoted.join(","))
+        };
+        write!(
+            formatter,
+            "{{\"roots\":{},\n\"paths\":[",
+            quoted(&self.roots)
+        )?;
+        for (index, path) in self.paths.iter().enumerate() {
+            let comma = if index == 0 { "" } else { "," };
+            write!(
+                formatter,
+                "{comma}\n{{\"path\":\"{}\",\"size\":{},\"references\":{}}}",
+                path.path,
+                path.size,
+                quoted(&path.references)
+            )?;
+        }
+        writeln!(formatter, "\n]}}")
+    }
+}
+
+/// A size as people read it: `57.1 MB`, in powers of 1000.
+#[must_use]
+pub fn bytes(count: u64) -> String {
+    const UNITS: [&str; 4] = ["kB", "MB", "GB", "TB"];
+    if count < 1000 {
+        return format!("{count} bytes");
+    }
+    // Sizes here are far below 2^52, and shown with three digits.
+    #[allow(clippy::cast_precision_loss)]
+    let mut size = count as f64 / 1000.0;
+    let mut unit = 0;
+    while size >= 999.95 && unit + 1 < UNITS.len() {
+        size /= 1000.0;
+        unit += 1;
+    }
+    format!("{size:.1} {}", UNITS[unit])
+}
+
+/// A small closure for tests: an app with an interpreter, a compiler that slipped in, and a library.
+#[cfg(test)]
+pub(crate) fn sample() -> Closure {
+    let base = |letter: char, name: &str| format!("{}-{name}", letter.to_string().repeat(32));
+    let app = base('d', "myapp-1.0");
+    let python = base('b', "python3-3.13.1");
+    let gcc = base('c', "gcc-14.3.0");
+    let zlib = base('a', "zlib-1.3");
+    let root = app.clone();
+    Closure::new(
+        [root.as_str()],
+        [
+            (app.clone(), 4_200, vec![app, python.clone(), zlib.clone()]),
+            (python.clone(), 41_000_000, vec![gcc.clone(), zlib.clone()]),
+            (gcc, 203_000_000, vec![zlib.clone()]),
+            (zlib, 130_000, Vec::new()),
+        ],
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn the_file_is_json_and_reads_as_it_was_written() {
+        let text = sample().to_string();
+        insta::assert_snapshot!(text);
+        assert_eq!(Closure::parse(&text), Some(sample()));
+        for cut in ["", "{}", "{\"roots\":[]}", &text[..200]] {
+            assert_ne!(Closure::parse(cut), Some(sample()), "{cut}");
+        }
+    }
+
+    #[test]
+    fn each_path_has_the_shortest_chain_from_a_root() {
+        let closure = sample();
+        let chains = closure.chains();
+        let words: Vec<String> = chains.iter().map(|c| closure.chain_words(c)).collect();
+        assert_eq!(
+            words,
+            [
+                "myapp-1.0 → zlib-1.3",
+                "myapp-1.0 → python3-3.13.1",
+                "myapp-1.0 → python3-3.13.1 → gcc-14.3.0",
+                "myapp-1.0",
+            ]
+        );
+    }
+
+    #[test]
+    fn references_may_go_in_a_circle() {
+        let (one, other) = ("a-one".to_string(), "b-other".to_string());
+        let closure = Closure::new(
+            ["a-one"],
+            [(one.clone(), 1, vec![other.clone()]), (other, 2, vec![one])],
+        );
+        assert_eq!(closure.chains(), [vec![0], vec![0, 1]]);
+        assert_eq!(closure.size_with_references(1), 3);
+    }
+
+    #[test]
+    fn what_is_only_built_with_is_known_by_its_name() {
+        use BuildOnly::{Compiler, DebugSymbols, Documentation, Headers, Source};
+        for (name, expected) in [
+            ("gcc-14.3.0", Some(Compiler)),
+            ("gcc-wrapper-14.3.0", Some(Compiler)),
+            ("gcc-14.3.0-lib", None),
+            ("gcc-14-base", None),
+            ("gcc", Some(Compiler)),
+            ("go-1.24.2", Some(Compiler)),
+            ("go-md2man-2.0", None),
+            ("stdenv-linux", Some(Compiler)),
+            ("cmake-3.31.7", Some(Compiler)),
+            ("ninja-1.12", Some(Compiler)),
+            ("openssl-3.4.1-dev", Some(Headers)),
+            ("linux-headers-6.12", Some(Headers)),
+            ("openssl-3.4.1", None),
+            ("openssl-3.4.1-doc", Some(Documentation)),
+            ("glibc-2.40-debug", Some(DebugSymbols)),
+            ("hello-2.12.tar.gz", Some(Source)),
+            ("hello-2.12.drv", Some(Source)),
+            ("nodejs-22.1.0", None),
+        ] {
+            let path = format!("{}-{name}", "x".repeat(32));
+            assert_eq!(build_only(&path), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_root_is_never_build_only_and_the_rest_is_sorted_by_size() {
+        let closure = sample();
+        assert_eq!(closure.by_size(), [2, 1, 0, 3]);
+        assert_eq!(closure.build_only(), [(2, BuildOnly::Compiler)]);
+        let alone = Closure::new(["x-gcc"], [("x-gcc".to_string(), 1, Vec::new())]);
+        assert_eq!(alone.build_only(), []);
+    }
+
+    #[test]
+    fn sizes_have_one_digit_after_the_point() {
+        for (count, text) in [
+            (0, "0 bytes"),
+            (999, "999 bytes"),
+            (1000, "1.0 kB"),
+            (57_123_456, "57.1 MB"),
+            (999_960_000, "1.0 GB"),
+            (1_020_000_000, "1.0 GB"),
+        ] {
+            assert_eq!(bytes(count), text);
+        }
+    }
+
+    #[test]
+    fn a_path_is_found_by_its_path_a_file_in_it_its_name_or_the_beginning_of_that() {
+        let closure = sample();
+        let gcc = &closure.paths()[2].path;
+        for wanted in [
+            gcc.clone(),
+            format!("/nix/store/{gcc}"),
+            format!("/nix/store/{gcc}/bin/cc"),
+            "gcc-14.3.0".to_string(),
+            "gcc".to_string(),
+        ] {
+            assert_eq!(closure.find(&wanted), [2], "{wanted}");
+        }
+        assert_eq!(closure.find("perl"), [] as [Index; 0]);
+        assert_eq!(closure.find(""), [] as [Index; 0]);
+        assert_eq!(closure.referrers(0), [1, 2, 3]);
+    }
+}

@@ -1,0 +1,233 @@
+//! The closure as a picture: a treemap in SVG that stands by itself, with no script and no link.
+//!
+//! Boxes are laid out as M. Bruls, K. Huizing and J. van Wijk do in "Squarified Treemaps" (2000):
+//! largest first, in rows along the shorter side, a row being closed when one more box would make
+//! its boxes less square.
+
+use crate::closure::{Closure, Index, bytes, name};
+use std::fmt::Write as _;
+
+const WIDTH: f64 = 1200.0;
+const HEIGHT: f64 = 800.0;
+
+/// The line above the boxes.
+const TITLE: f64 = 32.0;
+
+/// What a letter takes of a line, and a line of a box, in the font below; a guess on the safe side.
+const LETTER: f64 = 7.2;
+const LINE: f64 = 15.0;
+
+/// The colours of what is deployed, of what programs rarely need when they run, and of all else.
+const ROOT: &str = "#2f6f4f";
+const BUILD_ONLY: &str = "#a8432f";
+const OTHER: &str = "#3b5b8c";
+
+/// A box of the picture.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Area {
+    x: f64,
+    y: f64,
+    width: f64,
+    height: f64,
+}
+
+/// The picture of a closure.
+pub(crate) fn svg(closure: &Closure) -> String {
+    let chains = closure.chains();
+    let build_only: Vec<Index> = closure.build_only().iter().map(|(at, _)| *at).collect();
+    let shown: Vec<Index> = closure
+        .by_size()
+        .into_iter()
+        .filter(|index| closure.paths()[*index].size > 0)
+        .collect();
+    let sizes: Vec<f64> = shown
+        .iter()
+        .map(|index| number(closure.paths()[*index].size))
+        .collect();
+    let areas = squarify(
+        &sizes,
+        Area {
+            x: 0.0,
+            y: TITLE,
+            width: WIDTH,
+            height: HEIGHT - TITLE,
+        },
+    );
+    let mut svg = format!(
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" \
+         font-family=\"sans-serif\" font-size=\"12\" fill=\"#fff\">\n\
+         <rect width=\"{WIDTH}\" height=\"{HEIGHT}\" fill=\"#fff\"/>\n\
+         <text x=\"4\" y=\"21\" font-size=\"16\" fill=\"#222\">{} store paths, {}</text>\n",
+        closure.paths().len(),
+        bytes(closure.size())
+    );
+    for (place, (colour, words)) in (0_u8..).zip([
+        (ROOT, "deployed"),
+        (OTHER, "needed by it"),
+        (BUILD_ONLY, "rarely needed when running"),
+    ]) {
+        let x = WIDTH - 500.0 + f64::from(place) * 150.0;
+        let _ = writeln!(
+            svg,
+            "<rect x=\"{x}\" y=\"9\" width=\"14\" height=\"14\" fill=\"{colour}\"/>\
+             <text x=\"{}\" y=\"21\" fill=\"#222\">{words}</text>",
+            x + 20.0
+        );
+    }
+    for (index, area) in shown.into_iter().zip(areas) {
+        let colour = if closure.roots().contains(&index) {
+            ROOT
+        } else if build_only.contains(&index) {
+            BUILD_ONLY
+        } else {
+            OTHER
+        };
+        draw(&mut svg, closure, index, &chains[index], area, colour);
+    }
+    svg.push_str("</svg>\n");
+    svg
+}
+
+fn draw(
+    svg: &mut String,
+    closure: &Closure,
+    index: Index,
+    chain: &[Index],
+    area: Area,
+    colour: &str,
+) {
+    let Area {
+        x,
+        y,
+        width,
+        height,
+    } = area;
+    let path = &closure.paths()[index];
+    // Names have no letter that XML would take for its own.
+    let _ = writeln!(
+        svg,
+        "<g><title>/nix/store/{}\n{}, {} with all that it needs\n{}</title>\
+         <rect x=\"{x:.1}\" y=\"{y:.1}\" width=\"{width:.1}\" height=\"{height:.1}\" \
+         fill=\"{colour}\" stroke=\"#fff\"/>",
+        path.path,
+        bytes(path.size),
+        bytes(closure.size_with_references(index)),
+        closure.chain_words(chain)
+    );
+    for (line, words) in (1_u8..).zip([name(&path.path), &bytes(path.size)]) {
+        let bottom = f64::from(line) * LINE;
+        if bottom + 4.0 <= height && number(words.len() as u64) * LETTER + 8.0 <= width {
+            let _ = writeln!(
+                svg,
+                "<text x=\"{:.1}\" y=\"{:.1}\">{words}</text>",
+                x + 4.0,
+                y + bottom
+            );
+        }
+    }
+    svg.push_str("</g>\n");
+}
+
+/// A count as a length; what is lost above 2^53 is not seen.
+#[allow(clippy::cast_precision_loss)]
+fn number(count: u64) -> f64 {
+    count as f64
+}
+
+/// Boxes as large as `sizes`, which are above nothing and the largest first, that fill `area`.
+fn squarify(sizes: &[f64], mut area: Area) -> Vec<Area> {
+    let mut areas = Vec::with_capacity(sizes.len());
+    let mut rest = sizes;
+    while !rest.is_empty() {
+        let scale = area.width * area.height / rest.iter().sum::<f64>();
+        let side = area.width.min(area.height);
+        let mut count = 1;
+        while count < rest.len()
+            && worst(&rest[..=count], side, scale) <= worst(&rest[..count], side, scale)
+        {
+            count += 1;
+        }
+        let (row, after) = rest.split_at(count);
+        let depth = row.iter().sum::<f64>() * scale / side;
+        let is_column = area.width >= area.height;
+        let mut at = 0.0;
+        for size in row {
+            let length = size * scale / depth;
+            areas.push(if is_column {
+                Area {
+                    x: area.x,
+                    y: area.y + at,
+                    width: depth,
+                    height: length,
+                }
+            } else {
+                Area {
+                    x: area.x + at,
+                    y: area.y,
+                    width: length,
+                    height: depth,
+                }
+            });
+            at += length;
+        }
+        if is_column {
+            area.x += depth;
+            area.width -= depth;
+        } else {
+            area.y += depth;
+            area.height -= depth;
+        }
+        rest = after;
+    }
+    areas
+}
+
+/// The longest side of a row's least square box, as a multiple of its shortest.
+fn worst(row: &[f64], side: f64, scale: f64) -> f64 {
+    let total = row.iter().sum::<f64>() * scale;
+    let depth = total / side;
+    row.iter()
+        .map(|size| {
+            let length = size * scale / depth;
+            (length / depth).max(depth / length)
+        })
+        .fold(1.0, f64::max)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::closure::sample;
+
+    #[test]
+    fn the_picture_shows_every_path_with_its_chain() {
+        insta::assert_snapshot!(svg(&sample()));
+    }
+
+    #[test]
+    fn boxes_are_as_large_as_their_sizes_and_lie_side_by_side() {
+        let sizes = [6.0, 6.0, 4.0, 3.0, 2.0, 2.0, 1.0];
+        let all = Area {
+            x: 0.0,
+            y: 0.0,
+            width: 6.0,
+            height: 4.0,
+        };
+        let areas = squarify(&sizes, all);
+        for (size, area) in sizes.iter().zip(&areas) {
+            assert!((area.width * area.height - size).abs() < 1e-9, "{area:?}");
+            assert!(area.x + area.width <= 6.0 + 1e-9 && area.y + area.height <= 4.0 + 1e-9);
+        }
+        let apart = |one: &Area, other: &Area| {
+            one.x + one.width <= other.x + 1e-9
+                || other.x + other.width <= one.x + 1e-9
+                || one.y + one.height <= other.y + 1e-9
+                || other.y + other.height <= one.y + 1e-9
+        };
+        for (at, one) in areas.iter().enumerate() {
+            for other in &areas[at + 1..] {
+                assert!(apart(one, other), "{one:?} {other:?}");
+            }
+        }
+    }
+}
