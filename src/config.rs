@@ -30,7 +30,7 @@ const DEFAULT_WAIT: Duration = Duration::from_mins(10);
 /// The files that are looked for when `NIX_FILE` is not set, in this order.
 pub const EXPRESSION_FILES: [&str; 4] = ["deploy.nix", "flake.nix", "shell.nix", "default.nix"];
 
-/// The names of all settings, as `buildpack.toml` and the README list them.
+/// The names of all settings, as `buildpack.toml` and `docs/application_contract.md` list them.
 pub const SETTINGS: [&str; 26] = [
     "NIX_EXTRA_BINARY_CACHE",
     "NIX_DEFAULT_BINARY_CACHE",
@@ -1015,5 +1015,62 @@ mod tests {
             .map(|setting| setting["name"].as_str().unwrap())
             .collect();
         assert_eq!(described, SETTINGS);
+    }
+
+    #[test]
+    fn every_setting_is_in_the_contract_and_nothing_else_is() {
+        let contract = include_str!("../docs/application_contract.md");
+        let section = contract
+            .split("\n## ")
+            .find(|s| s.starts_with("Settings\n"));
+        let rows = section.unwrap().lines().filter(|l| l.starts_with("| `"));
+        let listed: Vec<_> = rows
+            .flat_map(|row| row.split('|').nth(1).unwrap().split(','))
+            .map(|name| name.trim().trim_matches('`'))
+            .collect();
+        assert_eq!(listed, SETTINGS);
+    }
+
+    #[test]
+    fn every_setting_that_is_read_is_known_and_every_known_one_is_read() {
+        let source = include_str!("config.rs").split("#[cfg(test)]").next();
+        let (before, after) = source.unwrap().split_once("pub const SETTINGS").unwrap();
+        let after = after.split_once("];").unwrap().1;
+        let mut read: Vec<_> = [before, after]
+            .iter()
+            .flat_map(|source| source.split('"').skip(1).step_by(2))
+            .filter(|text| {
+                let mut letters = text.chars();
+                text.starts_with("NIX_")
+                    && letters.all(|c| c.is_ascii_uppercase() || c == '_' || c.is_ascii_digit())
+            })
+            .chain([engine::SETTING])
+            .collect();
+        read.sort_unstable();
+        read.dedup();
+        let mut known = SETTINGS;
+        known.sort_unstable();
+        assert_eq!(read, known);
+    }
+
+    #[test]
+    fn the_sample_project_toml_has_settings_that_are_read() {
+        let project: toml::Table = toml::from_str(include_str!("../docs/project.toml")).unwrap();
+        let env = project["io"]["buildpacks"]["build"]["env"]
+            .as_array()
+            .unwrap();
+        let settings: Vec<_> = env
+            .iter()
+            .map(|pair| {
+                (
+                    pair["name"].as_str().unwrap(),
+                    pair["value"].as_str().unwrap(),
+                )
+            })
+            .collect();
+        assert!(settings.iter().all(|(name, _)| SETTINGS.contains(name)));
+        let config = read(&settings).unwrap();
+        assert!(config.trust.required);
+        assert_eq!(config.caches[0].to_string(), "https://hydra.acme.net");
     }
 }
