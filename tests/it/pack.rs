@@ -4,9 +4,12 @@
 //! carried into the container by a buildpack of two scripts that stands before ours, as files.
 
 use crate::common::{buildpack, copy, fixtures, output, strip_ansi};
+use libcnb_data::buildpack_id;
+use libcnb_data::layer_name;
+use libcnb_data::sbom::SbomFormat;
 use libcnb_test::{
-    BuildConfig, BuildpackReference, ContainerConfig, ContainerContext, PackResult, TestContext,
-    TestRunner, assert_contains,
+    BuildConfig, BuildpackReference, ContainerConfig, ContainerContext, PackResult, SbomType,
+    TestContext, TestRunner, assert_contains,
 };
 use nix_hydra_buildpack::http::Http;
 use platform::fixtures::Fixtures;
@@ -132,6 +135,18 @@ fn answer(container: &ContainerContext, port: u16) -> String {
     String::from_utf8(body).unwrap()
 }
 
+/// The image's CycloneDX document, as `pack sbom download` brings it.
+fn bill_of_materials(context: &TestContext) -> serde_json::Value {
+    context.download_sbom_files(|files| {
+        let file = files.path_for(
+            buildpack_id!("nix/hydra"),
+            SbomType::Layer(layer_name!("closure")),
+            SbomFormat::CycloneDxJson,
+        );
+        serde_json::from_slice(&fs::read(file).unwrap()).unwrap()
+    })
+}
+
 /// The status that the command of `container` ends with.
 fn status(container: &ContainerContext) -> String {
     output(Command::new("docker").args(["wait", &container.container_name]))
@@ -155,7 +170,10 @@ fn pack_builds_the_python_app_and_builds_it_again_from_what_is_there() {
                 assert!(seen.ends_with("\n1000\n"), "{seen}");
             },
         );
+        let materials = bill_of_materials(&context);
+        assert_eq!(materials["components"].as_array().unwrap().len(), 30);
         context.rebuild(&config, |context| {
+            assert_eq!(bill_of_materials(&context), materials);
             let log = log(&context);
             for part in [
                 "`shell.nix` was evaluated before",
@@ -213,6 +231,18 @@ fn pack_builds_a_store_path_and_a_command_s_status_comes_out() {
                 .entrypoint("launcher")
                 .command(["run_proot.sh myapp exit 42"]),
             |container| assert_eq!(status(&container), "42"),
+        );
+        context.start_container(
+            ContainerConfig::new().entrypoint("launcher").command([
+                "--",
+                "nix-hydra",
+                "why",
+                "myapp",
+            ]),
+            |container| {
+                assert_eq!(status(&container), "0");
+                assert_contains!(container.logs_now().stdout, "It is deployed by name.");
+            },
         );
     });
 }
