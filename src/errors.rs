@@ -1131,4 +1131,33 @@ mod tests {
     fn messages_about_the_closure() {
         insta::assert_snapshot!(texts(&closures()));
     }
+
+    #[test]
+    fn every_error_that_has_words_is_in_a_snapshot() {
+        // These only pass on what is tested by itself.
+        const PASSED_ON: [&str; 4] = [
+            "ExpressionError::Nix",
+            "ExpressionError::Source",
+            "PRootLayerError::Layer",
+            "PRootLayerError::Tool",
+        ];
+        let (words, tests) = include_str!("errors.rs")
+            .split_once("#[cfg(test)]")
+            .unwrap();
+        let variant = regex_lite::Regex::new(r"\b[A-Z]\w*(Error|Failure)::[A-Z]\w*").unwrap();
+        let in_words: Vec<&str> = variant
+            .find_iter(words)
+            .map(|found| found.as_str())
+            .collect();
+        assert!(in_words.len() > 50, "{in_words:?}");
+        let tested: Vec<&str> = variant
+            .find_iter(tests)
+            .map(|found| found.as_str())
+            .collect();
+        let missing: Vec<&str> = in_words
+            .into_iter()
+            .filter(|name| !tested.contains(name) && !PASSED_ON.contains(name))
+            .collect();
+        assert_eq!(missing, [] as [&str; 0]);
+    }
 }

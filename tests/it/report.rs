@@ -63,7 +63,15 @@ fn the_image_has_the_same_bills_of_materials_whether_its_closure_is_new_or_kept(
     assert!(again.success(), "{}", again.log);
     let image = again.image.unwrap();
     assert_eq!(image.changed_layers(), [] as [&str; 0]);
-    assert_eq!(image.record.sbom.unwrap(), sbom);
+    assert_eq!(image.record.sbom.as_ref(), Some(&sbom));
+
+    // A platform that restores no bills of materials.
+    fs::remove_dir_all(image.dir.join("blobs").join(&sbom.digest)).unwrap();
+    let unrestored = deploy.build();
+    assert!(unrestored.success(), "{}", unrestored.log);
+    let image = unrestored.image.unwrap();
+    assert_eq!(image.changed_layers(), [] as [&str; 0]);
+    assert_eq!(image.record.sbom, Some(sbom));
 }
 
 #[test]
