@@ -611,7 +611,7 @@ fn answer_in_words(answer: &Answer) -> String {
         Answer::Untrusted(Untrusted::BadSignature(key)) => {
             format!("it has the path, but its signature by {key} is wrong")
         }
-        Answer::Failed(reason) => reason.clone(),
+        Answer::Refused(reason) | Answer::Failed(reason) => reason.clone(),
     }
 }
 
@@ -635,14 +635,7 @@ fn miss_hint(misses: &[Miss], unusable: &[(String, String)]) -> String {
                 `name:base64`, or have the cache sign them."
             .to_string();
     }
-    let reasons = || {
-        let answered = answers().filter_map(|(_, answer)| match answer {
-            Answer::Failed(reason) => Some(reason.as_str()),
-            _ => None,
-        });
-        answered.chain(unusable.iter().map(|(_, reason)| reason.as_str()))
-    };
-    if reasons().any(|reason| reason.contains("HTTP status 401")) {
+    if answers().any(|(_, answer)| matches!(answer, Answer::Refused(_))) {
         return "The binary cache wants to know who asks, or knows another password: give the build\n\
                 credentials for it in a service binding of type `nix-binary-cache`, a netrc file\n\
                 (NIX_NETRC_FILE) or the URL."
@@ -1045,7 +1038,10 @@ mod tests {
             miss_error(many),
             miss_error(missed(&[], &[])),
             miss_error(missed(
-                &[(hydra, Answer::Failed("HTTP status 401 Unauthorized".into()))],
+                &[(
+                    hydra,
+                    Answer::Refused("HTTP status 401 Unauthorized".into()),
+                )],
                 &[],
             )),
             miss_error(missed(&[(hydra, untrusted(Untrusted::NotSigned))], &[])),

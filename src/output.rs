@@ -68,7 +68,7 @@ pub(crate) fn obstacle(obstacle: &Obstacle) -> String {
         Reason::Bare => "has a store path's hash with no `/nix/store/` before it".to_string(),
         Reason::Wide => "has a store path in UTF-16 or UTF-32".to_string(),
         Reason::Packed(packing) => format!("has a store path in {} data", packing.name()),
-        Reason::Nested => "has a store path in a zip in a zip".to_string(),
+        Reason::Nested => "has a store path in a packed file in a zip".to_string(),
         Reason::Signed => "has a store path in a signed jar".to_string(),
         Reason::Appended => "has a store path in the zip at its end".to_string(),
         Reason::Unseen(packing) => format!("has more {} data than is read", packing.name()),

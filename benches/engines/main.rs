@@ -140,7 +140,8 @@ fn main() -> Result<()> {
     let table = report::table(&figures, runs);
     println!("\n{table}");
     if write {
-        report::write(&table)?;
+        let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/engines.md");
+        platform::docs::put(&page, "engines", &table)?;
     }
     Ok(())
 }

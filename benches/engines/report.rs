@@ -1,12 +1,7 @@
 //! Prints what was measured: a line a figure, and a table for the docs.
 
 use crate::{Contender, Figures};
-use anyhow::{Context, Result};
 use std::fmt::Write as _;
-use std::path::Path;
-
-const BEGIN: &str = "<!-- engines:begin -->";
-const END: &str = "<!-- engines:end -->";
 
 /// The figures, in the order of the table.
 const ROWS: [&str; 8] = [
@@ -65,18 +60,4 @@ pub(crate) fn table(figures: &Figures, runs: usize) -> String {
         text.push('\n');
     }
     text
-}
-
-/// Puts the table between its marks in `docs/engines.md`.
-pub(crate) fn write(table: &str) -> Result<()> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/engines.md");
-    let text = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
-    let (before, rest) = text
-        .split_once(BEGIN)
-        .with_context(|| format!("docs/engines.md has no {BEGIN}"))?;
-    let (_, after) = rest
-        .split_once(END)
-        .with_context(|| format!("docs/engines.md has no {END}"))?;
-    std::fs::write(&path, format!("{before}{BEGIN}\n{table}{END}{after}"))?;
-    Ok(())
 }

@@ -19,9 +19,6 @@ use tempfile::TempDir;
 
 const RUNS: usize = 5;
 
-const BEGIN: &str = "<!-- evaluate:begin -->";
-const END: &str = "<!-- evaluate:end -->";
-
 /// What is compared with what, like with like.
 const RATIOS: [(&str, &str, &str); 3] = [
     ("ratio_to_native", "ours_full", "native"),
@@ -281,10 +278,7 @@ fn report(contenders: &[Contender], write: bool, runs: usize, fixtures: &Fixture
     println!("\n{table}");
     if write {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/performance.md");
-        let text = std::fs::read_to_string(&path)?;
-        let (before, rest) = text.split_once(BEGIN).context("no begin mark")?;
-        let (_, after) = rest.split_once(END).context("no end mark")?;
-        std::fs::write(&path, format!("{before}{BEGIN}\n{table}{END}{after}"))?;
+        platform::docs::put(&path, "evaluate", &table)?;
     }
     Ok(())
 }

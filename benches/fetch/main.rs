@@ -95,7 +95,8 @@ fn bench(options: &Options) -> Result<()> {
     let table = report::table(&results, &fixtures, options.runs);
     println!("\n{table}");
     if options.write {
-        report::write(&table)?;
+        let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/performance.md");
+        platform::docs::put(&page, "fetch", &table)?;
     }
     Ok(())
 }

@@ -2,12 +2,7 @@
 
 use crate::cases::Fixtures;
 use crate::measure::{Contender, Figures, Measured};
-use anyhow::{Context, Result};
 use std::fmt::Write as _;
-use std::path::Path;
-
-const BEGIN: &str = "<!-- fetch:begin -->";
-const END: &str = "<!-- fetch:end -->";
 
 /// Who ours is compared with, and what the figures of that are called.
 const OTHERS: [(Contender, &str); 5] = [
@@ -109,24 +104,11 @@ fn cell(figures: Figures) -> String {
     )
 }
 
-/// Puts the table between its marks in `docs/performance.md`.
-pub(crate) fn write(table: &str) -> Result<()> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/performance.md");
-    let text = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
-    let (before, rest) = text
-        .split_once(BEGIN)
-        .with_context(|| format!("docs/performance.md has no {BEGIN}"))?;
-    let (_, after) = rest
-        .split_once(END)
-        .with_context(|| format!("docs/performance.md has no {END}"))?;
-    std::fs::write(&path, format!("{before}{BEGIN}\n{table}{END}{after}"))?;
-    Ok(())
-}
-
 fn mebibytes(bytes: f64) -> f64 {
     bytes / f64::from(1 << 20)
 }
 
+// Sizes here have far fewer than the 52 bits that stay exact, and are shown with three digits.
 #[allow(clippy::cast_precision_loss)]
 fn gigabytes(bytes: u64) -> f64 {
     bytes as f64 / 1e9

@@ -32,6 +32,7 @@
 //! ```
 
 pub mod docker;
+pub mod docs;
 mod env;
 mod files;
 pub mod fixtures;

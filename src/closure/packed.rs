@@ -5,13 +5,13 @@
 //! What is signed, nested, or packed by something else is only reported.
 
 use super::references::{HashPart, OVERLAP, References, Sight};
-use bzip2::read::MultiBzDecoder;
+use bzip2::bufread::MultiBzDecoder;
 use flate2::bufread::MultiGzDecoder;
 use flate2::{Compression, GzBuilder};
-use liblzma::read::XzDecoder;
+use liblzma::bufread::XzDecoder;
 use std::collections::BTreeSet;
 use std::fs::{self, File};
-use std::io::{self, BufReader, Cursor, Read, Seek, SeekFrom, Write};
+use std::io::{self, BufRead, BufReader, Cursor, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 use zip::result::ZipError;
 use zip::write::SimpleFileOptions;
@@ -20,11 +20,11 @@ use zip::{ZipArchive, ZipWriter};
 /// Bytes that are unpacked of one file before it is given up: a bomb must not hold up a deploy.
 const MAX_LOOK: u64 = 4 * 1024 * 1024 * 1024;
 
-/// The largest file or member that is packed anew, and the largest zip that is looked into inside
-/// another: these are held in memory.
+/// The largest file or member that is packed anew, and the largest packed member of a zip that is
+/// looked into: these are held in memory, one at a time.
 const MAX_HELD: u64 = 64 * 1024 * 1024;
 
-/// Zips in zips in zips are looked into, such as the jars of a war in an ear.
+/// Zips in zips in zips are looked into, such as the jars of a war in an ear, and what they hold.
 const MAX_DEPTH: usize = 3;
 
 /// What each member of a zip begins with.
@@ -61,7 +61,7 @@ pub struct Inside {
 pub enum Fixed {
     /// It is packed by something that is not packed anew here, or too large for it.
     Packing(Packing),
-    /// A zip in a zip.
+    /// It is in a packed member of a zip.
     Nested,
     /// A signed jar, whose signature would no longer hold.
     Signed,
@@ -117,14 +117,15 @@ impl Inside {
 
 /// Looks into the file at `path`, and rewrites what is in it if `references` move.
 ///
-/// Errors are those of reading and writing the file itself; what is wrong in it is no error.
+/// Errors are those that the system gives; what is wrong in the file is none, since whoever reads it
+/// meets it too.
 pub fn look_into(path: &Path, packing: Packing, references: &References) -> io::Result<Inside> {
     let file = File::open(path)?;
     if packing == Packing::Zip {
         return look_into_zip(path, file, references);
     }
     let mut inside = Inside::default();
-    let Ok(mut decoder) = decoder(packing, file) else {
+    let Ok(mut decoder) = decoder(packing, BufReader::new(file)) else {
         return Ok(inside);
     };
     let seen = see(references, &mut decoder);
@@ -136,18 +137,18 @@ pub fn look_into(path: &Path, packing: Packing, references: &References) -> io::
     } else if found && (odd || packing != Packing::Gzip || seen.size > MAX_HELD) {
         inside.fixed = Some(Fixed::Packing(packing));
     } else if found && references.relocation().is_some() {
+        let _held = references.hold();
         rewrite_gzip(path, references)?;
     }
     Ok(inside)
 }
 
-fn decoder(packing: Packing, file: File) -> io::Result<Box<dyn Read>> {
-    let file = BufReader::new(file);
+fn decoder<'a>(packing: Packing, bytes: impl BufRead + 'a) -> io::Result<Box<dyn Read + 'a>> {
     Ok(match packing {
-        Packing::Gzip => Box::new(MultiGzDecoder::new(file)),
-        Packing::Xz => Box::new(XzDecoder::new_multi_decoder(file)),
-        Packing::Zstd => Box::new(zstd::Decoder::with_buffer(file)?),
-        Packing::Bzip2 => Box::new(MultiBzDecoder::new(file)),
+        Packing::Gzip => Box::new(MultiGzDecoder::new(bytes)),
+        Packing::Xz => Box::new(XzDecoder::new_multi_decoder(bytes)),
+        Packing::Zstd => Box::new(zstd::Decoder::with_buffer(bytes)?),
+        Packing::Bzip2 => Box::new(MultiBzDecoder::new(bytes)),
         Packing::Zip => return Err(io::ErrorKind::Unsupported.into()),
     })
 }
@@ -214,34 +215,37 @@ fn rewrite_gzip(path: &Path, references: &References) -> io::Result<()> {
 
 fn look_into_zip(path: &Path, mut file: File, references: &References) -> io::Result<Inside> {
     let mut head = [0; 4];
-    let count = file.read(&mut head)?;
-    let appended = head[..count] != *ZIP_MEMBER;
+    let length = read_up_to(&mut file, &mut head)?;
+    let appended = head[..length] != *ZIP_MEMBER;
     file.seek(SeekFrom::Start(0))?;
     let (mut inside, moved) = match look_through_zip(BufReader::new(file), references, MAX_DEPTH) {
         Ok(seen) => seen,
-        // No zip after all, or one that nobody else can read either.
-        Err(ZipError::InvalidArchive(_)) => return Ok(Inside::default()),
-        Err(ZipError::Io(error)) if error.kind() != io::ErrorKind::UnexpectedEof => {
-            return Err(error);
-        }
-        Err(_) => {
-            return Ok(Inside {
-                fixed: Some(Fixed::Unseen(Packing::Zip)),
-                ..Inside::default()
-            });
+        Err(error) => {
+            // No zip after all, or one that nobody else can read either.
+            only_of_the_system(error.into())?;
+            return Ok(Inside::default());
         }
     };
     // What is not packed in an appended zip was rewritten with the program before it.
-    if appended && (!moved.is_empty() || inside.broken) {
+    if appended && (!moved.is_empty() || (inside.broken && references.relocation().is_some())) {
         inside.fixed = Some(Fixed::Appended);
     }
-    if moved.is_empty() {
-        return Ok(inside);
-    }
-    if inside.fixed.is_none() && references.relocation().is_some() {
-        rewrite_zip(path, &moved, references)?;
+    if !moved.is_empty() && inside.fixed.is_none() && references.relocation().is_some() {
+        let _held = references.hold();
+        if let Err(error) = rewrite_zip(path, &moved, references) {
+            only_of_the_system(error)?;
+            inside.fixed = Some(Fixed::Packing(Packing::Zip));
+        }
     }
     Ok(inside)
+}
+
+/// Passes on an error that the system has given; others are about what is in a file.
+fn only_of_the_system(error: io::Error) -> io::Result<()> {
+    match error.raw_os_error() {
+        Some(_) => Err(error),
+        None => Ok(()),
+    }
 }
 
 /// What is in a zip, and which members have references that can be rewritten.
@@ -268,18 +272,30 @@ fn look_through_zip<R: Read + Seek>(
             Err(error) => return Err(error),
         };
         let size = member.size();
-        let mut head = [0; 4];
-        let length = read_up_to(&mut member, &mut head)?;
+        let mut head = [0; 8];
+        let Ok(length) = read_up_to(&mut member, &mut head) else {
+            inside.broken = true;
+            continue;
+        };
         let mut bytes = head[..length].chain(&mut member);
-        if head == *ZIP_MEMBER && depth > 0 && size <= MAX_HELD {
-            let mut inner = Vec::new();
-            bytes.take(MAX_HELD).read_to_end(&mut inner)?;
-            let (nested, _) =
-                look_through_zip(Cursor::new(inner), references, depth - 1).unwrap_or_default();
-            if !nested.hashes.is_empty() || nested.fixed.is_some() {
-                inside.fixed = nested.fixed.or(Some(Fixed::Nested));
+        if let Some(packing) = Packing::of_beginning(&head[..length]) {
+            let seen = if depth > 0 && size <= MAX_HELD {
+                // Only the outermost holds: nested ones are its own.
+                let _held = (depth == MAX_DEPTH).then(|| references.hold());
+                let mut nested = Vec::new();
+                // What does not fit its checksum is looked at as far as it goes.
+                let _ = bytes.take(MAX_HELD).read_to_end(&mut nested);
+                look_into_nested(&nested, packing, references, depth)
+            } else {
+                Inside {
+                    fixed: Some(Fixed::Unseen(Packing::Zip)),
+                    ..Inside::default()
+                }
+            };
+            if !seen.hashes.is_empty() || seen.fixed.is_some() {
+                inside.fixed = seen.fixed.or(Some(Fixed::Nested));
             }
-            inside.hashes.extend(nested.hashes);
+            inside.hashes.extend(seen.hashes);
             continue;
         }
         let seen = see(references, &mut bytes);
@@ -298,6 +314,30 @@ fn look_through_zip<R: Read + Seek>(
         inside.add(seen.sight);
     }
     Ok((inside, moved))
+}
+
+/// What is in a packed member of a zip: in its bytes as they are, and unpacked.
+fn look_into_nested(
+    bytes: &[u8],
+    packing: Packing,
+    references: &References,
+    depth: usize,
+) -> Inside {
+    let mut inside = Inside::default();
+    inside.add(see(references, &mut &*bytes).sight);
+    if packing == Packing::Zip {
+        if let Ok((nested, _)) = look_through_zip(Cursor::new(bytes), references, depth - 1) {
+            inside.hashes.extend(nested.hashes);
+            inside.fixed = nested.fixed;
+        }
+    } else if let Ok(mut decoder) = decoder(packing, bytes) {
+        let seen = see(references, &mut decoder);
+        if seen.size >= MAX_LOOK || seen.sight.wide {
+            inside.fixed = Some(Fixed::Unseen(packing));
+        }
+        inside.add(seen.sight);
+    }
+    inside
 }
 
 fn read_up_to(from: &mut impl Read, into: &mut [u8]) -> io::Result<usize> {
@@ -484,6 +524,35 @@ mod tests {
             assert_eq!(inside.fixed, Some(reason));
             assert_eq!(written, bytes);
         }
+    }
+
+    #[test]
+    fn what_is_packed_twice_is_found() {
+        let text = text().repeat(50);
+        let inner = zipped(&[("a", text.as_bytes())]);
+        for bytes in [
+            zipped(&[("a.gz", &gzipped(&text))]),
+            zipped(&[("b.zst", &zstd::encode_all(text.as_bytes(), 1).unwrap())]),
+            zipped(&[("c.war", &zipped(&[("d.jar", &inner)]))]),
+        ] {
+            let (inside, written) = looked(&bytes, true);
+            assert_eq!(inside.fixed, Some(Fixed::Nested));
+            assert_eq!(written, bytes);
+        }
+    }
+
+    #[test]
+    fn a_broken_zip_is_no_error() {
+        let mut broken = zipped(&[("a", "a long text ".repeat(100).as_bytes())]);
+        broken[40..60].fill(0xff);
+        let (inside, written) = looked(&broken, true);
+        assert!(inside.hashes.is_empty() && inside.fixed.is_none());
+        assert_eq!(written, broken);
+        let mut cut = b"PK\x03\x04".to_vec();
+        cut.extend([0; 100]);
+        cut.extend(b"PK\x05\x06");
+        cut.extend([0xff; 18]);
+        assert!(looked(&cut, true).0.fixed.is_none());
     }
 
     #[test]

@@ -36,6 +36,8 @@ pub enum Answer {
     Absent,
     /// It has the path, but what it says of it is not trusted.
     Untrusted(Untrusted),
+    /// It wants to know who asks, or knows another password; in its words.
+    Refused(String),
     /// It gave no answer that can be used; why.
     Failed(String),
 }
@@ -57,6 +59,15 @@ pub struct Known {
     pub facts: BTreeMap<StorePath, PathInfo>,
     /// Paths that are probably needed again, of which nothing may be believed any more.
     pub guesses: Vec<StorePath>,
+}
+
+impl Answer {
+    fn of(error: &CacheError) -> Self {
+        match error {
+            CacheError::Http(HttpError::Status(401 | 407)) => Self::Refused(error.to_string()),
+            _ => Self::Failed(error.to_string()),
+        }
+    }
 }
 
 impl Miss {
@@ -128,7 +139,7 @@ impl Caches {
         let mut answers = Vec::new();
         for asked in &self.caches {
             let answer = match (&asked.cache, asked.down.get()) {
-                (Err(error), _) => Answer::Failed(error.to_string()),
+                (Err(error), _) => Answer::of(error),
                 (Ok(_), Some(reason)) => Answer::Failed(reason.clone()),
                 (Ok(cache), None) => match cache.narinfo(path) {
                     Ok(None) => Answer::Absent,
@@ -143,12 +154,11 @@ impl Caches {
                         Err(untrusted) => Answer::Untrusted(untrusted),
                     },
                     Err(error) => {
-                        let reason = error.to_string();
                         if let CacheError::Http(HttpError::Transport(_)) = error {
                             // Another thread may have said so already.
-                            let _ = asked.down.set(reason.clone());
+                            let _ = asked.down.set(error.to_string());
                         }
-                        Answer::Failed(reason)
+                        Answer::of(&error)
                     }
                 },
             };

@@ -9,6 +9,7 @@ use super::relocate::{HASH_LENGTH, REFERENCE_LENGTH, Relocation, STORE_PREFIX, i
 use memchr::memmem::Finder;
 use nix_derivation::StorePath;
 use std::collections::{BTreeSet, HashMap};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// The hash part of a store path.
 pub type HashPart = [u8; HASH_LENGTH];
@@ -33,6 +34,7 @@ pub struct References {
     relocation: Option<Relocation>,
     utf16: Finder<'static>,
     utf32: Finder<'static>,
+    whole_file: Mutex<()>,
 }
 
 /// What was found in a run of bytes: a file, a name, or what is packed in a file.
@@ -62,12 +64,20 @@ impl References {
             relocation,
             utf16: Finder::new(UTF16_STORE),
             utf32: Finder::new(UTF32_STORE),
+            whole_file: Mutex::new(()),
         }
     }
 
     #[must_use]
     pub fn relocation(&self) -> Option<&Relocation> {
         self.relocation.as_ref()
+    }
+
+    /// Held by whoever has a whole file in memory, so that many threads need no more than one.
+    pub(super) fn hold(&self) -> MutexGuard<'_, ()> {
+        self.whole_file
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Looks through `bytes`, of which all from `fresh` on were not seen before, and rewrites the

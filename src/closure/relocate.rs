@@ -20,8 +20,8 @@ pub(super) const HASH_LENGTH: usize = 32;
 /// Bytes of a reference that are rewritten: the store directory and the hash part.
 pub const REFERENCE_LENGTH: usize = STORE_PREFIX.len() + HASH_LENGTH;
 
-/// Fewest characters of a hash that must stay: 75 bits keep two paths of a closure apart.
-const MIN_HASH_LENGTH: usize = 15;
+/// Fewest characters of a hash that must stay: 80 bits keep two paths of a closure apart.
+const MIN_HASH_LENGTH: usize = 16;
 
 /// A directory to which a closure is moved.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,7 +38,7 @@ pub struct DirectoryTooLong {
 }
 
 impl Relocation {
-    /// A relocation to `directory`, an absolute path of at most 27 bytes.
+    /// A relocation to `directory`, an absolute path of at most 26 bytes.
     pub fn new(directory: &Path) -> Result<Self, DirectoryTooLong> {
         let mut prefix = directory.as_os_str().as_bytes().to_vec();
         prefix.push(b'/');
@@ -194,7 +194,7 @@ mod tests {
     fn a_directory_too_long_is_refused_by_how_much() {
         assert_eq!(
             Relocation::new(Path::new("/layers/nix_hydra/nix-store/x")),
-            Err(DirectoryTooLong { excess: 2 })
+            Err(DirectoryTooLong { excess: 3 })
         );
     }
 }

@@ -43,7 +43,7 @@ pub enum Reason {
     Wide,
     /// A store path in a packed file.
     Packed(Packing),
-    /// A store path in a zip that is in a zip.
+    /// A store path in a packed member of a zip.
     Nested,
     /// A store path in a signed jar.
     Signed,
@@ -70,7 +70,8 @@ pub struct Met {
     pub links: usize,
     pub bare: BTreeSet<PathBuf>,
     pub wide: BTreeSet<PathBuf>,
-    pub packed: Vec<(PathBuf, Packing)>,
+    /// Files that are packed, with the hash parts that lie in them unpacked.
+    pub packed: Vec<(PathBuf, Packing, BTreeSet<HashPart>)>,
     /// Files whose name says that they hold checksums.
     pub checksums: Vec<PathBuf>,
 }
@@ -95,11 +96,15 @@ pub fn survey<'a>(
     let mut found = Vec::new();
     found.extend(met.bare.iter().map(|file| (file.clone(), Reason::Bare)));
     found.extend(met.wide.iter().map(|file| (file.clone(), Reason::Wide)));
-    for (file, packing) in &met.packed {
+    for (file, packing, plain) in &met.packed {
         let inside = look_into(&within(place, file), *packing, references)?;
+        let unaccounted = !plain.is_subset(&inside.hashes);
         met.hashes.extend(inside.hashes);
         if let Some(fixed) = inside.fixed {
             found.push((file.clone(), fixed.into()));
+        } else if unaccounted {
+            // It only looks packed, or has them where no unpacking leads, such as a member's name.
+            found.push((file.clone(), Reason::Packed(*packing)));
         } else if inside.references > 0 {
             met.references += inside.references;
             met.rewritten.insert(file.clone());

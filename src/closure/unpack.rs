@@ -10,6 +10,7 @@ use super::survey::{Met, is_checksum_file};
 use nix_archive::nar::{self, Event, FileContents, ReadEvent, decode_events_reader};
 use nix_derivation::hash::{NixHash, NixHasher};
 use rustix::fs::{CWD, Mode, OFlags, mkdirat, openat, symlinkat};
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -379,13 +380,14 @@ impl<'a> Look<'a> {
         {
             met.checksums.push(path.clone());
         }
-        met.hashes.extend(hashes);
+        met.hashes.extend(&hashes);
         if let Some(packing) = self.packing {
-            met.packed.push((path, packing));
+            met.packed.push((path, packing, hashes));
             return;
         }
         if self.appended {
-            met.packed.push((path.clone(), Packing::Zip));
+            let zip = (path.clone(), Packing::Zip, BTreeSet::new());
+            met.packed.push(zip);
         }
         if bare {
             met.bare.insert(path.clone());

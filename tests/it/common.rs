@@ -5,10 +5,12 @@ use nix_hydra_buildpack::closure::plan::Caches;
 use nix_hydra_buildpack::config::TrustSettings;
 use nix_hydra_buildpack::http::Http;
 use platform::fixtures::{self, Fixtures};
+use platform::image::Image;
 use platform::lifecycle::{Build, Outcome};
 use platform::package;
 use platform::process::Launch;
 use platform::sandbox::Forbidden;
+use platform::sandbox::Output;
 use platform::server::{Request, Response, Server};
 use std::collections::BTreeMap;
 use std::fs;
@@ -94,6 +96,21 @@ impl Deploy {
         })
     }
 
+    /// The closure of programs of many kinds, deployed as a store path.
+    pub fn of_programs() -> Option<Self> {
+        let mut deploy = Self::new("static")?;
+        let Some(programs) = deploy.fixtures.programs.clone() else {
+            platform::left_out("the closure of programs is missing: run script/setup programs");
+            return None;
+        };
+        deploy.cache = Server::start(&programs.cache).unwrap();
+        let url = deploy.cache.url();
+        deploy
+            .set("NIX_EXTRA_BINARY_CACHE", &url)
+            .set("NIX_STORE_PATH", &programs.store_path);
+        Some(deploy)
+    }
+
     pub fn set(&mut self, name: &str, value: &str) -> &mut Self {
         self.env.insert(name.to_string(), value.to_string());
         self
@@ -129,6 +146,21 @@ impl Deploy {
             build = build.sandbox(|sandbox| sandbox.forbid(*forbidden));
         }
         build.run().unwrap()
+    }
+
+    /// The image of a build that must succeed.
+    pub fn built(&self) -> Image {
+        let outcome = self.build();
+        assert!(outcome.success(), "{}{}", outcome.detect_log, outcome.log);
+        outcome.image.unwrap()
+    }
+
+    /// Runs a command in an image.
+    pub fn run<const N: usize>(&self, image: &Image, command: [&str; N]) -> Output {
+        Launch::new(image, &self.fixtures.rootfs)
+            .command(command)
+            .run()
+            .unwrap()
     }
 
     /// Requests to the binary cache and for tools since the last call.
@@ -294,4 +326,17 @@ pub fn python_app_answers(launch: Launch) -> serde_json::Value {
     let url = format!("http://127.0.0.1:{port}/").parse().unwrap();
     let (body, _) = Http::new().get_bytes(&url, None, 10_000).unwrap();
     serde_json::from_slice(&body).unwrap()
+}
+
+/// The `share` directory of the closure of programs, to be seen at `/usr/share`: Debian's Node has
+/// `/usr/share/nodejs` compiled in.
+pub fn share_of_programs(image: &Image) -> PathBuf {
+    let closure = image.layer_dir("closure").unwrap();
+    let mut paths = fs::read_dir(closure)
+        .unwrap()
+        .map(|entry| entry.unwrap().path());
+    paths
+        .find(|path| path.to_string_lossy().ends_with("-programs"))
+        .unwrap()
+        .join("share")
 }

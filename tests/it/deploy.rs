@@ -1,24 +1,10 @@
 //! The whole way: from an app and a binary cache to a running process, and again.
 
 use crate::common::{Deploy, python_app_answers, regex};
-use platform::image::Image;
 use platform::process::Launch;
-use platform::sandbox::{Forbidden, Output};
+use platform::sandbox::Forbidden;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-
-fn built(deploy: &Deploy) -> Image {
-    let outcome = deploy.build();
-    assert!(outcome.success(), "{}{}", outcome.detect_log, outcome.log);
-    outcome.image.unwrap()
-}
-
-fn run<const N: usize>(deploy: &Deploy, image: &Image, command: [&str; N]) -> Output {
-    Launch::new(image, &deploy.fixtures.rootfs)
-        .command(command)
-        .run()
-        .unwrap()
-}
 
 #[test]
 fn the_python_app_answers_under_proot_as_an_ordinary_user_without_nix_in_view() {
@@ -33,11 +19,7 @@ fn the_python_app_answers_under_proot_as_an_ordinary_user_without_nix_in_view() 
     assert_eq!(answer["app"], "myapp");
     assert_eq!(answer["uid"], 1000);
     assert!(answer["openssl"].as_str().unwrap().starts_with("OpenSSL"));
-    let seen = run(
-        &deploy,
-        &image,
-        ["sh", "-c", "ls -d /nix /nix/store 2>&1; true"],
-    );
+    let seen = deploy.run(&image, ["sh", "-c", "ls -d /nix /nix/store 2>&1; true"]);
     assert!(seen.stdout.contains("No such file"), "{seen:?}");
 }
 
@@ -46,7 +28,7 @@ fn a_second_build_fetches_nothing_and_keeps_every_layer() {
     let Some(deploy) = Deploy::new("python") else {
         return;
     };
-    built(&deploy);
+    deploy.built();
     deploy.requests();
     let outcome = deploy.build();
     assert!(outcome.success(), "{}", outcome.log);
@@ -54,11 +36,7 @@ fn a_second_build_fetches_nothing_and_keeps_every_layer() {
     insta::assert_snapshot!("second_build", deploy.stable(&outcome.log));
     let image = outcome.image.unwrap();
     assert_eq!(image.changed_layers(), [] as [&str; 0]);
-    let version = run(
-        &deploy,
-        &image,
-        ["run_proot.sh", "sh", "-c", "command -v myapp"],
-    );
+    let version = deploy.run(&image, ["run_proot.sh", "sh", "-c", "command -v myapp"]);
     assert_eq!(
         version.stdout.trim(),
         format!("{}/bin/myapp", deploy.fixtures.apps["python"].store_path)
@@ -70,11 +48,11 @@ fn a_changed_app_gets_a_new_closure_and_keeps_proot() {
     let Some(mut deploy) = Deploy::new("python") else {
         return;
     };
-    built(&deploy);
+    deploy.built();
     deploy.requests();
     let other = deploy.fixtures.apps["static"].store_path.clone();
     deploy.set("NIX_STORE_PATH", &other);
-    let image = built(&deploy);
+    let image = deploy.built();
     assert_eq!(image.changed_layers(), ["closure"]);
     let requests = deploy.requests();
     let nars = requests
@@ -99,7 +77,7 @@ fn a_command_runs_however_a_procfile_words_it() {
     let mut deploy = deploy;
     let path = deploy.fixtures.apps["static"].store_path.clone();
     deploy.set("NIX_STORE_PATH", &path);
-    let image = built(&deploy);
+    let image = deploy.built();
     for process in ["plain", "wrapped", "nested", "twice"] {
         let output = Launch::new(&image, &deploy.fixtures.rootfs)
             .process(process)
@@ -117,10 +95,9 @@ fn a_command_s_status_comes_out() {
     };
     let path = deploy.fixtures.apps["static"].store_path.clone();
     deploy.set("NIX_STORE_PATH", &path);
-    let image = built(&deploy);
+    let image = deploy.built();
     for status in [0, 1, 42, 255] {
-        let output = run(
-            &deploy,
+        let output = deploy.run(
             &image,
             ["run_proot.sh", "myapp", "exit", &status.to_string()],
         );
@@ -170,7 +147,7 @@ fn nothing_that_only_builds_need_is_in_the_image() {
     let Some(deploy) = Deploy::new("static") else {
         return;
     };
-    let image = built(&deploy);
+    let image = deploy.built();
     let layers: Vec<_> = image.record.layers.keys().map(String::as_str).collect();
     assert_eq!(layers, ["closure", "proot"]);
 }
@@ -229,7 +206,7 @@ fn what_no_binary_cache_has_is_built_where_that_is_asked_for() {
         });
     insta::assert_snapshot!("built_on_a_miss", log);
     let image = outcome.image.unwrap();
-    let output = run(&deploy, &image, ["run_proot.sh", "myapp"]);
+    let output = deploy.run(&image, ["run_proot.sh", "myapp"]);
     assert_eq!(output.stdout, "built here\n", "{}", output.stderr);
 
     // What was built is kept: nothing is evaluated, built or fetched again.
@@ -256,6 +233,6 @@ fn without_any_binary_cache_the_app_is_built_under_proot_if_need_be() {
         "{}",
         outcome.log
     );
-    let output = run(&deploy, &outcome.image.unwrap(), ["run_proot.sh", "myapp"]);
+    let output = deploy.run(&outcome.image.unwrap(), ["run_proot.sh", "myapp"]);
     assert_eq!(output.stdout, "built here\n", "{}", output.stderr);
 }

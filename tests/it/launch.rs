@@ -1,13 +1,13 @@
 //! How processes start: by which engine, with which environment, and how their signals and ends
 //! are passed on, in sandboxes that refuse what hosts refuse.
 
-use crate::common::{Deploy, nix, output};
+use crate::common::{Deploy, nix, output, share_of_programs};
 use platform::image::Image;
 use platform::process::Launch;
 use platform::sandbox::{Forbidden, Output, Signal};
 use platform::server::Server;
 use std::fs;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
@@ -470,47 +470,17 @@ fn proot_s_loaders_are_files_of_the_layer() {
 
 #[test]
 fn term_reaches_a_node_app() {
-    let Some(mut deploy) = Deploy::new("static") else {
+    let Some(deploy) = Deploy::of_programs() else {
         return;
     };
-    // Node is in the big closure alone, which only benches need.
-    let directory = deploy.fixtures.cache.parent().unwrap();
-    let Ok(text) = fs::read_to_string(directory.join("big.json")) else {
-        platform::left_out("the big closure is missing: run script/setup big");
-        return;
-    };
-    let big: serde_json::Value = serde_json::from_str(&text).unwrap();
-    let directory = Path::new(big["caches"]["zstd"].as_str().unwrap());
-    let node = fs::read_dir(directory).unwrap().find_map(|entry| {
-        let narinfo = fs::read_to_string(entry.unwrap().path()).ok()?;
-        let path = narinfo.lines().next()?.strip_prefix("StorePath: ")?;
-        path.contains("-nodejs-").then(|| path.to_string())
-    });
-    let cache = Server::start(directory).unwrap();
-    deploy.set("NIX_EXTRA_BINARY_CACHE", &cache.url());
-    deploy.set("NIX_STORE_PATH", &node.unwrap());
-    let outcome = deploy.build();
-    assert!(outcome.success(), "{}", outcome.log);
-    let image = (deploy, outcome.image.unwrap());
-    // Debian's Node looks for parts of itself here.
-    let share = TempDir::new().unwrap();
-    fs::set_permissions(share.path(), fs::Permissions::from_mode(0o755)).unwrap();
-    let parts = share.path().join("nodejs");
-    fs::create_dir(&parts).unwrap();
-    let closure = image.1.layer_dir("closure").unwrap();
-    for path in fs::read_dir(&closure).unwrap() {
-        let inside = Path::new(&path.unwrap().file_name()).join("share/nodejs");
-        for part in fs::read_dir(closure.join(&inside)).into_iter().flatten() {
-            let name = part.unwrap().file_name();
-            let target = Path::new("/nix/store").join(&inside).join(&name);
-            let _ = symlink(target, parts.join(&name));
-        }
-    }
+    let image = deploy.built();
+    let share = share_of_programs(&image);
+    let image = (deploy, image);
     let script = "process.on('SIGTERM', () => process.exit(5)); setInterval(() => {}, 1000); \
                   console.log('ready')";
     for forbidden in [&[] as &[_], DOCKER] {
         let launch = launch(&image, forbidden, ["run_proot.sh", "node", "-e", script]);
-        let launch = launch.sandbox(|sandbox| sandbox.bind_ro(share.path(), "/usr/share"));
+        let launch = launch.sandbox(|sandbox| sandbox.bind_ro(&share, "/usr/share"));
         let tries: Vec<_> = (0..3).map(|_| terminate(&launch, "ready")).collect();
         assert!(tries.iter().all(|(_, status, _)| *status == 5), "{tries:?}");
         let shortest = tries.iter().map(|(time, ..)| *time).min().unwrap();

@@ -1,10 +1,11 @@
 //! A relocated closure runs from its layer at native speed: no `/nix`, no engine, nothing to forbid.
 
-use crate::common::{Deploy, Made, fixtures, free_port, made, python_app_answers, strip_ansi};
+use crate::common::{
+    Deploy, Made, fixtures, free_port, made, python_app_answers, share_of_programs, strip_ansi,
+};
 use platform::image::Image;
 use platform::process::Launch;
 use platform::sandbox::{Forbidden, Output};
-use platform::server::Server;
 use std::fs;
 use std::io::Write;
 use std::path::Path;
@@ -196,32 +197,18 @@ END
 
 #[test]
 fn programs_of_many_kinds_do_their_work_from_the_layer() {
-    let Some(mut deploy) = Deploy::new("static") else {
+    let Some(mut deploy) = Deploy::of_programs() else {
         return;
     };
-    let Some(programs) = deploy.fixtures.programs.clone() else {
-        platform::left_out("the closure of programs is missing: run script/setup programs");
-        return;
-    };
-    let cache = Server::start(&programs.cache).unwrap();
-    deploy
-        .set("NIX_ENGINE", "relocate")
-        .set("NIX_EXTRA_BINARY_CACHE", &cache.url())
-        .set("NIX_STORE_PATH", &programs.store_path);
+    deploy.set("NIX_ENGINE", "relocate");
     let (image, log) = built(&deploy);
     assert!(log.contains("none left out"), "{log}");
-    let closure = image.layer_dir("closure").unwrap();
-    let root = fs::read_dir(&closure)
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .find(|path| path.to_string_lossy().ends_with("-programs"))
-        .unwrap();
+    let share = share_of_programs(&image);
     for (name, script, expected) in PROGRAMS {
         let mut launch = launch(&deploy, &image).env("PORT", &free_port().to_string());
         if name == "node" {
             // Debian's has `/usr/share/nodejs` compiled in.
-            let share = root.join("share");
-            launch = launch.sandbox(|sandbox| sandbox.bind_ro(share, "/usr/share"));
+            launch = launch.sandbox(|sandbox| sandbox.bind_ro(&share, "/usr/share"));
         }
         let output = shell(launch, script);
         assert_eq!(output.stdout, expected, "{name}: {output:?}");
@@ -262,6 +249,11 @@ fn stubborn() -> Option<(Deploy, Made)> {
             |name: &str, bytes: &[u8]| fs::write(out.join("share").join(name), bytes).unwrap();
         write("plain", text.as_bytes());
         write("bare", hash.as_bytes());
+        write("looks-packed", format!("BZh {text}").as_bytes());
+        write(
+            "broken.zip",
+            &[b"PK\x03\x04".as_slice(), &[0xff; 100]].concat(),
+        );
         let wide: Vec<u8> = text.encode_utf16().flat_map(u16::to_le_bytes).collect();
         write("wide", &wide);
         write("packed.zst", &zstd::encode_all(text.as_bytes(), 1).unwrap());
@@ -298,7 +290,7 @@ fn whatever_cannot_be_rewritten_is_named_by_file() {
 
     deploy.set(
         "NIX_RELOCATE_IGNORE",
-        "*/share/bare */share/wide *.zst */SHA256SUMS",
+        "*/share/bare */share/looks-packed */share/wide *.zst */SHA256SUMS",
     );
     let (_, log) = built(&deploy);
     assert!(log.contains("Relocated: 2 references in 2 files"), "{log}");

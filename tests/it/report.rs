@@ -2,26 +2,10 @@
 
 use crate::common::Deploy;
 use nix_hydra_start::closure::Closure;
-use platform::image::Image;
-use platform::process::Launch;
-use platform::sandbox::Output;
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
-
-fn built(deploy: &Deploy) -> Image {
-    let outcome = deploy.build();
-    assert!(outcome.success(), "{}{}", outcome.detect_log, outcome.log);
-    outcome.image.unwrap()
-}
-
-fn run<const N: usize>(deploy: &Deploy, image: &Image, command: [&str; N]) -> Output {
-    Launch::new(image, &deploy.fixtures.rootfs)
-        .command(command)
-        .run()
-        .unwrap()
-}
 
 fn read(layers: &Path, format: &str) -> Value {
     let file = layers.join(format!("closure.sbom.{format}.json"));
@@ -81,9 +65,9 @@ fn the_start_program_says_what_is_in_the_image_and_why() {
     };
     let path = deploy.fixtures.apps["python"].store_path.clone();
     deploy.set("NIX_STORE_PATH", &path);
-    let image = built(&deploy);
+    let image = deploy.built();
 
-    let json = run(&deploy, &image, ["nix-hydra", "closure", "--json"]);
+    let json = deploy.run(&image, ["nix-hydra", "closure", "--json"]);
     let value: Value = serde_json::from_str(&json.stdout).unwrap();
     let listed: BTreeSet<&str> = value["paths"]
         .as_array()
@@ -94,7 +78,7 @@ fn the_start_program_says_what_is_in_the_image_and_why() {
     assert_eq!(listed.len(), 30);
     assert_eq!(Closure::parse(&json.stdout).unwrap().paths().len(), 30);
 
-    let report = run(&deploy, &image, ["nix-hydra", "closure"]);
+    let report = deploy.run(&image, ["nix-hydra", "closure"]);
     assert!(
         report.stdout.starts_with("30 store paths, 65.7 MB."),
         "{report:?}"
@@ -103,22 +87,22 @@ fn the_start_program_says_what_is_in_the_image_and_why() {
     let chains = report.stdout.matches("myapp → ").count();
     assert!(chains >= 19, "{report:?}");
 
-    let picture = run(&deploy, &image, ["nix-hydra", "closure", "--svg"]);
+    let picture = deploy.run(&image, ["nix-hydra", "closure", "--svg"]);
     assert_eq!(picture.stdout.matches("<title>").count(), 30);
 
-    let why = run(&deploy, &image, ["nix-hydra", "why", &path]);
+    let why = deploy.run(&image, ["nix-hydra", "why", &path]);
     assert!(
         why.stdout.ends_with("  It is deployed by name.\n"),
         "{why:?}"
     );
-    let unknown = run(&deploy, &image, ["nix-hydra", "why", "gcc-14.3.0"]);
+    let unknown = deploy.run(&image, ["nix-hydra", "why", "gcc-14.3.0"]);
     assert_eq!(unknown.code, 1);
     assert!(
         unknown.stderr.contains("no store path of this image"),
         "{unknown:?}"
     );
     for command in ["closure", "why", "engines", "run"] {
-        let help = run(&deploy, &image, ["nix-hydra", command, "--help"]);
+        let help = deploy.run(&image, ["nix-hydra", command, "--help"]);
         assert_eq!(help.code, 0, "{help:?}");
         assert!(
             help.stdout.contains(&format!("nix-hydra {command}")),

@@ -873,7 +873,7 @@ fn answer(server: &Server, fixtures: &Fixtures, objects: &[Object]) -> Answer {
     let misses = misses.unwrap_err();
     let (url, answer) = misses[0].answers[0].clone();
     assert_eq!(url, server.url());
-    if let Answer::Failed(reason) = &answer {
+    if let Answer::Failed(reason) | Answer::Refused(reason) = &answer {
         let unusable = caches.unusable().collect();
         let error = ClosureLayerError::Miss { misses, unusable };
         let message = BuildpackError::ClosureLayer(error).message().to_string();
@@ -890,13 +890,17 @@ fn a_path_is_absent_or_the_server_says_what_it_wants() {
     let Some(fixtures) = fixtures() else { return };
     let objects = single(&fixtures);
     let failed = |reason: &str| Answer::Failed(reason.to_string());
+    let refused = |reason: &str| Answer::Refused(reason.to_string());
     for (status, expected) in [
         (403, Answer::Absent),
         (404, Answer::Absent),
         (410, Answer::Absent),
         (400, failed("HTTP status 400 Bad Request")),
-        (401, failed("HTTP status 401 Unauthorized")),
-        (407, failed("HTTP status 407 Proxy Authentication Required")),
+        (401, refused("HTTP status 401 Unauthorized")),
+        (
+            407,
+            refused("HTTP status 407 Proxy Authentication Required"),
+        ),
     ] {
         let server = Server::with_hook(&fixtures.cache, move |request| {
             (request.path != "/nix-cache-info").then(|| Response::new(status).body("<html>"))
@@ -940,7 +944,10 @@ fn a_server_that_is_no_cache_for_this_store_is_left_out_and_named() {
             (request.path == "/nix-cache-info").then(|| Response::new(status).body(info))
         })
         .unwrap();
-        let expected = Answer::Failed(reason.to_string());
+        let expected = match status {
+            401 => Answer::Refused(reason.to_string()),
+            _ => Answer::Failed(reason.to_string()),
+        };
         assert_eq!(answer(&server, &fixtures, &objects), expected);
         let targets = targets(server.take_requests());
         assert_eq!(targets, vec!["/nix-cache-info"; asked]);

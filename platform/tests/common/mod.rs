@@ -1,6 +1,8 @@
 //! A buildpack of two shell scripts, and the root file system to run it in.
 
-#![allow(clippy::unwrap_used, dead_code, missing_docs)]
+// Each test program uses a part of this.
+#![allow(dead_code)]
+#![allow(clippy::unwrap_used, missing_docs)]
 
 use platform::image::Image;
 use platform::lifecycle::{Build, Outcome};
