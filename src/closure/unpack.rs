@@ -58,14 +58,22 @@ pub struct Unpacker {
 
 impl Default for Unpacker {
     fn default() -> Self {
-        Self {
-            file_buffer: vec![0; BUFFER_SIZE],
-            field_buffer: vec![0; FIELD_BUFFER_SIZE],
-        }
+        Self::with_buffers(BUFFER_SIZE, FIELD_BUFFER_SIZE)
     }
 }
 
 impl Unpacker {
+    /// One with buffers of other sizes, in bytes: for files, and for what is between them. With small
+    /// ones a small archive goes all the ways that a large one goes.
+    #[must_use]
+    pub fn with_buffers(file: usize, fields: usize) -> Self {
+        Self {
+            // Each piece of a file must be longer than what of it is held back.
+            file_buffer: vec![0; file.max(OVERLAP + 1)],
+            field_buffer: vec![0; fields.max(1)],
+        }
+    }
+
     /// Unpacks `nar` as `destination`, which must not exist, and checks its size and hash.
     ///
     /// Where `references` are given they are looked for, and rewritten if they move; the hash is

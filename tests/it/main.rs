@@ -28,3 +28,4 @@ mod sandboxes;
 mod secrets;
 mod servers;
 mod source;
+mod supply;
