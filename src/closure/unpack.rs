@@ -59,7 +59,8 @@ pub struct Unpacker {
 impl Default for Unpacker {
     fn default() -> Self {
         Self {
-            file_buffer: vec![0; BUFFER_SIZE],
+            // With room for what is held back, so that writes begin where pages do.
+            file_buffer: vec![0; BUFFER_SIZE + OVERLAP],
             field_buffer: vec![0; FIELD_BUFFER_SIZE],
         }
     }
@@ -241,8 +242,9 @@ impl TreeWriter<'_> {
         // Bytes at the buffer's beginning that are only written with the next ones: they may be the
         // beginning of a reference.
         let mut held = 0;
+        let size = BUFFER_SIZE + if look.is_some() { OVERLAP } else { 0 };
         while left > 0 {
-            let room = self.buffer.len() - held;
+            let room = size - held;
             let wanted = usize::try_from(left).map_or(room, |left| left.min(room));
             let end = held + wanted;
             contents.read_exact(&mut self.buffer[held..end])?;
