@@ -11,6 +11,7 @@ use platform::fixtures;
 use platform::image::Image;
 use platform::lifecycle::Build;
 use platform::process::Launch;
+use platform::sandbox::Sandbox;
 use platform::server::Server;
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -75,7 +76,7 @@ impl Contender {
             Self::BarePRoot | Self::NoSeccomp => vec![
                 format!("{LAYERS}/proot/libexec/proot"),
                 "-b".into(),
-                format!("{LAYERS}/closure:/nix/store"),
+                format!("{LAYERS}/closure/store:/nix/store"),
             ],
         }
     }
@@ -87,7 +88,8 @@ pub(crate) type Figures = BTreeMap<(&'static str, Contender), Vec<f64>>;
 struct Bench {
     image: Image,
     rootfs: PathBuf,
-    closure: PathBuf,
+    /// Each store path's content on this machine, and its name.
+    closure: Vec<(PathBuf, String)>,
     /// The closure's Python and shell, and the app, as they are in the store.
     python: String,
     shell: String,
@@ -154,13 +156,20 @@ impl Bench {
             .env("NIX_PROOT_SHA256", &fixtures.proot_sha256)
             .run()?;
         let image = outcome.image.with_context(|| outcome.log.clone())?;
-        let closure = image.layer_dir("closure").context("no closure layer")?;
-        let mut paths = std::fs::read_dir(&closure)?.filter_map(|entry| {
-            let name = entry.ok()?.file_name().into_string().ok()?;
-            name.contains("-python3-")
-                .then(|| format!("/nix/store/{name}"))
-        });
-        let python = paths.next().context("no Python in the closure")?;
+        let mut closure = Vec::new();
+        for name in image.record.layers.keys() {
+            let layer = image.layer_dir(name).context("a layer is missing")?;
+            for entry in std::fs::read_dir(layer)? {
+                let path = entry?.path();
+                let name = path.file_name().unwrap_or_default().to_string_lossy();
+                if name.chars().nth(32) == Some('-') {
+                    closure.push((path.clone(), format!("/nix/store/{name}")));
+                }
+            }
+        }
+        let mut paths = closure.iter().map(|(_, path)| path);
+        let python = paths.find(|path| path.contains("-python3-"));
+        let python = python.context("no Python in the closure")?.clone();
         Ok(Self {
             rootfs: fixtures.rootfs,
             closure,
@@ -239,7 +248,9 @@ impl Bench {
         let launch = Launch::new(&self.image, &self.rootfs).command(command);
         match contender {
             Contender::Native | Contender::Direct => {
-                launch.sandbox(|sandbox| sandbox.bind_ro(&self.closure, "/nix/store"))
+                let bind =
+                    |sandbox: Sandbox, (from, to): &(PathBuf, String)| sandbox.bind_ro(from, to);
+                launch.sandbox(|sandbox| self.closure.iter().fold(sandbox, bind))
             }
             Contender::Namespace | Contender::PRoot => launch.env("NIX_ENGINE", contender.name()),
             Contender::BarePRoot => launch,

@@ -30,7 +30,7 @@ pub(crate) fn run(how: &str, url: &str, key: &str, root: &str, store: &Path) -> 
         "looked" => Some(References::new(paths, None)),
         "moved" => {
             let relocation = Relocation::new(store).map_err(|error| anyhow!("{error:?}"))?;
-            Some(References::new(paths, Some(relocation)))
+            Some(References::new(paths, Some(&relocation)))
         }
         other => bail!("{other}: there are plain, looked and moved"),
     };

@@ -136,7 +136,7 @@ pub fn look_into(path: &Path, packing: Packing, references: &References) -> io::
         inside.fixed = Some(Fixed::Unseen(packing));
     } else if found && (odd || packing != Packing::Gzip || seen.size > MAX_HELD) {
         inside.fixed = Some(Fixed::Packing(packing));
-    } else if found && references.relocation().is_some() {
+    } else if found && references.moves() {
         rewrite_gzip(path, references)?;
     }
     Ok(inside)
@@ -239,7 +239,7 @@ fn look_into_zip(path: &Path, mut file: File, references: &References) -> io::Re
     if moved.is_empty() {
         return Ok(inside);
     }
-    if inside.fixed.is_none() && references.relocation().is_some() {
+    if inside.fixed.is_none() && references.moves() {
         rewrite_zip(path, &moved, references)?;
     }
     Ok(inside)
@@ -370,7 +370,7 @@ mod tests {
     fn references(moves: bool) -> References {
         let path = format!("/nix/store/{HASH}-x").parse().unwrap();
         let to = Relocation::new(Path::new("/layers/nix_hydra/closure")).unwrap();
-        References::new([&path], moves.then_some(to))
+        References::new([&path], moves.then_some(&to))
     }
 
     fn text() -> String {

@@ -9,6 +9,7 @@ use super::relocate::{HASH_LENGTH, REFERENCE_LENGTH, Relocation, STORE_PREFIX, i
 use memchr::memmem::Finder;
 use nix_derivation::StorePath;
 use std::collections::{BTreeSet, HashMap};
+use std::path::PathBuf;
 
 /// The hash part of a store path.
 pub type HashPart = [u8; HASH_LENGTH];
@@ -29,8 +30,8 @@ pub const OVERLAP: usize = 256;
 /// The store paths that are looked for, and where they move.
 #[derive(Debug)]
 pub struct References {
-    paths: HashMap<HashPart, StorePath>,
-    relocation: Option<Relocation>,
+    paths: HashMap<HashPart, Option<Relocation>>,
+    moves: bool,
     utf16: Finder<'static>,
     utf32: Finder<'static>,
 }
@@ -49,25 +50,47 @@ pub struct Sight {
 }
 
 impl References {
-    /// Looks for `paths`, and moves them where a relocation is given.
+    /// Looks for `paths`, and moves them all to one directory where a relocation is given.
     pub fn new<'a>(
         paths: impl IntoIterator<Item = &'a StorePath>,
-        relocation: Option<Relocation>,
+        relocation: Option<&Relocation>,
+    ) -> Self {
+        let moves = relocation.is_some();
+        let paths = paths.into_iter();
+        Self::with(paths.map(|path| (path, relocation.cloned())), moves)
+    }
+
+    /// Looks for the paths, and moves each to a directory of its own.
+    pub fn moving<'a>(paths: impl IntoIterator<Item = (&'a StorePath, Relocation)>) -> Self {
+        let paths = paths.into_iter();
+        Self::with(paths.map(|(path, to)| (path, Some(to))), true)
+    }
+
+    fn with<'a>(
+        paths: impl Iterator<Item = (&'a StorePath, Option<Relocation>)>,
+        moves: bool,
     ) -> Self {
         Self {
             paths: paths
-                .into_iter()
-                .filter_map(|path| Some((hash_part(path)?, path.clone())))
+                .filter_map(|(path, to)| Some((hash_part(path)?, to)))
                 .collect(),
-            relocation,
+            moves,
             utf16: Finder::new(UTF16_STORE),
             utf32: Finder::new(UTF32_STORE),
         }
     }
 
+    /// Whether what is found is rewritten.
     #[must_use]
-    pub fn relocation(&self) -> Option<&Relocation> {
-        self.relocation.as_ref()
+    pub fn moves(&self) -> bool {
+        self.moves
+    }
+
+    /// Where a path moves to, if it does.
+    #[must_use]
+    pub fn place(&self, path: &StorePath) -> Option<PathBuf> {
+        let relocation = self.paths.get(&hash_part(path)?)?.as_ref()?;
+        Some(relocation.place(&path.to_basename()))
     }
 
     /// Looks through `bytes`, of which all from `fresh` on were not seen before, and rewrites the
@@ -77,9 +100,15 @@ impl References {
     /// or all.
     pub fn rewrite(&self, bytes: &mut [u8], fresh: usize, sight: &mut Sight) {
         let found = self.look(bytes, fresh, sight);
-        if let Some(relocation) = &self.relocation {
-            for start in found {
-                relocation.move_reference(&mut bytes[start..start + REFERENCE_LENGTH]);
+        if !self.moves {
+            return;
+        }
+        for start in found {
+            let reference = &mut bytes[start..start + REFERENCE_LENGTH];
+            let hash: Option<HashPart> = reference[STORE_PREFIX.len()..].try_into().ok();
+            let to = hash.and_then(|hash| self.paths.get(&hash)?.as_ref());
+            if let Some(relocation) = to {
+                relocation.move_reference(reference);
             }
         }
     }
@@ -191,10 +220,8 @@ mod tests {
 
     fn references(relocation: Option<&str>) -> References {
         let paths = [ONE, TWO].map(|hash| format!("/nix/store/{hash}-x").parse().unwrap());
-        References::new(
-            &paths,
-            relocation.map(|to| Relocation::new(Path::new(to)).unwrap()),
-        )
+        let to = relocation.map(|to| Relocation::new(Path::new(to)).unwrap());
+        References::new(&paths, to.as_ref())
     }
 
     /// Looks through `bytes` in pieces of `size`, as a file streams by.

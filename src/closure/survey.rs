@@ -55,6 +55,8 @@ pub enum Reason {
     Checksum(String),
     /// A reference that the narinfo names, and no file.
     Unfound(StorePath),
+    /// What an earlier build said of it.
+    Told(String),
 }
 
 /// What was met while one store path was unpacked. Paths are relative to it.

@@ -1,6 +1,6 @@
 //! What the image says of itself to the start program, and what the roots bring for processes.
 
-use nix_hydra_start::image::{Image, STORE_DIR};
+use nix_hydra_start::image::Image;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -22,86 +22,94 @@ pub struct Contents {
     pub compile_hooks: Vec<String>,
 }
 
-/// Where a closure is now, and where the app sees it.
-#[derive(Debug, Clone)]
-pub struct Store {
-    directory: PathBuf,
-    seen_at: PathBuf,
+/// A store path of the image, and what launching needs to know of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Seen {
+    /// Where the app sees it.
+    pub path: PathBuf,
+    /// As [`files`] has them.
+    pub files: Vec<String>,
 }
 
-impl Store {
-    /// An engine will make it appear at `/nix/store`.
-    #[must_use]
-    pub fn in_place(directory: &Path) -> Self {
-        Self {
-            directory: directory.to_path_buf(),
-            seen_at: STORE_DIR.into(),
-        }
-    }
-
-    /// The app sees it where it is.
-    #[must_use]
-    pub fn relocated(directory: &Path) -> Self {
-        Self {
-            directory: directory.to_path_buf(),
-            seen_at: directory.to_path_buf(),
-        }
-    }
-
-    /// Where a path that the app sees is now.
-    fn now(&self, seen: &Path) -> PathBuf {
-        match seen.strip_prefix(&self.seen_at) {
-            Ok(inside) => self.directory.join(inside),
-            Err(_) => seen.to_path_buf(),
-        }
-    }
-}
-
-/// Describes an image whose closure is in `store` and has these roots, as the app sees them.
+/// The files of the store path at `place` that launching needs to know, by their paths in it; of a
+/// root also its programs.
 ///
 /// Links are not followed, since they lead to where the store will be.
-pub fn describe(store: &Store, roots: &[String]) -> io::Result<Image> {
-    let mut paths: Vec<PathBuf> = fs::read_dir(&store.directory)?
-        .map(|entry| entry.map(|entry| entry.file_name().into()))
-        .collect::<io::Result<_>>()?;
-    paths.sort();
+pub fn files(place: &Path, is_root: bool) -> io::Result<Vec<String>> {
+    let mut files: Vec<String> = [&CERTIFICATES[..], &LOCALE_ARCHIVES, &SHELLS]
+        .concat()
+        .into_iter()
+        .filter(|file| is_there(&place.join(file)))
+        .map(str::to_string)
+        .collect();
+    if !is_root {
+        return Ok(files);
+    }
+    for hook in COMPILE_HOOKS {
+        if is_there(&place.join(hook)) {
+            files.push(hook.to_string());
+        }
+    }
+    if let Ok(entries) = fs::read_dir(place.join("bin")) {
+        for entry in entries {
+            files.push(format!("bin/{}", entry?.file_name().to_string_lossy()));
+        }
+    }
+    files.sort();
+    files.dedup();
+    Ok(files)
+}
+
+/// Describes an image that has these store paths, and these roots, as the app sees them.
+#[must_use]
+pub fn describe(paths: &[Seen], roots: &[String], bound: Vec<PathBuf>) -> Image {
     let first = |files: &[&str]| {
         let mut candidates = files
             .iter()
-            .flat_map(|file| paths.iter().map(move |path| path.join(file)));
-        let found = candidates.find(|file| is_there(&store.directory.join(file)));
-        found.map(|file| store.seen_at.join(file))
+            .flat_map(|file| paths.iter().map(move |seen| (seen, *file)));
+        let found = candidates.find(|(seen, file)| seen.has(file));
+        found.map(|(seen, file)| seen.path.join(file))
     };
-    Ok(Image {
+    Image {
         roots: roots.iter().map(PathBuf::from).collect(),
         certificates: first(&CERTIFICATES),
         locale_archive: first(&LOCALE_ARCHIVES),
         shell: first(&SHELLS),
-    })
+        bound,
+    }
 }
 
 /// Looks into the roots.
-pub fn contents(store: &Store, roots: &[String]) -> io::Result<Contents> {
+#[must_use]
+pub fn contents(paths: &[Seen], roots: &[String]) -> Contents {
     let mut contents = Contents::default();
     for root in roots {
-        let directory = store.now(Path::new(root));
-        for hook in COMPILE_HOOKS {
-            if is_there(&directory.join(hook)) {
-                contents.compile_hooks.push(format!("{root}/{hook}"));
-            }
-        }
-        let mut names = match fs::read_dir(directory.join("bin")) {
-            Ok(entries) => entries
-                .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
-                .collect::<io::Result<Vec<_>>>()?,
-            Err(_) => continue,
+        let Some(seen) = paths.iter().find(|seen| seen.path == Path::new(root)) else {
+            continue;
         };
+        for hook in COMPILE_HOOKS.iter().filter(|hook| seen.has(hook)) {
+            contents.compile_hooks.push(format!("{root}/{hook}"));
+        }
+        let names = seen
+            .files
+            .iter()
+            .filter_map(|file| file.strip_prefix("bin/"));
         // Wrapped programs have their originals beside them, hidden.
-        names.retain(|name| !name.starts_with('.') && !contents.programs.contains(name));
+        let mut names: Vec<String> = names
+            .filter(|name| !name.starts_with('.'))
+            .map(str::to_string)
+            .collect();
+        names.retain(|name| !contents.programs.contains(name));
         names.sort();
         contents.programs.extend(names);
     }
-    Ok(contents)
+    contents
+}
+
+impl Seen {
+    fn has(&self, file: &str) -> bool {
+        self.files.iter().any(|own| own == file)
+    }
 }
 
 fn is_there(file: &Path) -> bool {
@@ -125,6 +133,20 @@ mod tests {
         store
     }
 
+    /// Every store path below `store`, each taken for a root.
+    fn seen(store: &tempfile::TempDir) -> Vec<Seen> {
+        let mut paths: Vec<Seen> = fs::read_dir(store.path())
+            .unwrap()
+            .map(|entry| entry.unwrap())
+            .map(|entry| Seen {
+                path: Path::new("/nix/store").join(entry.file_name()),
+                files: files(&entry.path(), true).unwrap(),
+            })
+            .collect();
+        paths.sort_by(|one, other| one.path.cmp(&other.path));
+        paths
+    }
+
     #[test]
     fn an_image_knows_what_its_closure_has_for_want_of_the_run_image_s() {
         let store = store(&[
@@ -135,16 +157,17 @@ mod tests {
             "e-app/bin/app",
         ]);
         let image = describe(
-            &Store::in_place(store.path()),
+            &seen(&store),
             &["/nix/store/e-app".to_string()],
-        )
-        .unwrap();
+            vec!["/layers/nix_hydra/eeeeeeee/e-app".into()],
+        );
         assert_eq!(
             image.to_string(),
             "root /nix/store/e-app\n\
              certificates /nix/store/b-cacert/etc/ssl/certs/ca-bundle.crt\n\
              locale-archive /nix/store/d-locales/lib/locale/locale-archive\n\
-             shell /nix/store/c-bash/bin/bash\n"
+             shell /nix/store/c-bash/bin/bash\n\
+             bind /layers/nix_hydra/eeeeeeee/e-app\n"
         );
     }
 
@@ -166,9 +189,6 @@ mod tests {
                 .into(),
             compile_hooks: vec!["/nix/store/a-tool/bin/heroku-compile-hook".into()],
         };
-        assert_eq!(
-            contents(&Store::in_place(store.path()), &roots).unwrap(),
-            expected
-        );
+        assert_eq!(contents(&seen(&store), &roots), expected);
     }
 }

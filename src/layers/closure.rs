@@ -1,16 +1,16 @@
-//! The `closure` layer: every store path that the roots need, in the image alone.
+//! The `closure` layer: what leads to every store path that the roots need, in whichever layer it is.
 
-use super::launch_layer::{LaunchLayer, LayerError, LayerState};
+use super::launch_layer::{LaunchLayer, LayerError};
+use super::store_paths::{FillError, Filled, Plan, StoreLayers};
 use crate::cache::Trust;
 use crate::closure::Closure;
-use crate::closure::fetch::{FetchError, fetch};
+use crate::closure::fetch::FetchError;
 use crate::closure::path_info::PathInfo;
 use crate::closure::plan::{Caches, Known, Miss};
-use crate::closure::references::References;
 use crate::closure::relocate::{DirectoryTooLong, Relocation};
 use crate::closure::survey::{Obstacle, Survey};
 use crate::config::Config;
-use crate::launch::describe::{Contents, Store, contents, describe};
+use crate::launch::describe::{Contents, contents, describe};
 use crate::output::{self, bytes, list, paths};
 use crate::report::largest_files;
 use crate::resolve::Root;
@@ -19,12 +19,14 @@ use nix_derivation::StorePath;
 use nix_hydra_start::engine::EngineSetting;
 use nix_hydra_start::image;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::io;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 /// Raised whenever what the layer holds for the same roots changes its form.
-const FORMAT: &str = "3";
+const FORMAT: &str = "4";
 
 /// How many files `NIX_DEBUG` lists, as the earlier buildpacks did.
 const LARGEST_FILES: usize = 20;
@@ -63,8 +65,6 @@ enum Verdict {
     Movable,
     /// As it is, since files stand against a relocation.
     Bound,
-    /// As it is, and nobody asked.
-    Unknown,
 }
 
 /// What the image's layer was made from, and what is in it.
@@ -84,8 +84,8 @@ struct Metadata {
     /// What is said of it, and the patterns of files that were passed over for it.
     relocation_message: String,
     relocation_ignored: Vec<String>,
-    /// What is known of every path, a [`PathInfo`] line each: the next build need not ask again.
-    paths: Vec<String>,
+    /// The layers in which the store paths are.
+    layers: Vec<String>,
 }
 
 /// What a build needs to know of a closure layer, whether it was filled or kept.
@@ -96,16 +96,7 @@ pub struct ClosureLayer {
     pub is_relocated: bool,
 }
 
-/// A layer that was filled.
-struct Filled {
-    closure: Closure,
-    relocation: Verdict,
-    message: String,
-    /// The roots as the app sees them.
-    roots: Vec<String>,
-}
-
-/// Fills the layer with the closure of `roots`, unless the previous image has it already, and
+/// Fills the layers with the closure of `roots`, but for what the previous image has already, and
 /// answers what is in the roots. One with compile hooks, which run here, is always filled.
 pub fn handle(
     layers_dir: &Path,
@@ -124,52 +115,74 @@ pub fn handle(
         .iter()
         .map(|pattern| pattern.as_str().to_string())
         .collect();
-    let state = layer
-        .keep_if::<Metadata>(|previous| {
-            previous.format == FORMAT
-                && previous.roots == wanted_roots
-                && previous.trust == trust
-                && previous.compile_hooks.is_empty()
-                && previous.relocation_ignored == ignored
-                && previous.relocation.suits(config.engine)
-        })
-        .map_err(ClosureLayerError::Layer)?;
+    let is_known = layer.is_declared();
+    let previous: Option<Metadata> = layer.take().map_err(ClosureLayerError::Layer)?;
+    let previous = previous.filter(|previous| previous.format == FORMAT);
+    let stores = StoreLayers::take(layers_dir).map_err(ClosureLayerError::Layer)?;
     print::bullet("Closure");
-    if let LayerState::Kept(previous) = state {
+    if let Some(previous) = &previous
+        && previous.roots == wanted_roots
+        && previous.trust == trust
+        && previous.compile_hooks.is_empty()
+        && previous.relocation_ignored == ignored
+        && previous.relocation.suits(config.engine)
+        && stores
+            .keep(&previous.layers)
+            .map_err(ClosureLayerError::Layer)?
+    {
+        layer.write(previous).map_err(ClosureLayerError::Layer)?;
         print::sub_bullet(format!("Using the previous image's: {}", previous.content));
         if !previous.relocation_message.is_empty() {
             print::sub_bullet(&previous.relocation_message);
         }
         return Ok(ClosureLayer {
             contents: Contents {
-                programs: previous.programs,
-                compile_hooks: previous.compile_hooks,
+                programs: previous.programs.clone(),
+                compile_hooks: previous.compile_hooks.clone(),
             },
             is_relocated: previous.relocation == Verdict::Relocated,
         });
     }
 
-    let known = match &state {
-        LayerState::Empty { previous } => known(previous.as_ref(), &trust),
-        LayerState::Kept(_) => Known::default(),
+    match &previous {
+        None if is_known => {
+            print::sub_bullet("Starting afresh: the previous image is of another version of this");
+        }
+        Some(previous) if !previous.relocation.may_suit(config.engine) => {
+            print::sub_bullet("Starting afresh: the previous image is for another engine");
+        }
+        _ => {}
+    }
+    let known = known(
+        &stores,
+        previous.is_some_and(|previous| previous.trust == trust),
+    );
+    let (closure, caches) = plan(roots, known, open_caches)?;
+    let work = Work {
+        layers_dir,
+        config,
+        closure: &closure,
+        caches: &caches,
+        stores: &stores,
     };
-    let filled = fill(&layer.path, roots, config, known, open_caches)
-        .and_then(|filled| Ok((describe_to(&layer.path, &filled)?, filled)));
-    let (contents, filled) = match filled {
-        Ok(filled) => filled,
+    let made = match work.fill().and_then(|made| {
+        work.finish(&layer, &made)?;
+        Ok(made)
+    }) {
+        Ok(made) => made,
         Err(error) => {
             // Whole or nothing; the first error is the one to tell.
             let _ = layer.remove();
+            let _ = stores.remove(&Plan::in_place(&closure, layers_dir));
             return Err(error);
         }
     };
-    if !filled.message.is_empty() {
-        print::sub_bullet(&filled.message);
+    if !made.message.is_empty() {
+        print::sub_bullet(&made.message);
     }
     if config.debug {
-        print_largest_files(&layer.path)?;
+        print_largest_files(layers_dir, &made.filled.fresh)?;
     }
-    let closure = filled.closure;
     layer
         .write(&Metadata {
             format: FORMAT.to_string(),
@@ -180,21 +193,17 @@ pub fn handle(
                 paths(closure.paths.len()),
                 bytes(closure.nar_size())
             ),
-            programs: contents.programs.clone(),
-            compile_hooks: contents.compile_hooks.clone(),
-            relocation: filled.relocation,
-            relocation_message: filled.message,
+            programs: made.contents.programs.clone(),
+            compile_hooks: made.contents.compile_hooks.clone(),
+            relocation: made.verdict,
+            relocation_message: made.message,
             relocation_ignored: ignored,
-            paths: closure
-                .paths
-                .iter()
-                .filter_map(|(path, info)| info.to_line(path))
-                .collect(),
+            layers: made.filled.names(),
         })
         .map_err(ClosureLayerError::Layer)?;
     Ok(ClosureLayer {
-        contents,
-        is_relocated: filled.relocation == Verdict::Relocated,
+        contents: made.contents,
+        is_relocated: made.verdict == Verdict::Relocated,
     })
 }
 
@@ -207,28 +216,23 @@ impl Verdict {
             EngineSetting::Unset | EngineSetting::Only(_) => self != Self::Relocated,
         }
     }
+
+    /// Whether layers of another closure of which this was said may be among what is asked for.
+    fn may_suit(self, engine: EngineSetting) -> bool {
+        match engine {
+            EngineSetting::Relocate => self == Self::Relocated,
+            EngineSetting::Auto => true,
+            EngineSetting::Unset | EngineSetting::Only(_) => self != Self::Relocated,
+        }
+    }
 }
 
-/// Writes what the start program needs to know of the closure, and answers what the build does.
-fn describe_to(directory: &Path, filled: &Filled) -> Result<Contents, ClosureLayerError> {
-    let file = directory.join(image::FILE);
-    let store = match filled.relocation {
-        Verdict::Relocated => Store::relocated(directory),
-        _ => Store::in_place(directory),
-    };
-    describe(&store, &filled.roots)
-        .and_then(|image| fs::write(&file, image.to_string()))
-        .and_then(|()| contents(&store, &filled.roots))
-        .map_err(|reason| ClosureLayerError::Layer(LayerError { path: file, reason }))
-}
-
-fn fill(
-    directory: &Path,
+/// Asks for the whole closure, and says what is odd about it.
+fn plan(
     roots: &[Root],
-    config: &Config,
     mut known: Known,
     open_caches: impl FnOnce() -> Caches,
-) -> Result<Filled, ClosureLayerError> {
+) -> Result<(Closure, Caches), ClosureLayerError> {
     let timer = print::sub_start_timer("Asking the binary caches");
     let caches = open_caches();
     let root_paths: Vec<_> = roots.iter().map(|root| root.path.clone()).collect();
@@ -244,91 +248,230 @@ fn fill(
         output::warning(&format!("{cache} was left out: {reason}."));
     }
     warn_unsigned(&closure);
+    Ok((closure, caches))
+}
 
-    let in_place = |relocation, message| Filled {
-        roots: closure
-            .roots
-            .iter()
-            .map(StorePath::to_absolute_path)
-            .collect(),
-        closure: closure.clone(),
-        relocation,
-        message,
-    };
-    let against = match config.engine {
-        EngineSetting::Only(_) => {
-            download(&closure, &caches, directory, None)?;
-            return Ok(in_place(Verdict::Unknown, String::new()));
+/// What filling the layers needs to know.
+struct Work<'a> {
+    layers_dir: &'a Path,
+    config: &'a Config,
+    closure: &'a Closure,
+    caches: &'a Caches,
+    stores: &'a StoreLayers,
+}
+
+/// Layers that are filled, but not declared.
+struct Made<'a> {
+    plan: Plan<'a>,
+    filled: Filled,
+    verdict: Verdict,
+    message: String,
+    contents: Contents,
+    /// The roots as the app sees them.
+    roots: Vec<String>,
+}
+
+impl<'a> Made<'a> {
+    fn new(plan: Plan<'a>, filled: Filled, verdict: Verdict, message: String) -> Self {
+        let roots = seen_roots(&plan);
+        Self {
+            contents: contents(&filled.seen, &roots),
+            roots,
+            plan,
+            filled,
+            verdict,
+            message,
         }
-        EngineSetting::Unset => {
-            let references = References::new(closure.paths.keys(), None);
-            let survey = download(&closure, &caches, directory, Some(&references))?;
-            return Ok(match vouched(survey, config) {
-                Ok(survey) => in_place(Verdict::Movable, output::movable(&survey)),
-                Err(against) => in_place(Verdict::Bound, output::bound(&against)),
-            });
-        }
-        EngineSetting::Relocate | EngineSetting::Auto => {
-            match relocate(directory, config, &closure, &caches)? {
-                Ok((relocation, survey)) => {
-                    return Ok(Filled {
-                        roots: closure
-                            .roots
-                            .iter()
-                            .map(|root| relocation.place(&root.to_basename()))
-                            .map(|place| place.display().to_string())
-                            .collect(),
-                        relocation: Verdict::Relocated,
-                        message: output::relocated(&survey),
-                        closure,
-                    });
+    }
+}
+
+impl<'a> Work<'a> {
+    /// Fills the layers as the engine wants them.
+    fn fill(&self) -> Result<Made<'a>, ClosureLayerError> {
+        let engine = self.config.engine;
+        let mut against = None;
+        if matches!(engine, EngineSetting::Relocate | EngineSetting::Auto) {
+            match self.relocate(engine == EngineSetting::Auto)? {
+                Ok((plan, filled)) => {
+                    let message = output::relocated(&filled.survey);
+                    return Ok(Made::new(plan, filled, Verdict::Relocated, message));
                 }
-                Err(against) => against,
+                Err(reason) if engine == EngineSetting::Relocate => {
+                    return Err(ClosureLayerError::Relocation(reason));
+                }
+                Err(reason) => against = Some(reason),
+            }
+            print::sub_bullet("It cannot be relocated, and is taken as it is");
+        }
+        let plan = Plan::in_place(self.closure, self.layers_dir);
+        let filled = self.download(&plan)?;
+        let against = match against {
+            Some(against) => Err(against),
+            None => relocations(&plan, self.layers_dir)
+                .and_then(|_| vouched(filled.survey.clone(), self.config)),
+        };
+        let (verdict, message) = match against {
+            Ok(survey) => (Verdict::Movable, output::movable(&survey)),
+            Err(against) => (Verdict::Bound, output::bound(&against)),
+        };
+        let message = match engine {
+            EngineSetting::Only(_) => String::new(),
+            _ => message,
+        };
+        Ok(Made::new(plan, filled, verdict, message))
+    }
+
+    /// Downloads the closure and moves it to its layers, if nothing stands against that.
+    ///
+    /// Where something does, the layers may hold parts of the closure. What an earlier build found
+    /// counts too where it may be taken as it is, so that it is not downloaded twice each time.
+    fn relocate(
+        &self,
+        or_not: bool,
+    ) -> Result<Result<(Plan<'a>, Filled), NotRelocatable>, ClosureLayerError> {
+        if or_not {
+            let earlier = Survey {
+                obstacles: self.stores.obstacles(self.closure),
+                ..Survey::default()
+            };
+            if let Err(against) = vouched(earlier, self.config) {
+                return Ok(Err(against));
             }
         }
-    };
-    if config.engine == EngineSetting::Relocate {
-        return Err(ClosureLayerError::Relocation(against));
-    }
-    print::sub_bullet("It cannot be relocated, and is taken as it is");
-    empty(directory).map_err(ClosureLayerError::Layer)?;
-    download(&closure, &caches, directory, None)?;
-    Ok(in_place(Verdict::Bound, output::bound(&against)))
-}
-
-/// Downloads the closure and moves it to `directory`, if nothing stands against that.
-///
-/// Where something does, `directory` may hold part of the closure.
-fn relocate(
-    directory: &Path,
-    config: &Config,
-    closure: &Closure,
-    caches: &Caches,
-) -> Result<Result<(Relocation, Survey), NotRelocatable>, ClosureLayerError> {
-    let relocation = match relocation(directory, closure) {
-        Ok(relocation) => relocation,
-        Err(against) => return Ok(Err(against)),
-    };
-    let references = References::new(closure.paths.keys(), Some(relocation.clone()));
-    let survey = download(closure, caches, directory, Some(&references))?;
-    Ok(vouched(survey, config).map(|survey| (relocation, survey)))
-}
-
-fn relocation(directory: &Path, closure: &Closure) -> Result<Relocation, NotRelocatable> {
-    let relocation = Relocation::new(directory)
-        .map_err(|error| NotRelocatable::DirectoryTooLong(directory.to_path_buf(), error))?;
-    let mut places = BTreeMap::new();
-    for path in closure.paths.keys() {
-        // A reference is known by the hash alone, so that alone must differ.
-        let place = relocation.reference(path);
-        if let Some(other) = places.insert(place, path) {
-            return Err(NotRelocatable::SamePlace(Box::new([
-                other.clone(),
-                path.clone(),
-            ])));
+        let plan = Plan::in_place(self.closure, self.layers_dir);
+        let relocations = match relocations(&plan, self.layers_dir) {
+            Ok(relocations) => relocations,
+            Err(against) => return Ok(Err(against)),
+        };
+        let plan = plan.relocated(relocations);
+        let mut filled = self.download(&plan)?;
+        match vouched(filled.survey.clone(), self.config) {
+            Ok(survey) => {
+                filled.survey = survey;
+                Ok(Ok((plan, filled)))
+            }
+            Err(against) => Ok(Err(against)),
         }
     }
-    Ok(relocation)
+
+    /// Fills the layers of `plan` that the previous image does not have.
+    fn download(&self, plan: &Plan) -> Result<Filled, ClosureLayerError> {
+        let kept = self.stores.reusable(plan);
+        let filled = self.download_all_but(plan, &kept)?;
+        // Hooks run here, and with all that they need.
+        if kept.is_empty()
+            || contents(&filled.seen, &seen_roots(plan))
+                .compile_hooks
+                .is_empty()
+        {
+            return Ok(filled);
+        }
+        self.download_all_but(plan, &BTreeSet::new())
+    }
+
+    fn download_all_but(
+        &self,
+        plan: &Plan,
+        kept: &BTreeSet<String>,
+    ) -> Result<Filled, ClosureLayerError> {
+        let is_kept = |path: &StorePath| {
+            let layer = plan.placement.places.get(path);
+            layer.is_some_and(|layer| kept.contains(layer))
+        };
+        let all = plan.closure.paths.iter();
+        let (old, new): (Vec<_>, Vec<_>) = all.partition(|(path, _)| is_kept(path));
+        let size = |paths: &[(&StorePath, &PathInfo)]| -> u64 {
+            paths.iter().map(|(_, info)| info.nar_size).sum()
+        };
+        if !old.is_empty() {
+            print::sub_bullet(format!(
+                "Keeping the previous image's {}, {}",
+                paths(old.len()),
+                bytes(size(&old))
+            ));
+        }
+        let timer = (!new.is_empty()).then(|| {
+            print::sub_start_timer(format!(
+                "Downloading {}: {}, {} unpacked",
+                paths(new.len()),
+                bytes(new.iter().map(|(_, info)| info.download_size()).sum()),
+                bytes(size(&new))
+            ))
+        });
+        let filled = self.stores.fill(plan, kept, self.caches);
+        if let Some(timer) = timer {
+            timer.done();
+        }
+        filled.map_err(|error| match error {
+            FillError::Fetch(error) => ClosureLayerError::Fetch(error),
+            FillError::Layer(error) => ClosureLayerError::Layer(error),
+        })
+    }
+
+    /// Declares the layers, and fills the closure layer with what leads to them.
+    fn finish(&self, layer: &LaunchLayer, made: &Made) -> Result<(), ClosureLayerError> {
+        layer.create().map_err(ClosureLayerError::Layer)?;
+        lead_to(&layer.path, made).map_err(|reason| {
+            ClosureLayerError::Layer(LayerError {
+                path: layer.path.clone(),
+                reason,
+            })
+        })?;
+        self.stores
+            .write(&made.filled)
+            .map_err(ClosureLayerError::Layer)
+    }
+}
+
+/// The roots as the app sees them.
+fn seen_roots(plan: &Plan) -> Vec<String> {
+    let roots = plan.closure.roots.iter();
+    roots
+        .map(|root| plan.seen_at(root).display().to_string())
+        .collect()
+}
+
+/// Writes what the start program needs to know of the closure, and links to its paths, through which
+/// it appears in one directory.
+fn lead_to(directory: &Path, made: &Made) -> io::Result<()> {
+    let mut bound = Vec::new();
+    if made.verdict != Verdict::Relocated {
+        let links = directory.join(image::LINKS);
+        fs::create_dir(&links)?;
+        for path in made.plan.closure.paths.keys() {
+            symlink(made.plan.place(path), links.join(path.to_basename()))?;
+        }
+        let own = made.plan.placement.own.iter();
+        bound = own.map(|path| made.plan.place(path)).collect();
+    }
+    let image = describe(&made.filled.seen, &made.roots, bound);
+    fs::write(directory.join(image::FILE), image.to_string())
+}
+
+/// A relocation to each layer of `plan`, where every path has a place of its own.
+fn relocations(
+    plan: &Plan,
+    layers_dir: &Path,
+) -> Result<BTreeMap<String, Relocation>, NotRelocatable> {
+    let mut relocations = BTreeMap::new();
+    let mut places = BTreeMap::new();
+    for (name, paths) in &plan.placement.layers {
+        let directory = layers_dir.join(name);
+        let relocation = Relocation::new(&directory)
+            .map_err(|error| NotRelocatable::DirectoryTooLong(directory, error))?;
+        for path in paths {
+            // A reference is known by the hash alone, so that alone must differ.
+            let place = relocation.reference(path);
+            if let Some(other) = places.insert(place, path) {
+                return Err(NotRelocatable::SamePlace(Box::new([
+                    other.clone(),
+                    path.clone(),
+                ])));
+            }
+        }
+        relocations.insert(name.clone(), relocation);
+    }
+    Ok(relocations)
 }
 
 /// The survey, where nothing stands against a relocation but what the user vouches for.
@@ -344,42 +487,22 @@ fn vouched(mut survey: Survey, config: &Config) -> Result<Survey, NotRelocatable
     }
 }
 
-fn download(
-    closure: &Closure,
-    caches: &Caches,
-    directory: &Path,
-    references: Option<&References>,
-) -> Result<Survey, ClosureLayerError> {
-    let timer = print::sub_start_timer(format!(
-        "Downloading {}: {}, {} unpacked",
-        paths(closure.paths.len()),
-        bytes(closure.download_size()),
-        bytes(closure.nar_size())
-    ));
-    let fetched = fetch(closure, caches, directory, references);
-    timer.done();
-    fetched.map_err(|error| ClosureLayerError::Fetch(Box::new(error)))
-}
-
-/// Removes whatever is in the directory, but not itself.
-fn empty(directory: &Path) -> Result<(), LayerError> {
-    fs::remove_dir_all(directory)
-        .and_then(|()| fs::create_dir(directory))
-        .map_err(|reason| LayerError {
-            path: directory.to_path_buf(),
-            reason,
-        })
-}
-
-fn print_largest_files(directory: &Path) -> Result<(), ClosureLayerError> {
-    let files = largest_files(directory, LARGEST_FILES).map_err(|reason| {
-        ClosureLayerError::Layer(LayerError {
-            path: directory.to_path_buf(),
-            reason,
-        })
-    })?;
-    print::bullet("Largest files, since NIX_DEBUG is set");
-    for (size, path) in files {
+fn print_largest_files(
+    layers_dir: &Path,
+    layers: &BTreeSet<String>,
+) -> Result<(), ClosureLayerError> {
+    let mut files = Vec::new();
+    for name in layers {
+        let path = layers_dir.join(name);
+        let found = largest_files(&path, LARGEST_FILES)
+            .map_err(|reason| ClosureLayerError::Layer(LayerError { path, reason }))?;
+        files.extend(found);
+    }
+    files.sort_by(|(one_size, one), (other_size, other)| {
+        other_size.cmp(one_size).then_with(|| one.cmp(other))
+    });
+    print::bullet("Largest files of what was downloaded, since NIX_DEBUG is set");
+    for (size, path) in files.into_iter().take(LARGEST_FILES) {
         print::sub_bullet(format!("{}  {}", bytes(size), path.display()));
     }
     Ok(())
@@ -425,13 +548,9 @@ fn warn_unsigned(closure: &Closure) {
 }
 
 /// What the previous image's metadata tells: facts where the same are trusted now, else guesses.
-fn known(previous: Option<&Metadata>, trust: &[String]) -> Known {
-    let Some(previous) = previous.filter(|previous| previous.format == FORMAT) else {
-        return Known::default();
-    };
-    let lines = previous.paths.iter();
-    let facts = lines.filter_map(|line| PathInfo::from_line(line)).collect();
-    if previous.trust == trust {
+fn known(stores: &StoreLayers, same_trust: bool) -> Known {
+    let facts: BTreeMap<StorePath, PathInfo> = stores.facts().collect();
+    if same_trust {
         return Known {
             facts,
             guesses: Vec::new(),

@@ -5,7 +5,10 @@
 //! ```text
 //! root /nix/store/xbgcfhaawi9iz9s99k58sqy8azc2a1w3-myapp-1.0
 //! shell /nix/store/…-bash-5.3/bin/bash
+//! bind /layers/nix_hydra/xbgcfhaa/xbgcfhaawi9iz9s99k58sqy8azc2a1w3-myapp-1.0
 //! ```
+//!
+//! The closure is in many layers. Beside the file, a directory of links leads to all its paths.
 //!
 //! All values are paths as the app sees them. Keys that are not known are passed over, since the
 //! layers of an image may come from different versions of the buildpack.
@@ -23,6 +26,10 @@ pub const STORE_DIR: &str = "/nix/store";
 
 /// The name of the layer with the closure, and of the one with the start program.
 const CLOSURE_LAYER: &str = "closure";
+
+/// The directory beside [`FILE`] with a link to each store path, in whichever layer it is. A
+/// relocated closure has none.
+pub const LINKS: &str = "store";
 
 /// PRoot in the layer of the start program: not in `bin`, which is on the app's PATH.
 pub const PROOT: &str = "libexec/proot";
@@ -43,6 +50,8 @@ pub struct Image {
     pub locale_archive: Option<PathBuf>,
     /// A shell in the closure, for a run image that has none.
     pub shell: Option<PathBuf>,
+    /// Where store paths are that are looked up often: an engine that pays for links binds them.
+    pub bound: Vec<PathBuf>,
 }
 
 impl Image {
@@ -57,6 +66,7 @@ impl Image {
                 "certificates" => image.certificates = Some(value),
                 "locale-archive" => image.locale_archive = Some(value),
                 "shell" => image.shell = Some(value),
+                "bind" => image.bound.push(value),
                 _ => {}
             }
         }
@@ -84,6 +94,9 @@ impl fmt::Display for Image {
                 writeln!(formatter, "{key} {}", value.display())?;
             }
         }
+        for path in &self.bound {
+            writeln!(formatter, "bind {}", path.display())?;
+        }
         Ok(())
     }
 }
@@ -92,7 +105,7 @@ impl fmt::Display for Image {
 #[derive(Debug, Clone)]
 pub(crate) struct Found {
     pub(crate) image: Image,
-    /// The directory that is to appear at [`STORE_DIR`].
+    /// The links that stand for what is to appear at [`STORE_DIR`].
     pub(crate) store: PathBuf,
     /// The layer that this program is in.
     pub(crate) layer: PathBuf,
@@ -113,8 +126,8 @@ impl Found {
     fn beside(program: PathBuf) -> Result<Self, (PathBuf, io::Error)> {
         let layer = program.ancestors().nth(2).unwrap_or(Path::new("/"));
         let layer = layer.to_path_buf();
-        let store = layer.parent().unwrap_or(Path::new("/")).join(CLOSURE_LAYER);
-        let file = store.join(FILE);
+        let closure = layer.parent().unwrap_or(Path::new("/")).join(CLOSURE_LAYER);
+        let (file, store) = (closure.join(FILE), closure.join(LINKS));
         let text = fs::read_to_string(&file).map_err(|error| (file, error))?;
         Ok(Self {
             image: Image::parse(&text),
@@ -164,6 +177,7 @@ mod tests {
             certificates: Some("/nix/store/c-cacert/etc/ssl/certs/ca-bundle.crt".into()),
             locale_archive: None,
             shell: Some("/nix/store/d-bash/bin/bash".into()),
+            bound: vec!["/layers/nix_hydra/aaaaaaaa/a-myapp".into()],
         }
     }
 
@@ -174,7 +188,8 @@ mod tests {
             text,
             "root /nix/store/a-myapp\nroot /nix/store/b my tool\n\
              certificates /nix/store/c-cacert/etc/ssl/certs/ca-bundle.crt\n\
-             shell /nix/store/d-bash/bin/bash\n"
+             shell /nix/store/d-bash/bin/bash\n\
+             bind /layers/nix_hydra/aaaaaaaa/a-myapp\n"
         );
         assert_eq!(Image::parse(&format!("{text}later key\n")), image());
     }
@@ -201,7 +216,7 @@ mod tests {
         assert_eq!(found.absent_root(), Some(Path::new("/nix/store/a-myapp")));
         assert_eq!(
             found.outside(Path::new("/nix/store/a-myapp/bin/myapp")),
-            layers.path().join("closure/a-myapp/bin/myapp")
+            layers.path().join("closure/store/a-myapp/bin/myapp")
         );
         assert!(!found.is_within());
     }

@@ -9,7 +9,7 @@ use platform::server::Server;
 use std::fs;
 use std::io::Write;
 use std::net::TcpListener;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 fn free_port() -> u16 {
@@ -34,6 +34,19 @@ fn shell(launch: Launch, script: &str) -> Output {
     launch
         .command(["run_proot.sh", "timeout", "60", "sh", "-ec", script])
         .run()
+        .unwrap()
+}
+
+/// Where the content of the store path whose name ends so is on this machine.
+fn store_path(image: &Image, end: &str) -> PathBuf {
+    image
+        .record
+        .layers
+        .keys()
+        .filter_map(|name| fs::read_dir(image.layer_dir(name)?).ok())
+        .flatten()
+        .map(|entry| entry.unwrap().path())
+        .find(|path| path.to_string_lossy().ends_with(end))
         .unwrap()
 }
 
@@ -66,7 +79,7 @@ fn the_python_app_answers_from_its_layer_where_no_engine_could_work() {
         answer["executable"]
             .as_str()
             .unwrap()
-            .starts_with("/layers/nix_hydra/closure/"),
+            .starts_with("/layers/nix_hydra/"),
         "{answer}"
     );
 
@@ -93,7 +106,7 @@ fn python_uses_its_libraries_and_processes_from_the_layer() {
         \x20   with multiprocessing.get_context('spawn').Pool(2) as pool:\n\
         \x20       print(pool.map(square, [1, 2, 3]))\n\
         \x20   maps = open('/proc/self/maps').read()\n\
-        \x20   print('/nix' in maps.replace('nix_hydra', ''), '/layers/nix_hydra/closure/' in maps)\n";
+        \x20   print('/nix' in maps.replace('nix_hydra', ''), '/layers/nix_hydra/' in maps)\n";
     let script = format!(
         "cat >/tmp/work.py <<'END'\n{python}END\n\
          $(sed -n 's/^exec \\([^ ]*python3\\).*/\\1/p' \"$(command -v myapp)\") /tmp/work.py"
@@ -229,12 +242,7 @@ fn programs_of_many_kinds_do_their_work_from_the_layer() {
         .set("NIX_STORE_PATH", &programs.store_path);
     let (image, log) = built(&deploy);
     assert!(log.contains("none left out"), "{log}");
-    let closure = image.layer_dir("closure").unwrap();
-    let root = fs::read_dir(&closure)
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .find(|path| path.to_string_lossy().ends_with("-programs"))
-        .unwrap();
+    let root = store_path(&image, "-programs");
     for (name, script, expected) in PROGRAMS {
         let mut launch = launch(&deploy, &image).env("PORT", &free_port().to_string());
         if name == "node" {
@@ -266,7 +274,8 @@ fn a_second_build_keeps_a_relocated_closure_and_another_engine_does_not() {
     assert_eq!(image.changed_layers(), [] as [&str; 0]);
     deploy.unset("NIX_ENGINE");
     let (image, _) = built(&deploy);
-    assert_eq!(image.changed_layers(), ["closure", "proot"]);
+    let root = &path["/nix/store/".len()..][..8];
+    assert_eq!(image.changed_layers(), [root, "closure", "proot"]);
 }
 
 /// A store path with a tool, and with everything that names it in a way that cannot be rewritten.
@@ -313,7 +322,11 @@ fn whatever_cannot_be_rewritten_is_named_by_file() {
     let (_, message) = log.split_once("! The closure cannot").unwrap();
     let message = message.replace(&made.base_name, "<stubborn>");
     insta::assert_snapshot!("stubborn_files", message);
-    assert!(!outcome.layers.join("closure").exists());
+    let root = &made.base_name[..8];
+    for layer in ["closure", root] {
+        assert!(!outcome.layers.join(layer).exists(), "{layer}");
+        assert!(!outcome.layers.join(format!("{layer}.toml")).exists());
+    }
 
     deploy.set(
         "NIX_RELOCATE_IGNORE",
@@ -335,8 +348,7 @@ fn auto_takes_a_closure_as_it_is_where_files_stand_against_a_relocation() {
         .replace(made.cache.url().trim_end_matches('/'), "http://made");
     insta::assert_snapshot!("auto_build", log);
     let seen = Path::new("share/packed.gz");
-    let closure = image.layer_dir("closure").unwrap();
-    assert!(closure.join(&made.base_name).join(seen).exists());
+    assert!(store_path(&image, &made.base_name).join(seen).exists());
     let output = shell(
         Launch::new(&image, &deploy.fixtures.rootfs),
         &format!("cat {}/share/plain", made.store_path),
