@@ -88,6 +88,7 @@ fn main() -> Result<()> {
             0 => "-".to_string(),
             _ => format!("{:.2}", float(value) / float(least)),
         };
+        let figure = title.replace(' ', "_");
         for (name, value, unit) in [
             ("downloaded", figures.downloaded, "bytes"),
             ("least_downloaded", least_file, "bytes"),
@@ -96,10 +97,9 @@ fn main() -> Result<()> {
             ("least", least, "bytes"),
             ("nar_requests", figures.requests as u64, "requests"),
         ] {
-            let title = title.replace(' ', "_");
-            println!("redeploy.{title}.{name} = {value} {unit}");
+            println!("redeploy.{figure}.{name} = {value} {unit}");
         }
-        println!("redeploy.{title}.seconds = {:.3} s", figures.seconds);
+        println!("redeploy.{figure}.seconds = {:.3} s", figures.seconds);
         let _ = writeln!(
             table,
             "| {title} | {} | {:.1} MB | {:.1} MB | {} | {:.1} MB | {} | {:.1} MB | {:.2} s |",

@@ -237,6 +237,8 @@ impl StoreLayers {
         let mut fresh = BTreeSet::new();
         for (name, paths) in &plan.placement.layers {
             if kept.contains(name) {
+                // An earlier attempt in another form may have filled it.
+                self.layer(name).remove().map_err(FillError::Layer)?;
                 continue;
             }
             self.layer(name).create().map_err(FillError::Layer)?;
@@ -374,5 +376,74 @@ impl Metadata {
                 reason: Reason::Told(words.to_string()),
             })
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::cache::Trust;
+    use crate::config::TrustSettings;
+    use crate::http::Http;
+    use nix_derivation::NixHash;
+
+    fn closure() -> Closure {
+        let path: StorePath = "/nix/store/xbgcfhaawi9iz9s99k58sqy8azc2a1w3-myapp"
+            .parse()
+            .unwrap();
+        let info = PathInfo {
+            nar_hash: NixHash::Sha256([1; 32]),
+            nar_size: 100,
+            references: BTreeSet::new(),
+            cache: "https://cache.example.org".into(),
+            url: "nar/x.nar".into(),
+            compression: "none".into(),
+            file_size: None,
+            trust: Trust::Signed,
+        };
+        Closure {
+            roots: vec![path.clone()],
+            paths: [(path, info)].into(),
+        }
+    }
+
+    #[test]
+    fn a_kept_layer_is_absent_whatever_an_earlier_attempt_has_put_there() {
+        let layers = tempfile::tempdir().unwrap();
+        let closure = closure();
+        let plan = Plan::in_place(&closure, layers.path());
+        let name = plan.placement.layers.keys().next().unwrap().clone();
+        let metadata = Metadata {
+            key: plan.key(&plan.placement.layers[&name]),
+            paths: Vec::new(),
+            files: vec!["xbgcfhaawi9iz9s99k58sqy8azc2a1w3-myapp bin/myapp".into()],
+            rewritten_files: "1".into(),
+            references: "2".into(),
+            obstacles: Vec::new(),
+        };
+        LaunchLayer::new(layers.path(), &name)
+            .write(&metadata)
+            .unwrap();
+        let stores = StoreLayers::take(layers.path()).unwrap();
+        let kept = stores.reusable(&plan);
+        assert_eq!(kept, BTreeSet::from([name.clone()]));
+
+        fs::create_dir(layers.path().join(&name)).unwrap();
+        let trust = TrustSettings {
+            keys: Vec::new(),
+            required: false,
+        };
+        let caches = Caches::open(&[], trust, &Http::new());
+        let filled = stores.fill(&plan, &kept, &caches).unwrap();
+        assert_eq!((filled.survey.files, filled.survey.references), (1, 2));
+        assert_eq!(filled.seen[0].files, ["bin/myapp"]);
+        assert!(!layers.path().join(&name).exists());
+        stores.write(&filled).unwrap();
+        assert!(layers.path().join(format!("{name}.toml")).exists());
+
+        let relocation = Relocation::new(Path::new("/layers/nix_hydra/xbgcfhaa")).unwrap();
+        let moved = Plan::in_place(&closure, layers.path()).relocated([(name, relocation)].into());
+        assert_eq!(stores.reusable(&moved), BTreeSet::new());
     }
 }
