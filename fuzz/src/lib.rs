@@ -15,6 +15,7 @@ pub mod cache_info;
 pub mod hydra_json;
 pub mod nar;
 pub mod narinfo;
+pub mod placement;
 pub mod procfile;
 pub mod references;
 pub mod settings;
@@ -23,11 +24,12 @@ pub mod settings;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// Every target, by the name of its module, its program and its directory of seeds.
-pub const TARGETS: [Target; 7] = [
+pub const TARGETS: [Target; 8] = [
     ("cache_info", cache_info::run),
     ("hydra_json", hydra_json::run),
     ("nar", nar::run),
     ("narinfo", narinfo::run),
+    ("placement", placement::run),
     ("procfile", procfile::run),
     ("references", references::run),
     ("settings", settings::run),

@@ -52,7 +52,7 @@ impl Place {
         Self {
             directory,
             unpacker: Unpacker::default(),
-            small: Unpacker::with_buffers(300, 48),
+            small: Unpacker::with_buffers(50, 48),
         }
     }
 }

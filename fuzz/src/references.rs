@@ -121,18 +121,10 @@ pub fn by_hand(text: &[u8], directory: Option<&Path>) -> (Vec<u8>, Sight) {
         at += HASH_LENGTH;
     }
     let is_wide = |start: usize, width: usize| {
-        let character = |index: usize| text.get(start + index * width).copied();
-        // Without the slashes around it, since these may be in either order.
-        let store = &STORE[1..STORE.len() - 1];
-        let is_store = || (0..store.len()).all(|index| character(index) == Some(store[index]));
         let is_zero = |place: usize| place % width == 0 || text.get(start + place) == Some(&0);
-        let is_spaced = || (0..=(store.len() - 1) * width).all(is_zero);
-        let is_known = || {
-            let characters = store.len() + 1..store.len() + 1 + HASH_LENGTH;
-            let hash: Vec<u8> = characters.filter_map(character).collect();
-            known(&hash).is_some()
-        };
-        is_store() && is_spaced() && is_known()
+        let characters = text.iter().skip(start).step_by(width).take(HASH_LENGTH);
+        (0..HASH_LENGTH * width - width).all(is_zero)
+            && known(&characters.copied().collect::<Vec<_>>()).is_some()
     };
     sight.wide = (0..text.len()).any(|start| is_wide(start, 2) || is_wide(start, 4));
     (written, sight)

@@ -91,6 +91,11 @@ fn a_narinfo_is_believed_only_as_it_was_signed() {
 }
 
 #[test]
+fn every_path_of_any_closure_has_one_layer_and_they_are_few() {
+    holds("placement", 500);
+}
+
+#[test]
 fn a_procfile_s_processes_are_those_that_were_written() {
     holds("procfile", 10_000);
 }

@@ -3,6 +3,7 @@
 pub mod fetch;
 pub mod packed;
 pub mod path_info;
+pub mod place;
 pub mod plan;
 pub mod references;
 pub mod relocate;
@@ -25,12 +26,14 @@ impl Closure {
     /// Bytes of all NARs as they are unpacked.
     #[must_use]
     pub fn nar_size(&self) -> u64 {
-        self.paths.values().map(|info| info.nar_size).sum()
+        let sizes = self.paths.values().map(|info| info.nar_size);
+        sizes.fold(0, u64::saturating_add)
     }
 
     /// Bytes of all NARs as they are downloaded; a cache that does not say counts as unpacked.
     #[must_use]
     pub fn download_size(&self) -> u64 {
-        self.paths.values().map(PathInfo::download_size).sum()
+        let sizes = self.paths.values().map(PathInfo::download_size);
+        sizes.fold(0, u64::saturating_add)
     }
 }
