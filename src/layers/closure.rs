@@ -647,14 +647,28 @@ mod tests {
         for (had_layer, verdict, setting, expected) in [
             (false, None, EngineSetting::Unset, Some(none)),
             (true, None, EngineSetting::Unset, Some(version)),
-            (true, Some(Verdict::Movable), EngineSetting::Relocate, Some(engine)),
-            (true, Some(Verdict::Movable), EngineSetting::Auto, Some(engine)),
+            (
+                true,
+                Some(Verdict::Movable),
+                EngineSetting::Relocate,
+                Some(engine),
+            ),
+            (
+                true,
+                Some(Verdict::Movable),
+                EngineSetting::Auto,
+                Some(engine),
+            ),
             (true, Some(Verdict::Relocated), proot, Some(engine)),
             (true, Some(Verdict::Bound), EngineSetting::Auto, None),
             (true, Some(Verdict::Relocated), EngineSetting::Auto, None),
             (true, Some(Verdict::Unknown), EngineSetting::Unset, None),
         ] {
-            assert_eq!(said(had_layer, verdict, setting), expected, "{verdict:?} {setting:?}");
+            assert_eq!(
+                said(had_layer, verdict, setting),
+                expected,
+                "{verdict:?} {setting:?}"
+            );
         }
     }
 }
