@@ -134,7 +134,6 @@ mod tests {
         Found {
             image: Image::default(),
             store: layers.join("closure"),
-            program: layer.join("bin/nix-hydra"),
             layer,
         }
     }
