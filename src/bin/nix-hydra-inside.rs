@@ -13,7 +13,7 @@ use core::arch::naked_asm;
 #[cfg(target_arch = "x86_64")]
 #[unsafe(naked)]
 #[unsafe(no_mangle)]
-pub extern "C" fn _start() -> ! {
+pub extern "C" fn nix_hydra_inside_start() -> ! {
     naked_asm!(
         "xor ebp, ebp",
         "mov rdi, rsp",
@@ -28,7 +28,7 @@ pub extern "C" fn _start() -> ! {
 #[cfg(target_arch = "aarch64")]
 #[unsafe(naked)]
 #[unsafe(no_mangle)]
-pub extern "C" fn _start() -> ! {
+pub extern "C" fn nix_hydra_inside_start() -> ! {
     naked_asm!(
         "mov x29, xzr",
         "mov x30, xzr",
@@ -37,6 +37,10 @@ pub extern "C" fn _start() -> ! {
         main = sym nix_hydra_inside::main,
     )
 }
+
+/// What the C library's start would call, which some targets link in whatever is asked for.
+#[unsafe(no_mangle)]
+pub extern "C" fn main() {}
 
 /// Nothing here panics; a program must say what would happen if it did.
 #[cfg(panic = "abort")]
