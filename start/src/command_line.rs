@@ -5,7 +5,6 @@ use crate::closure::{self, Closure};
 use crate::engine::{Engine, EngineSetting, SETTING};
 use crate::errors::{self, RunError};
 use crate::image::Found;
-use crate::inside;
 use crate::picture;
 use crate::run::{self, Request};
 use crate::supervise::{End, is_init};
@@ -98,7 +97,6 @@ pub fn main(words: impl IntoIterator<Item = OsString>) -> ExitCode {
         Some("engines") => engines(rest),
         Some("closure") => closure(rest),
         Some("why") => why(rest),
-        Some(inside::NAME) => inside::main(rest).unwrap_or_else(|| usage(HELP)),
         _ if is_help(command) => help(HELP),
         _ => usage(HELP),
     }

@@ -34,6 +34,9 @@ pub const PROOT: &str = "libexec/proot";
 pub const LOADER: &str = "libexec/proot-loader";
 pub const LOADER_32: &str = "libexec/proot-loader-32";
 
+/// The first process in PRoot: the crate `nix-hydra-inside`.
+pub const INSIDE: &str = "libexec/nix-hydra-inside";
+
 /// What an image says of itself.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Image {
@@ -106,8 +109,6 @@ pub(crate) struct Found {
     pub(crate) store: PathBuf,
     /// The layer that this program is in.
     pub(crate) layer: PathBuf,
-    /// This program.
-    pub(crate) program: PathBuf,
 }
 
 impl Found {
@@ -117,10 +118,10 @@ impl Found {
         let program = itself
             .read_link()
             .map_err(|error| (itself.to_path_buf(), error))?;
-        Self::beside(program)
+        Self::beside(&program)
     }
 
-    fn beside(program: PathBuf) -> Result<Self, (PathBuf, io::Error)> {
+    fn beside(program: &Path) -> Result<Self, (PathBuf, io::Error)> {
         let layer = program.ancestors().nth(2).unwrap_or(Path::new("/"));
         let layer = layer.to_path_buf();
         let store = layer.parent().unwrap_or(Path::new("/")).join(CLOSURE_LAYER);
@@ -130,7 +131,6 @@ impl Found {
             image: Image::parse(&text),
             store,
             layer,
-            program,
         })
     }
 
@@ -202,13 +202,13 @@ mod tests {
     fn the_closure_is_in_the_layer_beside_that_of_the_program() {
         let layers = tempfile::tempdir().unwrap();
         let program = layers.path().join("proot/bin/nix-hydra");
-        let (missing, error) = Found::beside(program.clone()).unwrap_err();
+        let (missing, error) = Found::beside(&program).unwrap_err();
         assert_eq!(missing, layers.path().join("closure/.image"));
         assert_eq!(error.kind(), io::ErrorKind::NotFound);
 
         fs::create_dir(layers.path().join("closure")).unwrap();
         fs::write(&missing, image().to_string()).unwrap();
-        let found = Found::beside(program).unwrap();
+        let found = Found::beside(&program).unwrap();
         assert_eq!(found.image, image());
         assert_eq!(found.absent_root(), Some(Path::new("/nix/store/a-myapp")));
         assert_eq!(
