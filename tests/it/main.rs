@@ -22,6 +22,7 @@ mod hydra_server;
 mod launch;
 mod pack;
 mod parity;
+mod picture;
 mod relocate;
 mod report;
 mod sandboxes;
