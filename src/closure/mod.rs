@@ -4,6 +4,7 @@ pub mod fetch;
 pub mod packed;
 pub mod path_info;
 pub mod plan;
+pub mod progress;
 pub mod references;
 pub mod relocate;
 pub mod survey;

@@ -377,14 +377,15 @@ fn download(
     directory: &Path,
     references: Option<&References>,
 ) -> Result<Survey, ClosureLayerError> {
-    let timer = print::sub_start_timer(format!(
+    let what = format!(
         "Downloading {}: {}, {} unpacked",
         paths(closure.paths.len()),
         bytes(closure.download_size()),
         bytes(closure.nar_size())
-    ));
-    let fetched = fetch(closure, caches, directory, references);
-    timer.done();
+    );
+    let fetched = output::downloading(&what, closure.download_size(), caches, || {
+        fetch(closure, caches, directory, references)
+    });
     fetched.map_err(|error| ClosureLayerError::Fetch(Box::new(error)))
 }
 

@@ -15,6 +15,7 @@ mod deploy;
 mod detect;
 mod doctor;
 mod evaluate;
+mod examples;
 mod faults;
 mod fetch;
 mod hydra;
