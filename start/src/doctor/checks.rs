@@ -30,7 +30,7 @@ const LITTLE_ROOM: u64 = 50_000_000;
 const OWN_LOCALES: [&str; 4] = ["C", "POSIX", "C.UTF-8", "C.utf8"];
 
 const DAMAGED: &str = "It was changed after the build. Start a new container; if it is the same there, \
-    build the image again, without the cache of the platform";
+    build the image again without what was kept (`pack build --clear-cache`)";
 
 const NO_ENGINE: &str = "Build the image with NIX_ENGINE=relocate: it then needs no engine. Or have \
     whoever runs the container allow ptrace or user namespaces";
