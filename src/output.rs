@@ -116,7 +116,12 @@ fn extent(survey: &Survey) -> String {
 
 /// A file that stands against a relocation, and why.
 pub(crate) fn obstacle(obstacle: &Obstacle) -> String {
-    let why = match &obstacle.reason {
+    format!("{} {}", obstacle.file, against(&obstacle.reason))
+}
+
+/// Why a file stands against a relocation.
+pub(crate) fn against(reason: &Reason) -> String {
+    match reason {
         Reason::Bare => "has a store path's hash with no `/nix/store/` before it".to_string(),
         Reason::Wide => "has a store path in UTF-16 or UTF-32".to_string(),
         Reason::Packed(packing) => format!("has a store path in {} data", packing.name()),
@@ -125,9 +130,9 @@ pub(crate) fn obstacle(obstacle: &Obstacle) -> String {
         Reason::Appended => "has a store path in the zip at its end".to_string(),
         Reason::Unseen(packing) => format!("has more {} data than is read", packing.name()),
         Reason::Checksum(file) => format!("has a checksum of `{file}`, which is rewritten"),
+        Reason::Told(words) => words.clone(),
         Reason::Unfound(path) => format!("refers to {path}, but in no file that can be read"),
-    };
-    format!("{} {why}", obstacle.file)
+    }
 }
 
 /// A text with the users and passwords of the URLs in it left out.

@@ -11,6 +11,7 @@ use platform::fixtures::{self, Fixtures};
 use platform::image::Image;
 use platform::lifecycle::Build;
 use platform::process::Launch;
+use platform::sandbox::Sandbox;
 use platform::server::Server;
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
@@ -97,7 +98,8 @@ struct Bench {
 /// The sample Python app as it was built for some of the contenders.
 struct Sample {
     image: Image,
-    closure: PathBuf,
+    /// Where each store path is on this machine, and where its users expect it.
+    closure: Vec<(PathBuf, String)>,
     /// The closure's Python and shell, and the app, as they see themselves.
     python: String,
     shell: String,
@@ -170,13 +172,22 @@ impl Sample {
             "relocate" => format!("{LAYERS}/closure"),
             _ => "/nix/store".to_string(),
         };
-        let mut names = std::fs::read_dir(&closure)?
-            .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
-            .collect::<Vec<_>>();
-        names.sort();
+        let mut paths = Vec::new();
+        for entry in std::fs::read_dir(&closure)? {
+            let entry = entry?;
+            if let Ok(place) = entry.path().read_link() {
+                let name = entry.file_name().to_string_lossy().into_owned();
+                let place = place.strip_prefix(LAYERS)?.to_string_lossy();
+                let (layer, base_name) = place.split_once('/').context("no layer")?;
+                let layer = image.layer_dir(layer).context("a layer is missing")?;
+                paths.push((layer.join(base_name), format!("{store}/{name}")));
+            }
+        }
+        paths.sort();
         let find = |what: &str| {
-            let name = names.iter().find(|name| name.contains(what));
-            name.map(|name| format!("{store}/{name}"))
+            let mut names = paths.iter().map(|(_, name)| name);
+            let name = names.find(|name| name.contains(what));
+            name.cloned()
                 .with_context(|| format!("no {what} in the closure"))
         };
         let python = find("-python3-")?;
@@ -184,7 +195,7 @@ impl Sample {
             app: format!("{}/bin/myapp", find("-myapp")?),
             shell: format!("{python}/bin/sh"),
             python: format!("{python}/bin/python3"),
-            closure,
+            closure: paths,
             image,
         })
     }
@@ -279,7 +290,9 @@ impl Bench {
         let launch = Launch::new(&sample.image, &self.rootfs).command(command);
         match contender {
             Contender::Native | Contender::Direct => {
-                launch.sandbox(|sandbox| sandbox.bind_ro(&sample.closure, "/nix/store"))
+                let bind =
+                    |sandbox: Sandbox, (from, to): &(PathBuf, String)| sandbox.bind_ro(from, to);
+                launch.sandbox(|sandbox| sample.closure.iter().fold(sandbox, bind))
             }
             Contender::Namespace | Contender::PRoot => launch.env("NIX_ENGINE", contender.name()),
             Contender::BarePRoot | Contender::Relocated => launch,

@@ -9,7 +9,7 @@ use super::turns::Turns;
 use super::unpack::{Expected, UnpackError, Unpacker};
 use crate::cache::{CacheError, is_identity, nar_decoder};
 use nix_derivation::StorePath;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -45,7 +45,6 @@ pub enum FetchFailure {
 struct Work<'a> {
     caches: &'a Caches,
     turns: Arc<Turns>,
-    store: &'a Path,
     references: Option<&'a References>,
 }
 
@@ -54,17 +53,42 @@ struct Work<'a> {
 /// `store` must exist and hold none of the paths. On an error it holds some of them, and is to be
 /// thrown away: a closure is whole or nothing.
 ///
-/// Where `references` are given they are looked for, and if they move, the closure is moved to
-/// `store`, where each path has the name that the relocation gives it.
+/// Where `references` are given they are looked for, and rewritten if they move.
 pub fn fetch(
     closure: &Closure,
     caches: &Caches,
     store: &Path,
     references: Option<&References>,
 ) -> Result<Survey, FetchError> {
-    let mut queue: Vec<(&StorePath, &PathInfo)> = closure.paths.iter().collect();
+    let wanted = closure.paths.iter().map(|(path, info)| {
+        let place = store.join(path.to_basename());
+        Wanted { path, info, place }
+    });
+    let mut survey = Survey::default();
+    for (_, found) in fetch_each(wanted.collect(), caches, references)? {
+        survey.add(found);
+    }
+    survey.obstacles.sort();
+    Ok(survey)
+}
+
+/// A store path that is to be downloaded, and to where.
+#[derive(Debug)]
+pub struct Wanted<'a> {
+    pub path: &'a StorePath,
+    pub info: &'a PathInfo,
+    /// It must not exist, but the directory that it is in must.
+    pub place: PathBuf,
+}
+
+/// The same for some paths, each to a place of its own; what was found in each of them.
+pub fn fetch_each<'a>(
+    mut queue: Vec<Wanted<'a>>,
+    caches: &Caches,
+    references: Option<&References>,
+) -> Result<Vec<(&'a StorePath, Survey)>, FetchError> {
     // The largest decides when the whole is done, so it must not be the last to start.
-    queue.sort_by_key(|(_, info)| std::cmp::Reverse(info.nar_size));
+    queue.sort_by_key(|wanted| std::cmp::Reverse(wanted.info.nar_size));
     let next = AtomicUsize::new(0);
     let failed: Mutex<Option<FetchError>> = Mutex::new(None);
 
@@ -75,17 +99,16 @@ pub fn fetch(
     let work = Work {
         caches,
         turns: Turns::new(cores + SPARE_TURNS),
-        store,
         references,
     };
-    let surveyed = Mutex::new(Survey::default());
+    let surveyed = Mutex::new(Vec::new());
     std::thread::scope(|scope| {
         for _ in 0..workers {
             scope.spawn(|| {
                 let mut unpacker = Unpacker::default();
-                while let Some((path, info)) = queue.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    match fetch_path(path, info, &work, &mut unpacker) {
-                        Ok(survey) => lock(&surveyed).add(survey),
+                while let Some(wanted) = queue.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    match fetch_path(wanted, &work, &mut unpacker) {
+                        Ok(survey) => lock(&surveyed).push((wanted.path, survey)),
                         Err(error) => {
                             // Nobody needs the rest any more.
                             next.store(queue.len(), Ordering::Relaxed);
@@ -99,11 +122,9 @@ pub fn fetch(
     if let Some(error) = failed.into_inner().unwrap_or_else(PoisonError::into_inner) {
         return Err(error);
     }
-    let mut survey = surveyed
+    Ok(surveyed
         .into_inner()
-        .unwrap_or_else(PoisonError::into_inner);
-    survey.obstacles.sort();
-    Ok(survey)
+        .unwrap_or_else(PoisonError::into_inner))
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -112,31 +133,29 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// Fetches one path from the cache that it was planned from, else from any other that has the same.
 fn fetch_path(
-    path: &StorePath,
-    planned: &PathInfo,
+    wanted: &Wanted<'_>,
     work: &Work<'_>,
     unpacker: &mut Unpacker,
 ) -> Result<Survey, FetchError> {
-    let name = path.to_basename();
-    let moves = work.references.and_then(References::relocation);
-    let destination = moves.map_or_else(
-        || work.store.join(&name),
-        |relocation| relocation.place(&name),
-    );
+    let Wanted {
+        path,
+        info: planned,
+        place: destination,
+    } = wanted;
     let mut fetch_from = |info: &PathInfo| {
         let mut attempt = 1;
         loop {
-            match fetch_once(path, info, work, &destination, unpacker) {
+            match fetch_once(path, info, work, destination, unpacker) {
                 Err(reason) if attempt < ATTEMPTS && !reason.is_final() => {
                     attempt += 1;
-                    remove(&destination)?;
+                    remove(destination)?;
                 }
                 result => return result,
             }
         }
     };
     let mut tried = Vec::new();
-    let mut info = planned.clone();
+    let mut info = (*planned).clone();
     let first = loop {
         match fetch_from(&info) {
             Ok(survey) => return Ok(survey),
@@ -157,13 +176,13 @@ fn fetch_path(
             Ok(other) => info = other,
             Err(_) => break tried.swap_remove(0),
         }
-        if let Err(reason) = remove(&destination) {
+        if let Err(reason) = remove(destination) {
             break (info.url.clone(), info.cache.clone(), reason);
         }
     };
     let (_, cache, reason) = first;
     Err(FetchError {
-        path: path.clone(),
+        path: (*path).clone(),
         cache,
         reason,
     })
@@ -193,11 +212,16 @@ fn fetch_once(
     let met = unpacker
         .unpack(&mut nar, &expected, destination, work.references)
         .map_err(FetchFailure::Unpack)?;
-    let Some(references) = work.references else {
-        return Ok(Survey::default());
+    let leaves = met.leaves;
+    let survey = match work.references {
+        None => Survey::default(),
+        Some(references) => {
+            survey(path, destination, met, &info.references, references).map_err(|error| {
+                FetchFailure::Unpack(UnpackError::Write(destination.to_path_buf(), error))
+            })?
+        }
     };
-    survey(path, destination, met, &info.references, references)
-        .map_err(|error| FetchFailure::Unpack(UnpackError::Write(destination.to_path_buf(), error)))
+    Ok(Survey { leaves, ..survey })
 }
 
 impl FetchFailure {

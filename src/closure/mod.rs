@@ -3,6 +3,7 @@
 pub mod fetch;
 pub mod packed;
 pub mod path_info;
+pub mod place;
 pub mod plan;
 pub mod progress;
 pub mod references;

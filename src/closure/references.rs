@@ -6,7 +6,6 @@
 //! in characters of two or four bytes.
 
 use super::relocate::{HASH_LENGTH, REFERENCE_LENGTH, Relocation, STORE_PREFIX, is_nix32};
-use memchr::memmem::Finder;
 use nix_derivation::StorePath;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -14,17 +13,11 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 /// The hash part of a store path.
 pub type HashPart = [u8; HASH_LENGTH];
 
-/// `nix/store` in UTF-16, from the first byte that is not zero to the last, and so in both orders.
-const UTF16_STORE: &[u8; 17] = b"n\0i\0x\0/\0s\0t\0o\0r\0e";
+/// Bytes of a hash part in UTF-32.
+const WIDEST: usize = 4 * HASH_LENGTH;
 
-/// The same in UTF-32.
-const UTF32_STORE: &[u8; 33] = b"n\0\0\0i\0\0\0x\0\0\0/\0\0\0s\0\0\0t\0\0\0o\0\0\0r\0\0\0e";
-
-/// Characters of `nix/store`.
-const STORE_LENGTH: usize = 9;
-
-/// Bytes at the end of a piece that must be seen again with the next one: a whole reference in
-/// UTF-32 is 4 · 43.
+/// Bytes at the end of a piece that must be seen again with the next one: more than a reference, or
+/// the widest hash part.
 pub const OVERLAP: usize = 256;
 
 /// The store paths that are looked for, and where they move.
@@ -32,8 +25,6 @@ pub const OVERLAP: usize = 256;
 pub struct References {
     paths: HashMap<HashPart, StorePath>,
     relocation: Option<Relocation>,
-    utf16: Finder<'static>,
-    utf32: Finder<'static>,
     whole_file: Mutex<()>,
 }
 
@@ -44,7 +35,7 @@ pub struct Sight {
     pub references: usize,
     /// Whether there is a hash part with no `/nix/store/` before it.
     pub bare: bool,
-    /// Whether there is a reference in UTF-16 or UTF-32.
+    /// Whether there is a hash part in UTF-16 or UTF-32.
     pub wide: bool,
     /// The hash parts of both kinds.
     pub hashes: BTreeSet<HashPart>,
@@ -62,8 +53,6 @@ impl References {
                 .filter_map(|path| Some((hash_part(path)?, path.clone())))
                 .collect(),
             relocation,
-            utf16: Finder::new(UTF16_STORE),
-            utf32: Finder::new(UTF32_STORE),
             whole_file: Mutex::new(()),
         }
     }
@@ -97,12 +86,22 @@ impl References {
     /// The same, but rewrites nothing; answers where the references begin.
     pub fn look(&self, bytes: &[u8], fresh: usize, sight: &mut Sight) -> Vec<usize> {
         let mut found = Vec::new();
-        let mut hashes = Hashes::after(fresh);
-        while let Some(start) = hashes.next(bytes) {
+        let mut digits = Digits::from(fresh.saturating_sub(WIDEST));
+        while let Some(met) = digits.next(bytes) {
+            let start = match met {
+                Met::Run(start) => start,
+                Met::Wide(zero) => {
+                    sight.wide = sight.wide || self.is_wide(bytes, zero);
+                    continue;
+                }
+            };
             let Some(hash) = self.hash_at(bytes, start) else {
                 continue;
             };
-            hashes.skip();
+            digits.skip();
+            if start + HASH_LENGTH <= fresh {
+                continue;
+            }
             sight.hashes.insert(hash);
             match start.checked_sub(STORE_PREFIX.len()) {
                 Some(reference) if bytes[reference..start] == *STORE_PREFIX => {
@@ -112,7 +111,6 @@ impl References {
             }
         }
         sight.references += found.len();
-        sight.wide |= self.has_wide(bytes, fresh);
         found
     }
 
@@ -121,22 +119,54 @@ impl References {
         self.paths.contains_key(&hash).then_some(hash)
     }
 
-    fn has_wide(&self, bytes: &[u8], fresh: usize) -> bool {
-        let seen = fresh.saturating_sub(OVERLAP);
-        let bytes = &bytes[seen..];
-        [(&self.utf16, 2), (&self.utf32, 4)]
-            .into_iter()
-            .any(|(finder, width)| {
-                finder.find_iter(bytes).any(|start| {
-                    let mut hash = [0; HASH_LENGTH];
-                    let characters = bytes[start..].iter().step_by(width).skip(STORE_LENGTH + 1);
-                    for (to, from) in hash.iter_mut().zip(characters) {
-                        *to = *from;
-                    }
-                    self.paths.contains_key(&hash)
-                })
-            })
+    /// Whether the zero at `zero` is within a hash part in UTF-16 or UTF-32.
+    fn is_wide(&self, bytes: &[u8], zero: usize) -> bool {
+        [2, 4].into_iter().any(|width| {
+            let mut characters = [0; 2 * HASH_LENGTH];
+            let count = wide_digits(bytes, zero, width, &mut characters);
+            characters[..count]
+                .windows(HASH_LENGTH)
+                .any(|hash| <&HashPart>::try_from(hash).is_ok_and(|it| self.paths.contains_key(it)))
+        })
     }
+}
+
+/// Puts the digits around the zero at `zero` into `characters`, if each takes `width` bytes, and
+/// answers how many there are: up to a hash part's on either side.
+fn wide_digits(
+    bytes: &[u8],
+    zero: usize,
+    width: usize,
+    characters: &mut [u8; 2 * HASH_LENGTH],
+) -> usize {
+    // The zeros before a digit are as good as those after it, so the order of bytes is no matter.
+    let is_next = |digit: usize, next: usize| {
+        bytes.get(next).copied().is_some_and(is_nix32)
+            && bytes[digit + 1..next].iter().all(|&byte| byte == 0)
+    };
+    let before = (zero.saturating_sub(width - 1)..zero).rfind(|&place| bytes[place] != 0);
+    let Some(mut first) =
+        before.filter(|&digit| is_nix32(bytes[digit]) && is_next(digit, digit + width))
+    else {
+        return 0;
+    };
+    for _ in 1..HASH_LENGTH {
+        match first.checked_sub(width) {
+            Some(digit) if is_nix32(bytes[digit]) && is_next(digit, first) => first = digit,
+            _ => break,
+        }
+    }
+    let mut digit = first;
+    let mut count = 0;
+    while count < characters.len() {
+        characters[count] = bytes[digit];
+        count += 1;
+        if !is_next(digit, digit + width) {
+            break;
+        }
+        digit += width;
+    }
+    count
 }
 
 /// The first 32 characters of a store path's base name.
@@ -149,45 +179,75 @@ pub fn hash_part(path: &StorePath) -> Option<HashPart> {
         .ok()
 }
 
-/// Every run of 32 digits of Nix's base 32, each byte looked at once at most.
-struct Hashes {
+/// Goes over bytes for runs of 32 digits of Nix's base 32, and for text in wide characters.
+struct Digits {
     /// Where the next run may begin.
     start: usize,
     /// Up to here, from `start` on, all bytes are known to be digits.
     known: usize,
 }
 
-impl Hashes {
-    /// Those that end after `fresh`.
-    fn after(fresh: usize) -> Self {
-        let start = (fresh + 1).saturating_sub(HASH_LENGTH);
+/// What [`Digits`] comes by.
+enum Met {
+    /// 32 digits, of which this is the first.
+    Run(usize),
+    /// A zero in what may be text in UTF-16 or UTF-32.
+    Wide(usize),
+}
+
+impl Digits {
+    fn from(start: usize) -> Self {
         Self {
             start,
             known: start,
         }
     }
 
-    fn next(&mut self, bytes: &[u8]) -> Option<usize> {
-        while self.start + HASH_LENGTH <= bytes.len() {
+    fn next(&mut self, bytes: &[u8]) -> Option<Met> {
+        loop {
             let end = self.start + HASH_LENGTH;
-            // From the end: whatever is no digit rules out all that would begin before it.
+            let last: &[u8; 8] = bytes.get(self.start..end)?.last_chunk()?;
+            // Whatever is no digit rules out all runs that would begin before it, so the last bytes
+            // are looked at first; four of them with no branch between, since what a branch would
+            // do cannot be foretold. This halves the time of looking.
+            let some =
+                is_nix32(last[1]) & is_nix32(last[3]) & is_nix32(last[5]) & is_nix32(last[7]);
+            if let Some(zero) = wide_zero(*last) {
+                self.start = end - 6;
+                return Some(Met::Wide(end - last.len() + zero));
+            }
+            if !some {
+                self.start = end - 6;
+                continue;
+            }
             let from = self.known.max(self.start);
             let other = bytes[from..end].iter().rposition(|&byte| !is_nix32(byte));
             self.known = end;
-            let Some(other) = other else {
-                self.start += 1;
-                return Some(self.start - 1);
-            };
-            self.start = from + other + 1;
+            match other {
+                None => {
+                    self.start += 1;
+                    return Some(Met::Run(self.start - 1));
+                }
+                Some(other) => self.start = from + other + 1,
+            }
         }
-        None
     }
 
-    /// Goes on after the run that was answered last.
+    /// Goes on after the run that was met last.
     fn skip(&mut self) {
         self.start += HASH_LENGTH - 1;
         self.known = self.start;
     }
+}
+
+/// One zero near the middle of eight bytes of which every other one is zero, and not all.
+fn wide_zero(bytes: [u8; 8]) -> Option<usize> {
+    const EVEN: u64 = 0x00ff_00ff_00ff_00ff;
+    let word = u64::from_le_bytes(bytes);
+    if (word & EVEN == 0) == (word & !EVEN == 0) {
+        return None;
+    }
+    Some(if word & EVEN == 0 { 4 } else { 3 })
 }
 
 #[cfg(test)]

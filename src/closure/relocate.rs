@@ -139,7 +139,7 @@ const NIX32: [bool; 256] = {
     digits
 };
 
-const NIX32_DIGITS: &[u8; 32] = b"0123456789abcdfghijklmnpqrsvwxyz";
+pub(super) const NIX32_DIGITS: &[u8; 32] = b"0123456789abcdfghijklmnpqrsvwxyz";
 
 #[cfg(test)]
 mod tests {

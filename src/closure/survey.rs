@@ -24,6 +24,8 @@ pub struct Survey {
     pub references: usize,
     /// What stands against moving the closure, in the order of the files' names.
     pub obstacles: Vec<Obstacle>,
+    /// Whether a relative link leads out of a store path, and so counts on what is beside it.
+    pub leaves: bool,
 }
 
 /// One file that cannot be moved, or that cannot be known to work elsewhere.
@@ -55,6 +57,8 @@ pub enum Reason {
     Checksum(String),
     /// A reference that the narinfo names, and no file.
     Unfound(StorePath),
+    /// What an earlier build said of it.
+    Told(String),
 }
 
 /// What was met while one store path was unpacked. Paths are relative to it.
@@ -74,6 +78,9 @@ pub struct Met {
     pub packed: Vec<(PathBuf, Packing, BTreeSet<HashPart>)>,
     /// Files whose name says that they hold checksums.
     pub checksums: Vec<PathBuf>,
+    /// Whether the target of a relative link is outside; noted whether references are looked for or
+    /// not.
+    pub leaves: bool,
 }
 
 impl Survey {
@@ -81,6 +88,7 @@ impl Survey {
         self.files += other.files;
         self.references += other.references;
         self.obstacles.extend(other.obstacles);
+        self.leaves |= other.leaves;
     }
 }
 
@@ -136,6 +144,7 @@ pub fn survey<'a>(
         files: met.rewritten.len() + met.links,
         references: met.references,
         obstacles,
+        leaves: met.leaves,
     })
 }
 

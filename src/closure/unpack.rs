@@ -59,7 +59,8 @@ pub struct Unpacker {
 impl Default for Unpacker {
     fn default() -> Self {
         Self {
-            file_buffer: vec![0; BUFFER_SIZE],
+            // With room for what is held back, so that writes begin where pages do.
+            file_buffer: vec![0; BUFFER_SIZE + OVERLAP],
             field_buffer: vec![0; FIELD_BUFFER_SIZE],
         }
     }
@@ -205,6 +206,7 @@ impl TreeWriter<'_> {
             Event::Symlink { name, target } => {
                 let mut target = target.to_vec();
                 self.look_at_name(name);
+                self.met.leaves |= leads_out(&target, self.directories.len());
                 self.look_at_target(name, &mut target);
                 self.place(name, |parent, name| {
                     Ok(symlinkat(OsStr::from_bytes(&target), parent, name)?)
@@ -241,8 +243,9 @@ impl TreeWriter<'_> {
         // Bytes at the buffer's beginning that are only written with the next ones: they may be the
         // beginning of a reference.
         let mut held = 0;
+        let size = BUFFER_SIZE + if look.is_some() { OVERLAP } else { 0 };
         while left > 0 {
-            let room = self.buffer.len() - held;
+            let room = size - held;
             let wanted = usize::try_from(left).map_or(room, |left| left.min(room));
             let end = held + wanted;
             contents.read_exact(&mut self.buffer[held..end])?;
@@ -327,6 +330,25 @@ impl TreeWriter<'_> {
     }
 }
 
+/// Whether the relative target of a link leads out of the store path, from a directory that is so
+/// many levels in it: one at its top, none where the link is all of it.
+fn leads_out(target: &[u8], level: usize) -> bool {
+    if target.starts_with(b"/") {
+        return false;
+    }
+    let mut level = level;
+    let mut parts = target.split(|byte| *byte == b'/');
+    level == 0
+        || parts.any(|part| {
+            match part {
+                b".." => level -= 1,
+                b"" | b"." => {}
+                _ => level += 1,
+            }
+            level == 0
+        })
+}
+
 /// Looks for references in one file while it is written.
 struct Look<'a> {
     references: &'a References,
@@ -399,5 +421,25 @@ impl<'a> Look<'a> {
             met.rewritten.insert(path);
         }
         met.references += references;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_link_leads_out_where_it_climbs_above_its_store_path() {
+        for (target, level, out) in [
+            ("/nix/store/other/lib", 1, false),
+            ("lib", 1, false),
+            ("../other", 1, true),
+            ("../lib/./x", 2, false),
+            ("../..//other/lib", 2, true),
+            ("a/../../other", 1, true),
+            ("other", 0, true),
+        ] {
+            assert_eq!(leads_out(target.as_bytes(), level), out, "{target}");
+        }
     }
 }

@@ -1,9 +1,9 @@
 //! What the image says of itself to the start program, and what the roots bring for processes.
 
-use nix_hydra_start::image::{Image, STORE_DIR};
+use nix_hydra_start::image::Image;
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 /// Files that a closure may have anywhere, by what they are used for.
 const CERTIFICATES: [&str; 1] = ["etc/ssl/certs/ca-bundle.crt"];
@@ -25,110 +25,148 @@ pub struct Contents {
     pub compile_hooks: Vec<String>,
 }
 
-/// Where a closure is now, and where the app sees it.
-#[derive(Debug, Clone)]
-pub struct Store {
-    directory: PathBuf,
-    seen_at: PathBuf,
+/// A store path of the image, and what launching needs to know of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Seen {
+    /// Where the app sees it.
+    pub path: PathBuf,
+    /// As [`files`] has them, and for a root also [`programs`].
+    pub files: Vec<String>,
 }
 
-impl Store {
-    /// An engine will make it appear at `/nix/store`.
-    #[must_use]
-    pub fn in_place(directory: &Path) -> Self {
-        Self {
-            directory: directory.to_path_buf(),
-            seen_at: STORE_DIR.into(),
-        }
-    }
-
-    /// The app sees it where it is.
-    #[must_use]
-    pub fn relocated(directory: &Path) -> Self {
-        Self {
-            directory: directory.to_path_buf(),
-            seen_at: directory.to_path_buf(),
-        }
-    }
-
-    /// Where a path that the app sees is now.
-    fn now(&self, seen: &Path) -> PathBuf {
-        match seen.strip_prefix(&self.seen_at) {
-            Ok(inside) => self.directory.join(inside),
-            Err(_) => seen.to_path_buf(),
-        }
-    }
-
-    /// The same, with all links followed that lead to where the app will see them: a root's `bin` is
-    /// one where a single package is joined.
-    fn followed(&self, seen: &Path) -> PathBuf {
-        let mut path = self.now(seen);
-        for _ in 0..MAX_LINKS {
-            let mut prefixes: Vec<&Path> = path.ancestors().collect();
-            prefixes.reverse();
-            let link = prefixes
-                .into_iter()
-                .find_map(|prefix| Some((prefix, prefix.read_link().ok()?)));
-            let Some((link, target)) = link else { break };
-            let rest = path.strip_prefix(link).unwrap_or(Path::new(""));
-            let parent = link.parent().unwrap_or(Path::new("/"));
-            // An absolute target takes the parent's place.
-            path = self.now(&parent.join(target)).join(rest);
-        }
-        path
-    }
-}
-
-/// Describes an image whose closure is in `store` and has these roots, as the app sees them.
+/// The files of the store path at `place` that any path is asked for, by their paths in it.
 ///
 /// Links are not followed, since they lead to where the store will be.
-pub fn describe(store: &Store, roots: &[String]) -> io::Result<Image> {
-    let mut paths: Vec<PathBuf> = fs::read_dir(&store.directory)?
-        .map(|entry| entry.map(|entry| entry.file_name().into()))
-        .collect::<io::Result<_>>()?;
-    paths.sort();
+#[must_use]
+pub fn files(place: &Path) -> Vec<String> {
+    [&CERTIFICATES[..], &LOCALE_ARCHIVES, &SHELLS]
+        .concat()
+        .into_iter()
+        .filter(|file| is_there(&place.join(file)))
+        .map(str::to_string)
+        .collect()
+}
+
+/// The programs and compile hooks of a root, by their paths in it. `now` says where a path that the
+/// app sees is now: nowhere, if it is not in the closure.
+///
+/// Links are followed that lead to where the app will see them: a root's `bin` is one where a single
+/// package is joined.
+pub fn programs<E: From<io::Error>>(
+    root: &Path,
+    now: impl Fn(&Path) -> Result<Option<PathBuf>, E>,
+) -> Result<Vec<String>, E> {
+    let mut files = Vec::new();
+    if let Some(directory) = followed(root, &now)? {
+        for hook in COMPILE_HOOKS {
+            if !hook.starts_with("bin/") && is_there(&directory.join(hook)) {
+                files.push(hook.to_string());
+            }
+        }
+    }
+    if let Some(directory) = followed(&root.join("bin"), &now)?
+        && let Ok(entries) = fs::read_dir(directory)
+    {
+        for entry in entries {
+            files.push(format!("bin/{}", entry?.file_name().to_string_lossy()));
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+/// Where a path that the app sees is now, with all links in it followed.
+fn followed<E>(
+    seen: &Path,
+    now: impl Fn(&Path) -> Result<Option<PathBuf>, E>,
+) -> Result<Option<PathBuf>, E> {
+    let mut seen = seen.to_path_buf();
+    for _ in 0..MAX_LINKS {
+        let mut prefixes: Vec<&Path> = seen.ancestors().collect();
+        prefixes.reverse();
+        let mut link = None;
+        for prefix in prefixes {
+            let place = now(prefix)?;
+            if let Some(target) = place.and_then(|place| place.read_link().ok()) {
+                link = Some((prefix, target));
+                break;
+            }
+        }
+        let Some((link, target)) = link else { break };
+        let rest = seen.strip_prefix(link).unwrap_or(Path::new(""));
+        let parent = link.parent().unwrap_or(Path::new("/"));
+        // An absolute target takes the parent's place.
+        seen = without_dots(&parent.join(target).join(rest));
+    }
+    now(&seen)
+}
+
+fn without_dots(path: &Path) -> PathBuf {
+    let mut plain = PathBuf::new();
+    for part in path.components() {
+        match part {
+            Component::ParentDir => {
+                plain.pop();
+            }
+            Component::CurDir => {}
+            part => plain.push(part),
+        }
+    }
+    plain
+}
+
+/// Describes an image that has these store paths, and these roots, as the app sees them. `bound` are
+/// those that an engine had better not reach by a link.
+#[must_use]
+pub fn describe(paths: &[Seen], roots: &[String], bound: Vec<PathBuf>) -> Image {
     let first = |files: &[&str]| {
         let mut candidates = files
             .iter()
-            .flat_map(|file| paths.iter().map(move |path| path.join(file)));
-        let found = candidates.find(|file| is_there(&store.directory.join(file)));
-        found.map(|file| store.seen_at.join(file))
+            .flat_map(|file| paths.iter().map(move |seen| (seen, *file)));
+        let found = candidates.find(|(seen, file)| seen.has(file));
+        found.map(|(seen, file)| seen.path.join(file))
     };
-    Ok(Image {
+    Image {
         roots: roots.iter().map(PathBuf::from).collect(),
         certificates: first(&CERTIFICATES),
         locale_archive: first(&LOCALE_ARCHIVES),
         shell: first(&SHELLS),
-    })
+        bound,
+    }
 }
 
 /// Looks into the roots.
-pub fn contents(store: &Store, roots: &[String]) -> io::Result<Contents> {
+#[must_use]
+pub fn contents(paths: &[Seen], roots: &[String]) -> Contents {
     let mut contents = Contents::default();
     for root in roots {
-        let directory = store.followed(Path::new(root));
-        let programs = store.followed(&Path::new(root).join("bin"));
-        for hook in COMPILE_HOOKS {
-            let place = match hook.strip_prefix("bin/") {
-                Some(name) => programs.join(name),
-                None => directory.join(hook),
-            };
-            if is_there(&place) {
-                contents.compile_hooks.push(format!("{root}/{hook}"));
-            }
-        }
-        let mut names = match fs::read_dir(programs) {
-            Ok(entries) => entries
-                .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
-                .collect::<io::Result<Vec<_>>>()?,
-            Err(_) => continue,
+        let Some(seen) = paths.iter().find(|seen| seen.path == Path::new(root)) else {
+            continue;
         };
+        for hook in COMPILE_HOOKS.iter().filter(|hook| seen.has(hook)) {
+            contents.compile_hooks.push(format!("{root}/{hook}"));
+        }
+        let names = seen
+            .files
+            .iter()
+            .filter_map(|file| file.strip_prefix("bin/"));
         // Wrapped programs have their originals beside them, hidden.
-        names.retain(|name| !name.starts_with('.') && !contents.programs.contains(name));
+        let mut names: Vec<String> = names
+            .filter(|name| !name.starts_with('.'))
+            .map(str::to_string)
+            .collect();
+        names.retain(|name| !contents.programs.contains(name));
         names.sort();
+        names.dedup();
         contents.programs.extend(names);
     }
-    Ok(contents)
+    contents
+}
+
+impl Seen {
+    fn has(&self, file: &str) -> bool {
+        self.files.iter().any(|own| own == file)
+    }
 }
 
 fn is_there(file: &Path) -> bool {
@@ -152,6 +190,26 @@ mod tests {
         store
     }
 
+    /// Every store path below `store`, each taken for a root.
+    fn seen(store: &tempfile::TempDir) -> Vec<Seen> {
+        let now = |path: &Path| {
+            let inside = path.strip_prefix("/nix/store").ok();
+            Ok::<_, io::Error>(inside.map(|inside| store.path().join(inside)))
+        };
+        let mut paths: Vec<Seen> = fs::read_dir(store.path())
+            .unwrap()
+            .map(|entry| entry.unwrap())
+            .map(|entry| {
+                let path = Path::new("/nix/store").join(entry.file_name());
+                let mut files = files(&entry.path());
+                files.extend(programs(&path, now).unwrap());
+                Seen { path, files }
+            })
+            .collect();
+        paths.sort_by(|one, other| one.path.cmp(&other.path));
+        paths
+    }
+
     #[test]
     fn an_image_knows_what_its_closure_has_for_want_of_the_run_image_s() {
         let store = store(&[
@@ -162,16 +220,17 @@ mod tests {
             "e-app/bin/app",
         ]);
         let image = describe(
-            &Store::in_place(store.path()),
+            &seen(&store),
             &["/nix/store/e-app".to_string()],
-        )
-        .unwrap();
+            vec!["/layers/nix_hydra/eeeeeeee-app/e-app".into()],
+        );
         assert_eq!(
             image.to_string(),
             "root /nix/store/e-app\n\
              certificates /nix/store/b-cacert/etc/ssl/certs/ca-bundle.crt\n\
              locale-archive /nix/store/d-locales/lib/locale/locale-archive\n\
-             shell /nix/store/c-bash/bin/bash\n"
+             shell /nix/store/c-bash/bin/bash\n\
+             bind /layers/nix_hydra/eeeeeeee-app/e-app\n"
         );
     }
 
@@ -193,10 +252,7 @@ mod tests {
                 .into(),
             compile_hooks: vec!["/nix/store/a-tool/bin/heroku-compile-hook".into()],
         };
-        assert_eq!(
-            contents(&Store::in_place(store.path()), &roots).unwrap(),
-            expected
-        );
+        assert_eq!(contents(&seen(&store), &roots), expected);
     }
 
     #[test]
@@ -204,10 +260,10 @@ mod tests {
         let store = store(&["b-tool/bin/tool", "b-tool/bin/heroku-compile-hook"]);
         fs::create_dir(store.path().join("a-joined")).unwrap();
         symlink("/nix/store/b-tool/bin", store.path().join("a-joined/bin")).unwrap();
-        symlink("a-joined", store.path().join("c-alias")).unwrap();
+        symlink("./d-up/../a-joined", store.path().join("c-alias")).unwrap();
         symlink("d-loop", store.path().join("d-loop")).unwrap();
         let roots = ["c-alias", "d-loop"].map(|root| format!("/nix/store/{root}"));
-        let contents = contents(&Store::in_place(store.path()), &roots).unwrap();
+        let contents = contents(&seen(&store), &roots);
         assert_eq!(contents.programs, ["heroku-compile-hook", "tool"]);
         assert_eq!(
             contents.compile_hooks,

@@ -1,16 +1,16 @@
-//! The `closure` layer: every store path that the roots need, in the image alone.
+//! The `closure` layer: what leads to every store path that the roots need, in whichever layer it is.
 
-use super::launch_layer::{LaunchLayer, LayerError, LayerState};
+use super::launch_layer::{LaunchLayer, LayerError};
+use super::store_paths::{FillError, Filled, Looking, Plan, StoreLayers};
 use crate::cache::Trust;
 use crate::closure::Closure;
-use crate::closure::fetch::{FetchError, fetch};
+use crate::closure::fetch::FetchError;
 use crate::closure::path_info::PathInfo;
 use crate::closure::plan::{Caches, Known, Miss};
-use crate::closure::references::References;
 use crate::closure::relocate::{DirectoryTooLong, Relocation};
 use crate::closure::survey::{Obstacle, Survey};
 use crate::config::Config;
-use crate::launch::describe::{Contents, Store, contents, describe};
+use crate::launch::describe::{Contents, contents, describe};
 use crate::output::{self, bytes, list, paths};
 use crate::report::{self, largest_files, print_largest_paths};
 use crate::resolve::Root;
@@ -19,14 +19,16 @@ use nix_derivation::StorePath;
 use nix_hydra_start::engine::EngineSetting;
 use nix_hydra_start::image;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::io;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 const NAME: &str = "closure";
 
-/// Raised whenever what the layer holds for the same roots changes its form.
-const FORMAT: &str = "4";
+/// Raised whenever what this layer or those with the store paths hold changes its form.
+const FORMAT: &str = "5";
 
 /// How many files and store paths `NIX_DEBUG` lists, as the earlier buildpacks did.
 const LARGEST: usize = 20;
@@ -86,8 +88,8 @@ struct Metadata {
     /// What is said of it, and the patterns of files that were passed over for it.
     relocation_message: String,
     relocation_ignored: Vec<String>,
-    /// What is known of every path, a [`PathInfo`] line each: the next build need not ask again.
-    paths: Vec<String>,
+    /// The layers in which the store paths are.
+    layers: Vec<String>,
 }
 
 /// What a build needs to know of a closure layer, whether it was filled or kept.
@@ -98,16 +100,7 @@ pub struct ClosureLayer {
     pub is_relocated: bool,
 }
 
-/// A layer that was filled.
-struct Filled {
-    closure: Closure,
-    relocation: Verdict,
-    message: String,
-    /// The roots as the app sees them.
-    roots: Vec<String>,
-}
-
-/// Fills the layer with the closure of `roots`, unless the previous image has it already, and
+/// Fills the layers with the closure of `roots`, but for what the previous image has already, and
 /// answers what is in the roots. One with compile hooks, which run here, is always filled.
 pub fn handle(
     layers_dir: &Path,
@@ -126,57 +119,72 @@ pub fn handle(
         .iter()
         .map(|pattern| pattern.as_str().to_string())
         .collect();
-    let state = layer
-        .keep_if::<Metadata>(|previous| {
-            previous.format == FORMAT
-                && previous.roots == wanted_roots
-                && previous.trust == trust
-                && previous.compile_hooks.is_empty()
-                && previous.relocation_ignored == ignored
-                && previous.relocation.suits(config.engine)
-        })
-        .map_err(ClosureLayerError::Layer)?;
+    let had_layer = layer.is_declared();
+    let previous: Option<Metadata> = layer.take().map_err(ClosureLayerError::Layer)?;
+    let previous = previous.filter(|previous| previous.format == FORMAT);
+    let stores =
+        StoreLayers::take(layers_dir, previous.is_some()).map_err(ClosureLayerError::Layer)?;
     print::bullet("Closure");
-    if let LayerState::Kept(previous) = state {
+    if let Some(previous) = &previous
+        && previous.roots == wanted_roots
+        && previous.trust == trust
+        && previous.compile_hooks.is_empty()
+        && previous.relocation_ignored == ignored
+        && previous.relocation.suits(config.engine)
+        && stores
+            .keep(&previous.layers)
+            .map_err(ClosureLayerError::Layer)?
+    {
+        layer.write(previous).map_err(ClosureLayerError::Layer)?;
         print::sub_bullet(format!("Using the previous image's: {}", previous.content));
         if !previous.relocation_message.is_empty() {
             print::sub_bullet(&previous.relocation_message);
         }
         // Where something of it is not known, the lifecycle has restored the SBOM.
-        if let Some(closure) = known_closure(roots, &previous.paths) {
+        if let Some(closure) = known_closure(roots, stores.facts().collect()) {
             report_on(layers_dir, &closure)?;
         }
         return Ok(ClosureLayer {
             contents: Contents {
-                programs: previous.programs,
-                compile_hooks: previous.compile_hooks,
+                programs: previous.programs.clone(),
+                compile_hooks: previous.compile_hooks.clone(),
             },
             is_relocated: previous.relocation == Verdict::Relocated,
         });
     }
 
-    let known = match &state {
-        LayerState::Empty { previous } => known(previous.as_ref(), &trust),
-        LayerState::Kept(_) => Known::default(),
+    if let Some(afresh) = afresh(had_layer, previous.as_ref(), config.engine) {
+        print::sub_bullet(format!("Starting afresh: {afresh}"));
+    }
+    let same_trust = previous.is_some_and(|previous| previous.trust == trust);
+    let (closure, caches) = plan(roots, known(&stores, same_trust), open_caches)?;
+    let work = Work {
+        layers_dir,
+        directory: &layer.path,
+        config,
+        closure: &closure,
+        caches: &caches,
+        stores: &stores,
     };
-    let filled = fill(&layer.path, roots, config, known, open_caches)
-        .and_then(|filled| Ok((describe_to(&layer.path, &filled)?, filled)));
-    let (contents, filled) = match filled {
-        Ok(filled) => filled,
+    let made = match work.fill().and_then(|made| {
+        work.finish(&layer, &made)?;
+        Ok(made)
+    }) {
+        Ok(made) => made,
         Err(error) => {
             // Whole or nothing; the first error is the one to tell.
             let _ = layer.remove();
+            let _ = stores.remove(&Plan::new(&closure, layers_dir, Looking::Not));
             return Err(error);
         }
     };
-    if !filled.message.is_empty() {
-        print::sub_bullet(&filled.message);
+    if !made.message.is_empty() {
+        print::sub_bullet(&made.message);
     }
-    let closure = filled.closure;
     report_on(layers_dir, &closure)?;
     if config.debug {
         print_largest_paths(&closure, LARGEST);
-        print_largest_files(&layer.path)?;
+        print_largest_files(layers_dir, &made.filled.fresh)?;
     }
     layer
         .write(&Metadata {
@@ -188,21 +196,17 @@ pub fn handle(
                 paths(closure.paths.len()),
                 bytes(closure.nar_size())
             ),
-            programs: contents.programs.clone(),
-            compile_hooks: contents.compile_hooks.clone(),
-            relocation: filled.relocation,
-            relocation_message: filled.message,
+            programs: made.contents.programs.clone(),
+            compile_hooks: made.contents.compile_hooks.clone(),
+            relocation: made.verdict,
+            relocation_message: made.message,
             relocation_ignored: ignored,
-            paths: closure
-                .paths
-                .iter()
-                .filter_map(|(path, info)| info.to_line(path))
-                .collect(),
+            layers: made.filled.names(),
         })
         .map_err(ClosureLayerError::Layer)?;
     Ok(ClosureLayer {
-        contents,
-        is_relocated: filled.relocation == Verdict::Relocated,
+        contents: made.contents,
+        is_relocated: made.verdict == Verdict::Relocated,
     })
 }
 
@@ -217,18 +221,20 @@ impl Verdict {
     }
 }
 
-/// Writes what the start program needs to know of the closure, and answers what the build does.
-fn describe_to(directory: &Path, filled: &Filled) -> Result<Contents, ClosureLayerError> {
-    let file = directory.join(image::FILE);
-    let store = match filled.relocation {
-        Verdict::Relocated => Store::relocated(directory),
-        _ => Store::in_place(directory),
-    };
-    describe(&store, &filled.roots)
-        .and_then(|image| fs::write(&file, image.to_string()))
-        .and_then(|()| report::write_members(directory, &filled.closure))
-        .and_then(|()| contents(&store, &filled.roots))
-        .map_err(|reason| ClosureLayerError::Layer(LayerError { path: file, reason }))
+/// Why nothing of the previous image can be kept; nothing where some of it may be.
+fn afresh(
+    had_layer: bool,
+    previous: Option<&Metadata>,
+    engine: EngineSetting,
+) -> Option<&'static str> {
+    match previous {
+        None if had_layer => Some("the previous image is of another version of this buildpack"),
+        None => Some("there is no previous image, or the platform was told to clear what it keeps"),
+        Some(previous) if !previous.relocation.suits(engine) => {
+            Some("the previous image is for another engine")
+        }
+        Some(_) => None,
+    }
 }
 
 /// Writes the closure's bills of materials, and warns of what had better not be in it.
@@ -237,25 +243,27 @@ fn report_on(layers_dir: &Path, closure: &Closure) -> Result<(), ClosureLayerErr
     report::sbom::write(layers_dir, NAME, closure).map_err(ClosureLayerError::Layer)
 }
 
-/// The closure of `roots` as a layer's metadata has it; nothing where a path is not known.
-fn known_closure(roots: &[Root], lines: &[String]) -> Option<Closure> {
-    let paths: BTreeMap<_, _> = lines
-        .iter()
-        .map(|line| PathInfo::from_line(line))
-        .collect::<Option<_>>()?;
+/// The closure of `roots` as the layers' metadata has it; nothing where a path is not known.
+fn known_closure(roots: &[Root], facts: BTreeMap<StorePath, PathInfo>) -> Option<Closure> {
     let roots: Vec<_> = roots.iter().map(|root| root.path.clone()).collect();
-    let needed = paths.values().flat_map(|info: &PathInfo| &info.references);
-    let is_whole = needed.chain(&roots).all(|path| paths.contains_key(path));
-    is_whole.then_some(Closure { roots, paths })
+    let mut paths = BTreeMap::new();
+    let mut waiting = roots.clone();
+    while let Some(path) = waiting.pop() {
+        if !paths.contains_key(&path) {
+            let info = facts.get(&path)?;
+            waiting.extend(info.references.iter().cloned());
+            paths.insert(path, info.clone());
+        }
+    }
+    Some(Closure { roots, paths })
 }
 
-fn fill(
-    directory: &Path,
+/// Asks for the whole closure, and says what is odd about it.
+fn plan(
     roots: &[Root],
-    config: &Config,
     mut known: Known,
     open_caches: impl FnOnce() -> Caches,
-) -> Result<Filled, ClosureLayerError> {
+) -> Result<(Closure, Caches), ClosureLayerError> {
     let timer = print::sub_start_timer("Asking the binary caches");
     let caches = open_caches();
     let root_paths: Vec<_> = roots.iter().map(|root| root.path.clone()).collect();
@@ -271,76 +279,209 @@ fn fill(
         output::warning(&format!("{cache} was left out: {reason}."));
     }
     warn_unsigned(&closure);
+    Ok((closure, caches))
+}
 
-    let in_place = |relocation, message| Filled {
-        roots: closure
-            .roots
-            .iter()
-            .map(StorePath::to_absolute_path)
-            .collect(),
-        closure: closure.clone(),
-        relocation,
-        message,
-    };
-    let against = match config.engine {
-        EngineSetting::Only(_) => {
-            download(&closure, &caches, directory, None)?;
-            return Ok(in_place(Verdict::Unknown, String::new()));
+/// What filling the layers needs to know.
+struct Work<'a> {
+    layers_dir: &'a Path,
+    /// The closure layer's directory, where a relocated closure's references lead.
+    directory: &'a Path,
+    config: &'a Config,
+    closure: &'a Closure,
+    caches: &'a Caches,
+    stores: &'a StoreLayers,
+}
+
+/// Layers that are filled, but not declared.
+struct Made<'a> {
+    plan: Plan<'a>,
+    filled: Filled,
+    verdict: Verdict,
+    message: String,
+    contents: Contents,
+    /// The roots as the app sees them.
+    roots: Vec<String>,
+}
+
+impl<'a> Made<'a> {
+    fn new(plan: Plan<'a>, filled: Filled, verdict: Verdict, message: String) -> Self {
+        let roots = seen_roots(&plan);
+        Self {
+            contents: contents(&filled.seen, &roots),
+            roots,
+            plan,
+            filled,
+            verdict,
+            message,
         }
-        EngineSetting::Unset => {
-            let references = References::new(closure.paths.keys(), None);
-            let survey = download(&closure, &caches, directory, Some(&references))?;
-            return Ok(match vouched(survey, config) {
-                Ok(survey) => in_place(Verdict::Movable, output::movable(&survey)),
-                Err(against) => in_place(Verdict::Bound, output::bound(&against)),
-            });
-        }
-        EngineSetting::Relocate | EngineSetting::Auto => {
-            match relocate(directory, config, &closure, &caches)? {
-                Ok((relocation, survey)) => {
-                    return Ok(Filled {
-                        roots: closure
-                            .roots
-                            .iter()
-                            .map(|root| relocation.place(&root.to_basename()))
-                            .map(|place| place.display().to_string())
-                            .collect(),
-                        relocation: Verdict::Relocated,
-                        message: output::relocated(&survey),
-                        closure,
-                    });
-                }
+    }
+}
+
+impl<'a> Work<'a> {
+    /// Fills the layers as the engine wants them.
+    fn fill(&self) -> Result<Made<'a>, ClosureLayerError> {
+        let against = match self.config.engine {
+            EngineSetting::Only(_) => {
+                let plan = self.plan(Looking::Not);
+                let filled = self.download(&plan)?;
+                return Ok(Made::new(plan, filled, Verdict::Unknown, String::new()));
+            }
+            EngineSetting::Unset => {
+                let plan = self.plan(Looking::Only);
+                let filled = self.download(&plan)?;
+                let survey = filled.survey.clone();
+                let (verdict, message) = match survey.map(|survey| vouched(survey, self.config)) {
+                    Some(Ok(survey)) => (Verdict::Movable, output::movable(&survey)),
+                    Some(Err(against)) => (Verdict::Bound, output::bound(&against)),
+                    // Layers are kept in which nobody has looked.
+                    None => (Verdict::Unknown, String::new()),
+                };
+                return Ok(Made::new(plan, filled, verdict, message));
+            }
+            EngineSetting::Relocate | EngineSetting::Auto => match self.relocate()? {
+                Ok(made) => return Ok(made),
                 Err(against) => against,
+            },
+        };
+        if self.config.engine == EngineSetting::Relocate {
+            return Err(ClosureLayerError::Relocation(against));
+        }
+        print::sub_bullet("It cannot be relocated, and is taken as it is");
+        // What was found is kept, so that the next build need not try again.
+        let plan = self.plan(Looking::Only);
+        let filled = self.download(&plan)?;
+        let message = output::bound(&against);
+        Ok(Made::new(plan, filled, Verdict::Bound, message))
+    }
+
+    fn plan(&self, references: Looking) -> Plan<'a> {
+        Plan::new(self.closure, self.layers_dir, references)
+    }
+
+    /// Downloads the closure and moves it to its layers, if nothing stands against that.
+    ///
+    /// Where something does, the layers may hold parts of the closure. What an earlier build found
+    /// counts too where it may be taken as it is, so that it is not downloaded twice each time.
+    fn relocate(&self) -> Result<Result<Made<'a>, NotRelocatable>, ClosureLayerError> {
+        if self.config.engine == EngineSetting::Auto {
+            let earlier = Survey {
+                obstacles: self.stores.obstacles(self.closure),
+                ..Survey::default()
+            };
+            if let Err(against) = vouched(earlier, self.config) {
+                return Ok(Err(against));
             }
         }
-    };
-    if config.engine == EngineSetting::Relocate {
-        return Err(ClosureLayerError::Relocation(against));
+        let relocation = match relocation(self.directory, self.closure) {
+            Ok(relocation) => relocation,
+            Err(against) => return Ok(Err(against)),
+        };
+        let plan = self.plan(Looking::Moving(relocation));
+        let filled = self.download(&plan)?;
+        let survey = filled.survey.clone().unwrap_or_default();
+        Ok(vouched(survey, self.config).map(|survey| {
+            let message = output::relocated(&survey);
+            Made::new(plan, filled, Verdict::Relocated, message)
+        }))
     }
-    print::sub_bullet("It cannot be relocated, and is taken as it is");
-    empty(directory).map_err(ClosureLayerError::Layer)?;
-    download(&closure, &caches, directory, None)?;
-    Ok(in_place(Verdict::Bound, output::bound(&against)))
+
+    /// Fills the layers of `plan` that the previous image does not have.
+    fn download(&self, plan: &Plan) -> Result<Filled, ClosureLayerError> {
+        let kept = self.stores.reusable(plan);
+        let filled = self.download_all_but(plan, &kept)?;
+        // Hooks run here, and with all that they need.
+        let hooks = contents(&filled.seen, &seen_roots(plan)).compile_hooks;
+        if hooks.is_empty() || kept.is_empty() {
+            return Ok(filled);
+        }
+        self.download_all_but(plan, &BTreeSet::new())
+    }
+
+    fn download_all_but(
+        &self,
+        plan: &Plan,
+        kept: &BTreeSet<String>,
+    ) -> Result<Filled, ClosureLayerError> {
+        let is_kept = |path: &StorePath| {
+            let layer = plan.placement.places.get(path);
+            layer.is_some_and(|layer| kept.contains(layer))
+        };
+        let all = plan.closure.paths.iter();
+        let (old, new): (Vec<_>, Vec<_>) = all.partition(|(path, _)| is_kept(path));
+        let size = |paths: &[(&StorePath, &PathInfo)]| -> u64 {
+            paths.iter().map(|(_, info)| info.nar_size).sum()
+        };
+        if !old.is_empty() {
+            print::sub_bullet(format!(
+                "Keeping the previous image's {}, {}",
+                paths(old.len()),
+                bytes(size(&old))
+            ));
+        }
+        let fill = || self.stores.fill(plan, kept, self.caches);
+        let filled = if new.is_empty() {
+            fill()
+        } else {
+            let total = new.iter().map(|(_, info)| info.download_size()).sum();
+            let what = format!(
+                "Downloading {}: {}, {} unpacked",
+                paths(new.len()),
+                bytes(total),
+                bytes(size(&new))
+            );
+            output::downloading(&what, total, self.caches, fill)
+        };
+        filled.map_err(|error| match error {
+            FillError::Fetch(error) => ClosureLayerError::Fetch(error),
+            FillError::Layer(error) => ClosureLayerError::Layer(error),
+        })
+    }
+
+    /// Declares the layers, and fills the closure layer with what leads to them.
+    fn finish(&self, layer: &LaunchLayer, made: &Made) -> Result<(), ClosureLayerError> {
+        layer.create().map_err(ClosureLayerError::Layer)?;
+        lead_to(&layer.path, made).map_err(|reason| {
+            ClosureLayerError::Layer(LayerError {
+                path: layer.path.clone(),
+                reason,
+            })
+        })?;
+        self.stores
+            .write(&made.filled)
+            .map_err(ClosureLayerError::Layer)
+    }
 }
 
-/// Downloads the closure and moves it to `directory`, if nothing stands against that.
-///
-/// Where something does, `directory` may hold part of the closure.
-fn relocate(
-    directory: &Path,
-    config: &Config,
-    closure: &Closure,
-    caches: &Caches,
-) -> Result<Result<(Relocation, Survey), NotRelocatable>, ClosureLayerError> {
-    let relocation = match relocation(directory, closure) {
-        Ok(relocation) => relocation,
-        Err(against) => return Ok(Err(against)),
-    };
-    let references = References::new(closure.paths.keys(), Some(relocation.clone()));
-    let survey = download(closure, caches, directory, Some(&references))?;
-    Ok(vouched(survey, config).map(|survey| (relocation, survey)))
+/// The roots as the app sees them.
+fn seen_roots(plan: &Plan) -> Vec<String> {
+    let roots = plan.closure.roots.iter();
+    roots
+        .map(|root| plan.seen_at(root).display().to_string())
+        .collect()
 }
 
+/// Writes what the start program needs to know of the closure, and a link to each store path, by the
+/// name under which the app sees it.
+fn lead_to(directory: &Path, made: &Made) -> io::Result<()> {
+    let plan = &made.plan;
+    let mut bound = Vec::new();
+    for path in plan.closure.paths.keys() {
+        let place = plan.place(path);
+        if let Some(name) = plan.seen_at(path).file_name() {
+            symlink(&place, directory.join(name))?;
+        }
+        let leaves = made.filled.leaving.contains(&path.to_basename());
+        if made.verdict != Verdict::Relocated && (leaves || plan.placement.own.contains(path)) {
+            bound.push(place);
+        }
+    }
+    let image = describe(&made.filled.seen, &made.roots, bound);
+    fs::write(directory.join(image::FILE), image.to_string())?;
+    report::write_members(directory, plan.closure)
+}
+
+/// A relocation to `directory`, where every path has a place of its own.
 fn relocation(directory: &Path, closure: &Closure) -> Result<Relocation, NotRelocatable> {
     let relocation = Relocation::new(directory)
         .map_err(|error| NotRelocatable::DirectoryTooLong(directory.to_path_buf(), error))?;
@@ -371,43 +512,22 @@ fn vouched(mut survey: Survey, config: &Config) -> Result<Survey, NotRelocatable
     }
 }
 
-fn download(
-    closure: &Closure,
-    caches: &Caches,
-    directory: &Path,
-    references: Option<&References>,
-) -> Result<Survey, ClosureLayerError> {
-    let what = format!(
-        "Downloading {}: {}, {} unpacked",
-        paths(closure.paths.len()),
-        bytes(closure.download_size()),
-        bytes(closure.nar_size())
-    );
-    let fetched = output::downloading(&what, closure.download_size(), caches, || {
-        fetch(closure, caches, directory, references)
+fn print_largest_files(
+    layers_dir: &Path,
+    layers: &BTreeSet<String>,
+) -> Result<(), ClosureLayerError> {
+    let mut files = Vec::new();
+    for name in layers {
+        let path = layers_dir.join(name);
+        let found = largest_files(&path, LARGEST)
+            .map_err(|reason| ClosureLayerError::Layer(LayerError { path, reason }))?;
+        files.extend(found);
+    }
+    files.sort_by(|(one_size, one), (other_size, other)| {
+        other_size.cmp(one_size).then_with(|| one.cmp(other))
     });
-    fetched.map_err(|error| ClosureLayerError::Fetch(Box::new(error)))
-}
-
-/// Removes whatever is in the directory, but not itself.
-fn empty(directory: &Path) -> Result<(), LayerError> {
-    fs::remove_dir_all(directory)
-        .and_then(|()| fs::create_dir(directory))
-        .map_err(|reason| LayerError {
-            path: directory.to_path_buf(),
-            reason,
-        })
-}
-
-fn print_largest_files(directory: &Path) -> Result<(), ClosureLayerError> {
-    let files = largest_files(directory, LARGEST).map_err(|reason| {
-        ClosureLayerError::Layer(LayerError {
-            path: directory.to_path_buf(),
-            reason,
-        })
-    })?;
-    print::bullet("Largest files, since NIX_DEBUG is set");
-    for (size, path) in files {
+    print::bullet("Largest files of what was downloaded, since NIX_DEBUG is set");
+    for (size, path) in files.into_iter().take(LARGEST) {
         print::sub_bullet(format!("{}  {}", bytes(size), path.display()));
     }
     Ok(())
@@ -453,13 +573,9 @@ fn warn_unsigned(closure: &Closure) {
 }
 
 /// What the previous image's metadata tells: facts where the same are trusted now, else guesses.
-fn known(previous: Option<&Metadata>, trust: &[String]) -> Known {
-    let Some(previous) = previous.filter(|previous| previous.format == FORMAT) else {
-        return Known::default();
-    };
-    let lines = previous.paths.iter();
-    let facts = lines.filter_map(|line| PathInfo::from_line(line)).collect();
-    if previous.trust == trust {
+fn known(stores: &StoreLayers, same_trust: bool) -> Known {
+    let facts: BTreeMap<StorePath, PathInfo> = stores.facts().collect();
+    if same_trust {
         return Known {
             facts,
             guesses: Vec::new(),

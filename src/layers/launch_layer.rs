@@ -53,6 +53,27 @@ impl LaunchLayer {
         &self,
         holds: impl FnOnce(&M) -> bool,
     ) -> Result<LayerState<M>, LayerError> {
+        match self.take()? {
+            Some(metadata) if holds(&metadata) => {
+                self.write(&metadata)?;
+                Ok(LayerState::Kept(metadata))
+            }
+            previous => {
+                self.create()?;
+                Ok(LayerState::Empty { previous })
+            }
+        }
+    }
+
+    /// Whether the previous image has the layer.
+    #[must_use]
+    pub fn is_declared(&self) -> bool {
+        self.toml.exists()
+    }
+
+    /// Removes what there is of the layer, and answers the previous image's metadata, if it can be
+    /// read.
+    pub fn take<M: DeserializeOwned>(&self) -> Result<Option<M>, LayerError> {
         let text = match fs::read_to_string(&self.toml) {
             Ok(text) => Some(text),
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
@@ -65,16 +86,13 @@ impl LaunchLayer {
             .and_then(|content| content.metadata)
             .and_then(|metadata| metadata.try_into::<M>().ok());
         self.remove()?;
-        match metadata {
-            Some(metadata) if holds(&metadata) => {
-                self.write(&metadata)?;
-                Ok(LayerState::Kept(metadata))
-            }
-            previous => {
-                fs::create_dir_all(&self.path).map_err(|error| self.error(error))?;
-                Ok(LayerState::Empty { previous })
-            }
-        }
+        Ok(metadata)
+    }
+
+    /// Makes an empty directory to fill.
+    pub fn create(&self) -> Result<(), LayerError> {
+        self.remove()?;
+        fs::create_dir_all(&self.path).map_err(|error| self.error(error))
     }
 
     /// Declares the layer, with its metadata. Call this once its content is whole.

@@ -5,3 +5,4 @@ pub mod launch_layer;
 mod loader;
 pub mod nix_store;
 pub mod proot;
+pub mod store_paths;

@@ -5,7 +5,10 @@
 //! ```text
 //! root /nix/store/xbgcfhaawi9iz9s99k58sqy8azc2a1w3-myapp-1.0
 //! shell /nix/store/…-bash-5.3/bin/bash
+//! bind /layers/nix_hydra/xbgcfhaa/xbgcfhaawi9iz9s99k58sqy8azc2a1w3-myapp-1.0
 //! ```
+//!
+//! The closure is in many layers. Links beside the file lead to all its paths.
 //!
 //! All values are paths as the app sees them. Keys that are not known are passed over, since the
 //! layers of an image may come from different versions of the buildpack.
@@ -47,6 +50,9 @@ pub struct Image {
     pub locale_archive: Option<PathBuf>,
     /// A shell in the closure, for a run image that has none.
     pub shell: Option<PathBuf>,
+    /// Where store paths are that an engine had better show without a link: large ones, since some
+    /// engines pay for links, and those with links that lead to what is beside them.
+    pub bound: Vec<PathBuf>,
 }
 
 impl Image {
@@ -61,6 +67,7 @@ impl Image {
                 "certificates" => image.certificates = Some(value),
                 "locale-archive" => image.locale_archive = Some(value),
                 "shell" => image.shell = Some(value),
+                "bind" => image.bound.push(value),
                 _ => {}
             }
         }
@@ -88,6 +95,9 @@ impl fmt::Display for Image {
                 writeln!(formatter, "{key} {}", value.display())?;
             }
         }
+        for path in &self.bound {
+            writeln!(formatter, "bind {}", path.display())?;
+        }
         Ok(())
     }
 }
@@ -96,7 +106,7 @@ impl fmt::Display for Image {
 #[derive(Debug, Clone)]
 pub(crate) struct Found {
     pub(crate) image: Image,
-    /// The directory that is to appear at [`STORE_DIR`].
+    /// The directory with a link to each path that is to appear at [`STORE_DIR`].
     pub(crate) store: PathBuf,
     /// The layer that this program is in.
     pub(crate) layer: PathBuf,
@@ -203,6 +213,7 @@ mod tests {
             certificates: Some("/nix/store/c-cacert/etc/ssl/certs/ca-bundle.crt".into()),
             locale_archive: None,
             shell: Some("/nix/store/d-bash/bin/bash".into()),
+            bound: vec!["/layers/nix_hydra/aaaaaaaa/a-myapp".into()],
         }
     }
 
@@ -213,7 +224,8 @@ mod tests {
             text,
             "root /nix/store/a-myapp\nroot /nix/store/b my tool\n\
              certificates /nix/store/c-cacert/etc/ssl/certs/ca-bundle.crt\n\
-             shell /nix/store/d-bash/bin/bash\n"
+             shell /nix/store/d-bash/bin/bash\n\
+             bind /layers/nix_hydra/aaaaaaaa/a-myapp\n"
         );
         assert_eq!(Image::parse(&format!("{text}later key\n")), image());
     }

@@ -16,7 +16,7 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, WaitOptions, getegid, geteuid, pivot_root, waitpid};
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space};
 use std::env;
-use std::fs::{self, File};
+use std::fs::{self, File, FileType};
 use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::symlink;
@@ -24,6 +24,12 @@ use std::path::{Path, PathBuf};
 
 /// Where the old root is until the new one is whole.
 const OLD_ROOT: &str = "/.old-root";
+
+/// The flags of a file system that nothing more is to be put into.
+const READ_ONLY: MountFlags = MountFlags::BIND
+    .union(MountFlags::RDONLY)
+    .union(MountFlags::NOSUID)
+    .union(MountFlags::NODEV);
 
 /// What was being done when the view was refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -173,7 +179,15 @@ fn show(store: &Path) -> io::Result<()> {
         MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC,
     )?;
     if Path::new(STORE_DIR).is_dir() {
-        return Ok(mount_bind_recursive(store, STORE_DIR)?);
+        mount(
+            "nix-hydra",
+            STORE_DIR,
+            "tmpfs",
+            MountFlags::NOSUID | MountFlags::NODEV,
+            Some(c"mode=0755,size=1m"),
+        )?;
+        bind_paths(store, Path::new("/"))?;
+        return Ok(mount_remount(STORE_DIR, READ_ONLY, c"")?);
     }
     // It may cover any directory: once it is the root, it covers that one no more.
     mount(
@@ -195,13 +209,27 @@ fn show(store: &Path) -> io::Result<()> {
         graft(&old_nix, Path::new("/nix"), "store")?;
     }
     make_directory(Path::new(STORE_DIR))?;
-    let inside = store.strip_prefix("/").unwrap_or(store);
-    mount_bind_recursive(Path::new(OLD_ROOT).join(inside), STORE_DIR)?;
+    bind_paths(store, Path::new(OLD_ROOT))?;
 
     unmount(OLD_ROOT, UnmountFlags::DETACH)?;
     fs::remove_dir(OLD_ROOT)?;
-    let read_only = MountFlags::BIND | MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV;
-    Ok(mount_remount("/", read_only, c"")?)
+    Ok(mount_remount("/", READ_ONLY, c"")?)
+}
+
+/// Has every store path to which there is a link in `links` appear in the empty `/nix/store`; all
+/// names are those below `root`.
+fn bind_paths(links: &Path, root: &Path) -> io::Result<()> {
+    let below = |path: &Path| root.join(path.strip_prefix("/").unwrap_or(path));
+    for entry in fs::read_dir(below(links))? {
+        let entry = entry?;
+        if !entry.file_type()?.is_symlink() {
+            continue;
+        }
+        let old = below(&fs::read_link(entry.path())?);
+        let new = Path::new(STORE_DIR).join(entry.file_name());
+        show_at(&old, &new, old.symlink_metadata()?.file_type())?;
+    }
+    Ok(())
 }
 
 /// Has everything in the directory `from`, but for the entry `without`, appear in `to`.
@@ -213,15 +241,21 @@ fn graft(from: &Path, to: &Path, without: &str) -> io::Result<()> {
         if entry.file_name() == without {
             continue;
         }
-        if kind.is_symlink() {
-            symlink(fs::read_link(&old)?, &new)?;
-        } else if kind.is_dir() {
-            make_directory(&new)?;
-            mount_bind_recursive(&old, &new)?;
-        } else if kind.is_file() {
-            File::create(&new)?;
-            mount_bind_recursive(&old, &new)?;
-        }
+        show_at(&old, &new, kind)?;
+    }
+    Ok(())
+}
+
+/// Has `old`, a file of this kind, appear as `new`, which is not there yet.
+fn show_at(old: &Path, new: &Path, kind: FileType) -> io::Result<()> {
+    if kind.is_symlink() {
+        symlink(fs::read_link(old)?, new)?;
+    } else if kind.is_dir() {
+        make_directory(new)?;
+        mount_bind_recursive(old, new)?;
+    } else if kind.is_file() {
+        File::create(new)?;
+        mount_bind_recursive(old, new)?;
     }
     Ok(())
 }

@@ -32,7 +32,7 @@ pub(crate) enum Lack {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct PRoot {
     program: PathBuf,
-    binding: OsString,
+    bindings: Vec<OsString>,
     variables: Vec<(&'static str, OsString)>,
     /// Whether the app is to have no `PWD`.
     without_pwd: bool,
@@ -75,9 +75,22 @@ impl PRoot {
         let mut binding = found.store.clone().into_os_string();
         binding.push(":");
         binding.push(STORE_DIR);
+        let mut bindings = vec![binding];
+        // PRoot resolves links itself, at four calls each. A binding is cheaper as long as there are
+        // few. The mark at its end keeps PRoot from following the link that it covers.
+        for path in &found.image.bound {
+            let Some(name) = path.file_name() else {
+                continue;
+            };
+            let mut binding = path.clone().into_os_string();
+            binding.push(":");
+            binding.push(Path::new(STORE_DIR).join(name));
+            binding.push("!");
+            bindings.push(binding);
+        }
         Ok(Self {
             program,
-            binding,
+            bindings,
             variables,
             without_pwd: variable(WORKING_DIRECTORY).is_none(),
         })
@@ -106,7 +119,10 @@ impl PRoot {
     /// Runs `program` where the closure is at `/nix/store`; its arguments are to be added.
     pub(crate) fn command(&self, program: &Path) -> Command {
         let mut command = Command::new(&self.program);
-        command.arg("-b").arg(&self.binding).arg(program);
+        for binding in &self.bindings {
+            command.arg("-b").arg(binding);
+        }
+        command.arg(program);
         for (name, value) in &self.variables {
             command.env(name, value);
         }
@@ -132,7 +148,10 @@ mod tests {
             fs::write(layer.join(file), "").unwrap();
         }
         Found {
-            image: Image::default(),
+            image: Image {
+                bound: vec!["/layers/a/x-app".into()],
+                ..Image::default()
+            },
             store: layers.join("closure"),
             program: layer.join("bin/nix-hydra"),
             layer,
@@ -140,14 +159,15 @@ mod tests {
     }
 
     #[test]
-    fn it_needs_one_binding_a_directory_to_write_to_and_its_loader() {
+    fn it_needs_bindings_a_directory_to_write_to_and_its_loader() {
         let layers = tempfile::tempdir().unwrap();
         let found = found(layers.path(), &[PROOT, LOADER]);
         let proot = PRoot::with(&found, |_| None, |path| path == Path::new("/dev/shm")).unwrap();
         let command = proot.command(Path::new("/start"));
         let binding = format!("{}:/nix/store", found.store.display());
         let arguments: Vec<_> = command.get_args().collect();
-        assert_eq!(arguments, ["-b", binding.as_str(), "/start"]);
+        let bound = "/layers/a/x-app:/nix/store/x-app!";
+        assert_eq!(arguments, ["-b", binding.as_str(), "-b", bound, "/start"]);
         let loader = found.layer.join(LOADER);
         let variables: Vec<_> = command.get_envs().collect();
         assert_eq!(

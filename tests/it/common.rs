@@ -1,6 +1,7 @@
 //! What tests share: the fixtures, the packaged buildpack, and builds as a user makes them.
 
 use nix_hydra_buildpack::cache::CacheUrl;
+use nix_hydra_buildpack::closure::place::is_layer;
 use nix_hydra_buildpack::closure::plan::Caches;
 use nix_hydra_buildpack::config::TrustSettings;
 use nix_hydra_buildpack::http::Http;
@@ -334,12 +335,24 @@ pub fn python_app_answers(launch: Launch) -> serde_json::Value {
 /// The `share` directory of the closure of programs, to be seen at `/usr/share`: Debian's Node has
 /// `/usr/share/nodejs` compiled in.
 pub fn share_of_programs(image: &Image) -> PathBuf {
-    let closure = image.layer_dir("closure").unwrap();
-    let mut paths = fs::read_dir(closure)
+    store_path(image, "-programs").join("share")
+}
+
+/// The name of the layer that the store path `root` has to itself.
+pub fn own_layer(image: &Image, root: &str) -> String {
+    let hash = &root["/nix/store/".len()..][..8];
+    let mut names = image.record.layers.keys();
+    names.find(|name| name.starts_with(hash)).unwrap().clone()
+}
+
+/// Where the content of the store path whose name ends so is on this machine.
+pub fn store_path(image: &Image, end: &str) -> PathBuf {
+    let layers = image.record.layers.keys();
+    layers
+        .filter(|name| is_layer(name))
+        .filter_map(|name| fs::read_dir(image.layer_dir(name)?).ok())
+        .flatten()
+        .map(|entry| entry.unwrap().path())
+        .find(|path| path.to_string_lossy().ends_with(end))
         .unwrap()
-        .map(|entry| entry.unwrap().path());
-    paths
-        .find(|path| path.to_string_lossy().ends_with("-programs"))
-        .unwrap()
-        .join("share")
 }

@@ -20,12 +20,22 @@ fn failed(deploy: &Deploy) -> String {
     ]
     .iter()
     .map(|name| outcome.layers.join(name))
+    .chain(made_layers(&outcome.layers))
     .filter(|path| path.exists())
     .collect();
     assert!(left.is_empty(), "{left:?}");
     let log = deploy.stable(&outcome.log);
     let message = log.split("\n! ").skip(1).collect::<Vec<_>>().join("\n! ");
     format!("! {}", message.trim_end())
+}
+
+/// Whatever is left in the layers directory for the image; Nix's cached layer may stay.
+fn made_layers(layers: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(layers).into_iter().flatten();
+    let paths = entries.map(|entry| entry.unwrap().path());
+    paths
+        .filter(|path| !path.to_string_lossy().contains("/nix-store"))
+        .collect()
 }
 
 fn static_app(

@@ -330,7 +330,7 @@ fn a_proot_that_translates_nothing_is_noticed() {
         let launch = launch.sandbox(|sandbox| sandbox.bind_ro(&real, "/real-proot"));
         launch.run().unwrap()
     };
-    let never = run("#!/bin/sh\nshift 2; exec \"$@\"\n");
+    let never = run("#!/bin/sh\nwhile [ \"$1\" = -b ]; do shift 2; done; exec \"$@\"\n");
     assert_eq!(never.code, 126);
     assert!(
         never.stderr.contains("this PRoot translates nothing"),
@@ -339,7 +339,7 @@ fn a_proot_that_translates_nothing_is_noticed() {
     );
     // As Debian's PRoot 5.4.0-3 behaves.
     let without_filter = run(
-        "#!/bin/sh\n[ \"$PROOT_NO_SECCOMP\" ] && exec /real-proot \"$@\"; shift 2; exec \"$@\"\n",
+        "#!/bin/sh\n[ \"$PROOT_NO_SECCOMP\" ] && exec /real-proot \"$@\"; while [ \"$1\" = -b ]; do shift 2; done; exec \"$@\"\n",
     );
     assert_eq!(without_filter.stdout, "myapp 1.0\n");
     let said = "translates nothing with its seccomp filter, so it ran without";

@@ -1,7 +1,8 @@
 //! A relocated closure runs from its layer at native speed: no `/nix`, no engine, nothing to forbid.
 
 use crate::common::{
-    Deploy, Made, fixtures, free_port, made, python_app_answers, share_of_programs, strip_ansi,
+    Deploy, Made, fixtures, free_port, made, own_layer, python_app_answers, share_of_programs,
+    store_path, strip_ansi,
 };
 use platform::image::Image;
 use platform::process::Launch;
@@ -48,7 +49,7 @@ fn the_python_app_answers_from_its_layer_where_no_engine_could_work() {
         answer["executable"]
             .as_str()
             .unwrap()
-            .starts_with("/layers/nix_hydra/closure/"),
+            .starts_with("/layers/nix_hydra/"),
         "{answer}"
     );
 
@@ -75,7 +76,7 @@ fn python_uses_its_libraries_and_processes_from_the_layer() {
         \x20   with multiprocessing.get_context('spawn').Pool(2) as pool:\n\
         \x20       print(pool.map(square, [1, 2, 3]))\n\
         \x20   maps = open('/proc/self/maps').read()\n\
-        \x20   print('/nix' in maps.replace('nix_hydra', ''), '/layers/nix_hydra/closure/' in maps)\n";
+        \x20   print('/nix' in maps.replace('nix_hydra', ''), '/layers/nix_hydra/' in maps)\n";
     let script = format!(
         "cat >/tmp/work.py <<'END'\n{python}END\n\
          $(sed -n 's/^exec \\([^ ]*python3\\).*/\\1/p' \"$(command -v myapp)\") /tmp/work.py"
@@ -234,7 +235,8 @@ fn a_second_build_keeps_a_relocated_closure_and_another_engine_does_not() {
     assert_eq!(image.changed_layers(), [] as [&str; 0]);
     deploy.unset("NIX_ENGINE");
     let (image, _) = built(&deploy);
-    assert_eq!(image.changed_layers(), ["closure", "proot"]);
+    let root = own_layer(&image, &path);
+    assert_eq!(image.changed_layers(), [root.as_str(), "closure", "proot"]);
 }
 
 /// A store path with a tool, and with everything that names it in a way that cannot be rewritten.
@@ -286,7 +288,9 @@ fn whatever_cannot_be_rewritten_is_named_by_file() {
     let (_, message) = log.split_once("! The closure cannot").unwrap();
     let message = message.replace(&made.base_name, "<stubborn>");
     insta::assert_snapshot!("stubborn_files", message);
-    assert!(!outcome.layers.join("closure").exists());
+    let left = fs::read_dir(&outcome.layers).unwrap();
+    let left: Vec<_> = left.map(|entry| entry.unwrap().file_name()).collect();
+    assert!(left.is_empty(), "{left:?}");
 
     deploy.set(
         "NIX_RELOCATE_IGNORE",
@@ -308,8 +312,7 @@ fn auto_takes_a_closure_as_it_is_where_files_stand_against_a_relocation() {
         .replace(made.cache.url().trim_end_matches('/'), "http://made");
     insta::assert_snapshot!("auto_build", log);
     let seen = Path::new("share/packed.gz");
-    let closure = image.layer_dir("closure").unwrap();
-    assert!(closure.join(&made.base_name).join(seen).exists());
+    assert!(store_path(&image, &made.base_name).join(seen).exists());
     let output = shell(
         Launch::new(&image, &deploy.fixtures.rootfs),
         &format!("cat {}/share/plain", made.store_path),

@@ -13,7 +13,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 /// Fewest letters that a relocated store path keeps of its hash.
-const KEPT_HASH: usize = 15;
+const KEPT_HASH: usize = 16;
 
 /// What is wrong with the closure.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -27,26 +27,16 @@ pub(super) struct Damage {
 /// rewritten in packed files may have another size.
 pub(super) fn damage(found: &Found, closure: &Closure) -> Damage {
     let mut damage = Damage::default();
-    let is_relocated = found.image.is_relocated();
-    let moved = if is_relocated {
-        moved(found)
-    } else {
-        BTreeMap::new()
-    };
+    let moved = found.image.is_relocated().then(|| moved(found));
     for (index, member) in closure.paths().iter().enumerate() {
-        let place = if is_relocated {
-            find_moved(&moved, member)
-        } else {
-            in_layer(found, member)
-        };
-        match place {
-            None => damage.missing.push(index),
-            Some(_) if is_relocated => {}
-            Some(place) => {
-                if nar_size(&place).ok() != Some(member.size) {
-                    damage.changed.push(index);
-                }
-            }
+        match &moved {
+            Some(moved) if is_moved(moved, member) => {}
+            Some(_) => damage.missing.push(index),
+            None => match in_layer(found, member) {
+                None => damage.missing.push(index),
+                Some(place) if nar_size(&place).ok() == Some(member.size) => {}
+                Some(_) => damage.changed.push(index),
+            },
         }
     }
     damage
@@ -65,32 +55,24 @@ fn in_layer(found: &Found, member: &Member) -> Option<PathBuf> {
     place.symlink_metadata().is_ok().then_some(place)
 }
 
-/// What is in all layers, by the name without the hash: the hashes that there are, and their places.
-fn moved(found: &Found) -> BTreeMap<String, Vec<(String, PathBuf)>> {
-    let mut moved: BTreeMap<String, Vec<(String, PathBuf)>> = BTreeMap::new();
-    let entries = |directory: &Path| fs::read_dir(directory).into_iter().flatten().flatten();
-    for layer in found.layer.parent().into_iter().flat_map(entries) {
-        for entry in entries(&layer.path()) {
-            let name = entry.file_name().to_string_lossy().into_owned();
-            if let Some((hash, name)) = name.split_once('-') {
-                let places = moved.entry(name.to_string()).or_default();
-                places.push((hash.to_string(), entry.path()));
-            }
+/// What a relocated closure has, by the name without the hash: the hashes as far as they are kept.
+fn moved(found: &Found) -> BTreeMap<String, Vec<String>> {
+    let mut moved: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for entry in fs::read_dir(&found.store).into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        // Links into other layers are followed.
+        if let (Some((hash, name)), true) = (name.split_once('-'), entry.path().exists()) {
+            moved.entry(name.into()).or_default().push(hash.into());
         }
     }
     moved
 }
 
-fn find_moved(
-    moved: &BTreeMap<String, Vec<(String, PathBuf)>>,
-    member: &Member,
-) -> Option<PathBuf> {
-    let (hash, name) = member.path.split_once('-')?;
-    let mut places = moved.get(name)?.iter();
-    let kept = |kept: &str| kept.len() >= KEPT_HASH && hash.starts_with(kept);
-    places
-        .find(|(own, _)| kept(own))
-        .map(|(_, place)| place.clone())
+fn is_moved(moved: &BTreeMap<String, Vec<String>>, member: &Member) -> bool {
+    member.path.split_once('-').is_some_and(|(hash, name)| {
+        let mut hashes = moved.get(name).into_iter().flatten();
+        hashes.any(|kept| kept.len() >= KEPT_HASH && hash.starts_with(kept.as_str()))
+    })
 }
 
 /// Bytes of a string in a NAR: its length, itself, and zeros up to a multiple of eight.
@@ -189,7 +171,9 @@ mod tests {
         let in_place = damage(&found("/nix/store/x"), &closure);
         assert_eq!((in_place.missing, in_place.changed), (vec![2], vec![1]));
 
-        file("closure/0123456789abcdfg-third", "");
+        for name in ["one", "other", "third"] {
+            file(&format!("closure/0123456789abcdfg-{name}"), "");
+        }
         let moved = damage(&found("/layers/nix_hydra/closure/x"), &closure);
         assert_eq!(moved, Damage::default());
         let none = damage(&found("/layers/nix_hydra/closure/x"), &sample());

@@ -1,0 +1,282 @@
+//! Bench of a redeploy: what is downloaded, unpacked and exported again when some of a closure changes.
+//!
+//! Histories are simulated on the big closure. A changed path has another hash, and so has all that
+//! refers to it; its content is what it was, so that every byte that moves is one that had to, or
+//! one that shares a layer with such.
+
+use anyhow::{Context, Result, ensure};
+use platform::fixtures;
+use platform::image::Image;
+use platform::lifecycle::{Build, Outcome};
+use platform::server::{Response, Server};
+use serde::Deserialize;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+const BEGIN: &str = "<!-- redeploy:begin -->";
+const END: &str = "<!-- redeploy:end -->";
+
+/// Characters of a hash part.
+const HASH_LENGTH: usize = 32;
+
+/// What changes in each history: the path whose name begins so, and all that depends on it.
+const HISTORIES: [(&str, Option<&str>); 5] = [
+    ("nothing", None),
+    ("the app", Some("big")),
+    ("one small library", Some("libpng16-16-")),
+    ("one large library", Some("libllvm14-")),
+    ("everything", Some("libgcc-s1-")),
+];
+
+/// `big.json`, as far as it is needed here.
+#[derive(Deserialize)]
+struct Big {
+    root: String,
+    caches: BTreeMap<String, PathBuf>,
+}
+
+/// The part of a narinfo that is needed here.
+struct Entry {
+    size: u64,
+    file_size: u64,
+    references: Vec<String>,
+    text: String,
+}
+
+/// The big closure by base names.
+type Closure = BTreeMap<String, Entry>;
+
+/// What one redeploy moved.
+struct Figures {
+    downloaded: u64,
+    unpacked: u64,
+    exported: u64,
+    seconds: f64,
+    requests: usize,
+}
+
+fn main() -> Result<()> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    // Cargo says `--bench` to a bench, and nothing when it only tests whether it starts.
+    if !arguments.iter().any(|argument| argument == "--bench") {
+        return Ok(());
+    }
+    let fixtures = fixtures::read()?;
+    let big = fixtures::path().with_file_name("big.json");
+    let text =
+        fs::read(&big).with_context(|| format!("{}: run script/setup big", big.display()))?;
+    let big: Big = serde_json::from_slice(&text)?;
+    let cache = big.caches.get("zstd").context("no zstd cache")?;
+    let root = big.root.trim_start_matches("/nix/store/").to_string();
+    let closure = read(cache, &root)?;
+    let mut table = String::from(
+        "| what changed | paths | least | unpacked | downloaded, of the least | in changed layers | \
+         of the least | one layer | in the buildpack |\n|---|---|---|---|---|---|---|---|---|\n",
+    );
+    for (title, seed) in HISTORIES {
+        let changed = seed.map_or_else(BTreeSet::new, |seed| dependents(&closure, seed));
+        ensure!(seed.is_none() || !changed.is_empty(), "no path is {title}");
+        let figures = redeploy(&fixtures, cache, &closure, &root, &changed)?;
+        let sum = |size: fn(&Entry) -> u64| -> u64 {
+            changed.iter().map(|name| size(&closure[name])).sum()
+        };
+        let (least, least_file) = (sum(|path| path.size), sum(|path| path.file_size));
+        let all: u64 = closure.values().map(|path| path.size).sum();
+        let ratio = |value: u64, least: u64| match least {
+            0 => "-".to_string(),
+            _ => format!("{:.2}", float(value) / float(least)),
+        };
+        let figure = title.replace(' ', "_");
+        for (name, value, unit) in [
+            ("downloaded", figures.downloaded, "bytes"),
+            ("least_downloaded", least_file, "bytes"),
+            ("unpacked", figures.unpacked, "bytes"),
+            ("exported", figures.exported, "bytes"),
+            ("least", least, "bytes"),
+            ("nar_requests", figures.requests as u64, "requests"),
+        ] {
+            println!("redeploy.{figure}.{name} = {value} {unit}");
+        }
+        println!("redeploy.{figure}.seconds = {:.3} s", figures.seconds);
+        let _ = writeln!(
+            table,
+            "| {title} | {} | {:.1} MB | {:.1} MB | {} | {:.1} MB | {} | {:.1} MB | {:.2} s |",
+            changed.len(),
+            float(least) / 1e6,
+            float(figures.unpacked) / 1e6,
+            ratio(figures.downloaded, least_file),
+            float(figures.exported) / 1e6,
+            ratio(figures.exported, least),
+            if changed.is_empty() {
+                0.0
+            } else {
+                float(all) / 1e6
+            },
+            figures.seconds,
+        );
+    }
+    println!("\n{table}");
+    if arguments.iter().any(|argument| argument == "--write") {
+        write(&table)?;
+    }
+    Ok(())
+}
+
+/// Builds the closure, and again where `changed` has changed.
+fn redeploy(
+    fixtures: &fixtures::Fixtures,
+    cache: &Path,
+    closure: &Closure,
+    root: &str,
+    changed: &BTreeSet<String>,
+) -> Result<Figures> {
+    let narinfos: BTreeMap<String, String> = changed
+        .iter()
+        .map(|name| {
+            let renamed = renamed(name, changed);
+            let file = format!("/{}.narinfo", &renamed[..HASH_LENGTH]);
+            (file, rewritten(&closure[name].text, changed))
+        })
+        .collect();
+    let server = Server::with_hook(cache, move |request| {
+        let text = narinfos.get(&request.path)?;
+        Some(Response::new(200).body(text.clone()))
+    })?;
+    let tools = Server::start("/")?;
+    let directory = tempfile::tempdir_in(fixtures.rootfs.parent().context("no directory")?)?;
+    let app = tempfile::tempdir()?;
+    fs::write(app.path().join("Procfile"), "web: run_proot.sh true\n")?;
+    let buildpack = std::env::var_os("NIX_HYDRA_BUILDPACK")
+        .context("NIX_HYDRA_BUILDPACK is not set: run this by script/bench redeploy")?;
+    let proot = tools.url().trim_end_matches('/').to_string() + &fixtures.proot.to_string_lossy();
+    let build = |root: &str| -> Result<Outcome> {
+        let outcome = Build::new(&fixtures.rootfs, &buildpack, app.path(), directory.path())
+            .env("NIX_EXTRA_BINARY_CACHE", server.url())
+            .env("NIX_DEFAULT_BINARY_CACHE", "")
+            .env("NIX_STORE_PATH", format!("/nix/store/{root}"))
+            .env("NIX_PROOT_URL", &proot)
+            .env("NIX_PROOT_SHA256", &fixtures.proot_sha256)
+            .run()?;
+        ensure!(outcome.success(), "{}", outcome.log);
+        Ok(outcome)
+    };
+    build(root)?;
+    let _ = server.take_requests();
+    let outcome = build(&renamed(root, changed))?;
+    let nars: Vec<String> = server
+        .take_requests()
+        .into_iter()
+        .filter(|request| request.path.starts_with("/nar/"))
+        .map(|request| request.path)
+        .collect();
+    let fetched = |path: &&Entry| nars.iter().any(|nar| path.text.contains(&nar[1..]));
+    let fetched: Vec<&Entry> = closure.values().filter(fetched).collect();
+    let image: Image = outcome.image.context("no image")?;
+    let layers = image.record.layers.values();
+    Ok(Figures {
+        downloaded: fetched.iter().map(|path| path.file_size).sum(),
+        unpacked: fetched.iter().map(|path| path.size).sum(),
+        exported: layers
+            .filter(|layer| !layer.reused)
+            .map(|layer| layer.blob.bytes)
+            .sum(),
+        seconds: outcome.build_time.as_secs_f64(),
+        requests: nars.len(),
+    })
+}
+
+/// Reads the closure of `root` from the narinfos in `cache`.
+fn read(cache: &Path, root: &str) -> Result<Closure> {
+    let mut closure = Closure::new();
+    let mut waiting = vec![root.to_string()];
+    while let Some(name) = waiting.pop() {
+        if closure.contains_key(&name) {
+            continue;
+        }
+        let file = cache.join(format!("{}.narinfo", &name[..HASH_LENGTH]));
+        let text = fs::read_to_string(&file).with_context(|| file.display().to_string())?;
+        let field = |key: &str| {
+            let mut lines = text.lines();
+            lines.find_map(|line| line.strip_prefix(key)?.strip_prefix(": "))
+        };
+        let number = |key| -> Result<u64> { Ok(field(key).context("no size")?.parse()?) };
+        let references = field("References").unwrap_or_default().split_whitespace();
+        let references: Vec<String> = references.map(str::to_string).collect();
+        waiting.extend(references.iter().cloned());
+        let path = Entry {
+            size: number("NarSize")?,
+            file_size: number("FileSize")?,
+            references,
+            text: text.clone(),
+        };
+        closure.insert(name, path);
+    }
+    Ok(closure)
+}
+
+/// The paths whose name begins with `seed`, and all that refer to them.
+fn dependents(closure: &Closure, seed: &str) -> BTreeSet<String> {
+    let is_seed = |name: &&String| name[HASH_LENGTH + 1..].starts_with(seed);
+    let mut changed: BTreeSet<String> = closure.keys().filter(is_seed).cloned().collect();
+    loop {
+        let before = changed.len();
+        for (name, path) in closure {
+            if path.references.iter().any(|other| changed.contains(other)) {
+                changed.insert(name.clone());
+            }
+        }
+        if changed.len() == before {
+            return changed;
+        }
+    }
+}
+
+/// The name that a path has in the second build: a changed one's hash is turned around.
+fn renamed(name: &str, changed: &BTreeSet<String>) -> String {
+    if !changed.contains(name) {
+        return name.to_string();
+    }
+    let (hash, rest) = name.split_at(HASH_LENGTH);
+    hash.chars().rev().collect::<String>() + rest
+}
+
+/// The narinfo of a changed path.
+fn rewritten(text: &str, changed: &BTreeSet<String>) -> String {
+    let mut new = String::new();
+    for line in text.lines() {
+        let (key, value) = line.split_once(": ").unwrap_or((line, ""));
+        let value = match key {
+            "Sig" => continue,
+            "StorePath" => {
+                let name = value.trim_start_matches("/nix/store/");
+                format!("/nix/store/{}", renamed(name, changed))
+            }
+            "References" => {
+                let names = value.split_whitespace();
+                let names: Vec<_> = names.map(|name| renamed(name, changed)).collect();
+                names.join(" ")
+            }
+            _ => value.to_string(),
+        };
+        let _ = writeln!(new, "{key}: {value}");
+    }
+    new
+}
+
+/// Puts the table between its marks in `docs/performance.md`.
+fn write(table: &str) -> Result<()> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/performance.md");
+    let text = fs::read_to_string(&path)?;
+    let marks = "docs/performance.md has no marks";
+    let (before, rest) = text.split_once(BEGIN).context(marks)?;
+    let (_, after) = rest.split_once(END).context(marks)?;
+    fs::write(&path, format!("{before}{BEGIN}\n{table}{END}{after}"))?;
+    Ok(())
+}
+
+#[allow(clippy::cast_precision_loss)]
+fn float(bytes: u64) -> f64 {
+    bytes as f64
+}

@@ -1,0 +1,542 @@
+//! The layers with the store paths: each is kept as long as the previous image's has what is wanted.
+//!
+//! A layer's metadata says what its content is made from, what was verified of its paths, and what
+//! was found in them, so that the next build need not have the content.
+
+use super::launch_layer::{LaunchLayer, LayerError};
+use crate::closure::Closure;
+use crate::closure::fetch::{FetchError, Wanted, fetch_each};
+use crate::closure::path_info::PathInfo;
+use crate::closure::place::{Placement, is_layer};
+use crate::closure::plan::Caches;
+use crate::closure::references::References;
+use crate::closure::relocate::Relocation;
+use crate::closure::survey::{Obstacle, Reason, Survey};
+use crate::launch::describe::{Seen, files, programs};
+use crate::output;
+use nix_derivation::StorePath;
+use nix_hydra_start::image::STORE_DIR;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// What a layer was made from, and what is in it.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+struct Metadata {
+    /// The hash of all that decides the content; see [`Plan::key`].
+    key: String,
+    /// What is known of every path, a [`PathInfo`] line each.
+    paths: Vec<String>,
+    /// The files that launching needs to know: a base name, a space, and the path in it.
+    files: Vec<String>,
+    /// Base names of the paths from which a relative link leads out.
+    leaving: Vec<String>,
+    /// What a relocation rewrites, or would; nothing where nobody looked.
+    rewritten: Option<Rewritten>,
+}
+
+/// What was found in a layer by looking for references.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+struct Rewritten {
+    /// Counts, as words.
+    files: String,
+    references: String,
+    /// What stands against a relocation: a file, a tab, and the reason in words.
+    obstacles: Vec<String>,
+}
+
+/// The layers with store paths, of the previous image and of the one being built.
+#[derive(Debug)]
+pub struct StoreLayers {
+    layers_dir: PathBuf,
+    previous: BTreeMap<String, Metadata>,
+}
+
+/// Where each path of a closure goes.
+#[derive(Debug)]
+pub struct Plan<'a> {
+    pub closure: &'a Closure,
+    pub placement: Placement,
+    /// Whether references are looked for, and where they lead if they are rewritten.
+    pub references: Looking,
+    layers_dir: PathBuf,
+}
+
+/// What is done about references while a closure is unpacked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Looking {
+    Not,
+    /// They are counted, and what stands against rewriting them is noted.
+    Only,
+    /// They are rewritten.
+    Moving(Relocation),
+}
+
+/// A closure whose layers are all there, filled or kept.
+#[derive(Debug)]
+pub struct Filled {
+    layers: BTreeMap<String, Metadata>,
+    /// The layers that were filled.
+    pub fresh: BTreeSet<String>,
+    /// What was found in all of them, where all were looked at.
+    pub survey: Option<Survey>,
+    /// The paths as the app sees them, in the order of their base names.
+    pub seen: Vec<Seen>,
+    /// The paths from which a relative link leads out.
+    pub leaving: BTreeSet<String>,
+}
+
+/// Why layers were not filled.
+#[derive(Debug)]
+pub enum FillError {
+    Fetch(Box<FetchError>),
+    Layer(LayerError),
+}
+
+/// Why the programs of a root cannot be told.
+enum Unseen {
+    /// They are in this layer, which is kept and so not here.
+    Kept(String),
+    Unreadable(io::Error),
+}
+
+impl From<io::Error> for Unseen {
+    fn from(error: io::Error) -> Self {
+        Self::Unreadable(error)
+    }
+}
+
+impl<'a> Plan<'a> {
+    #[must_use]
+    pub fn new(closure: &'a Closure, layers_dir: &Path, references: Looking) -> Self {
+        Self {
+            closure,
+            placement: Placement::of(closure),
+            references,
+            layers_dir: layers_dir.to_path_buf(),
+        }
+    }
+
+    /// Where a path is in the image.
+    #[must_use]
+    pub fn place(&self, path: &StorePath) -> PathBuf {
+        let layer = self.placement.places.get(path).map_or("", String::as_str);
+        self.layers_dir.join(layer).join(path.to_basename())
+    }
+
+    /// Where the app sees a path.
+    #[must_use]
+    pub fn seen_at(&self, path: &StorePath) -> PathBuf {
+        let base_name = path.to_basename();
+        match &self.references {
+            Looking::Moving(relocation) => relocation.place(&base_name),
+            _ => Path::new(STORE_DIR).join(base_name),
+        }
+    }
+
+    fn references(&self) -> Option<References> {
+        let paths = self.closure.paths.keys();
+        match &self.references {
+            Looking::Not => None,
+            Looking::Only => Some(References::new(paths, None)),
+            Looking::Moving(relocation) => Some(References::new(paths, Some(relocation.clone()))),
+        }
+    }
+
+    /// The hash of all that decides what is in a layer: its paths, their content, whether they are
+    /// roots (more is known of these), and where references lead that are rewritten.
+    fn key(&self, paths: &BTreeSet<StorePath>) -> String {
+        let mut hash = Sha256::new();
+        let mut add = |part: &str| {
+            hash.update(part.as_bytes());
+            hash.update(b"\n");
+        };
+        if let Looking::Moving(relocation) = &self.references {
+            add(&relocation.directory().to_string_lossy());
+        }
+        for path in paths {
+            let Some(info) = self.closure.paths.get(path) else {
+                continue;
+            };
+            let is_root = self.closure.roots.contains(path);
+            add(&path.to_basename());
+            add(&info.nar_hash.to_nix_nixbase32_string());
+            add(if is_root { "root" } else { "" });
+        }
+        hex::encode(hash.finalize())
+    }
+
+    /// What a root's programs are, where only the layers in `fresh` are here.
+    fn programs(&self, root: &StorePath, fresh: &BTreeSet<String>) -> Result<Vec<String>, Unseen> {
+        let seen: BTreeMap<PathBuf, &StorePath> = self
+            .closure
+            .paths
+            .keys()
+            .map(|path| (self.seen_at(path), path))
+            .collect();
+        let root = self.seen_at(root);
+        let levels = root.components().count();
+        programs(&root, |path| {
+            let top: PathBuf = path.components().take(levels).collect();
+            let Some(store_path) = seen.get(&top) else {
+                return Ok(None);
+            };
+            match self.placement.places.get(store_path) {
+                Some(layer) if !fresh.contains(layer) => Err(Unseen::Kept(layer.clone())),
+                _ => {
+                    let inside = path.strip_prefix(&top).unwrap_or(Path::new(""));
+                    Ok(Some(self.place(store_path).join(inside)))
+                }
+            }
+        })
+    }
+}
+
+impl StoreLayers {
+    /// Takes what there is of the previous image's layers; where `known` does not hold, it is as if
+    /// there were none.
+    pub fn take(layers_dir: &Path, known: bool) -> Result<Self, LayerError> {
+        let error = |reason| LayerError {
+            path: layers_dir.to_path_buf(),
+            reason,
+        };
+        let mut previous = BTreeMap::new();
+        for entry in fs::read_dir(layers_dir).map_err(error)? {
+            let name = entry.map_err(error)?.file_name();
+            let name = name.to_string_lossy();
+            let Some(name) = name.strip_suffix(".toml").filter(|name| is_layer(name)) else {
+                continue;
+            };
+            let metadata = LaunchLayer::new(layers_dir, name).take()?;
+            if let Some(metadata) = metadata.filter(|_| known) {
+                previous.insert(name.to_string(), metadata);
+            }
+        }
+        Ok(Self {
+            layers_dir: layers_dir.to_path_buf(),
+            previous,
+        })
+    }
+
+    /// Keeps the previous image's layers of these names; whether it has them all.
+    pub fn keep(&self, names: &[String]) -> Result<bool, LayerError> {
+        let kept: Option<Vec<_>> = names.iter().map(|name| self.previous.get(name)).collect();
+        let Some(kept) = kept else {
+            return Ok(false);
+        };
+        for (name, metadata) in names.iter().zip(kept) {
+            self.layer(name).write(metadata)?;
+        }
+        Ok(true)
+    }
+
+    /// What an earlier build verified of store paths.
+    pub fn facts(&self) -> impl Iterator<Item = (StorePath, PathInfo)> {
+        let lines = self.previous.values().flat_map(|metadata| &metadata.paths);
+        lines.filter_map(|line| PathInfo::from_line(line))
+    }
+
+    /// What an earlier build found in the files of `closure` that stands against a relocation.
+    #[must_use]
+    pub fn obstacles(&self, closure: &Closure) -> Vec<Obstacle> {
+        let names: BTreeSet<String> = closure.paths.keys().map(StorePath::to_basename).collect();
+        let found = self.previous.values().filter_map(Metadata::survey);
+        found
+            .flat_map(|survey| survey.obstacles)
+            .filter(|obstacle| {
+                let name = obstacle.file.split('/').next().unwrap_or_default();
+                names.contains(name)
+            })
+            .collect()
+    }
+
+    /// The layers of `plan` that the previous image has as they are to be.
+    #[must_use]
+    pub fn reusable(&self, plan: &Plan) -> BTreeSet<String> {
+        let layers = plan.placement.layers.iter();
+        layers
+            .filter(|(name, paths)| {
+                let previous = self.previous.get(*name);
+                previous.is_some_and(|previous| previous.key == plan.key(paths))
+            })
+            .map(|(name, _)| name.clone())
+            .collect()
+    }
+
+    /// Downloads what is in no layer of `kept`, and declares nothing yet.
+    pub fn fill(
+        &self,
+        plan: &Plan,
+        kept: &BTreeSet<String>,
+        caches: &Caches,
+    ) -> Result<Filled, FillError> {
+        let names = || plan.placement.layers.keys();
+        for name in names().filter(|name| kept.contains(*name)) {
+            // An earlier attempt in another form may have filled it.
+            self.layer(name).remove().map_err(FillError::Layer)?;
+        }
+        let mut fresh: BTreeSet<String> = names()
+            .filter(|name| !kept.contains(*name))
+            .cloned()
+            .collect();
+        let references = plan.references();
+        let mut surveys = self.fetch(plan, &fresh, caches, references.as_ref())?;
+        let mut files: BTreeMap<&StorePath, Vec<String>> = BTreeMap::new();
+        for root in &plan.closure.roots {
+            let layer = plan.placement.places.get(root);
+            if !layer.is_some_and(|layer| fresh.contains(layer)) {
+                continue;
+            }
+            let programs = loop {
+                match plan.programs(root, &fresh) {
+                    Ok(programs) => break programs,
+                    Err(Unseen::Kept(layer)) => {
+                        let one = BTreeSet::from([layer.clone()]);
+                        surveys.extend(self.fetch(plan, &one, caches, references.as_ref())?);
+                        fresh.insert(layer);
+                    }
+                    Err(Unseen::Unreadable(reason)) => {
+                        let path = plan.place(root);
+                        return Err(FillError::Layer(LayerError { path, reason }));
+                    }
+                }
+            };
+            files.insert(root, programs);
+        }
+        let mut layers = BTreeMap::new();
+        for (name, paths) in &plan.placement.layers {
+            let metadata = if fresh.contains(name) {
+                Metadata::of(plan, paths, &mut surveys, &mut files)
+            } else {
+                self.previous.get(name).cloned().unwrap_or_default()
+            };
+            layers.insert(name.clone(), metadata);
+        }
+        Ok(Filled::new(plan, layers, fresh))
+    }
+
+    /// Downloads what is in the layers called `names`, and answers what was found in each path.
+    fn fetch<'a>(
+        &self,
+        plan: &Plan<'a>,
+        names: &BTreeSet<String>,
+        caches: &Caches,
+        references: Option<&References>,
+    ) -> Result<BTreeMap<&'a StorePath, Survey>, FillError> {
+        for name in names {
+            self.layer(name).create().map_err(FillError::Layer)?;
+        }
+        let is_wanted = |path: &StorePath| {
+            let layer = plan.placement.places.get(path);
+            layer.is_some_and(|layer| names.contains(layer))
+        };
+        let all = plan.closure.paths.iter();
+        let wanted = all.filter(|(path, _)| is_wanted(path)).map(|(path, info)| {
+            let place = plan.place(path);
+            Wanted { path, info, place }
+        });
+        let surveys = fetch_each(wanted.collect(), caches, references)
+            .map_err(|error| FillError::Fetch(Box::new(error)))?;
+        Ok(surveys.into_iter().collect())
+    }
+
+    /// Declares the layers, so that they are in the image.
+    pub fn write(&self, filled: &Filled) -> Result<(), LayerError> {
+        for (name, metadata) in &filled.layers {
+            self.layer(name).write(metadata)?;
+        }
+        Ok(())
+    }
+
+    /// Removes the layers of `plan`, so that nothing half-made is left.
+    pub fn remove(&self, plan: &Plan) -> Result<(), LayerError> {
+        let mut names = plan.placement.layers.keys();
+        names.try_for_each(|name| self.layer(name).remove())
+    }
+
+    fn layer(&self, name: &str) -> LaunchLayer {
+        LaunchLayer::new(&self.layers_dir, name)
+    }
+}
+
+impl Filled {
+    fn new(plan: &Plan, layers: BTreeMap<String, Metadata>, fresh: BTreeSet<String>) -> Self {
+        let mut survey = Some(Survey::default());
+        let mut files: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+        for metadata in layers.values() {
+            survey = survey.zip(metadata.survey()).map(|(mut all, found)| {
+                all.add(found);
+                all
+            });
+            for line in &metadata.files {
+                if let Some((base_name, file)) = line.split_once(' ') {
+                    files.entry(base_name).or_default().push(file.to_string());
+                }
+            }
+        }
+        if let Some(survey) = &mut survey {
+            survey.obstacles.sort();
+        }
+        let seen = plan.closure.paths.keys().map(|path| Seen {
+            path: plan.seen_at(path),
+            files: files
+                .remove(path.to_basename().as_str())
+                .unwrap_or_default(),
+        });
+        let seen = seen.collect();
+        let leaving = layers.values().flat_map(|metadata| &metadata.leaving);
+        let leaving = leaving.cloned().collect();
+        Self {
+            layers,
+            fresh,
+            survey,
+            seen,
+            leaving,
+        }
+    }
+
+    /// The names of all the layers.
+    #[must_use]
+    pub fn names(&self) -> Vec<String> {
+        self.layers.keys().cloned().collect()
+    }
+}
+
+impl Metadata {
+    /// What is to be known of a layer that was just filled. `programs` has those of its roots.
+    fn of(
+        plan: &Plan,
+        paths: &BTreeSet<StorePath>,
+        surveys: &mut BTreeMap<&StorePath, Survey>,
+        programs: &mut BTreeMap<&StorePath, Vec<String>>,
+    ) -> Self {
+        let mut metadata = Self {
+            key: plan.key(paths),
+            ..Self::default()
+        };
+        let mut survey = Survey::default();
+        for path in paths {
+            let base_name = path.to_basename();
+            if let Some(info) = plan.closure.paths.get(path) {
+                metadata.paths.extend(info.to_line(path));
+            }
+            let mut found = files(&plan.place(path));
+            found.extend(programs.remove(path).unwrap_or_default());
+            let lines = found.into_iter().map(|file| format!("{base_name} {file}"));
+            metadata.files.extend(lines);
+            let one = surveys.remove(path).unwrap_or_default();
+            if one.leaves {
+                metadata.leaving.push(base_name);
+            }
+            survey.add(one);
+        }
+        survey.obstacles.sort();
+        let obstacles = survey.obstacles.iter();
+        metadata.rewritten = (plan.references != Looking::Not).then(|| Rewritten {
+            files: survey.files.to_string(),
+            references: survey.references.to_string(),
+            obstacles: obstacles
+                .map(|obstacle| format!("{}\t{}", obstacle.file, output::against(&obstacle.reason)))
+                .collect(),
+        });
+        metadata
+    }
+
+    fn survey(&self) -> Option<Survey> {
+        let rewritten = self.rewritten.as_ref()?;
+        let obstacles = rewritten.obstacles.iter().filter_map(|line| {
+            let (file, words) = line.split_once('\t')?;
+            Some(Obstacle {
+                file: file.to_string(),
+                reason: Reason::Told(words.to_string()),
+            })
+        });
+        Some(Survey {
+            files: rewritten.files.parse().unwrap_or_default(),
+            references: rewritten.references.parse().unwrap_or_default(),
+            obstacles: obstacles.collect(),
+            leaves: !self.leaving.is_empty(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::cache::Trust;
+    use crate::config::TrustSettings;
+    use crate::http::Http;
+    use nix_derivation::NixHash;
+
+    fn closure() -> Closure {
+        let path: StorePath = "/nix/store/xbgcfhaawi9iz9s99k58sqy8azc2a1w3-myapp"
+            .parse()
+            .unwrap();
+        let info = PathInfo {
+            nar_hash: NixHash::Sha256([1; 32]),
+            nar_size: 100,
+            references: BTreeSet::new(),
+            cache: "https://cache.example.org".into(),
+            url: "nar/x.nar".into(),
+            compression: "none".into(),
+            file_size: None,
+            trust: Trust::Signed,
+        };
+        Closure {
+            roots: vec![path.clone()],
+            paths: [(path, info)].into(),
+        }
+    }
+
+    #[test]
+    fn a_kept_layer_is_absent_whatever_an_earlier_attempt_has_put_there() {
+        let layers = tempfile::tempdir().unwrap();
+        let closure = closure();
+        let plan = Plan::new(&closure, layers.path(), Looking::Only);
+        let name = plan.placement.layers.keys().next().unwrap().clone();
+        let metadata = Metadata {
+            key: plan.key(&plan.placement.layers[&name]),
+            files: vec!["xbgcfhaawi9iz9s99k58sqy8azc2a1w3-myapp bin/myapp".into()],
+            rewritten: Some(Rewritten {
+                files: "1".into(),
+                references: "2".into(),
+                obstacles: Vec::new(),
+            }),
+            ..Metadata::default()
+        };
+        let write = || {
+            LaunchLayer::new(layers.path(), &name)
+                .write(&metadata)
+                .unwrap();
+        };
+        write();
+        let other_version = StoreLayers::take(layers.path(), false).unwrap();
+        assert_eq!(other_version.reusable(&plan), BTreeSet::new());
+        write();
+        let stores = StoreLayers::take(layers.path(), true).unwrap();
+        let kept = stores.reusable(&plan);
+        assert_eq!(kept, BTreeSet::from([name.clone()]));
+
+        fs::create_dir(layers.path().join(&name)).unwrap();
+        let trust = TrustSettings {
+            keys: Vec::new(),
+            required: false,
+        };
+        let caches = Caches::open(&[], trust, &Http::new());
+        let filled = stores.fill(&plan, &kept, &caches).unwrap();
+        let survey = filled.survey.clone().unwrap();
+        assert_eq!((survey.files, survey.references), (1, 2));
+        assert_eq!(filled.seen[0].files, ["bin/myapp"]);
+        assert!(!layers.path().join(&name).exists());
+        stores.write(&filled).unwrap();
+        assert!(layers.path().join(format!("{name}.toml")).exists());
+
+        let relocation = Relocation::new(Path::new("/layers/nix_hydra/closure")).unwrap();
+        let moved = Plan::new(&closure, layers.path(), Looking::Moving(relocation));
+        assert_eq!(stores.reusable(&moved), BTreeSet::new());
+    }
+}
