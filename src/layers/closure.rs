@@ -434,18 +434,19 @@ impl<'a> Work<'a> {
                 bytes(size(&old))
             ));
         }
-        let timer = (!new.is_empty()).then(|| {
-            print::sub_start_timer(format!(
+        let fill = || self.stores.fill(plan, kept, self.caches);
+        let filled = if new.is_empty() {
+            fill()
+        } else {
+            let total = new.iter().map(|(_, info)| info.download_size()).sum();
+            let what = format!(
                 "Downloading {}: {}, {} unpacked",
                 paths(new.len()),
-                bytes(new.iter().map(|(_, info)| info.download_size()).sum()),
+                bytes(total),
                 bytes(size(&new))
-            ))
-        });
-        let filled = self.stores.fill(plan, kept, self.caches);
-        if let Some(timer) = timer {
-            timer.done();
-        }
+            );
+            output::downloading(&what, total, self.caches, fill)
+        };
         filled.map_err(|error| match error {
             FillError::Fetch(error) => ClosureLayerError::Fetch(error),
             FillError::Layer(error) => ClosureLayerError::Layer(error),

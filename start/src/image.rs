@@ -13,6 +13,7 @@
 //! All values are paths as the app sees them. Keys that are not known are passed over, since the
 //! layers of an image may come from different versions of the buildpack.
 
+use crate::closure::{self, Closure};
 use std::fmt;
 use std::fs;
 use std::io;
@@ -26,6 +27,9 @@ pub const STORE_DIR: &str = "/nix/store";
 
 /// The name of the layer with the closure, and of the one with the start program.
 const CLOSURE_LAYER: &str = "closure";
+
+/// Links that are followed before a path counts as going in a circle, as Linux has it.
+const MAX_LINKS: usize = 40;
 
 /// PRoot in the layer of the start program: not in `bin`, which is on the app's PATH.
 pub const PROOT: &str = "libexec/proot";
@@ -142,6 +146,41 @@ impl Found {
         }
     }
 
+    /// What the closure is made of.
+    pub(crate) fn closure(&self) -> Result<Closure, (PathBuf, io::Error)> {
+        let file = self.store.join(closure::FILE);
+        let closure = fs::read_to_string(&file).and_then(|text| {
+            Closure::parse(&text).ok_or_else(|| io::Error::other("it is of another version"))
+        });
+        closure.map_err(|error| (file, error))
+    }
+
+    /// Where a path as the app sees it is without an engine, with all links followed; nothing where it
+    /// leads nowhere.
+    pub(crate) fn followed(&self, path: &Path) -> Option<PathBuf> {
+        let mut path = self.outside(path);
+        for _ in 0..MAX_LINKS {
+            let mut prefixes: Vec<&Path> = path.ancestors().collect();
+            prefixes.reverse();
+            let link = prefixes
+                .into_iter()
+                .find_map(|prefix| Some((prefix, prefix.read_link().ok()?)));
+            let Some((link, target)) = link else {
+                return path.exists().then_some(path);
+            };
+            let rest = path.strip_prefix(link).unwrap_or(Path::new(""));
+            let parent = link.parent().unwrap_or(Path::new("/"));
+            // An absolute target takes the parent's place.
+            let target = self.outside(&parent.join(target));
+            path = if rest.as_os_str().is_empty() {
+                target
+            } else {
+                target.join(rest)
+            };
+        }
+        None
+    }
+
     /// The first root that is not where the app looks for it; none where the closure is in place.
     pub(crate) fn absent_root(&self) -> Option<&Path> {
         let mut roots = self.image.roots.iter();
@@ -216,5 +255,32 @@ mod tests {
             layers.path().join("closure/a-myapp/bin/myapp")
         );
         assert!(!found.is_within());
+    }
+
+    #[test]
+    fn links_of_the_closure_are_followed_where_it_is() {
+        use std::os::unix::fs::symlink;
+        let layers = tempfile::tempdir().unwrap();
+        let store = layers.path().join("closure");
+        fs::create_dir_all(store.join("b-tool/bin")).unwrap();
+        fs::write(store.join("b-tool/bin/tool"), "").unwrap();
+        fs::create_dir(store.join("a-app")).unwrap();
+        symlink("/nix/store/b-tool/bin", store.join("a-app/bin")).unwrap();
+        symlink("../b-tool/bin/tool", store.join("a-app/tool")).unwrap();
+        symlink("loop", store.join("a-app/loop")).unwrap();
+        let found = Found {
+            image: Image::default(),
+            layer: layers.path().join("proot"),
+            program: PathBuf::new(),
+            store: store.clone(),
+        };
+        let followed = |path: &str| found.followed(Path::new(path));
+        let tool = store.join("b-tool/bin/tool");
+        assert_eq!(followed("/nix/store/a-app/bin/tool"), Some(tool));
+        let through_parent = followed("/nix/store/a-app/tool").unwrap();
+        assert!(through_parent.ends_with("a-app/../b-tool/bin/tool"));
+        assert_eq!(followed("/nix/store/a-app/bin/other"), None);
+        assert_eq!(followed("/nix/store/a-app/loop"), None);
+        assert_eq!(followed("/"), Some("/".into()));
     }
 }

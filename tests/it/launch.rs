@@ -16,7 +16,7 @@ const LIMIT: Duration = Duration::from_secs(20);
 
 /// What hosts with Docker's default seccomp profile refuse, and what Heroku's Cedar refuses.
 const DOCKER: &[Forbidden] = &[Forbidden::UserNamespaces];
-const CEDAR: &[Forbidden] = &[Forbidden::UserNamespaces, Forbidden::Ptrace];
+pub const CEDAR: &[Forbidden] = &[Forbidden::UserNamespaces, Forbidden::Ptrace];
 
 /// The static app in an image, deployed as a store path.
 pub fn static_image() -> Option<(Deploy, Image)> {
