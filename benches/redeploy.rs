@@ -2,7 +2,8 @@
 //!
 //! Histories are simulated on the big closure. A changed path has another hash, and so has all that
 //! refers to it; its content is what it was, so that every byte that moves is one that had to, or
-//! one that shares a layer with such.
+//! one that shares a layer with such. The least that can move is told in both measures: the changed
+//! paths' NARs, and what they are in a tar.
 
 use anyhow::{Context, Result, ensure};
 use platform::fixtures;
@@ -14,9 +15,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
-
-const BEGIN: &str = "<!-- redeploy:begin -->";
-const END: &str = "<!-- redeploy:end -->";
 
 /// Characters of a hash part.
 const HASH_LENGTH: usize = 32;
@@ -53,6 +51,8 @@ struct Figures {
     downloaded: u64,
     unpacked: u64,
     exported: u64,
+    /// Of what is exported, what the changed paths are alone.
+    least_exported: u64,
     seconds: f64,
     requests: usize,
 }
@@ -72,8 +72,9 @@ fn main() -> Result<()> {
     let root = big.root.trim_start_matches("/nix/store/").to_string();
     let closure = read(cache, &root)?;
     let mut table = String::from(
-        "| what changed | paths | least | unpacked | downloaded, of the least | in changed layers | \
-         of the least | one layer | in the buildpack |\n|---|---|---|---|---|---|---|---|---|\n",
+        "| what changed | paths | their NARs | unpacked | of the least | downloaded, of the least | \
+         in changed layers | of the least | one layer | in the buildpack |\n\
+         |---|---|---|---|---|---|---|---|---|---|\n",
     );
     for (title, seed) in HISTORIES {
         let changed = seed.map_or_else(BTreeSet::new, |seed| dependents(&closure, seed));
@@ -94,6 +95,7 @@ fn main() -> Result<()> {
             ("least_downloaded", least_file, "bytes"),
             ("unpacked", figures.unpacked, "bytes"),
             ("exported", figures.exported, "bytes"),
+            ("least_exported", figures.least_exported, "bytes"),
             ("least", least, "bytes"),
             ("nar_requests", figures.requests as u64, "requests"),
         ] {
@@ -102,13 +104,14 @@ fn main() -> Result<()> {
         println!("redeploy.{figure}.seconds = {:.3} s", figures.seconds);
         let _ = writeln!(
             table,
-            "| {title} | {} | {:.1} MB | {:.1} MB | {} | {:.1} MB | {} | {:.1} MB | {:.2} s |",
+            "| {title} | {} | {:.1} MB | {:.1} MB | {} | {} | {:.1} MB | {} | {:.1} MB | {:.2} s |",
             changed.len(),
             float(least) / 1e6,
             float(figures.unpacked) / 1e6,
+            ratio(figures.unpacked, least),
             ratio(figures.downloaded, least_file),
             float(figures.exported) / 1e6,
-            ratio(figures.exported, least),
+            ratio(figures.exported, figures.least_exported),
             if changed.is_empty() {
                 0.0
             } else {
@@ -119,7 +122,8 @@ fn main() -> Result<()> {
     }
     println!("\n{table}");
     if arguments.iter().any(|argument| argument == "--write") {
-        write(&table)?;
+        let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/performance.md");
+        platform::docs::put(&page, "redeploy", &table)?;
     }
     Ok(())
 }
@@ -174,8 +178,19 @@ fn redeploy(
     let fetched = |path: &&Entry| nars.iter().any(|nar| path.text.contains(&nar[1..]));
     let fetched: Vec<&Entry> = closure.values().filter(fetched).collect();
     let image: Image = outcome.image.context("no image")?;
+    let mut least_exported = 0;
+    for name in image.record.layers.keys() {
+        let layer = image.layer_dir(name).context("a layer is missing")?;
+        for one in changed {
+            let path = layer.join(renamed(one, changed));
+            if name != "closure" && path.symlink_metadata().is_ok() {
+                least_exported += in_tar(&path, format!("/layers/nix_hydra/{name}").len())?;
+            }
+        }
+    }
     let layers = image.record.layers.values();
     Ok(Figures {
+        least_exported,
         downloaded: fetched.iter().map(|path| path.file_size).sum(),
         unpacked: fetched.iter().map(|path| path.size).sum(),
         exported: layers
@@ -265,15 +280,31 @@ fn rewritten(text: &str, changed: &BTreeSet<String>) -> String {
     new
 }
 
-/// Puts the table between its marks in `docs/performance.md`.
-fn write(table: &str) -> Result<()> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/performance.md");
-    let text = fs::read_to_string(&path)?;
-    let marks = "docs/performance.md has no marks";
-    let (before, rest) = text.split_once(BEGIN).context(marks)?;
-    let (_, after) = rest.split_once(END).context(marks)?;
-    fs::write(&path, format!("{before}{BEGIN}\n{table}{END}{after}"))?;
-    Ok(())
+/// Bytes of a file or a directory in a tar, where so many letters are before its name: a header each,
+/// the content in full blocks, and two more blocks for a name or target that does not fit a header.
+fn in_tar(path: &Path, before: usize) -> Result<u64> {
+    const BLOCK: u64 = 512;
+    const MAX_NAME: usize = 100;
+    let metadata = path.symlink_metadata()?;
+    let length = |path: &Path| path.as_os_str().len();
+    let name = before + 1 + path.file_name().map_or(0, std::ffi::OsStr::len);
+    let mut size = BLOCK;
+    let target = if metadata.is_symlink() {
+        length(&path.read_link()?)
+    } else {
+        0
+    };
+    if name.max(target) > MAX_NAME {
+        size += 2 * BLOCK;
+    }
+    if metadata.is_file() {
+        size += metadata.len().next_multiple_of(BLOCK);
+    } else if metadata.is_dir() {
+        for entry in fs::read_dir(path)? {
+            size += in_tar(&entry?.path(), name)?;
+        }
+    }
+    Ok(size)
 }
 
 #[allow(clippy::cast_precision_loss)]

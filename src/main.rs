@@ -78,7 +78,10 @@ impl Buildpack for HydraBuildpack {
             &context.layers_dir,
             &config,
             &context.target.arch,
-            &additional_buildpack_binary_path!("nix-hydra"),
+            &layers::proot::Programs {
+                start: additional_buildpack_binary_path!("nix-hydra"),
+                inside: additional_buildpack_binary_path!("nix-hydra-inside"),
+            },
             &http,
             layers::proot::Use {
                 by_engine: !closure.is_relocated,

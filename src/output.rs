@@ -1,10 +1,13 @@
 //! Wordings that several steps of the build log share.
 
+use crate::closure::plan::Caches;
+use crate::closure::progress::{PACE, watch};
 use crate::closure::survey::{Obstacle, Reason, Survey};
 use crate::layers::closure::NotRelocatable;
 use crate::tools::{Tool, ToolSource};
 use bullet_stream::global::print;
 pub(crate) use nix_hydra_start::closure::bytes;
+use std::time::{Duration, Instant};
 
 /// `1 store path`, `30 store paths`.
 pub(crate) fn paths(count: usize) -> String {
@@ -21,6 +24,55 @@ pub(crate) fn list(items: &[String]) -> String {
         [only] => only.clone(),
         [first @ .., last] => format!("{} and {last}", first.join(", ")),
     }
+}
+
+/// `28s`, `2m 10s`, `1h 5m`.
+pub(crate) fn duration(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    match seconds {
+        0..60 => format!("{seconds}s"),
+        60..3600 => format!("{}m {}s", seconds / 60, seconds % 60),
+        _ => format!("{}h {}m", seconds / 3600, seconds % 3600 / 60),
+    }
+}
+
+/// Runs `work`, a download of `total` bytes of NARs, under the heading `what`: says how it gets on
+/// where it takes long, and in the end how much came from which cache.
+pub(crate) fn downloading<T: Send, E: Send>(
+    what: &str,
+    total: u64,
+    caches: &Caches,
+    work: impl FnOnce() -> Result<T, E> + Send,
+) -> Result<T, E> {
+    let before: Vec<(String, u64)> = caches.received().collect();
+    let from_each = || {
+        let now = caches.received().zip(&before);
+        now.map(|((cache, now), (_, before))| (cache, now - before))
+    };
+    let begun = Instant::now();
+    let mut timer = Some(print::sub_start_timer(what));
+    let done = watch(
+        total,
+        || from_each().map(|(_, count)| count).sum(),
+        PACE,
+        |line| match timer.take() {
+            Some(timer) => timer.cancel(line),
+            None => print::sub_bullet(line),
+        },
+        work,
+    );
+    match timer {
+        Some(timer) => {
+            timer.done();
+        }
+        None => print::sub_bullet(format!("Done after {}", duration(begun.elapsed()))),
+    }
+    if done.is_ok() {
+        for (cache, count) in from_each().filter(|(_, count)| *count > 0) {
+            print::sub_bullet(format!("{} came from {cache}", bytes(count)));
+        }
+    }
+    done
 }
 
 /// What is said of a closure that was moved into its layer.
@@ -174,6 +226,13 @@ mod tests {
             ("http://u:p@", "http://"),
         ] {
             assert_eq!(without_credentials(text), shown);
+        }
+    }
+
+    #[test]
+    fn times_are_told_as_exactly_as_they_matter() {
+        for (seconds, text) in [(9, "9s"), (130, "2m 10s"), (3_930, "1h 5m")] {
+            assert_eq!(duration(Duration::from_secs(seconds)), text);
         }
     }
 

@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// How often each contender is measured, unless `--runs` says otherwise.
-const RUNS: usize = 5;
+const RUNS: usize = 3;
 
 /// How many processes are started one after the other in a turn.
 const STARTS: usize = 30;
@@ -29,7 +29,11 @@ const STARTS: usize = 30;
 const LOAD: Duration = Duration::from_secs(1);
 const CONNECTIONS: usize = 4;
 
+/// How long a server may take to listen.
+const PATIENCE: Duration = Duration::from_secs(30);
+
 const LAYERS: &str = "/layers/nix_hydra";
+const RELOCATED_STORE: &str = "/layers/nix_hydra/closure";
 
 /// A way to run a command.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -89,21 +93,27 @@ impl Contender {
 /// Figures by their names; the unit is in the name.
 pub(crate) type Figures = BTreeMap<(&'static str, Contender), Vec<f64>>;
 
+/// How many files the page that is put together has.
+const PARTS: usize = 20;
+
 struct Bench {
     rootfs: PathBuf,
+    /// The sample Python app.
+    python: Samples,
+    /// The closure of programs of many kinds.
+    programs: Samples,
+}
+
+/// A closure as it was built for some of the contenders, and for the others.
+struct Samples {
     in_place: Sample,
     relocated: Sample,
 }
 
-/// The sample Python app as it was built for some of the contenders.
 struct Sample {
     image: Image,
     /// Where each store path is on this machine, and where its users expect it.
     closure: Vec<(PathBuf, String)>,
-    /// The closure's Python and shell, and the app, as they see themselves.
-    python: String,
-    shell: String,
-    app: String,
 }
 
 fn main() -> Result<()> {
@@ -148,30 +158,60 @@ fn main() -> Result<()> {
     Ok(())
 }
 
+impl Samples {
+    /// Builds `store_path`, which the binary cache in `cache` has.
+    fn build(
+        fixtures: &Fixtures,
+        store_path: &str,
+        cache: &Path,
+        directory: &Path,
+    ) -> Result<Self> {
+        let sample = |engine: &str, store| {
+            let directory = directory.join(engine);
+            std::fs::create_dir_all(&directory)?;
+            Sample::build(fixtures, store_path, cache, engine, &directory, store)
+        };
+        Ok(Self {
+            in_place: sample("proot", "/nix/store")?,
+            relocated: sample("relocate", RELOCATED_STORE)?,
+        })
+    }
+
+    fn of(&self, contender: Contender) -> &Sample {
+        match contender {
+            Contender::Relocated => &self.relocated,
+            _ => &self.in_place,
+        }
+    }
+}
+
 impl Sample {
     /// Builds it with `engine` as `NIX_ENGINE`.
-    fn build(fixtures: &Fixtures, engine: &str, directory: &Path) -> Result<Self> {
+    fn build(
+        fixtures: &Fixtures,
+        store_path: &str,
+        cache: &Path,
+        engine: &str,
+        directory: &Path,
+        store: &'static str,
+    ) -> Result<Self> {
         let buildpack = std::env::var_os("NIX_HYDRA_BUILDPACK")
             .context("NIX_HYDRA_BUILDPACK is not set: run this by script/bench engines")?;
-        let app = &fixtures.apps["python"];
-        let (cache, tools) = (Server::start(&fixtures.cache)?, Server::start("/")?);
+        let (cache, tools) = (Server::start(cache)?, Server::start("/")?);
         let proot =
             tools.url().trim_end_matches('/').to_string() + &fixtures.proot.to_string_lossy();
-        let outcome = Build::new(&fixtures.rootfs, buildpack, &app.dir, directory)
+        let app = &fixtures.apps["python"].dir;
+        let outcome = Build::new(&fixtures.rootfs, buildpack, app, directory)
             .env("NIX_EXTRA_BINARY_CACHE", cache.url())
             .env("NIX_DEFAULT_BINARY_CACHE", "")
             .env("NIX_TRUSTED_PUBLIC_KEYS", &fixtures.public_key)
-            .env("NIX_STORE_PATH", &app.store_path)
+            .env("NIX_STORE_PATH", store_path)
             .env("NIX_ENGINE", engine)
             .env("NIX_PROOT_URL", proot)
             .env("NIX_PROOT_SHA256", &fixtures.proot_sha256)
             .run()?;
         let image = outcome.image.with_context(|| outcome.log.clone())?;
         let closure = image.layer_dir("closure").context("no closure layer")?;
-        let store = match engine {
-            "relocate" => format!("{LAYERS}/closure"),
-            _ => "/nix/store".to_string(),
-        };
         let mut paths = Vec::new();
         for entry in std::fs::read_dir(&closure)? {
             let entry = entry?;
@@ -184,58 +224,81 @@ impl Sample {
             }
         }
         paths.sort();
-        let find = |what: &str| {
-            let mut names = paths.iter().map(|(_, name)| name);
-            let name = names.find(|name| name.contains(what));
-            name.cloned()
-                .with_context(|| format!("no {what} in the closure"))
-        };
-        let python = find("-python3-")?;
         Ok(Self {
-            app: format!("{}/bin/myapp", find("-myapp")?),
-            shell: format!("{python}/bin/sh"),
-            python: format!("{python}/bin/python3"),
-            closure: paths,
             image,
+            closure: paths,
         })
+    }
+
+    /// The first store path with `what` in it: where it is on this machine, and as its users see it.
+    fn find(&self, what: &str) -> Result<&(PathBuf, String)> {
+        let mut paths = self.closure.iter();
+        let found = paths.find(|(_, path)| path.contains(what));
+        found.with_context(|| format!("no {what} in the closure"))
     }
 }
 
 impl Bench {
     fn new(directory: &Path) -> Result<Self> {
         let fixtures = fixtures::read()?;
-        let sample = |engine: &str, name: &str| {
-            let directory = directory.join(name);
-            std::fs::create_dir(&directory)?;
-            Sample::build(&fixtures, engine, &directory)
+        let app = &fixtures.apps["python"].store_path;
+        let programs = fixtures.programs.as_ref();
+        let programs = programs.context("no programs: run this by script/bench engines")?;
+        let samples = |store_path: &str, cache: &Path, name: &str| {
+            Samples::build(&fixtures, store_path, cache, &directory.join(name))
         };
         Ok(Self {
-            in_place: sample("proot", "in-place")?,
-            relocated: sample("relocate", "relocated")?,
-            rootfs: fixtures.rootfs,
+            python: samples(app, &fixtures.cache, "python")?,
+            programs: samples(&programs.store_path, &programs.cache, "programs")?,
+            rootfs: fixtures.rootfs.clone(),
         })
     }
 
-    fn sample(&self, contender: Contender) -> &Sample {
-        match contender {
-            Contender::Relocated => &self.relocated,
-            _ => &self.in_place,
-        }
-    }
-
     fn measure(&self, contender: Contender, figures: &mut Figures) -> Result<()> {
+        self.measure_python(contender, figures)?;
         let mut add = |name, value| {
             figures.entry((name, contender)).or_default().push(value);
         };
-        add("start, ms", self.start(contender)?);
-        let Sample { python, app, .. } = self.sample(contender);
-        let probe = include_str!("probe.py");
-        let file = format!(
-            "{}/lib/python3.11/os.py",
-            python.trim_end_matches("/bin/python3")
+        let sample = self.programs.of(contender);
+        let (_, programs) = sample.find("-programs")?;
+        let (nginx, parts) = (include_str!("nginx.sh"), PARTS.to_string());
+        let program = format!("{programs}/bin/nginx");
+        let command = ["sh", "-ec", nginx, &program, &parts];
+        let rates = self.requests(sample, contender, &command, &["/part1", "/page"])?;
+        for (name, rate) in [
+            "nginx file, requests/s",
+            "nginx page of 20 files, requests/s",
+        ]
+        .into_iter()
+        .zip(rates)
+        {
+            add(name, rate);
+        }
+        let node = "require('http').createServer((_, answer) => answer.end('hello\\n'))\
+                    .listen(process.env.PORT, '127.0.0.1', () => console.log('listening'))";
+        let program = format!("{programs}/bin/node");
+        let rates = self.requests(sample, contender, &[&program, "-e", node], &["/"])?;
+        for rate in rates {
+            add("node, requests/s", rate);
+        }
+        Ok(())
+    }
+
+    fn measure_python(&self, contender: Contender, figures: &mut Figures) -> Result<()> {
+        let mut add = |name, value| {
+            figures.entry((name, contender)).or_default().push(value);
+        };
+        let sample = self.python.of(contender);
+        let (_, home) = sample.find("-python3-")?;
+        let python = format!("{home}/bin/python3");
+        add(
+            "start, ms",
+            self.start(sample, contender, &format!("{home}/bin/sh"))?,
         );
+        let probe = include_str!("probe.py");
+        let file = format!("{home}/lib/python3.11/os.py");
         let output = self
-            .launch(contender, &[python, "-I", "-c", probe, &file])
+            .launch(sample, contender, &[&python, "-I", "-c", probe, &file])
             .run()?;
         ensure!(output.code == 0, "the probe failed: {}", output.stderr);
         for (name, title) in [
@@ -254,39 +317,32 @@ impl Bench {
         let imports = "import json, ssl, http.server";
         let begun = Instant::now();
         let output = self
-            .launch(contender, &[python, "-I", "-c", imports])
+            .launch(sample, contender, &[&python, "-I", "-c", imports])
             .run()?;
         ensure!(output.code == 0, "python failed: {}", output.stderr);
         add(
             "python with its imports, ms",
             begun.elapsed().as_secs_f64() * 1e3,
         );
-        add("app, requests/s", self.requests(contender, &[app], "/")?);
-        let directory = Path::new(&file).parent().unwrap_or(Path::new("/"));
-        let files = format!(
-            "import functools, http.server as h\n\
-             class Handler(h.SimpleHTTPRequestHandler):\n    protocol_version = 'HTTP/1.1'\n    \
-             def log_message(self, *a): pass\n\
-             import os\n\
-             s = h.ThreadingHTTPServer(('127.0.0.1', int(os.environ['PORT'])), \
-             functools.partial(Handler, directory='{}'))\n\
-             print('listening', flush=True)\ns.serve_forever()",
-            directory.display()
-        );
-        let command = [python.as_str(), "-I", "-c", &files];
-        add(
-            "files, requests/s",
-            self.requests(contender, &command, "/this.py")?,
-        );
+        let (_, app) = sample.find("-myapp")?;
+        let app = format!("{app}/bin/myapp");
+        for rate in self.requests(sample, contender, &[&app], &["/"])? {
+            add("python app, requests/s", rate);
+        }
+        let files = include_str!("files.py");
+        let directory = format!("{home}/lib/python3.11");
+        let command = [python.as_str(), "-I", "-c", files, &directory];
+        for rate in self.requests(sample, contender, &command, &["/this.py"])? {
+            add("python files, requests/s", rate);
+        }
         Ok(())
     }
 
-    fn launch(&self, contender: Contender, command: &[&str]) -> Launch {
+    fn launch(&self, sample: &Sample, contender: Contender, command: &[&str]) -> Launch {
         let command = contender
             .prefix()
             .into_iter()
             .chain(command.iter().map(ToString::to_string));
-        let sample = self.sample(contender);
         let launch = Launch::new(&sample.image, &self.rootfs).command(command);
         match contender {
             Contender::Native | Contender::Direct => {
@@ -301,14 +357,13 @@ impl Bench {
     }
 
     /// Milliseconds that the closure's shell takes from its start to its end: the median of many.
-    fn start(&self, contender: Contender) -> Result<f64> {
+    fn start(&self, sample: &Sample, contender: Contender, shell: &str) -> Result<f64> {
         let loops = format!(
-            "for i in {{1..{STARTS}}}; do s=$EPOCHREALTIME; {} {} -c :; e=$EPOCHREALTIME; \
+            "for i in {{1..{STARTS}}}; do s=$EPOCHREALTIME; {} {shell} -c :; e=$EPOCHREALTIME; \
              echo $((${{e/./}} - ${{s/./}})); done",
             contender.prefix().join(" "),
-            self.sample(contender).shell
         );
-        let mut outer = self.launch(contender, &[]);
+        let mut outer = self.launch(sample, contender, &[]);
         outer = outer.command(["bash", "-c", &loops]);
         let output = outer.run()?;
         let mut times: Vec<f64> = output
@@ -320,32 +375,52 @@ impl Bench {
         Ok(report::median(&mut times) / 1e3)
     }
 
-    /// Requests a second that a server answers.
-    fn requests(&self, contender: Contender, command: &[&str], path: &str) -> Result<f64> {
+    /// Requests a second that a server answers, for each of these paths.
+    fn requests(
+        &self,
+        sample: &Sample,
+        contender: Contender,
+        command: &[&str],
+        paths: &[&str],
+    ) -> Result<Vec<f64>> {
         let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
-        let launch = self
-            .launch(contender, command)
+        let mut launch = self
+            .launch(sample, contender, command)
             .env("PORT", &port.to_string());
-        let mut server = launch.start()?;
-        server.wait_for("listening", Duration::from_secs(30))?;
-        let begun = Instant::now();
-        let clients: Vec<_> = (0..CONNECTIONS)
-            .map(|_| {
-                let path = path.to_string();
-                std::thread::spawn(move || ask(port, &path, begun + LOAD))
-            })
-            .collect();
-        let mut count = 0;
-        for client in clients {
-            match client.join() {
-                Ok(answered) => count += answered?,
-                Err(_) => bail!("a client failed"),
-            }
+        if let Ok((programs, _)) = sample.find("-programs") {
+            // Debian's Node has this directory compiled in.
+            let share = programs.join("share");
+            launch = launch.sandbox(|sandbox| sandbox.bind_ro(share, "/usr/share"));
         }
-        let rate = f64::from(count) / begun.elapsed().as_secs_f64();
+        let mut server = launch.start()?;
+        server.wait_for("listening", PATIENCE)?;
+        let begun = Instant::now();
+        while let Err(error) = TcpStream::connect(("127.0.0.1", port)) {
+            ensure!(begun.elapsed() < PATIENCE, "{error}: {}", server.stderr());
+        }
+        let rates = paths.iter().map(|path| rate(port, path)).collect();
         server.kill();
-        Ok(rate)
+        rates
     }
+}
+
+/// Requests a second that are answered.
+fn rate(port: u16, path: &str) -> Result<f64> {
+    let begun = Instant::now();
+    let clients: Vec<_> = (0..CONNECTIONS)
+        .map(|_| {
+            let path = path.to_string();
+            std::thread::spawn(move || ask(port, &path, begun + LOAD))
+        })
+        .collect();
+    let mut count = 0;
+    for client in clients {
+        match client.join() {
+            Ok(answered) => count += answered?,
+            Err(_) => bail!("a client failed"),
+        }
+    }
+    Ok(f64::from(count) / begun.elapsed().as_secs_f64())
 }
 
 /// Asks until `end`, each time on a new connection, and counts the answers.

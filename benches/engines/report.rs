@@ -4,15 +4,18 @@ use crate::{Contender, Figures};
 use std::fmt::Write as _;
 
 /// The figures, in the order of the table.
-const ROWS: [&str; 8] = [
+const ROWS: [&str; 11] = [
     "start, ms",
     "python with its imports, ms",
     "getppid, µs",
     "stat, µs",
     "open + read + close, µs",
     "send + receive, µs",
-    "app, requests/s",
-    "files, requests/s",
+    "python app, requests/s",
+    "python files, requests/s",
+    "node, requests/s",
+    "nginx file, requests/s",
+    "nginx page of 20 files, requests/s",
 ];
 
 pub(crate) fn median(values: &mut [f64]) -> f64 {

@@ -1,7 +1,7 @@
 # The sample apps, built as Hydra builds them, and the signed binary cache that holds them.
 # shellcheck shell=bash disable=SC2034,SC2154  # names shared between the parts
 
-apps=(python static)
+apps=(python static flake hydra-job relocate)
 
 part_closures() {
   local app
@@ -43,7 +43,8 @@ make_app() {
   app_source[$app]=$(nix-store --add-fixed --recursive sha256 "$kept/hydra/source")
   if [[ ! -f $kept/output ]]; then
     add_debs "$set_directory"
-    nix-build "$(expression "${app_source[$app]}")" -o "$cache/roots/app-$app" >"$kept/.output"
+    build_app "${app_source[$app]}" "$cache/roots/app-$app"
+    readlink "$cache/roots/app-$app" >"$kept/.output"
     mv "$kept/.output" "$kept/output"
   fi
   app_path[$app]=$(<"$kept/output")
@@ -65,12 +66,20 @@ assemble() {
   rm -rf "$into/hydra/source/.git" "$into/repository"
 }
 
-# The expression that Hydra would be told to evaluate.
-expression() {
+# build_app SOURCE LINK: build what Hydra would be told to evaluate.
+build_app() {
   local file
+  if [[ -f $1/flake.nix ]]; then
+    nix build "path:$1" --out-link "$2"
+    return
+  fi
+  if [[ -f $1/release.nix ]]; then
+    nix-build "$1/release.nix" --arg my-project "$1" -o "$2"
+    return
+  fi
   for file in deploy shell default; do
     if [[ -f $1/$file.nix ]]; then
-      printf '%s\n' "$1/$file.nix"
+      nix-build "$1/$file.nix" -o "$2"
       return
     fi
   done

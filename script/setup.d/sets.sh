@@ -6,7 +6,7 @@ export NIX_CONFIG="
 sandbox = false
 build-users-group =
 substituters =
-experimental-features = nix-command
+experimental-features = nix-command flakes
 max-jobs = auto
 "
 export NIX_USER_CONF_FILES=/dev/null

@@ -22,6 +22,8 @@ use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// A `nix-cache-info` is a few lines; more than this is another kind of file.
 const MAX_CACHE_INFO_SIZE: u64 = 64 * 1024;
@@ -33,6 +35,8 @@ pub struct BinaryCache {
     http: Http,
     /// Lower is asked first.
     pub priority: u32,
+    /// Bytes of NARs that have come from it so far.
+    received: Arc<AtomicU64>,
 }
 
 /// Why a binary cache could not be asked, or what it answered cannot be used.
@@ -65,6 +69,7 @@ impl BinaryCache {
             url,
             http,
             priority: CacheInfo::default().priority,
+            received: Arc::default(),
         };
         let text = match cache.read_small("nix-cache-info", MAX_CACHE_INFO_SIZE) {
             // Every cache lets its `nix-cache-info` be read: where it does not, something is amiss.
@@ -131,7 +136,16 @@ impl BinaryCache {
             .base
             .join(url)
             .map_err(|_| CacheError::NarUrl(url.to_string()))?;
-        self.open_url(&url)
+        Ok(Box::new(Counted {
+            bytes: self.open_url(&url)?,
+            count: Arc::clone(&self.received),
+        }))
+    }
+
+    /// Bytes of NARs that have come from this cache so far, as they are compressed.
+    #[must_use]
+    pub fn received(&self) -> u64 {
+        self.received.load(Ordering::Relaxed)
     }
 
     fn read_small(&self, name: &str, limit: u64) -> Result<Vec<u8>, CacheError> {
@@ -182,6 +196,20 @@ impl CacheError {
             Self::NoFile => true,
             _ => false,
         }
+    }
+}
+
+/// Bytes that are counted as they are read.
+struct Counted {
+    bytes: Box<dyn Read>,
+    count: Arc<AtomicU64>,
+}
+
+impl Read for Counted {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let count = self.bytes.read(into)?;
+        self.count.fetch_add(count as u64, Ordering::Relaxed);
+        Ok(count)
     }
 }
 

@@ -5,6 +5,7 @@ pub mod packed;
 pub mod path_info;
 pub mod place;
 pub mod plan;
+pub mod progress;
 pub mod references;
 pub mod relocate;
 pub mod survey;

@@ -130,6 +130,14 @@ impl Caches {
             .find(|cache| cache.url().to_string() == url)
     }
 
+    /// The URL of every cache that can be used, and how many bytes of NARs have come from it so far.
+    pub fn received(&self) -> impl Iterator<Item = (String, u64)> {
+        self.caches.iter().filter_map(|asked| {
+            let cache = asked.cache.as_ref().ok()?;
+            Some((asked.url.to_string(), cache.received()))
+        })
+    }
+
     /// Asks the caches in their order for `path`, until one has it, is believed, and suits.
     pub fn look_up(
         &self,

@@ -19,6 +19,7 @@ use nix_derivation::StorePath;
 use nix_hydra_start::engine::EngineSetting;
 use nix_hydra_start::image;
 use serde::{Deserialize, Serialize};
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
@@ -29,6 +30,10 @@ const NAME: &str = "closure";
 
 /// Raised whenever what this layer or those with the store paths hold changes its form.
 const FORMAT: &str = "5";
+
+/// How many store paths `PRoot` gets a binding for. Each costs every look-up of a path about a
+/// four-hundredth more; a link costs those through it nearly half more: see `docs/performance.md`.
+const MAX_BOUND: usize = 40;
 
 /// How many files and store paths `NIX_DEBUG` lists, as the earlier buildpacks did.
 const LARGEST: usize = 20;
@@ -153,11 +158,21 @@ pub fn handle(
         });
     }
 
+    let same_trust = previous
+        .as_ref()
+        .is_some_and(|previous| previous.trust == trust);
+    let planned = plan(roots, known(&stores, same_trust), open_caches);
+    if let (Err(_), Some(previous)) = (&planned, &previous) {
+        // Whoever comes again with other roots, built meanwhile, is to find what there is.
+        stores
+            .put_back()
+            .and_then(|()| layer.write(previous))
+            .map_err(ClosureLayerError::Layer)?;
+    }
+    let (closure, caches) = planned?;
     if let Some(afresh) = afresh(had_layer, previous.as_ref(), config.engine) {
         print::sub_bullet(format!("Starting afresh: {afresh}"));
     }
-    let same_trust = previous.is_some_and(|previous| previous.trust == trust);
-    let (closure, caches) = plan(roots, known(&stores, same_trust), open_caches)?;
     let work = Work {
         layers_dir,
         directory: &layer.path,
@@ -419,18 +434,19 @@ impl<'a> Work<'a> {
                 bytes(size(&old))
             ));
         }
-        let timer = (!new.is_empty()).then(|| {
-            print::sub_start_timer(format!(
+        let fill = || self.stores.fill(plan, kept, self.caches);
+        let filled = if new.is_empty() {
+            fill()
+        } else {
+            let total = new.iter().map(|(_, info)| info.download_size()).sum();
+            let what = format!(
                 "Downloading {}: {}, {} unpacked",
                 paths(new.len()),
-                bytes(new.iter().map(|(_, info)| info.download_size()).sum()),
+                bytes(total),
                 bytes(size(&new))
-            ))
-        });
-        let filled = self.stores.fill(plan, kept, self.caches);
-        if let Some(timer) = timer {
-            timer.done();
-        }
+            );
+            output::downloading(&what, total, self.caches, fill)
+        };
         filled.map_err(|error| match error {
             FillError::Fetch(error) => ClosureLayerError::Fetch(error),
             FillError::Layer(error) => ClosureLayerError::Layer(error),
@@ -464,20 +480,34 @@ fn seen_roots(plan: &Plan) -> Vec<String> {
 /// name under which the app sees it.
 fn lead_to(directory: &Path, made: &Made) -> io::Result<()> {
     let plan = &made.plan;
-    let mut bound = Vec::new();
     for path in plan.closure.paths.keys() {
-        let place = plan.place(path);
         if let Some(name) = plan.seen_at(path).file_name() {
-            symlink(&place, directory.join(name))?;
-        }
-        let leaves = made.filled.leaving.contains(&path.to_basename());
-        if made.verdict != Verdict::Relocated && (leaves || plan.placement.own.contains(path)) {
-            bound.push(place);
+            symlink(plan.place(path), directory.join(name))?;
         }
     }
+    let bound = match made.verdict {
+        Verdict::Relocated => Vec::new(),
+        _ => bound(plan, &made.filled.leaving),
+    };
     let image = describe(&made.filled.seen, &made.roots, bound);
     fs::write(directory.join(image::FILE), image.to_string())?;
     report::write_members(directory, plan.closure)
+}
+
+/// The places of the paths that an engine had better not reach by a link: those that must find others
+/// beside them, however many, then the roots and the largest.
+fn bound(plan: &Plan, leaving: &BTreeSet<String>) -> Vec<PathBuf> {
+    let must = |path: &StorePath| leaving.contains(&path.to_basename());
+    let mut all: Vec<(&StorePath, &PathInfo)> = plan.closure.paths.iter().collect();
+    all.sort_by_key(|(path, info)| {
+        let is_root = plan.closure.roots.contains(path);
+        Reverse((must(path), is_root, info.nar_size))
+    });
+    let paths = all.into_iter().map(|(path, _)| path).enumerate();
+    paths
+        .take_while(|(index, path)| *index < MAX_BOUND || must(path))
+        .map(|(_, path)| plan.place(path))
+        .collect()
 }
 
 /// A relocation to `directory`, where every path has a place of its own.
@@ -583,5 +613,63 @@ fn known(stores: &StoreLayers, same_trust: bool) -> Known {
     Known {
         guesses: facts.into_keys().collect(),
         facts: BTreeMap::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nix_hydra_start::engine::Engine;
+
+    fn previous(relocation: Verdict) -> Metadata {
+        Metadata {
+            format: FORMAT.to_string(),
+            roots: Vec::new(),
+            trust: Vec::new(),
+            content: String::new(),
+            programs: Vec::new(),
+            compile_hooks: Vec::new(),
+            relocation,
+            relocation_message: String::new(),
+            relocation_ignored: Vec::new(),
+            layers: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_build_that_can_keep_nothing_says_why() {
+        let said = |had_layer, verdict: Option<Verdict>, engine| {
+            afresh(had_layer, verdict.map(previous).as_ref(), engine)
+        };
+        let none = "there is no previous image, or the platform was told to clear what it keeps";
+        let version = "the previous image is of another version of this buildpack";
+        let engine = "the previous image is for another engine";
+        let proot = EngineSetting::Only(Engine::PRoot);
+        for (had_layer, verdict, setting, expected) in [
+            (false, None, EngineSetting::Unset, Some(none)),
+            (true, None, EngineSetting::Unset, Some(version)),
+            (
+                true,
+                Some(Verdict::Movable),
+                EngineSetting::Relocate,
+                Some(engine),
+            ),
+            (
+                true,
+                Some(Verdict::Movable),
+                EngineSetting::Auto,
+                Some(engine),
+            ),
+            (true, Some(Verdict::Relocated), proot, Some(engine)),
+            (true, Some(Verdict::Bound), EngineSetting::Auto, None),
+            (true, Some(Verdict::Relocated), EngineSetting::Auto, None),
+            (true, Some(Verdict::Unknown), EngineSetting::Unset, None),
+        ] {
+            assert_eq!(
+                said(had_layer, verdict, setting),
+                expected,
+                "{verdict:?} {setting:?}"
+            );
+        }
     }
 }

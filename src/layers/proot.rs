@@ -8,7 +8,7 @@ use crate::output::tool_name;
 use crate::tools::{Tool, ToolError, ToolSource};
 use bullet_stream::global::print;
 use flate2::read::MultiGzDecoder;
-use nix_hydra_start::image::{LOADER, LOADER_32, PROOT};
+use nix_hydra_start::image::{INSIDE, LOADER, LOADER_32, PROOT};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::fs::{self, OpenOptions};
@@ -31,7 +31,7 @@ pub enum PRootLayerError {
     Tool(ToolError),
     /// The downloaded file is neither a program nor an archive that holds one; what it is.
     Program(String),
-    /// The start program, which comes with the buildpack, cannot be read.
+    /// A program that comes with the buildpack cannot be read.
     StartProgram(PathBuf, io::Error),
     Layer(LayerError),
 }
@@ -42,6 +42,16 @@ struct Metadata {
     proot: String,
     /// SHA-256 of the start program.
     start_program: String,
+    /// SHA-256 of the first process in PRoot; empty where there is none.
+    inside: String,
+}
+
+/// Where the programs are that come with the buildpack.
+#[derive(Debug)]
+pub struct Programs {
+    pub start: PathBuf,
+    /// The first process in PRoot.
+    pub inside: PathBuf,
 }
 
 /// What the layer is needed for.
@@ -58,7 +68,7 @@ pub fn handle(
     layers_dir: &Path,
     config: &Config,
     arch: &str,
-    start_program: &Path,
+    programs: &Programs,
     http: &Http,
     needed: Use,
 ) -> Result<(), PRootLayerError> {
@@ -67,14 +77,24 @@ pub fn handle(
         .then(|| ToolSource::find(Tool::PRoot, config.proot.as_ref(), arch))
         .transpose()
         .map_err(PRootLayerError::Tool)?;
-    let program = fs::read(start_program)
-        .map_err(|error| PRootLayerError::StartProgram(start_program.to_path_buf(), error))?;
+    let read = |path: &Path| {
+        fs::read(path).map_err(|error| PRootLayerError::StartProgram(path.to_path_buf(), error))
+    };
+    let start = read(&programs.start)?;
+    let inside = source
+        .as_ref()
+        .map(|_| read(&programs.inside))
+        .transpose()?;
     let wanted = Metadata {
         proot: source
             .as_ref()
             .map(|source| hex::encode(source.download.sha256))
             .unwrap_or_default(),
-        start_program: hex::encode(Sha256::digest(&program)),
+        start_program: hex::encode(Sha256::digest(&start)),
+        inside: inside
+            .as_ref()
+            .map(|program| hex::encode(Sha256::digest(program)))
+            .unwrap_or_default(),
     };
     let layer = LaunchLayer::new(layers_dir, "proot");
     let state = layer
@@ -89,7 +109,13 @@ pub fn handle(
         }
         return Ok(());
     }
-    let filled = fill(&layer.path, source.as_ref(), &program, http);
+    let filled = fill(
+        &layer.path,
+        source.as_ref(),
+        &start,
+        inside.as_deref(),
+        http,
+    );
     if let Err(error) = filled {
         // The first error is the one to tell.
         let _ = layer.remove();
@@ -102,6 +128,7 @@ fn fill(
     directory: &Path,
     source: Option<&ToolSource>,
     start_program: &[u8],
+    inside: Option<&[u8]>,
     http: &Http,
 ) -> Result<(), PRootLayerError> {
     let layer_error = |path: PathBuf| |reason| PRootLayerError::Layer(LayerError { path, reason });
@@ -119,6 +146,7 @@ fn fill(
         (PROOT, proot.as_deref()),
         (LOADER, loader),
         (LOADER_32, loader_32),
+        (INSIDE, inside),
         (&start_file, Some(start_program)),
     ] {
         let Some(bytes) = bytes else { continue };

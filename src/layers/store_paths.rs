@@ -233,6 +233,12 @@ impl StoreLayers {
         Ok(true)
     }
 
+    /// Has the layers be as [`StoreLayers::take`] found them.
+    pub fn put_back(&self) -> Result<(), LayerError> {
+        let mut all = self.previous.iter();
+        all.try_for_each(|(name, metadata)| self.layer(name).write(metadata))
+    }
+
     /// What an earlier build verified of store paths.
     pub fn facts(&self) -> impl Iterator<Item = (StorePath, PathInfo)> {
         let lines = self.previous.values().flat_map(|metadata| &metadata.paths);

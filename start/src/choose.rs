@@ -63,7 +63,7 @@ pub(crate) fn prepare(engine: Engine, found: &Found, by_name: bool) -> Result<Re
 }
 
 /// Whether `engine` works here, to the point where it would run the app.
-pub(crate) fn try_out(engine: Engine, found: &Found, by_name: bool) -> Result<(), Reason> {
+fn try_out(engine: Engine, found: &Found, by_name: bool) -> Result<(), Reason> {
     match prepare(engine, found, by_name)? {
         Ready::Here | Ready::Namespace(_) => Ok(()),
         Ready::PRoot(proot) => match run_in_proot(None, found, &proot) {
@@ -71,6 +71,15 @@ pub(crate) fn try_out(engine: Engine, found: &Found, by_name: bool) -> Result<()
             Err(failure) => Err(Reason::of(failure)),
         },
     }
+}
+
+/// Tries every engine, whether the setting lets it be taken or not.
+pub(crate) fn try_all(setting: EngineSetting, found: &Found) -> Vec<(Engine, Result<(), Reason>)> {
+    let tried = Engine::ALL.into_iter().map(|engine| {
+        let by_name = setting == EngineSetting::Only(engine);
+        (engine, try_out(engine, found, by_name))
+    });
+    tried.collect()
 }
 
 impl Reason {

@@ -1,11 +1,11 @@
 //! The start program's commands.
 
-use crate::choose::{candidates, try_out};
-use crate::closure::{self, Closure};
-use crate::engine::{Engine, EngineSetting, SETTING};
+use crate::choose::{candidates, try_all};
+use crate::closure::Closure;
+use crate::doctor;
+use crate::engine::{EngineSetting, SETTING};
 use crate::errors::{self, RunError};
 use crate::image::Found;
-use crate::inside;
 use crate::picture;
 use crate::run::{self, Request};
 use crate::supervise::{End, is_init};
@@ -13,7 +13,6 @@ use crate::sys;
 use crate::why;
 use std::env;
 use std::ffi::OsString;
-use std::fs;
 use std::io::{self, Write as _};
 use std::path::Path;
 use std::process::ExitCode;
@@ -28,6 +27,7 @@ Usage: nix-hydra run COMMAND [ARGUMENT]...    run a command with the closure at 
        nix-hydra engines                      say which engines work here
        nix-hydra closure                      say what is in this image, and how large it is
        nix-hydra why PATH                     say why a store path is in this image
+       nix-hydra doctor                       say what is wrong with this image, where it runs
        run_proot.sh COMMAND [ARGUMENT]...     the same as nix-hydra run
 
 Each takes --help.
@@ -76,6 +76,20 @@ Usage: nix-hydra why PATH
 The exit status is 1 if nothing in the image is called so.
 ";
 
+const DOCTOR_HELP: &str = "\
+Says what is wrong with this image, where it runs: whether all of the closure is there, whether a
+command would run and by which engine, and what it would lack: programs, a shell, certificates,
+locales, room for temporary files. Then what the kernel and the container allow. Nothing is changed.
+
+Usage: nix-hydra doctor [--json]
+
+  --json    the same, as JSON
+
+Each line is `ok`, a `warning` (some apps do not work with it) or a `problem`, with what to do. The exit
+status is 1 if there is a problem. It sees what its own environment has: `launcher -- nix-hydra doctor`
+gives it that of the app.
+";
+
 /// What a program answers for words that it does not know.
 const USAGE: u8 = 2;
 
@@ -98,7 +112,7 @@ pub fn main(words: impl IntoIterator<Item = OsString>) -> ExitCode {
         Some("engines") => engines(rest),
         Some("closure") => closure(rest),
         Some("why") => why(rest),
-        Some(inside::NAME) => inside::main(rest).unwrap_or_else(|| usage(HELP)),
+        Some("doctor") => doctor(rest),
         _ if is_help(command) => help(HELP),
         _ => usage(HELP),
     }
@@ -166,10 +180,7 @@ fn engines(words: &[OsString]) -> ExitCode {
         [word] if is_help(word) => return help(ENGINES_HELP),
         _ => return usage(ENGINES_HELP),
     }
-    let checked = run::setting().and_then(|setting| {
-        let found = Found::find().map_err(|(path, error)| RunError::Image(path, error))?;
-        Ok((setting, found))
-    });
+    let checked = run::setting().and_then(|setting| Ok((setting, find()?)));
     match checked {
         Ok((setting, found)) => list(setting, &found),
         Err(error) => failed(&error),
@@ -207,15 +218,38 @@ fn why(words: &[OsString]) -> ExitCode {
     }
 }
 
+fn find() -> Result<Found, RunError> {
+    Found::find().map_err(|(path, error)| RunError::Image(path, error))
+}
+
 /// What the image says its closure is made of.
 fn read_closure() -> Result<Closure, RunError> {
-    let found = Found::find().map_err(|(path, error)| RunError::Image(path, error))?;
-    let file = found.store.join(closure::FILE);
-    let text = fs::read_to_string(&file);
-    let closure = text.and_then(|text| {
-        Closure::parse(&text).ok_or_else(|| io::Error::other("it is of another version"))
+    let closure = find()?.closure();
+    closure.map_err(|(path, error)| RunError::Image(path, error))
+}
+
+fn doctor(words: &[OsString]) -> ExitCode {
+    let words: Vec<_> = words.iter().map(|word| word.to_str()).collect();
+    let as_json = match words[..] {
+        [] => false,
+        [Some("--json")] => true,
+        [Some("--help" | "-h")] => return help(DOCTOR_HELP),
+        _ => return usage(DOCTOR_HELP),
+    };
+    let examination = match find() {
+        Ok(found) => doctor::examine(&found),
+        Err(error) => return failed(&error),
+    };
+    let printed = print_out(&if as_json {
+        examination.json()
+    } else {
+        examination.text()
     });
-    closure.map_err(|error| RunError::Image(file, error))
+    if examination.is_well() {
+        printed
+    } else {
+        ExitCode::FAILURE
+    }
 }
 
 /// Prints text to whoever reads it, as long as they do.
@@ -234,9 +268,8 @@ fn list(setting: EngineSetting, found: &Found) -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let mut working = Vec::new();
-    for engine in Engine::ALL {
-        let by_name = setting == EngineSetting::Only(engine);
-        match try_out(engine, found, by_name) {
+    for (engine, tried) in try_all(setting, found) {
+        match tried {
             Ok(()) => {
                 println!("{:<10} works", engine.name());
                 working.push(engine);

@@ -13,6 +13,7 @@
 //! All values are paths as the app sees them. Keys that are not known are passed over, since the
 //! layers of an image may come from different versions of the buildpack.
 
+use crate::closure::{self, Closure};
 use std::fmt;
 use std::fs;
 use std::io;
@@ -27,12 +28,18 @@ pub const STORE_DIR: &str = "/nix/store";
 /// The name of the layer with the closure, and of the one with the start program.
 const CLOSURE_LAYER: &str = "closure";
 
+/// Links that are followed before a path counts as going in a circle, as Linux has it.
+const MAX_LINKS: usize = 40;
+
 /// PRoot in the layer of the start program: not in `bin`, which is on the app's PATH.
 pub const PROOT: &str = "libexec/proot";
 
 /// PRoot's loaders beside it, for programs of 64 and of 32 bits; a layer may lack either.
 pub const LOADER: &str = "libexec/proot-loader";
 pub const LOADER_32: &str = "libexec/proot-loader-32";
+
+/// The first process in PRoot: the crate `nix-hydra-inside`.
+pub const INSIDE: &str = "libexec/nix-hydra-inside";
 
 /// What an image says of itself.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -106,8 +113,6 @@ pub(crate) struct Found {
     pub(crate) store: PathBuf,
     /// The layer that this program is in.
     pub(crate) layer: PathBuf,
-    /// This program.
-    pub(crate) program: PathBuf,
 }
 
 impl Found {
@@ -117,10 +122,10 @@ impl Found {
         let program = itself
             .read_link()
             .map_err(|error| (itself.to_path_buf(), error))?;
-        Self::beside(program)
+        Self::beside(&program)
     }
 
-    fn beside(program: PathBuf) -> Result<Self, (PathBuf, io::Error)> {
+    fn beside(program: &Path) -> Result<Self, (PathBuf, io::Error)> {
         let layer = program.ancestors().nth(2).unwrap_or(Path::new("/"));
         let layer = layer.to_path_buf();
         let store = layer.parent().unwrap_or(Path::new("/")).join(CLOSURE_LAYER);
@@ -130,7 +135,6 @@ impl Found {
             image: Image::parse(&text),
             store,
             layer,
-            program,
         })
     }
 
@@ -140,6 +144,41 @@ impl Found {
             Ok(inside) => self.store.join(inside),
             Err(_) => path.to_path_buf(),
         }
+    }
+
+    /// What the closure is made of.
+    pub(crate) fn closure(&self) -> Result<Closure, (PathBuf, io::Error)> {
+        let file = self.store.join(closure::FILE);
+        let closure = fs::read_to_string(&file).and_then(|text| {
+            Closure::parse(&text).ok_or_else(|| io::Error::other("it is of another version"))
+        });
+        closure.map_err(|error| (file, error))
+    }
+
+    /// Where a path as the app sees it is without an engine, with all links followed; nothing where it
+    /// leads nowhere.
+    pub(crate) fn followed(&self, path: &Path) -> Option<PathBuf> {
+        let mut path = self.outside(path);
+        for _ in 0..MAX_LINKS {
+            let mut prefixes: Vec<&Path> = path.ancestors().collect();
+            prefixes.reverse();
+            let link = prefixes
+                .into_iter()
+                .find_map(|prefix| Some((prefix, prefix.read_link().ok()?)));
+            let Some((link, target)) = link else {
+                return path.exists().then_some(path);
+            };
+            let rest = path.strip_prefix(link).unwrap_or(Path::new(""));
+            let parent = link.parent().unwrap_or(Path::new("/"));
+            // An absolute target takes the parent's place.
+            let target = self.outside(&parent.join(target));
+            path = if rest.as_os_str().is_empty() {
+                target
+            } else {
+                target.join(rest)
+            };
+        }
+        None
     }
 
     /// The first root that is not where the app looks for it; none where the closure is in place.
@@ -202,13 +241,13 @@ mod tests {
     fn the_closure_is_in_the_layer_beside_that_of_the_program() {
         let layers = tempfile::tempdir().unwrap();
         let program = layers.path().join("proot/bin/nix-hydra");
-        let (missing, error) = Found::beside(program.clone()).unwrap_err();
+        let (missing, error) = Found::beside(&program).unwrap_err();
         assert_eq!(missing, layers.path().join("closure/.image"));
         assert_eq!(error.kind(), io::ErrorKind::NotFound);
 
         fs::create_dir(layers.path().join("closure")).unwrap();
         fs::write(&missing, image().to_string()).unwrap();
-        let found = Found::beside(program).unwrap();
+        let found = Found::beside(&program).unwrap();
         assert_eq!(found.image, image());
         assert_eq!(found.absent_root(), Some(Path::new("/nix/store/a-myapp")));
         assert_eq!(
@@ -216,5 +255,32 @@ mod tests {
             layers.path().join("closure/a-myapp/bin/myapp")
         );
         assert!(!found.is_within());
+    }
+
+    #[test]
+    fn links_of_the_closure_are_followed_where_it_is() {
+        use std::os::unix::fs::symlink;
+        let layers = tempfile::tempdir().unwrap();
+        let store = layers.path().join("closure");
+        fs::create_dir_all(store.join("b-tool/bin")).unwrap();
+        fs::write(store.join("b-tool/bin/tool"), "").unwrap();
+        fs::create_dir(store.join("a-app")).unwrap();
+        symlink("/nix/store/b-tool/bin", store.join("a-app/bin")).unwrap();
+        symlink("../b-tool/bin/tool", store.join("a-app/tool")).unwrap();
+        symlink("loop", store.join("a-app/loop")).unwrap();
+        let found = Found {
+            image: Image::default(),
+            layer: layers.path().join("proot"),
+            program: PathBuf::new(),
+            store: store.clone(),
+        };
+        let followed = |path: &str| found.followed(Path::new(path));
+        let tool = store.join("b-tool/bin/tool");
+        assert_eq!(followed("/nix/store/a-app/bin/tool"), Some(tool));
+        let through_parent = followed("/nix/store/a-app/tool").unwrap();
+        assert!(through_parent.ends_with("a-app/../b-tool/bin/tool"));
+        assert_eq!(followed("/nix/store/a-app/bin/other"), None);
+        assert_eq!(followed("/nix/store/a-app/loop"), None);
+        assert_eq!(followed("/"), Some("/".into()));
     }
 }

@@ -10,6 +10,7 @@
 mod choose;
 pub mod closure;
 mod command_line;
+mod doctor;
 pub mod engine;
 mod environment;
 mod errors;

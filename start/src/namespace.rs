@@ -5,7 +5,7 @@
 //! those of other users are seen as `nobody`'s. Root with the right to mount needs none.
 
 use crate::image::STORE_DIR;
-use crate::report::Report;
+use crate::report::{Report, receive, send};
 use crate::sys::{self, Fork};
 use rustix::fs::Mode;
 use rustix::mount::{
@@ -30,6 +30,9 @@ const READ_ONLY: MountFlags = MountFlags::BIND
     .union(MountFlags::RDONLY)
     .union(MountFlags::NOSUID)
     .union(MountFlags::NODEV);
+
+/// What an ordinary user leaves, to mount in.
+const NEW_USER: UnshareFlags = UnshareFlags::NEWUSER.union(UnshareFlags::NEWNS);
 
 /// What was being done when the view was refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,6 +85,10 @@ impl View {
     /// Makes a view in which `store` is at `/nix/store`. `by_name` says that the user asked for this
     /// engine, and so takes what it costs root.
     pub(crate) fn make(store: &Path, by_name: bool) -> Result<Self, Refusal> {
+        if !geteuid().is_root() {
+            // Most containers refuse it so, which costs them no child.
+            sys::try_unshare(NEW_USER).map_err(at(Step::Unshare))?;
+        }
         let start = at(Step::Start);
         let directory = env::current_dir().map_err(&start)?;
         let pipe = || pipe_with(PipeFlags::CLOEXEC).map_err(io::Error::from);
@@ -90,7 +97,7 @@ impl View {
         match sys::fork().map_err(&start)? {
             Fork::Child => {
                 drop((reports, entered));
-                match build(store, by_name) {
+                let built = match build(store, by_name) {
                     Ok(()) => Report::Works,
                     Err(Refusal { step, error }) => Report::Refused(
                         step as u16,
@@ -99,15 +106,15 @@ impl View {
                             .and_then(|error| u16::try_from(error).ok())
                             .unwrap_or_default(),
                     ),
-                }
-                .send(&report);
+                };
+                send(built, &report);
                 // The namespaces last until they are entered.
                 let _ = File::from(until_entered).read(&mut [0]);
                 sys::exit_child(0)
             }
             Fork::Parent(child) => {
                 drop((report, until_entered));
-                let view = match Report::receive(&reports) {
+                let view = match receive(&reports) {
                     Ok(Some(Report::Works)) => Self::of(child, directory).map_err(at(Step::Enter)),
                     Ok(Some(Report::Refused(step, error))) => Err(Refusal {
                         step: Step::ALL
@@ -161,7 +168,7 @@ fn build(store: &Path, by_name: bool) -> Result<(), Refusal> {
         if user.is_root() && !by_name {
             return Err(at(Step::Root)(io::ErrorKind::PermissionDenied.into()));
         }
-        sys::unshare(UnshareFlags::NEWUSER | UnshareFlags::NEWNS).map_err(at(Step::Unshare))?;
+        sys::unshare(NEW_USER).map_err(at(Step::Unshare))?;
         // Whoever may not change its groups may give its own group a number.
         fs::write("/proc/self/setgroups", "deny")
             .and_then(|()| fs::write("/proc/self/uid_map", format!("{user} {user} 1")))

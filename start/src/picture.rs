@@ -13,9 +13,30 @@ const HEIGHT: f64 = 800.0;
 /// The line above the boxes.
 const TITLE: f64 = 32.0;
 
-/// What a letter takes of a line, and a line of a box, in the font below; a guess on the safe side.
-const LETTER: f64 = 7.2;
-const LINE: f64 = 15.0;
+/// A size in which a box is written on, and what a letter takes of a line, and a line of the box; a
+/// guess on the safe side.
+struct Font {
+    size: u8,
+    letter: f64,
+    line: f64,
+}
+
+/// The one that is easy to read, and what is tried where that is too large.
+const FONTS: [Font; 2] = [
+    Font {
+        size: 12,
+        letter: 7.2,
+        line: 15.0,
+    },
+    Font {
+        size: 9,
+        letter: 5.4,
+        line: 11.0,
+    },
+];
+
+/// What is left free between a box and its words.
+const MARGIN: f64 = 4.0;
 
 /// The colours of what is deployed, of what programs rarely need when they run, and of all else.
 const ROOT: &str = "#2f6f4f";
@@ -114,18 +135,49 @@ fn draw(
         bytes(closure.size_with_references(index)),
         closure.chain_words(chain)
     );
-    for (line, words) in (1_u8..).zip([name(&path.path), &bytes(path.size)]) {
-        let bottom = f64::from(line) * LINE;
-        if bottom + 4.0 <= height && number(words.len() as u64) * LETTER + 8.0 <= width {
+    let words = written(name(&path.path), &bytes(path.size), width, height);
+    if let Some((font, lines)) = words {
+        let mut bottom = y;
+        for line in lines {
+            bottom += font.line;
             let _ = writeln!(
                 svg,
-                "<text x=\"{:.1}\" y=\"{:.1}\">{words}</text>",
-                x + 4.0,
-                y + bottom
+                "<text x=\"{:.1}\" y=\"{bottom:.1}\" font-size=\"{}\">{line}</text>",
+                x + MARGIN,
+                font.size
             );
         }
     }
     svg.push_str("</g>\n");
+}
+
+/// The lines that are written on a box: the name, broken after dashes, and the size where there is room;
+/// nothing where not even the name fits.
+fn written<'a>(
+    name: &'a str,
+    size: &'a str,
+    width: f64,
+    height: f64,
+) -> Option<(&'static Font, Vec<String>)> {
+    FONTS.iter().find_map(|font| {
+        let fits =
+            |line: &str| number(line.chars().count() as u64) * font.letter + 2.0 * MARGIN <= width;
+        let room = |lines: usize| number(lines as u64) * font.line + MARGIN <= height;
+        let mut lines: Vec<String> = Vec::new();
+        for piece in name.split_inclusive('-') {
+            match lines.last_mut() {
+                Some(line) if fits(&format!("{line}{piece}")) => line.push_str(piece),
+                _ => lines.push(piece.to_string()),
+            }
+        }
+        if !room(lines.len()) || !lines.iter().all(|line| fits(line)) {
+            return None;
+        }
+        if room(lines.len() + 1) && fits(size) {
+            lines.push(size.to_string());
+        }
+        Some((font, lines))
+    })
 }
 
 /// A count as a length; what is lost above 2^53 is not seen.
@@ -202,6 +254,26 @@ mod tests {
     #[test]
     fn the_picture_shows_every_path_with_its_chain() {
         insta::assert_snapshot!(svg(&sample()));
+    }
+
+    #[test]
+    fn a_name_is_broken_then_made_smaller_and_then_left_out() {
+        let lines = |width, height| {
+            let written = written("libdb5.3-5.3.28+dfsg2", "1.9 MB", width, height);
+            written.map(|(font, lines)| (font.size, lines.join("|")))
+        };
+        let expected = |size, text: &str| Some((size, text.to_string()));
+        assert_eq!(
+            lines(200.0, 40.0),
+            expected(12, "libdb5.3-5.3.28+dfsg2|1.9 MB")
+        );
+        assert_eq!(
+            lines(110.0, 60.0),
+            expected(12, "libdb5.3-|5.3.28+dfsg2|1.9 MB")
+        );
+        assert_eq!(lines(130.0, 20.0), expected(9, "libdb5.3-5.3.28+dfsg2"));
+        assert_eq!(lines(80.0, 30.0), expected(9, "libdb5.3-|5.3.28+dfsg2"));
+        assert_eq!(lines(70.0, 300.0), None);
     }
 
     #[test]

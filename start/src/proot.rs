@@ -153,7 +153,6 @@ mod tests {
                 ..Image::default()
             },
             store: layers.join("closure"),
-            program: layer.join("bin/nix-hydra"),
             layer,
         }
     }

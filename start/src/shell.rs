@@ -101,7 +101,6 @@ mod tests {
             image: Image::parse("root /nix/store/b\nroot /nix/store/a\nroot /nix/store/none\n"),
             store: layers.path().to_path_buf(),
             layer: PathBuf::new(),
-            program: PathBuf::new(),
         };
         assert_eq!(profile(&found), None);
         for (root, file) in [

@@ -6,7 +6,7 @@
 //!
 //! ```text
 //! process 1, direct or namespace:   start program ── app
-//! proot, at first:                  start program ── PRoot ── start program, inside ── app
+//! proot, at first:                  start program ── PRoot ── nix-hydra-inside ── app
 //! proot, as soon as the app is on:  start program ─┬─ PRoot
 //!                                                  └─ app
 //! ```
@@ -20,7 +20,7 @@ use crate::image::Found;
 use crate::inside;
 use crate::namespace::{Refusal, View};
 use crate::proot::PRoot;
-use crate::report::Report;
+use crate::report::{Report, receive, send};
 use crate::sys::{self, Arrived, Fork, Mask, Signals};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags};
@@ -164,7 +164,10 @@ pub(crate) fn start(
                 }
                 Err(refusal) => refusal.error,
             };
-            failure(error.raw_os_error().unwrap_or(libc::EINVAL)).send(report);
+            send(
+                failure(error.raw_os_error().unwrap_or(libc::EINVAL)),
+                report,
+            );
             sys::exit_child(127)
         }
         Fork::Parent(app) => {
@@ -204,11 +207,11 @@ pub(crate) fn run_in_proot(
     let mut supervisor = Supervisor::new().map_err(PRootFailure::Start)?;
     let (reports, report) =
         pipe_with(PipeFlags::CLOEXEC).map_err(|error| PRootFailure::Start(error.into()))?;
-    let mut command = proot.command(&found.program);
-    command.args(inside::arguments(
+    let mut command = proot.command(&inside::program(found));
+    command.args(inside::words(
         report.as_raw_fd(),
         supervisor.place,
-        &found.image.roots,
+        found,
         proot.own_variables(),
     ));
     if let Some(app) = app {
@@ -229,7 +232,7 @@ pub(crate) fn run_in_proot(
         .map_err(PRootFailure::Start)?;
     supervisor.helper = Some(helper);
     drop(report);
-    match Report::receive(&reports) {
+    match receive(&reports) {
         Ok(Some(Report::Started(pid))) => supervisor.app = Pid::from_raw(pid),
         Ok(Some(Report::Works)) => supervisor.end = Some(End::Exited(0)),
         // The app may be quicker to fail than its parent is to tell that it has started.
@@ -292,7 +295,7 @@ impl Supervisor {
         }
         // A failure to execute it was told before its process ended. PRoot holds the pipe open, too.
         if is_readable(reports)
-            && let Ok(Some(Report::NotExecuted(error))) = Report::receive(reports)
+            && let Ok(Some(Report::NotExecuted(error))) = receive(reports)
         {
             self.end = Some(End::NotExecuted(error));
         }

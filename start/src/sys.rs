@@ -5,10 +5,10 @@
 
 use rustix::process::{Pid, Resource, Rlimit, setrlimit};
 use rustix::thread::UnshareFlags;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, Read};
 use std::mem;
-use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::os::fd::FromRawFd;
 use std::ptr;
 
 /// Which of the two processes this is after a fork.
@@ -41,12 +41,14 @@ pub(crate) fn unshare(flags: UnshareFlags) -> io::Result<()> {
     unsafe { rustix::thread::unshare_unsafe(flags) }.map_err(io::Error::from)
 }
 
-/// A file descriptor that the program which started this one has left open for it.
-pub(crate) fn inherited(fd: RawFd) -> OwnedFd {
-    // SAFETY: it is named once, on the command line, and nothing else in this program uses it.
-    let fd = unsafe { OwnedFd::from_raw_fd(fd) };
-    let _ = rustix::io::fcntl_setfd(&fd, rustix::io::FdFlags::CLOEXEC);
-    fd
+/// Whether a filter of system calls refuses [`unshare`] of these; nothing is left by asking.
+pub(crate) fn try_unshare(flags: UnshareFlags) -> io::Result<()> {
+    // No such flag is known, so the kernel, if it is asked at all, refuses the whole for that.
+    const UNKNOWN: u32 = 1;
+    match unshare(UnshareFlags::from_bits_retain(flags.bits() | UNKNOWN)) {
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ok(()),
+        answer => answer,
+    }
 }
 
 /// The signals that tell of a fault of this program itself: they must not be put off.
@@ -80,7 +82,7 @@ impl Mask {
 }
 
 /// Keeps all signals but faults back: what is kept back now, and what was before.
-pub(crate) fn block_signals() -> io::Result<(Mask, Mask)> {
+fn block_signals() -> io::Result<(Mask, Mask)> {
     // SAFETY: the sets are written before they are read; the calls keep no pointer.
     unsafe {
         let mut set: libc::sigset_t = mem::zeroed();
@@ -164,8 +166,20 @@ pub(crate) fn die_by(signal: i32) {
     }
 }
 
-/// Whether a process may ask to be traced, as PRoot's children do; tried in a child.
+/// Whether a process may ask to be traced, as PRoot's children do.
+///
+/// A filter of system calls shows at once. What else may refuse it, a security module, is seldom there,
+/// and then it is tried in a child, which costs more than all else that is looked for before a start.
 pub(crate) fn try_ptrace() -> io::Result<()> {
+    // SAFETY: there is no process 0, so that nothing can come of it.
+    let answer = unsafe { libc::ptrace(libc::PTRACE_CONT, 0, 0, 0) };
+    let error = io::Error::last_os_error();
+    if answer != 0 && error.raw_os_error() != Some(libc::ESRCH) {
+        return Err(error);
+    }
+    if !has_security_module() {
+        return Ok(());
+    }
     match fork()? {
         Fork::Child => {
             // SAFETY: the call ignores all but its first argument.
@@ -183,4 +197,14 @@ pub(crate) fn try_ptrace() -> io::Result<()> {
             }
         }
     }
+}
+
+/// Whether something may refuse this process what other processes may do: Yama where it is strict, or
+/// a profile or label of `AppArmor` or `SELinux`.
+fn has_security_module() -> bool {
+    let read = |file| fs::read_to_string(file).unwrap_or_default();
+    let yama = read("/proc/sys/kernel/yama/ptrace_scope");
+    let label = read("/proc/self/attr/current");
+    let label = label.trim_end_matches(['\0', '\n']);
+    !matches!(yama.trim_end(), "" | "0" | "1") || !matches!(label, "" | "unconfined")
 }

@@ -1,16 +1,18 @@
 //! The whole way: from an app and a binary cache to a running process, and again.
 
-use crate::common::{Deploy, output, own_layer, python_app_answers, regex};
+use crate::common::{Deploy, output, own_layer, python_app_answers, regex, strip_ansi};
 use nix_hydra_buildpack::closure::place::is_layer;
 use platform::image::Image;
 use platform::process::Launch;
 use platform::sandbox::Forbidden;
-use platform::server::Server;
+use platform::server::{Response, Server};
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
+use std::thread::sleep;
+use std::time::Duration;
 use tempfile::TempDir;
 
 #[test]
@@ -209,20 +211,73 @@ fn a_store_path_needs_neither_nix_nor_source() {
 }
 
 #[test]
-fn nix_debug_lists_the_largest_files() {
+fn the_log_says_which_cache_gave_how_much() {
+    // The first binary cache has the large paths alone.
+    let Some(mut deploy) = Deploy::with_hook("static", |request| {
+        let is_narinfo = request.path.ends_with(".narinfo");
+        (is_narinfo && request.path.as_str() < "/h").then(|| Response::new(404))
+    }) else {
+        return;
+    };
+    let rest = Server::start(&deploy.fixtures.cache).unwrap();
+    let caches = format!("{} {}?priority=90", deploy.cache.url(), rest.url());
+    let path = deploy.fixtures.apps["python"].store_path.clone();
+    deploy
+        .set("NIX_STORE_PATH", &path)
+        .set("NIX_EXTRA_BINARY_CACHE", &caches);
+    let outcome = deploy.build();
+    assert!(outcome.success(), "{}", outcome.log);
+    let log = deploy.stable(&outcome.log);
+    let log = log.replace(rest.url().trim_end_matches('/'), "http://other");
+    insta::assert_snapshot!("two_caches", log);
+}
+
+#[test]
+fn a_long_download_says_how_it_gets_on() {
+    let Some(mut deploy) = Deploy::with_hook("static", |request| {
+        if request.path.starts_with("/nar/") {
+            sleep(Duration::from_secs(11));
+        }
+        None
+    }) else {
+        return;
+    };
+    let path = deploy.fixtures.apps["static"].store_path.clone();
+    deploy.set("NIX_STORE_PATH", &path);
+    let outcome = deploy.build();
+    assert!(outcome.success(), "{}", outcome.log);
+    let log = strip_ansi(&outcome.log);
+    let said = regex(
+        r"unpacked \.+ \(0 bytes of 320.0 kB, and nothing came for 1[0-9]s\)\n  - Done after 1[0-9]s\n  - 320.0 kB came from http://127",
+    );
+    assert!(said.is_match(&log), "{log}");
+}
+
+#[test]
+fn a_miss_is_explained_after_what_was_done_so_far() {
+    let Some(deploy) = Deploy::new("static") else {
+        return;
+    };
+    let file = deploy.app().join("myapp.c");
+    let text = fs::read_to_string(&file).unwrap();
+    fs::write(file, text + "\n").unwrap();
+    let outcome = deploy.build();
+    assert!(!outcome.success());
+    let log = deploy.stable(&outcome.log);
+    let log = regex("[0-9a-z]{32}-").replace_all(&log, "<hash>-");
+    insta::assert_snapshot!("a_miss", log);
+}
+
+#[test]
+fn nix_debug_lists_what_is_large() {
     let Some(mut deploy) = Deploy::new("static") else {
         return;
     };
     deploy.set("NIX_DEBUG", "1");
     let outcome = deploy.build();
     let log = deploy.stable(&outcome.log);
-    let (_, listed) = log
-        .split_once("- Largest files of what was downloaded, since NIX_DEBUG is set\n")
-        .unwrap();
-    assert!(
-        listed.lines().next().unwrap().ends_with("-myapp/bin/myapp"),
-        "{listed}"
-    );
+    let log = regex("[0-9a-z]{32}-").replace_all(&log, "<hash>-");
+    insta::assert_snapshot!("debug", log);
 }
 
 #[test]
@@ -279,9 +334,10 @@ fn what_no_binary_cache_has_is_built_where_that_is_asked_for() {
     deploy.set("NIX_ON_MISS", "build");
     let outcome = deploy.build();
     assert!(outcome.success(), "{}", outcome.log);
-    // Which way there is depends on the machine.
+    // Which way there is depends on the machine, and what was built is in a directory of the moment.
     let log = deploy.stable(&outcome.log);
     let log = regex("/nix/store/[0-9a-z]{32}-").replace_all(&log, "/nix/store/<hash>-");
+    let log = regex("/tmp/nix-[^/]+/").replace_all(&log, "/tmp/nix-<build>/");
     let log = regex(r"Done \((< )?[0-9.]+s\)").replace_all(&log, "Done (<time>)");
     let log = ["in Nix's own sandbox", "in a user namespace", "under PRoot"]
         .iter()

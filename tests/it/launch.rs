@@ -16,7 +16,7 @@ const LIMIT: Duration = Duration::from_secs(20);
 
 /// What hosts with Docker's default seccomp profile refuse, and what Heroku's Cedar refuses.
 const DOCKER: &[Forbidden] = &[Forbidden::UserNamespaces];
-const CEDAR: &[Forbidden] = &[Forbidden::UserNamespaces, Forbidden::Ptrace];
+pub const CEDAR: &[Forbidden] = &[Forbidden::UserNamespaces, Forbidden::Ptrace];
 
 /// The static app in an image, deployed as a store path.
 pub fn static_image() -> Option<(Deploy, Image)> {
@@ -465,6 +465,102 @@ fn proot_s_loaders_are_files_of_the_layer() {
     assert_eq!(class("proot-loader"), Some(2), "64 bits");
     if cfg!(target_arch = "x86_64") {
         assert_eq!(class("proot-loader-32"), Some(1), "32 bits");
+    }
+}
+
+#[test]
+fn the_programs_of_the_layer_are_small() {
+    let Some((_deploy, image)) = static_image() else {
+        return;
+    };
+    let layer = image.layer_dir("proot").unwrap();
+    let size = |file: &str| fs::metadata(layer.join(file)).unwrap().len();
+    assert!(size("bin/nix-hydra") < 2 * 1024 * 1024);
+    // With a function of the C library in it, it would be larger, and would fail where that is called.
+    assert!(size("libexec/nix-hydra-inside") < 16 * 1024);
+}
+
+#[test]
+fn a_program_is_found_and_run_alike_by_every_engine() {
+    let Some(image) = static_image() else { return };
+    let script = "mkdir /tmp/a /tmp/b; \
+                  printf 'echo $0 $1' >/tmp/b/plain; printf '#!/no/such' >/tmp/b/broken; \
+                  printf 'echo of a' >/tmp/a/tool; cp /tmp/a/tool /tmp/b/tool; \
+                  chmod +x /tmp/b/plain /tmp/b/broken /tmp/b/tool; export PATH=$PATH:/none:/tmp/a:/tmp/b; \
+                  cd /tmp/b; \
+                  for command in 'plain x' '/tmp/b/plain y' './plain z' tool broken no-such /tmp a; do \
+                  run_proot.sh $command 2>/dev/null; echo $?; done; \
+                  chmod -x tool; run_proot.sh tool 2>/dev/null; echo $?; \
+                  PATH= /layers/nix_hydra/proot/bin/run_proot.sh sh -c 'echo default'; echo $?";
+    let [namespace, proot] = [&[] as &[_], DOCKER].map(|forbidden| {
+        let output = run(&image, forbidden, ["bash", "-c", script]);
+        output.stdout
+    });
+    assert_eq!(
+        namespace,
+        "/tmp/b/plain x\n0\n/tmp/b/plain y\n0\n./plain z\n0\nof a\n0\n127\n127\n126\n127\n126\n\
+         default\n0\n"
+    );
+    assert_eq!(proot, namespace);
+}
+
+#[test]
+fn what_a_shell_does_to_its_jobs_is_done_to_the_app() {
+    let Some(image) = static_image() else { return };
+    // Control-Z, then `fg`, then control-C, each typed once the one before has had its effect.
+    let typed = "type() { sleep 0.7; printf \"$1\"; }; \
+                 { type 'run_proot.sh sleep 30\\n'; type '\\032'; type 'jobs\\n'; type 'fg\\n'; \
+                 type '\\003'; type 'echo status $?\\n'; type 'exit\\n'; sleep 1; } | \
+                 timeout 20 script -qec 'bash --norc --noprofile -i' /dev/null";
+    for forbidden in [&[] as &[_], DOCKER] {
+        let output = run(&image, forbidden, ["bash", "-c", typed]);
+        let said = &output.stdout;
+        assert!(said.contains("Stopped"), "{said}");
+        assert!(said.contains("status 130"), "{said}");
+    }
+}
+
+#[test]
+fn what_nobody_waits_for_leaves_no_zombie() {
+    let Some(image) = static_image() else { return };
+    let script = "for i in 1 2 3 4 5; do (true & exec sleep 0.05 &); done; (setsid true &); sleep 0.5; \
+                  for p in /proc/[0-9]*; do read -r line <$p/stat; line=${line##*) }; \
+                  echo ${line%% *}; done 2>/dev/null | grep -c Z";
+    for forbidden in [&[] as &[_], DOCKER] {
+        let output = run(&image, forbidden, ["run_proot.sh", "bash", "-c", script]);
+        assert_eq!(output.stdout, "0\n", "{}", output.stderr);
+    }
+}
+
+#[test]
+fn every_signal_reaches_the_app() {
+    let Some(image) = static_image() else { return };
+    let script = "trap 'echo hup' HUP; trap 'echo int' INT; trap 'echo quit' QUIT; \
+                  trap 'echo usr1' USR1; trap 'echo usr2' USR2; trap 'echo cont' CONT; \
+                  trap 'echo winch' WINCH; trap 'echo term; exit 4' TERM; \
+                  echo ready; while :; do sleep 0.01; done";
+    let signals = [
+        (Signal::HUP, "hup"),
+        (Signal::INT, "int"),
+        (Signal::QUIT, "quit"),
+        (Signal::USR1, "usr1"),
+        (Signal::USR2, "usr2"),
+        (Signal::CONT, "cont"),
+        (Signal::WINCH, "winch"),
+        (Signal::TERM, "term"),
+    ];
+    for forbidden in [&[] as &[_], DOCKER] {
+        let launch = launch(&image, forbidden, ["run_proot.sh", "bash", "-c", script]);
+        let mut process = launch.start().unwrap();
+        process.wait_for("ready", LIMIT).unwrap();
+        let mut expected = "ready\n".to_string();
+        for (signal, said) in signals {
+            process.signal(signal).unwrap();
+            process.wait_for(said, LIMIT).unwrap();
+            expected = format!("{expected}{said}\n");
+        }
+        assert_eq!(process.wait_timeout(LIMIT).unwrap(), Some(4));
+        assert_eq!(process.stdout(), expected);
     }
 }
 

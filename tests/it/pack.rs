@@ -183,6 +183,9 @@ fn pack_builds_the_python_app_and_builds_it_again_from_what_is_there() {
             ] {
                 assert_contains!(log, part);
             }
+            let root = &pack.fixtures.apps["python"].store_path["/nix/store/".len()..][..8];
+            assert_contains!(log, &format!("Reusing layer 'nix/hydra:{root}-myapp'"));
+            assert!(!log.contains("Adding layer 'nix/hydra:"), "{log}");
         });
     });
 }

@@ -1,7 +1,10 @@
 //! What the image says of itself: its bills of materials, and the commands of the start program.
 
-use crate::common::Deploy;
+use crate::common::{Deploy, regex, store_path};
+use crate::launch::{CEDAR, static_image};
 use nix_hydra_start::closure::Closure;
+use platform::process::Launch;
+use platform::sandbox::Output;
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::fs;
@@ -101,7 +104,7 @@ fn the_start_program_says_what_is_in_the_image_and_why() {
         unknown.stderr.contains("no store path of this image"),
         "{unknown:?}"
     );
-    for command in ["closure", "why", "engines", "run"] {
+    for command in ["closure", "why", "engines", "doctor", "run"] {
         let help = deploy.run(&image, ["nix-hydra", command, "--help"]);
         assert_eq!(help.code, 0, "{help:?}");
         assert!(
@@ -109,4 +112,105 @@ fn the_start_program_says_what_is_in_the_image_and_why() {
             "{help:?}"
         );
     }
+}
+
+/// What the doctor finds, without what differs from machine to machine.
+fn stable(deploy: &Deploy, output: &Output) -> String {
+    let (checks, facts) = output.stdout.split_once("\nWhere this runs:\n").unwrap();
+    let checks = checks.replace(
+        &deploy.fixtures.apps["static"].store_path,
+        "/nix/store/<app>-myapp",
+    );
+    let checks = regex(r"[0-9.]+ [kMGT]B free").replace_all(&checks, "<size> free");
+    let total = facts.lines().last().unwrap();
+    format!("{checks}\n{total}\nstatus {}\n", output.code)
+}
+
+#[test]
+fn the_doctor_says_what_is_wrong_with_the_image_where_it_runs() {
+    let Some((deploy, image)) = static_image() else {
+        return;
+    };
+    let doctor = || {
+        let launch = Launch::new(&image, &deploy.fixtures.rootfs);
+        launch
+            .command(["nix-hydra", "doctor"])
+            .env("LANG", "C.UTF-8")
+    };
+    let well = doctor().run().unwrap();
+    let facts: BTreeSet<&str> = ["kernel", "user", "seccomp", "process 1"].into();
+    for fact in facts {
+        let named = format!("\n          {fact}");
+        assert!(well.stdout.contains(&named), "{fact}: {}", well.stdout);
+    }
+
+    let cedar = CEDAR.iter().fold(doctor(), |launch, call| {
+        launch.sandbox(|sandbox| sandbox.forbid(*call))
+    });
+    let cedar = cedar
+        .env("LANG", "de_DE.UTF-8")
+        .env("LD_PRELOAD", "/usr/lib/libjemalloc.so")
+        .env("NIX_ENGINE", "proot");
+    let cedar = cedar.sandbox(platform::sandbox::Sandbox::read_only);
+
+    let program = store_path(&image, "-myapp").join("bin/myapp");
+    let cut = fs::read(&program).unwrap().split_off(8);
+    let cedar = cedar.run().unwrap();
+    fs::remove_file(&program).unwrap();
+    fs::write(&program, cut).unwrap();
+    let changed = doctor().run().unwrap();
+    insta::assert_snapshot!(format!(
+        "{}\n==========\n\n{}\n==========\n\n{}",
+        stable(&deploy, &well),
+        stable(&deploy, &cedar),
+        stable(&deploy, &changed)
+    ));
+}
+
+#[test]
+fn the_doctor_s_report_is_json_and_sees_a_whole_closure_however_it_was_built() {
+    let Some(mut deploy) = Deploy::new("python") else {
+        return;
+    };
+    let path = deploy.fixtures.apps["python"].store_path.clone();
+    deploy.set("NIX_STORE_PATH", &path);
+    for engine in ["proot", "relocate"] {
+        deploy.set("NIX_ENGINE", engine);
+        let image = deploy.built();
+        let output = deploy.run(&image, ["nix-hydra", "doctor", "--json"]);
+        assert_eq!(output.code, 0, "{output:?}");
+        let report: Value = serde_json::from_str(&output.stdout).unwrap();
+        assert_eq!(report["well"], true);
+        let closure = &report["checks"][0];
+        assert_eq!(closure["name"], "closure");
+        let finding = closure["finding"].as_str().unwrap();
+        assert!(
+            finding.contains("30 store paths, 65.7 MB: all there"),
+            "{finding}"
+        );
+
+        let named = Launch::new(&image, &deploy.fixtures.rootfs)
+            .command(["nix-hydra", "doctor"])
+            .env("NIX_ENGINE", "direct");
+        let named = named.run().unwrap();
+        assert_eq!(named.code, 1, "{named:?}");
+        let cure = match engine {
+            "proot" => "→ Unset it: commands are then run by",
+            _ => "→ Unset it; or build the image again with NIX_ENGINE=direct.",
+        };
+        assert!(named.stdout.contains(cure), "{named:?}");
+
+        // Within an engine's view it sees the same.
+        let inside = deploy.run(&image, ["run_proot.sh", "nix-hydra", "doctor"]);
+        assert_eq!(inside.code, 0, "{inside:?}");
+        assert!(inside.stdout.contains(": all there"), "{inside:?}");
+    }
+    let image = deploy.built();
+    fs::remove_dir_all(store_path(&image, "-myapp")).unwrap();
+    let output = deploy.run(&image, ["nix-hydra", "doctor"]);
+    assert_eq!(output.code, 1, "{output:?}");
+    assert!(
+        output.stdout.contains("1 of 30 store paths is not there:"),
+        "{output:?}"
+    );
 }

@@ -1,0 +1,282 @@
+//! Says what is wrong with an image where it runs: whether all of it is there, whether commands can
+//! run, and what they will lack.
+//!
+//! It changes nothing, and sees what a command would see that is started in the same way.
+
+mod checks;
+mod facts;
+mod members;
+
+use crate::closure;
+use crate::image::Found;
+use facts::Fact;
+use std::env;
+use std::fmt::Write as _;
+
+/// Letters of a line of the report, but for details and what cannot be broken.
+const WIDTH: usize = 100;
+
+/// Where the findings begin.
+const INDENT: usize = 27;
+
+/// How many things of a kind are named; the rest are counted.
+const NAMED: usize = 5;
+
+/// What was found out.
+#[derive(Debug)]
+pub(crate) struct Examination {
+    roots: Vec<String>,
+    checks: Vec<Check>,
+    facts: Vec<Fact>,
+}
+
+/// How good something is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Ok,
+    /// Some apps do not work with it.
+    Warning,
+    /// No command runs, or what was deployed is not all there.
+    Problem,
+}
+
+impl State {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Warning => "warning",
+            Self::Problem => "problem",
+        }
+    }
+}
+
+/// One thing that was looked at.
+#[derive(Debug, PartialEq, Eq)]
+struct Check {
+    name: &'static str,
+    state: State,
+    finding: String,
+    /// More of it, a line each.
+    details: Vec<String>,
+    /// What to do, where it is not as it should be.
+    cure: Option<String>,
+}
+
+impl Check {
+    fn ok(name: &'static str, finding: impl Into<String>) -> Self {
+        Self {
+            name,
+            state: State::Ok,
+            finding: finding.into(),
+            details: Vec::new(),
+            cure: None,
+        }
+    }
+
+    fn bad(
+        name: &'static str,
+        state: State,
+        finding: impl Into<String>,
+        cure: impl Into<String>,
+    ) -> Self {
+        Self {
+            state,
+            cure: Some(cure.into()),
+            ..Self::ok(name, finding)
+        }
+    }
+
+    fn with_details(mut self, details: Vec<String>) -> Self {
+        self.details = details;
+        self
+    }
+}
+
+/// Looks at everything.
+pub(crate) fn examine(found: &Found) -> Examination {
+    let roots = found.image.roots.iter();
+    Examination {
+        roots: roots.map(|root| root.display().to_string()).collect(),
+        checks: checks::all(found),
+        facts: facts::all(|name| env::var_os(name)),
+    }
+}
+
+impl Examination {
+    /// Whether commands run, and all is there.
+    pub(crate) fn is_well(&self) -> bool {
+        self.count(State::Problem) == 0
+    }
+
+    fn count(&self, state: State) -> usize {
+        let alike = self.checks.iter().filter(|check| check.state == state);
+        alike.count()
+    }
+
+    /// The whole report.
+    pub(crate) fn text(&self) -> String {
+        let mut text = format!("nix-hydra {}. Deployed:\n\n", env!("CARGO_PKG_VERSION"));
+        for root in &self.roots {
+            line(&mut text, "", "", root);
+        }
+        text.push('\n');
+        for check in &self.checks {
+            line(&mut text, check.state.name(), check.name, &check.finding);
+            for detail in &check.details {
+                let _ = writeln!(text, "{:1$}{detail}", "", INDENT + 2);
+            }
+            if let Some(cure) = &check.cure {
+                line(&mut text, "", "", &format!("→ {cure}"));
+            }
+        }
+        text.push_str("\nWhere this runs:\n\n");
+        for Fact { name, value } in &self.facts {
+            line(&mut text, "", name, value);
+        }
+        let count = |state: State, what| match self.count(state) {
+            1 => format!("1 {what}"),
+            count => format!("{count} {what}s"),
+        };
+        let problems = count(State::Problem, "problem");
+        let warnings = count(State::Warning, "warning");
+        let _ = writeln!(text, "\n{problems}, {warnings}.");
+        text
+    }
+
+    /// The same as JSON, a check and a fact a line.
+    pub(crate) fn json(&self) -> String {
+        let checks: Vec<String> = self
+            .checks
+            .iter()
+            .map(|check| {
+                let details: Vec<String> = check.details.iter().map(|text| quoted(text)).collect();
+                format!(
+                    "{{\"name\":{},\"state\":{},\"finding\":{},\"details\":[{}],\"cure\":{}}}",
+                    quoted(check.name),
+                    quoted(check.state.name()),
+                    quoted(&check.finding),
+                    details.join(","),
+                    check.cure.as_deref().map_or("null".to_string(), quoted)
+                )
+            })
+            .collect();
+        let facts: Vec<String> = self
+            .facts
+            .iter()
+            .map(|fact| format!("{}:{}", quoted(fact.name), quoted(&fact.value)))
+            .collect();
+        let roots: Vec<String> = self.roots.iter().map(|root| quoted(root)).collect();
+        format!(
+            "{{\"version\":{},\"well\":{},\"roots\":[{}],\n\"checks\":[\n{}\n],\n\"facts\":{{\n{}\n}}}}\n",
+            quoted(env!("CARGO_PKG_VERSION")),
+            self.is_well(),
+            roots.join(","),
+            checks.join(",\n"),
+            facts.join(",\n")
+        )
+    }
+}
+
+/// Writes a line, broken between words where it is long.
+fn line(text: &mut String, state: &str, name: &str, rest: &str) {
+    let _ = write!(text, "{state:<8}  {name:<16}");
+    let mut at = INDENT - 1;
+    for (place, word) in rest.split(' ').enumerate() {
+        let length = word.chars().count();
+        if place > 0 && at + 1 + length > WIDTH {
+            let _ = write!(text, "\n{:1$}", "", INDENT + 2);
+            at = INDENT + 2;
+        } else {
+            text.push(' ');
+            at += 1;
+        }
+        text.push_str(word);
+        at += length;
+    }
+    text.push('\n');
+}
+
+/// The first few of many, and how many more there are.
+fn first_few(mut items: Vec<String>) -> Vec<String> {
+    let more = items.len().saturating_sub(NAMED);
+    items.truncate(NAMED);
+    if more > 0 {
+        items.push(format!("and {more} more"));
+    }
+    items
+}
+
+/// A JSON string.
+fn quoted(text: &str) -> String {
+    let mut quoted = String::from("\"");
+    for character in text.chars() {
+        match character {
+            '"' | '\\' => quoted.extend(['\\', character]),
+            '\n' => quoted.push_str("\\n"),
+            control if control < ' ' => {
+                let _ = write!(quoted, "\\u{:04x}", u32::from(control));
+            }
+            other => quoted.push(other),
+        }
+    }
+    quoted.push('"');
+    quoted
+}
+
+/// `1 store path`, `30 store paths`.
+fn paths(count: usize) -> String {
+    match count {
+        1 => "1 store path".to_string(),
+        count => format!("{count} store paths"),
+    }
+}
+
+/// A member's full store path.
+fn full(member: &closure::Member) -> String {
+    format!("/nix/store/{}", member.path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn examination() -> Examination {
+        let engines = vec!["namespace  works".to_string(), "proot      works".into()];
+        Examination {
+            roots: vec!["/nix/store/xbgcfhaawi9iz9s99k58sqy8azc2a1w3-myapp".into()],
+            checks: vec![
+                Check::ok("engine", "commands are run by namespace").with_details(engines),
+                Check::bad(
+                    "shell",
+                    State::Warning,
+                    "there is \"none\"",
+                    ["Add bash"; 12].join(" "),
+                ),
+                Check::bad("closure", State::Problem, "it is gone", "Start again"),
+            ],
+            facts: vec![Fact {
+                name: "user",
+                value: "1000 (heroku)".into(),
+            }],
+        }
+    }
+
+    #[test]
+    fn an_examination_reads_as_a_table_and_as_json() {
+        let examination = examination();
+        assert!(!examination.is_well());
+        insta::assert_snapshot!(format!("{}\n{}", examination.text(), examination.json()));
+    }
+
+    #[test]
+    fn letters_that_json_keeps_for_itself_are_escaped() {
+        assert_eq!(quoted("a\"b\\c\n\u{1}→"), "\"a\\\"b\\\\c\\n\\u0001→\"");
+    }
+
+    #[test]
+    fn many_are_named_by_their_first() {
+        let items = |count: usize| (0..count).map(|item| item.to_string()).collect();
+        assert_eq!(first_few(items(5)), ["0", "1", "2", "3", "4"]);
+        assert_eq!(first_few(items(7)), ["0", "1", "2", "3", "4", "and 2 more"]);
+    }
+}

@@ -1,0 +1,423 @@
+//! What the doctor looks at, the most important first.
+
+use super::members::{self, Damage};
+use super::{Check, State, first_few, full, paths};
+use crate::choose::{candidates, try_all};
+use crate::closure::{Closure, Index, bytes};
+use crate::engine::{Engine, EngineSetting, SETTING};
+use crate::environment;
+use crate::errors::{self, RunError};
+use crate::image::{Found, STORE_DIR};
+use crate::run;
+use crate::shell;
+use rustix::fs::{Access, StatVfsMountFlags, access, statvfs};
+use std::env;
+use std::ffi::OsString;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// Where programs put files for a while, if `TMPDIR` names nothing else.
+const TEMPORARY: &str = "/tmp";
+
+/// The variable that names the file of certificates.
+const CERTIFICATES: &str = "SSL_CERT_FILE";
+
+/// With less room than this, programs are soon in trouble.
+const LITTLE_ROOM: u64 = 50_000_000;
+
+/// Locales that the C library has by itself.
+const OWN_LOCALES: [&str; 4] = ["C", "POSIX", "C.UTF-8", "C.utf8"];
+
+const DAMAGED: &str = "It was changed after the build. Start a new container; if it is the same there, \
+    build the image again without what was kept (`pack build --clear-cache`)";
+
+const NO_ENGINE: &str = "Build the image with NIX_ENGINE=relocate: it then needs no engine. Or have \
+    whoever runs the container allow ptrace or user namespaces";
+
+/// Everything.
+pub(super) fn all(found: &Found) -> Vec<Check> {
+    let variable = |name: &str| env::var_os(name).filter(|value| !value.is_empty());
+    vec![
+        whole(found, found.closure()),
+        engine(found),
+        programs(found),
+        interpreter(found),
+        certificates(found, variable),
+        locale(found, variable),
+        temporary(variable),
+        libraries(found, variable),
+    ]
+}
+
+/// Whether the closure is all there.
+fn whole(found: &Found, closure: Result<Closure, (PathBuf, io::Error)>) -> Check {
+    const NAME: &str = "closure";
+    let closure = match closure {
+        Ok(closure) => closure,
+        Err((file, error)) => {
+            let finding = format!("cannot read {}: {error}", file.display());
+            return Check::bad(NAME, State::Problem, finding, DAMAGED);
+        }
+    };
+    let Damage { missing, changed } = members::damage(found, &closure);
+    let all = closure.paths();
+    let named =
+        |indices: &[Index]| first_few(indices.iter().map(|index| full(&all[*index])).collect());
+    let of = format!("of {}", paths(all.len()));
+    let are = |count| match count {
+        1 => format!("1 {of} is"),
+        count => format!("{count} {of} are"),
+    };
+    if !missing.is_empty() {
+        let finding = format!("{} not there:", are(missing.len()));
+        return Check::bad(NAME, State::Problem, finding, DAMAGED).with_details(named(&missing));
+    }
+    if !changed.is_empty() {
+        let finding = format!("{} not as built:", are(changed.len()));
+        return Check::bad(NAME, State::Problem, finding, DAMAGED).with_details(named(&changed));
+    }
+    let whole = if found.image.is_relocated() {
+        "all there"
+    } else {
+        "all there, and of the right size"
+    };
+    let size = bytes(closure.size());
+    Check::ok(NAME, format!("{}, {size}: {whole}", paths(all.len())))
+}
+
+/// Whether a command would run, and by which engine.
+fn engine(found: &Found) -> Check {
+    const NAME: &str = "engine";
+    let bad = |error: &RunError| {
+        let message = error.message();
+        let (finding, cure) = message.split_once("\n\n").unwrap_or((&message, ""));
+        Check::bad(NAME, State::Problem, finding, cure)
+    };
+    let setting = match run::setting() {
+        Ok(setting) => setting,
+        Err(error) => return bad(&error),
+    };
+    match (setting, found.image.is_relocated()) {
+        (EngineSetting::Only(engine), true) => return bad(&RunError::Relocated(engine)),
+        (_, true) => return Check::ok(NAME, "the closure is relocated, and needs none"),
+        (EngineSetting::Relocate, false) => return bad(&RunError::NotRelocated),
+        (_, false) => {}
+    }
+    if found.is_within() {
+        return Check::ok(
+            NAME,
+            "the closure is at /nix/store, by itself or by the engine that started this",
+        );
+    }
+    let tried = try_all(setting, found);
+    let lines = tried.iter().map(|(engine, result)| match result {
+        Ok(()) => format!("{:<10} works", engine.name()),
+        Err(why) => format!("{:<10} does not: {}", engine.name(), errors::reason(why)),
+    });
+    let lines: Vec<String> = lines.collect();
+    let when = match setting {
+        EngineSetting::Unset => format!("{SETTING} is not set"),
+        EngineSetting::Auto => format!("{SETTING} is `auto`"),
+        EngineSetting::Relocate => format!("{SETTING} is `relocate`"),
+        EngineSetting::Only(engine) => format!("{SETTING} is `{engine}`"),
+    };
+    let works = |engine: &Engine| {
+        let mut tried = tried.iter();
+        tried.any(|(own, result)| own == engine && result.is_ok())
+    };
+    match candidates(setting).into_iter().find(works) {
+        Some(engine) => Check::ok(NAME, format!("{when}: commands are run by {engine}")),
+        None => Check::bad(
+            NAME,
+            State::Problem,
+            format!("{when}: no command can be run"),
+            match Engine::ALL.iter().find(|engine| works(engine)) {
+                Some(other) => format!("Unset it: commands are then run by {other}"),
+                None => NO_ENGINE.to_string(),
+            },
+        ),
+    }
+    .with_details(lines)
+}
+
+/// What the roots have on `PATH`.
+fn programs(found: &Found) -> Check {
+    const NAME: &str = "programs";
+    let mut names = Vec::new();
+    let mut broken = Vec::new();
+    for root in &found.image.roots {
+        let directory = root.join("bin");
+        let entries = found.followed(&directory).map(fs::read_dir);
+        for entry in entries.into_iter().flatten().flatten().flatten() {
+            let name = entry.file_name();
+            let program = directory.join(&name);
+            match found.followed(&program) {
+                None => broken.push(program.display().to_string()),
+                // Wrapped programs have their originals beside them, hidden.
+                Some(_) if name.to_string_lossy().starts_with('.') => {}
+                Some(_) => names.push(name.to_string_lossy().into_owned()),
+            }
+        }
+    }
+    names.sort();
+    names.dedup();
+    broken.sort();
+    if !broken.is_empty() {
+        let finding = match broken.len() {
+            1 => "one leads to what is not in the image:".to_string(),
+            count => format!("{count} lead to what is not in the image:"),
+        };
+        return Check::bad(NAME, State::Problem, finding, DAMAGED).with_details(first_few(broken));
+    }
+    if names.is_empty() {
+        return Check::bad(
+            NAME,
+            State::Warning,
+            "what is deployed has none in its `bin`, so PATH has nothing of it",
+            "Deploy the output that has the programs, by NIX_ATTRIBUTES or NIX_STORE_PATH",
+        );
+    }
+    let count = names.len();
+    let names = first_few(names).join(", ").replace(", and ", " and ");
+    Check::ok(NAME, format!("{count}, first on PATH: {names}"))
+}
+
+/// What runs the commands that need a shell.
+fn interpreter(found: &Found) -> Check {
+    const NAME: &str = "shell";
+    match shell::find(found) {
+        Ok(shell) => Check::ok(NAME, shell.display().to_string()),
+        Err(_) => Check::bad(
+            NAME,
+            State::Warning,
+            "neither the run image nor the closure has bash or sh: commands that need one do not run",
+            "Use a run image with a shell, or add bash to what is deployed",
+        ),
+    }
+}
+
+/// By which certificates servers are known.
+fn certificates(found: &Found, variable: impl Fn(&str) -> Option<OsString>) -> Check {
+    const NAME: &str = "certificates";
+    let changes = environment::changes(&found.image, &variable, Path::exists);
+    let given = variable(CERTIFICATES).or_else(|| {
+        let mut own = changes
+            .into_iter()
+            .filter(|(name, _)| *name == CERTIFICATES);
+        own.next()?.1
+    });
+    let Some(file) = given.map(PathBuf::from) else {
+        return Check::bad(
+            NAME,
+            State::Warning,
+            "there are none: programs cannot tell whom they talk to by HTTPS",
+            "Use a run image with ca-certificates, or add cacert to what is deployed",
+        );
+    };
+    if found.followed(&file).is_some_and(|file| may_read(&file)) {
+        return Check::ok(NAME, file.display().to_string());
+    }
+    Check::bad(
+        NAME,
+        State::Problem,
+        format!("{CERTIFICATES} is {}, which cannot be read", file.display()),
+        "Name a file that is in the image, or unset it",
+    )
+}
+
+/// Whether the closure's C library finds the locale that is asked for.
+fn locale(found: &Found, variable: impl Fn(&str) -> Option<OsString>) -> Check {
+    const NAME: &str = "locale";
+    let names = ["LC_ALL", "LC_CTYPE", "LANG"];
+    let mut set = names
+        .into_iter()
+        .filter_map(|name| Some((name, variable(name)?)));
+    let Some((name, wanted)) = set.next() else {
+        return Check::ok(NAME, "none is asked for");
+    };
+    let wanted = wanted.to_string_lossy().into_owned();
+    if OWN_LOCALES.contains(&wanted.as_str()) {
+        return Check::ok(NAME, wanted);
+    }
+    let archive = variable("LOCALE_ARCHIVE").map(PathBuf::from);
+    let archive = archive.or_else(|| found.image.locale_archive.clone());
+    let archive = archive.filter(|file| found.followed(file).is_some());
+    match archive {
+        Some(file) => Check::ok(NAME, format!("{wanted}, from {}", file.display())),
+        None => Check::bad(
+            NAME,
+            State::Warning,
+            format!("{name} is {wanted}, but the closure has no locales for Nix's C library"),
+            "Add glibcLocales to what is deployed, or set LANG=C.UTF-8",
+        ),
+    }
+}
+
+/// Whether there is a place for files that last a while.
+fn temporary(variable: impl Fn(&str) -> Option<OsString>) -> Check {
+    const NAME: &str = "temporary files";
+    let directory = variable("TMPDIR").map_or(TEMPORARY.into(), PathBuf::from);
+    let shown = directory.display();
+    if access(&directory, Access::WRITE_OK | Access::EXEC_OK).is_err() {
+        return Check::bad(
+            NAME,
+            State::Warning,
+            format!("{shown} cannot be written"),
+            "Mount a directory there, or name another in TMPDIR",
+        );
+    }
+    let Ok(system) = statvfs(&directory) else {
+        return Check::ok(NAME, shown.to_string());
+    };
+    let free = system.f_bavail.saturating_mul(system.f_frsize);
+    let finding = format!("{shown}, {} free", bytes(free));
+    if free < LITTLE_ROOM {
+        let cure = "Remove what is there, or give it more room";
+        return Check::bad(NAME, State::Warning, finding, cure);
+    }
+    let no_programs = system.f_flag.contains(StatVfsMountFlags::NOEXEC);
+    let details = no_programs.then(|| "no program may be run from it".to_string());
+    Check::ok(NAME, finding).with_details(details.into_iter().collect())
+}
+
+/// Whether libraries of the run image come into the closure's programs.
+fn libraries(found: &Found, variable: impl Fn(&str) -> Option<OsString>) -> Check {
+    const NAME: &str = "libraries";
+    let store = found.image.roots.first().and_then(|root| root.parent());
+    let store = store.unwrap_or(Path::new(STORE_DIR));
+    let foreign = |name: &str, separators: &[char]| -> Vec<String> {
+        let value = variable(name).unwrap_or_default();
+        let value = value.to_string_lossy();
+        let words = value.split(separators).filter(|word| !word.is_empty());
+        words
+            .filter(|word| !Path::new(word).starts_with(store))
+            .map(str::to_string)
+            .collect()
+    };
+    let preloaded = foreign("LD_PRELOAD", &[':', ' ']);
+    if !preloaded.is_empty() {
+        return Check::bad(
+            NAME,
+            State::Warning,
+            format!(
+                "LD_PRELOAD has {} loaded into the closure's programs, whose C library is another",
+                preloaded.join(" and ")
+            ),
+            "Unset it, or deploy the library with the app and name that one",
+        );
+    }
+    let left_out = foreign("LD_LIBRARY_PATH", &[':']);
+    if left_out.is_empty() {
+        return Check::ok(NAME, "the closure's own alone");
+    }
+    let left_out = left_out.join(":");
+    Check::ok(
+        NAME,
+        format!("the closure's own alone: LD_LIBRARY_PATH loses {left_out}"),
+    )
+}
+
+fn may_read(file: &Path) -> bool {
+    file.is_file() && access(file, Access::READ_OK).is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::closure::sample;
+    use crate::image::Image;
+    use std::os::unix::fs::symlink;
+
+    /// An image whose layers are in `layers`.
+    fn found(layers: &Path, image: &str) -> Found {
+        Found {
+            image: Image::parse(image),
+            store: layers.join("closure"),
+            layer: layers.join("proot"),
+            program: layers.join("proot/bin/nix-hydra"),
+        }
+    }
+
+    /// A check in words, `layers` by that name.
+    fn words(layers: &Path, check: &Check) -> String {
+        let first = format!("{} {}: {}", check.name, check.state.name(), check.finding);
+        let details = check.details.iter().map(|detail| format!("  {detail}"));
+        let cure = check.cure.iter().map(|cure| format!("  → {cure}"));
+        let lines: Vec<String> = [first].into_iter().chain(details).chain(cure).collect();
+        let text = lines.join("\n") + "\n";
+        text.replace(&layers.display().to_string(), "/layers")
+    }
+
+    fn set<const N: usize>(
+        variables: [(&'static str, &'static str); N],
+    ) -> impl Fn(&str) -> Option<OsString> {
+        move |wanted| {
+            let found = variables.iter().find(|(name, _)| *name == wanted);
+            found.map(|(_, value)| OsString::from(value))
+        }
+    }
+
+    #[test]
+    fn each_check_says_what_is_so_and_what_to_do() {
+        let directory = tempfile::tempdir().unwrap();
+        let layers = directory.path();
+        let bin = layers.join("closure/a-app/bin");
+        fs::create_dir_all(&bin).unwrap();
+        let archive = layers.join("closure/c-locales");
+        fs::write(&archive, "").unwrap();
+        let image = "root /nix/store/a-app\nlocale-archive /nix/store/c-locales\n";
+        let found = found(layers, image);
+        let without_locales = Found {
+            image: Image::parse("root /nix/store/a-app\n"),
+            ..found.clone()
+        };
+        let mut said = vec![
+            whole(&found, Ok(sample())),
+            whole(
+                &found,
+                Err((
+                    "/layers/closure/.closure.json".into(),
+                    io::Error::from_raw_os_error(libc::ENOENT),
+                )),
+            ),
+            programs(&found),
+        ];
+        for name in ["app", ".app-wrapped", "b", "c", "d", "e", "f"] {
+            fs::write(bin.join(name), "").unwrap();
+        }
+        said.push(programs(&found));
+        symlink("/nix/store/b-gone/bin/gone", bin.join("gone")).unwrap();
+        said.push(programs(&found));
+        said.extend([
+            certificates(&found, set([("SSL_CERT_FILE", "/nix/store/c-locales")])),
+            certificates(&found, set([("SSL_CERT_FILE", "/nowhere")])),
+            locale(&found, set([])),
+            locale(&found, set([("LANG", "C.UTF-8")])),
+            locale(&found, set([("LANG", "C"), ("LC_ALL", "de_DE.UTF-8")])),
+            locale(&without_locales, set([("LANG", "de_DE.UTF-8")])),
+            temporary(set([("TMPDIR", "/nowhere")])),
+            libraries(&found, set([])),
+            libraries(
+                &found,
+                set([("LD_LIBRARY_PATH", "/usr/lib:/nix/store/c/lib")]),
+            ),
+            libraries(
+                &found,
+                set([("LD_PRELOAD", "/usr/lib/a.so /nix/store/c/b.so")]),
+            ),
+        ]);
+        let said: Vec<String> = said.iter().map(|check| words(layers, check)).collect();
+        insta::assert_snapshot!(said.join("\n"));
+    }
+
+    #[test]
+    fn there_is_room_for_temporary_files_here() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().display().to_string();
+        let check = temporary(|name| (name == "TMPDIR").then(|| path.clone().into()));
+        assert_eq!(check.state, State::Ok, "{check:?}");
+        assert!(check.finding.ends_with(" free"), "{check:?}");
+    }
+}
