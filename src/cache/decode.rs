@@ -5,8 +5,10 @@ use bzip2::bufread::MultiBzDecoder;
 use flate2::bufread::{MultiGzDecoder, ZlibDecoder};
 use liblzma::bufread::XzDecoder;
 use liblzma::stream::{CONCATENATED, IGNORE_CHECK, MtStreamBuilder, Stream};
+use std::cell::Cell;
 use std::fmt;
 use std::io::{self, BufRead, Read};
+use std::rc::Rc;
 
 /// Bytes of compressed data that are read at once.
 const INPUT_SIZE: usize = 128 * 1024;
@@ -25,6 +27,14 @@ const PARALLEL_XZ_SIZE: u64 = 16 * 1024 * 1024;
 /// larger ones is decoded on one thread. Hydra's blocks are 512 KiB.
 const XZ_THREADING_MEMORY: u64 = 32 * 1024 * 1024;
 
+/// Compressed bytes that are taken for each one that comes of them: no compression makes anything
+/// twice as long.
+const MAX_EXPANSION: u64 = 2;
+
+/// Compressed bytes that are taken before anything comes of them. Blocks that are decoded side by
+/// side are read first, up to [`XZ_THREADING_MEMORY`].
+const MAX_FRUITLESS: u64 = 64 * 1024 * 1024;
+
 /// Why a stream cannot be decoded at all.
 #[derive(Debug)]
 pub enum DecodeError {
@@ -34,8 +44,18 @@ pub enum DecodeError {
 
 /// Wraps `bytes` into a decoder of `compression`, as a narinfo or a `Content-Encoding` names it.
 fn decoder(bytes: impl BufRead + 'static, compression: &str) -> Result<Box<dyn Read>, DecodeError> {
+    if is_identity(compression) {
+        return Ok(Box::new(bytes));
+    }
+    fruitful(bytes, |bytes| endless_decoder(bytes, compression))
+}
+
+/// The same, but it may take bytes for ever and give none: empty files in a row are a file too.
+fn endless_decoder(
+    bytes: impl BufRead + 'static,
+    compression: &str,
+) -> Result<Box<dyn Read>, DecodeError> {
     Ok(match compression.to_ascii_lowercase().as_str() {
-        name if is_identity(name) => Box::new(bytes),
         // The hash of a NAR, which is checked anyhow, says more than xz's own checksum.
         "xz" | "lzma" => Box::new(XzDecoder::new_stream(
             bytes,
@@ -89,9 +109,67 @@ pub fn nar_decoder(
     size: u64,
 ) -> Result<Box<dyn Read>, DecodeError> {
     if compression == "xz" && size >= PARALLEL_XZ_SIZE {
-        return Ok(Box::new(ParallelXz::new(bytes).map_err(DecodeError::Io)?));
+        return fruitful(bytes, |bytes| {
+            Ok(Box::new(ParallelXz::new(bytes).map_err(DecodeError::Io)?))
+        });
     }
     decoder(bytes, compression)
+}
+
+/// Makes a decoder of `bytes` that ends with an error once it has taken far more than it gives.
+fn fruitful<R: BufRead + 'static>(
+    bytes: R,
+    decoder: impl FnOnce(Taken<R>) -> Result<Box<dyn Read>, DecodeError>,
+) -> Result<Box<dyn Read>, DecodeError> {
+    let left = Rc::new(Cell::new(MAX_FRUITLESS));
+    let decoder = decoder(Taken {
+        bytes,
+        left: Rc::clone(&left),
+    })?;
+    Ok(Box::new(Given { decoder, left }))
+}
+
+/// The compressed side of a decoder, which may take this many bytes more.
+struct Taken<R> {
+    bytes: R,
+    left: Rc<Cell<u64>>,
+}
+
+impl<R: BufRead> BufRead for Taken<R> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        if self.left.get() == 0 {
+            return Err(io::Error::other("nothing comes of its compressed bytes"));
+        }
+        self.bytes.fill_buf()
+    }
+
+    fn consume(&mut self, count: usize) {
+        self.left.set(self.left.get().saturating_sub(count as u64));
+        self.bytes.consume(count);
+    }
+}
+
+impl<R: BufRead> Read for Taken<R> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let count = self.fill_buf()?.read(into)?;
+        self.consume(count);
+        Ok(count)
+    }
+}
+
+/// The other side: what it gives lets more be taken.
+struct Given {
+    decoder: Box<dyn Read>,
+    left: Rc<Cell<u64>>,
+}
+
+impl Read for Given {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let count = self.decoder.read(into)?;
+        let more = MAX_EXPANSION.saturating_mul(count as u64);
+        self.left.set(self.left.get().saturating_add(more));
+        Ok(count)
+    }
 }
 
 /// Decodes the blocks of an xz file on all cores, and files in a row one after the other.
@@ -220,6 +298,60 @@ mod tests {
             .read_to_string(&mut text)
             .unwrap();
         assert_eq!(text, "text");
+    }
+
+    /// The same bytes again and again, without end.
+    struct Endless(Vec<u8>, usize);
+
+    impl BufRead for Endless {
+        fn fill_buf(&mut self) -> io::Result<&[u8]> {
+            Ok(&self.0[self.1..])
+        }
+
+        fn consume(&mut self, count: usize) {
+            self.1 = (self.1 + count) % self.0.len();
+        }
+    }
+
+    impl Read for Endless {
+        fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+            let count = self.fill_buf()?.read(into)?;
+            self.consume(count);
+            Ok(count)
+        }
+    }
+
+    #[test]
+    fn empty_files_in_a_row_without_end_are_an_error() {
+        let mut bzip2 = Vec::new();
+        bzip2::write::BzEncoder::new(&mut bzip2, bzip2::Compression::fast())
+            .try_finish()
+            .unwrap();
+        let mut gzip = Vec::new();
+        flate2::write::GzEncoder::new(&mut gzip, flate2::Compression::fast())
+            .try_finish()
+            .unwrap();
+        for (name, size, empty) in [
+            ("xz", 1, xz(b"", 1 << 20)),
+            ("xz", PARALLEL_XZ_SIZE, xz(b"", 1 << 20)),
+            (
+                "xz",
+                PARALLEL_XZ_SIZE,
+                [xz(b"", 1 << 20), vec![0; 1 << 16]].concat(),
+            ),
+            ("zstd", 1, zstd::encode_all(&b""[..], 1).unwrap()),
+            ("gzip", 1, gzip),
+            ("bzip2", 1, bzip2),
+        ] {
+            let bytes = Endless(empty.repeat(10_000), 0);
+            let mut decoder = nar_decoder(bytes, name, size).unwrap();
+            let error = decoder.read(&mut [0; 10]).unwrap_err();
+            assert_eq!(
+                error.to_string(),
+                "nothing comes of its compressed bytes",
+                "{name}"
+            );
+        }
     }
 
     #[test]

@@ -12,6 +12,7 @@ use platform::process::Launch;
 use platform::sandbox::Forbidden;
 use platform::sandbox::Output;
 use platform::server::{Request, Response, Server};
+use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::fs;
 use std::net::TcpListener;
@@ -339,4 +340,38 @@ pub fn share_of_programs(image: &Image) -> PathBuf {
         .find(|path| path.to_string_lossy().ends_with("-programs"))
         .unwrap()
         .join("share")
+}
+
+/// A hash of everything in a directory: names, kinds, modes, contents, and where links lead.
+pub fn digest(directory: &Path) -> String {
+    fn add(hasher: &mut Sha256, path: &Path) {
+        let metadata = path.symlink_metadata().unwrap();
+        let mut field = |bytes: &[u8]| {
+            hasher.update((bytes.len() as u64).to_le_bytes());
+            hasher.update(bytes);
+        };
+        field(path.file_name().unwrap_or_default().as_encoded_bytes());
+        field(&metadata.permissions().mode().to_le_bytes());
+        if metadata.is_symlink() {
+            field(fs::read_link(path).unwrap().as_os_str().as_encoded_bytes());
+        } else if metadata.is_file() {
+            field(&fs::read(path).unwrap());
+        } else {
+            let entries = fs::read_dir(path).unwrap();
+            let mut entries: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
+            entries.sort();
+            for entry in entries {
+                add(hasher, &entry);
+            }
+            hasher.update(b"end");
+        }
+    }
+    let mut hasher = Sha256::new();
+    let entries = fs::read_dir(directory).unwrap();
+    let mut entries: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
+    entries.sort();
+    for entry in entries {
+        add(&mut hasher, &entry);
+    }
+    hex::encode(hasher.finalize())
 }

@@ -13,10 +13,12 @@ mod common;
 
 mod deploy;
 mod detect;
+mod disturbed;
 mod doctor;
 mod evaluate;
 mod faults;
 mod fetch;
+mod hostile;
 mod hydra;
 mod hydra_server;
 mod launch;
