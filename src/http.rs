@@ -578,9 +578,17 @@ fn transport_error(error: &ureq::Error) -> HttpError {
             NO_HOST.to_string()
         }
         ureq::Error::Timeout(_) => "no answer in time".to_string(),
-        ureq::Error::Io(error) => error.to_string(),
-        other => other.to_string(),
+        ureq::Error::Io(error) => about_clock(error.to_string()),
+        other => about_clock(other.to_string()),
     })
+}
+
+/// A certificate that is not valid now may be right, and the clock wrong.
+fn about_clock(reason: String) -> String {
+    if reason.contains("certificate expired") || reason.contains("certificate not valid yet") {
+        return format!("{reason}; if that is not so, the clock of this machine is off");
+    }
+    reason
 }
 
 /// Whether credentials for `url` may be sent to `other`: to the same scheme, host and port, or from

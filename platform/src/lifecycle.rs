@@ -46,6 +46,7 @@ pub struct Build {
     clear_cache: bool,
     kill_after: Option<Duration>,
     on_leftovers: bool,
+    read_only_layers: bool,
     sandbox: Sandbox,
 }
 
@@ -135,6 +136,7 @@ impl Build {
             clear_cache: false,
             kill_after: None,
             on_leftovers: false,
+            read_only_layers: false,
             sandbox: Sandbox::new(rootfs).streams(Streams::Merged),
         }
     }
@@ -166,6 +168,13 @@ impl Build {
     #[must_use]
     pub fn on_leftovers(mut self) -> Self {
         self.on_leftovers = true;
+        self
+    }
+
+    /// Gives the buildpack layers that it cannot write.
+    #[must_use]
+    pub fn read_only_layers(mut self) -> Self {
+        self.read_only_layers = true;
         self
     }
 
@@ -371,9 +380,13 @@ impl Running<'_> {
             .bind_ro(absolute(&self.build.buildpack)?, &inside)
             .bind_ro(self.scratch.path().join("platform"), "/platform")
             .bind_rw(self.scratch.path().join("plan"), "/tmp/plan")
-            .bind_rw(self.work.join("layers"), "/layers")
             .bind_rw(self.work.join("workspace"), "/workspace")
             .directory("/workspace");
+        let sandbox = if self.build.read_only_layers {
+            sandbox.bind_ro(self.work.join("layers"), "/layers")
+        } else {
+            sandbox.bind_rw(self.work.join("layers"), "/layers")
+        };
         let mut process =
             sandbox.spawn([&[&*format!("{inside}/bin/{program}")], arguments].concat())?;
         if let Some(time) = self.build.kill_after.filter(|_| program == "build")

@@ -52,6 +52,13 @@ struct Bind {
     writable: bool,
 }
 
+/// What a sandbox usually has.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Missing {
+    Network,
+    Tmp,
+}
+
 /// What a command sees; made once, used for any number of commands.
 #[derive(Clone, Debug)]
 pub struct Sandbox {
@@ -63,8 +70,7 @@ pub struct Sandbox {
     read_only: bool,
     as_pid_1: bool,
     forbidden: Vec<Forbidden>,
-    network: bool,
-    tmp: bool,
+    missing: Vec<Missing>,
     started_by: Vec<OsString>,
     streams: Streams,
     kept: Vec<Scratch>,
@@ -89,8 +95,7 @@ impl Sandbox {
             read_only: false,
             as_pid_1: false,
             forbidden: Vec::new(),
-            network: true,
-            tmp: true,
+            missing: Vec::new(),
             started_by: Vec::new(),
             streams: Streams::default(),
             kept: Vec::new(),
@@ -182,14 +187,14 @@ impl Sandbox {
     /// Leaves it no network but a loopback of its own.
     #[must_use]
     pub fn without_network(mut self) -> Self {
-        self.network = false;
+        self.missing.push(Missing::Network);
         self
     }
 
     /// Leaves it no directory for temporary files: what else is bound below `/tmp` is there.
     #[must_use]
     pub fn without_tmp(mut self) -> Self {
-        self.tmp = false;
+        self.missing.push(Missing::Tmp);
         self
     }
 
@@ -287,7 +292,7 @@ impl Sandbox {
         if self.as_pid_1 {
             to.words(["--as-pid-1"]);
         }
-        if !self.network {
+        if self.missing.contains(&Missing::Network) {
             to.words(["--unshare-net"]);
         }
         if is_root() {
@@ -331,7 +336,7 @@ impl Sandbox {
             Path::new(&home(&self.rootfs)),
         );
         for inside in ["/tmp", "/var/tmp"] {
-            if !self.tmp {
+            if self.missing.contains(&Missing::Tmp) {
                 continue;
             }
             if inside == "/tmp" || self.rootfs.join(&inside[1..]).is_dir() {

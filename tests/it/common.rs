@@ -10,7 +10,7 @@ use platform::lifecycle::{Build, Outcome};
 use platform::package;
 use platform::process::Launch;
 use platform::sandbox::Forbidden;
-use platform::sandbox::Output;
+use platform::sandbox::{Output, Sandbox};
 use platform::server::{Request, Response, Server};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
@@ -57,6 +57,7 @@ pub struct Deploy {
     image: TempDir,
     env: BTreeMap<String, String>,
     forbidden: Vec<Forbidden>,
+    change: Box<dyn Fn(Sandbox) -> Sandbox>,
 }
 
 impl Deploy {
@@ -94,6 +95,7 @@ impl Deploy {
             app,
             image: TempDir::new().unwrap(),
             forbidden: Vec::new(),
+            change: Box::new(|sandbox| sandbox),
         })
     }
 
@@ -123,9 +125,20 @@ impl Deploy {
         self
     }
 
+    /// Builds in a sandbox with this change, which takes the place of another one.
+    pub fn in_sandbox(&mut self, change: impl Fn(Sandbox) -> Sandbox + 'static) -> &mut Self {
+        self.change = Box::new(change);
+        self
+    }
+
     pub fn unset(&mut self, name: &str) -> &mut Self {
         self.env.remove(name);
         self
+    }
+
+    /// The directory of the image, in which the build also works.
+    pub fn image(&self) -> &Path {
+        self.image.path()
     }
 
     pub fn app(&self) -> &Path {
@@ -134,6 +147,11 @@ impl Deploy {
 
     /// Runs the buildpack over what is there from the build before.
     pub fn build(&self) -> Outcome {
+        self.to_build().run().unwrap()
+    }
+
+    /// The same, to be changed before it runs.
+    pub fn to_build(&self) -> Build {
         let mut build = Build::new(
             &self.fixtures.rootfs,
             buildpack(),
@@ -146,7 +164,7 @@ impl Deploy {
         for forbidden in &self.forbidden {
             build = build.sandbox(|sandbox| sandbox.forbid(*forbidden));
         }
-        build.run().unwrap()
+        build.sandbox(&self.change)
     }
 
     /// The image of a build that must succeed.

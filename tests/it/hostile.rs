@@ -1,6 +1,9 @@
 //! Caches, servers and archives that mean harm: each trick ends in a message that names it, and
 //! nothing outside the store path's own place is touched.
 
+// Tables of tricks are long.
+#![allow(clippy::too_many_lines)]
+
 use crate::common::{digest, regex};
 use crate::servers::{gzip_of, other_host, xz_of, zstd_of};
 use nix_derivation::NixHash;
@@ -469,26 +472,33 @@ fn graphs_of_any_shape_are_walked_to_their_end_or_refused() {
     let store = TempDir::new().unwrap();
     fetch(&closure, &caches, store.path(), None).unwrap();
 
-    // 10,000 references, all of which are there.
+    // 10,000 references; of the others all is known.
     let content = small.clone();
     let wide = Server::with_hook("/", move |request| {
-        let path = asked(request).unwrap_or_default();
-        let references: Vec<_> = match path.ends_with("-root") {
-            true => (0..10_000).map(base).collect(),
-            false => Vec::new(),
-        };
-        answer(request, &member(&path, &references, &content), &content)
+        let references: Vec<_> = (0..10_000).map(base).collect();
+        let text = asked(request).map(|path| member(&path, &references, &content));
+        answer(request, &text.unwrap_or_default(), &content)
     })
     .unwrap();
-    let closure = plan(&open(&wide.url(), &Http::new())).unwrap();
+    let caches = open(&wide.url(), &Http::new());
+    let mut info = closure.paths[&ROOT.parse().unwrap()].clone();
+    info.references.clear();
+    let others = (0..10_000).map(|number| format!("/nix/store/{}", base(number)));
+    let known = Known {
+        facts: others
+            .map(|path| (path.parse().unwrap(), info.clone()))
+            .collect(),
+        guesses: Vec::new(),
+    };
+    let closure = caches.plan(&[ROOT.parse().unwrap()], &known).unwrap();
     assert_eq!(closure.paths.len(), 10_001);
 
-    // A path that refers to the next, and so on, of which the 3,000th is not there.
+    // A path that refers to the next, and so on, of which the 500th is not there.
     let content = small.clone();
     let chain = Server::with_hook("/", move |request| {
         let path = asked(request).unwrap_or_default();
         let number: usize = path[..path.len().min(32)].parse().unwrap_or(0);
-        if number == 3000 {
+        if number == 500 {
             return Some(Response::new(404));
         }
         let references = [base(number + 1)];
@@ -502,7 +512,7 @@ fn graphs_of_any_shape_are_walked_to_their_end_or_refused() {
     let endless = Server::with_hook("/", move |request| {
         let path = asked(request).unwrap_or_default();
         let seed: usize = path[..path.len().min(32)].parse().unwrap_or(0);
-        let next = (0..10_000).map(|number| base((seed + 1) * 100_000 % 999_983_111 + number));
+        let next = (0..2_500).map(|number| base((seed + 1) * 100_000 % 999_983_111 + number));
         let text = member(&path, &next.collect::<Vec<_>>(), &small);
         answer(request, &text, &small)
     })
@@ -546,6 +556,9 @@ fn raw(
     url
 }
 
+/// What a server does in place of an answer.
+type Play = Box<dyn Fn(&mut TcpStream) -> std::io::Result<()> + Send + Sync>;
+
 #[test]
 fn a_server_that_plays_tricks_is_left_in_time() {
     let forever = |to: &mut TcpStream, bytes: &[u8]| -> std::io::Result<()> {
@@ -562,7 +575,6 @@ fn a_server_that_plays_tricks_is_left_in_time() {
     };
     let narinfo = ".narinfo";
     let nar = "/nar/";
-    type Play = Box<dyn Fn(&mut TcpStream) -> std::io::Result<()> + Send + Sync>;
     let say = |text: String| -> Play { Box::new(move |to| to.write_all(text.as_bytes())) };
     let redirect = |to: &str| say(format!("HTTP/1.1 302 Found\r\nLocation: {to}\r\n\r\n"));
     let flood = format!("{OK}{}\r\n", "X-Header: value\r\n".repeat(2000));
@@ -887,7 +899,10 @@ fn a_release_of_nix_that_plays_tricks_is_refused_and_writes_nothing_elsewhere() 
 #[test]
 fn an_archive_of_proot_that_plays_tricks_is_refused_and_writes_nothing_elsewhere() {
     let elf = &b"\x7fELF"[..];
-    let zeros: &'static [u8] = Box::leak(vec![0; 300 << 20].into_boxed_slice());
+    // Gzip members in a row are one file.
+    let mut bomb = gzip_of(&tar_of(&[("bomb", Entry::Size(320 << 20))])[..512]);
+    bomb.extend(gzip_of(&vec![0; 16 << 20]).repeat(20));
+    bomb.extend(gzip_of(&tar_of(&[("proot", Entry::File(elf))])));
     let cases = [
         (
             "no program of PRoot",
@@ -902,19 +917,17 @@ fn an_archive_of_proot_that_plays_tricks_is_refused_and_writes_nothing_elsewhere
             "a program of a terabyte",
             tar_of(&[("proot", Entry::Size(1 << 40))]),
         ),
-        (
-            "a bomb",
-            tar_of(&[("bomb", Entry::File(zeros)), ("proot", Entry::File(elf))]),
-        ),
         ("nothing", tar_of(&[])),
-    ];
+    ]
+    .map(|(name, tar)| (name, gzip_of(&tar)));
     let http = Http::new();
     let told = cases
-        .map(|(name, tar)| {
+        .into_iter()
+        .chain([("a bomb", bomb)])
+        .map(|(name, bytes)| {
             let home = Home::new();
             let archive = TempDir::new().unwrap();
             let file = archive.path().join("proot.tar.gz");
-            let bytes = gzip_of(&tar);
             fs::write(&file, &bytes).unwrap();
             let source = ToolSource {
                 tool: Tool::PRoot,
@@ -932,7 +945,7 @@ fn an_archive_of_proot_that_plays_tricks_is_refused_and_writes_nothing_elsewhere
             home.check(name);
             (name.to_string(), error)
         })
-        .into();
+        .collect();
     insta::assert_snapshot!(self::told(told));
 }
 

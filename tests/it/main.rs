@@ -11,6 +11,7 @@
 
 mod common;
 
+mod conditions;
 mod deploy;
 mod detect;
 mod disturbed;
