@@ -281,7 +281,11 @@ impl Servers {
 /// A failed build says why, as its last words, and not in the words of a program that broke.
 fn message(outcome: &Outcome) -> Result<String, String> {
     let log = strip_ansi(&outcome.log);
-    let header = log.lines().find_map(|line| line.strip_prefix("! "));
+    // The last block of such lines; those before are warnings.
+    let lines: Vec<_> = log.trim_end().lines().collect();
+    let mut blocks = lines.split(|line| !line.starts_with('!')).rev();
+    let block = blocks.find(|block| !block.is_empty()).unwrap_or_default();
+    let header = block.first().and_then(|line| line.strip_prefix("! "));
     match (outcome.build, header) {
         (Some(1), Some(header)) if !log.contains("panicked") => Ok(header.to_string()),
         (status, _) => Err(format!("it ended with {status:?}:\n{log}")),
