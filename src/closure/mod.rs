@@ -27,12 +27,15 @@ impl Closure {
     /// Bytes of all NARs as they are unpacked.
     #[must_use]
     pub fn nar_size(&self) -> u64 {
-        self.paths.values().map(|info| info.nar_size).sum()
+        let sizes = self.paths.values().map(|info| info.nar_size);
+        // A narinfo may claim any size.
+        sizes.fold(0, u64::saturating_add)
     }
 
     /// Bytes of all NARs as they are downloaded; a cache that does not say counts as unpacked.
     #[must_use]
     pub fn download_size(&self) -> u64 {
-        self.paths.values().map(PathInfo::download_size).sum()
+        let sizes = self.paths.values().map(PathInfo::download_size);
+        sizes.fold(0, u64::saturating_add)
     }
 }
