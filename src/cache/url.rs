@@ -31,17 +31,24 @@ impl CacheUrl {
     /// `text` with a user and password in it left out, for messages about a wrong URL.
     #[must_use]
     pub fn without_credentials(text: &str) -> String {
-        let (scheme, rest) = match text.split_once("://") {
-            Some((scheme, rest)) => (format!("{scheme}://"), rest),
-            None => (String::new(), text),
-        };
+        // How many slashes there are, and which, means little to a URL: only reading it tells.
+        if let Ok(mut url) = Url::parse(text)
+            && url.has_host()
+        {
+            return match Credentials::take_from(&mut url) {
+                Some(_) => url.to_string(),
+                None => text.to_string(),
+            };
+        }
         // In what is no URL nobody can tell where the password ends, which may hold any character.
-        let end = match Url::parse(text) {
-            Ok(url) if url.has_host() => rest.find(['/', '?', '#']).unwrap_or(rest.len()),
-            _ => rest.len(),
+        let Some((before, host)) = text.rsplit_once('@') else {
+            return text.to_string();
         };
-        let host = rest[..end].rfind('@').map_or(0, |at| at + 1);
-        format!("{scheme}{}", &rest[host..])
+        let is_scheme = |text: &str| text.chars().all(|c| c.is_ascii_alphanumeric());
+        match before.split_once("://") {
+            Some((scheme, _)) if is_scheme(scheme) => format!("{scheme}://{host}"),
+            _ => host.to_string(),
+        }
     }
 }
 
@@ -139,6 +146,15 @@ mod tests {
             ("http://host", "http://host"),
             ("http://user:pa/ss@host/x", "http://host/x"),
             ("http://user:pa#ss?@host", "http://host"),
+            ("user:pass@host?next=http://x", "host?next=http://x"),
+            ("user:pa://ss@host", "host"),
+            ("https:/user:pass@host", "https://host/"),
+            (
+                "https:///user:pass@host?priority=x",
+                "https://host/?priority=x",
+            ),
+            (r"http:\\user:pass@host", "http://host/"),
+            ("https:user:pass@host", "https://host/"),
         ] {
             assert_eq!(CacheUrl::without_credentials(text), shown);
         }

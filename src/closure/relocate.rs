@@ -85,20 +85,26 @@ impl Relocation {
 
     /// Rewrites every reference to a store path in `bytes`, and answers how many there were.
     pub fn rewrite(&self, bytes: &mut [u8]) -> usize {
-        let mut places = Vec::new();
-        for start in memmem::find_iter(bytes, STORE_PREFIX) {
-            let hash = start + STORE_PREFIX.len()..start + REFERENCE_LENGTH;
-            let is_reference = bytes
-                .get(hash)
-                .is_some_and(|hash| hash.iter().all(|&byte| is_nix32(byte)));
-            if is_reference {
-                places.push(start);
+        let finder = memmem::Finder::new(STORE_PREFIX);
+        let mut count = 0;
+        let mut from = 0;
+        while let Some(found) = finder.find(&bytes[from..]) {
+            let start = from + found;
+            let reference = bytes.get_mut(start..start + REFERENCE_LENGTH);
+            let reference = reference.filter(|reference| {
+                let hash = &reference[STORE_PREFIX.len()..];
+                hash.iter().all(|&byte| is_nix32(byte))
+            });
+            if let Some(reference) = reference {
+                self.move_reference(reference);
+                count += 1;
+                from = start + REFERENCE_LENGTH;
+            } else {
+                // Its last slash may be the first of the next one.
+                from = start + STORE_PREFIX.len() - 1;
             }
         }
-        for &start in &places {
-            self.move_reference(&mut bytes[start..start + REFERENCE_LENGTH]);
-        }
-        places.len()
+        count
     }
 
     /// Rewrites one reference, the store directory and a hash part, which is all of `reference`.
@@ -173,6 +179,14 @@ mod tests {
         relocation.rewrite(&mut text);
         assert_eq!(text, format!("/n/////////{PATH}").into_bytes());
         assert_eq!(relocation.place(PATH), Path::new("/n").join(PATH));
+    }
+
+    #[test]
+    fn a_store_directory_that_ends_with_another_is_rewritten() {
+        let relocation = Relocation::new(Path::new("/n")).unwrap();
+        let mut text = format!("/nix/store/nix/store/{PATH}").into_bytes();
+        assert_eq!(relocation.rewrite(&mut text), 1);
+        assert_eq!(text, format!("/nix/store/n/////////{PATH}").into_bytes());
     }
 
     #[test]

@@ -67,15 +67,22 @@ pub struct Unpacker {
 
 impl Default for Unpacker {
     fn default() -> Self {
-        Self {
-            // With room for what is held back, so that writes begin where pages do.
-            file_buffer: vec![0; BUFFER_SIZE + OVERLAP],
-            field_buffer: vec![0; FIELD_BUFFER_SIZE],
-        }
+        Self::with_buffers(BUFFER_SIZE, FIELD_BUFFER_SIZE)
     }
 }
 
 impl Unpacker {
+    /// One with buffers of other sizes, in bytes: for files, and for what is between them. With small
+    /// ones a small archive goes all the ways that a large one goes.
+    #[must_use]
+    pub fn with_buffers(file: usize, fields: usize) -> Self {
+        Self {
+            // With room for what is held back, so that writes begin where pages do.
+            file_buffer: vec![0; file.max(1) + OVERLAP],
+            field_buffer: vec![0; fields.max(1)],
+        }
+    }
+
     /// Unpacks `nar` as `destination`, which must not exist, and checks its size and hash.
     ///
     /// Where `references` are given they are looked for, and rewritten if they move; the hash is
@@ -253,7 +260,7 @@ impl TreeWriter<'_> {
         // Bytes at the buffer's beginning that are only written with the next ones: they may be the
         // beginning of a reference.
         let mut held = 0;
-        let size = BUFFER_SIZE + if look.is_some() { OVERLAP } else { 0 };
+        let size = self.buffer.len() - if look.is_some() { 0 } else { OVERLAP };
         while left > 0 {
             let room = size - held;
             let wanted = usize::try_from(left).map_or(room, |left| left.min(room));

@@ -24,6 +24,8 @@ mod run;
 mod shell;
 mod supervise;
 mod sys;
+#[cfg(test)]
+mod sys_tests;
 mod why;
 
 pub use command_line::main;

@@ -33,3 +33,4 @@ mod sandboxes;
 mod secrets;
 mod servers;
 mod source;
+mod supply;

@@ -1,0 +1,4 @@
+//! `fuzz::nar` under libFuzzer.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| fuzz::nar::run(data));

@@ -1,0 +1,4 @@
+//! `fuzz::procfile` under libFuzzer.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| fuzz::procfile::run(data));

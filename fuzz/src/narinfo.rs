@@ -1,0 +1,74 @@
+//! Narinfos: one is believed only as its key has signed it, and what is kept of it can be read back.
+
+use nix_derivation::{StoreDir, StorePath};
+use nix_hydra_buildpack::cache::{CacheUrl, Trust};
+use nix_hydra_buildpack::closure::path_info::PathInfo;
+use nix_hydra_buildpack::config::TrustSettings;
+use nix_narinfo::NarInfo;
+use std::collections::BTreeSet;
+use std::sync::LazyLock;
+
+/// The key that has signed the seeds.
+const KEY: &str = include_str!("../seeds/narinfo.key");
+
+/// Narinfos that the key has signed.
+const SIGNED: [&[u8]; 3] = [
+    include_bytes!("../seeds/narinfo/app"),
+    include_bytes!("../seeds/narinfo/library"),
+    include_bytes!("../seeds/narinfo/without-references"),
+];
+
+struct Given {
+    cache: CacheUrl,
+    trust: TrustSettings,
+    /// What the key has signed: nothing else may be believed.
+    fingerprints: BTreeSet<String>,
+}
+
+static GIVEN: LazyLock<Given> = LazyLock::new(|| {
+    let key = KEY.trim().parse().expect("it is a public key");
+    let given = Given {
+        cache: "https://cache.example.org/nix"
+            .parse()
+            .expect("it is a URL"),
+        trust: TrustSettings {
+            keys: vec![key],
+            required: true,
+        },
+        fingerprints: SIGNED
+            .into_iter()
+            .map(|text| parse(text).expect("it is a narinfo"))
+            .map(|narinfo| narinfo.fingerprint(&StoreDir::default()))
+            .collect(),
+    };
+    for text in SIGNED {
+        let narinfo = parse(text).expect("it is a narinfo");
+        assert_eq!(given.trust.check(&narinfo, &given.cache), Ok(Trust::Signed));
+    }
+    given
+});
+
+fn parse(text: &[u8]) -> Option<NarInfo> {
+    NarInfo::parse_in(&StoreDir::default(), text).ok()
+}
+
+pub fn run(data: &[u8]) {
+    let Some(narinfo) = parse(data) else {
+        return;
+    };
+    let given = &*GIVEN;
+    let trust = given.trust.check(&narinfo, &given.cache);
+    if trust == Ok(Trust::Signed) {
+        let fingerprint = narinfo.fingerprint(&StoreDir::default());
+        assert!(given.fingerprints.contains(&fingerprint), "{fingerprint}");
+    }
+    assert_ne!(trust, Ok(Trust::Unsigned));
+    assert_ne!(trust, Ok(Trust::TrustedCache));
+
+    let path: &StorePath = narinfo.store_path();
+    let info = PathInfo::new(&narinfo, &given.cache, Trust::Signed);
+    if let Some(line) = info.to_line(path) {
+        assert!(!line.contains('\n'));
+        assert_eq!(PathInfo::from_line(&line), Some((path.clone(), info)));
+    }
+}
