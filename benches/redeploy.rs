@@ -281,21 +281,22 @@ fn rewritten(text: &str, changed: &BTreeSet<String>) -> String {
 }
 
 /// Bytes of a file or a directory in a tar, where so many letters are before its name: a header each,
-/// the content in full blocks, and two more blocks for a name or target that does not fit a header.
+/// the content in full blocks, and two more blocks for each name and target that a header has no room
+/// for.
 fn in_tar(path: &Path, before: usize) -> Result<u64> {
     const BLOCK: u64 = 512;
     const MAX_NAME: usize = 100;
     let metadata = path.symlink_metadata()?;
-    let length = |path: &Path| path.as_os_str().len();
     let name = before + 1 + path.file_name().map_or(0, std::ffi::OsStr::len);
     let mut size = BLOCK;
-    let target = if metadata.is_symlink() {
-        length(&path.read_link()?)
-    } else {
-        0
+    let target = match path.read_link() {
+        Ok(target) => target.as_os_str().len(),
+        Err(_) => 0,
     };
-    if name.max(target) > MAX_NAME {
-        size += 2 * BLOCK;
+    for length in [name, target] {
+        if length > MAX_NAME {
+            size += 2 * BLOCK;
+        }
     }
     if metadata.is_file() {
         size += metadata.len().next_multiple_of(BLOCK);

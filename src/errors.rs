@@ -31,6 +31,9 @@ use std::path::{Path, PathBuf};
 /// How many missing paths are described in full; the rest are counted.
 const MISSES_SHOWN: usize = 3;
 
+/// How many referrers of a missing path are named; the rest are counted.
+const REFERRERS_SHOWN: usize = 20;
+
 /// How many programs are listed; the rest are counted.
 const PROGRAMS_SHOWN: usize = 20;
 
@@ -88,8 +91,8 @@ pub struct Message {
 impl Message {
     fn new(header: impl Into<String>, body: impl Into<String>) -> Self {
         Self {
-            header: header.into(),
-            body: body.into().trim_end().to_string(),
+            header: output::printable(&header.into()),
+            body: output::printable(body.into().trim_end()),
         }
     }
 }
@@ -560,9 +563,14 @@ fn miss(misses: &[Miss], hint: &str) -> Message {
     for miss in misses.iter().take(MISSES_SHOWN) {
         // Writing to a string does not fail.
         let _ = writeln!(body, "{}", miss.path);
-        for (depth, referrer) in miss.wanted_by.iter().rev().enumerate() {
+        let referrers = miss.wanted_by.iter().rev();
+        for (depth, referrer) in referrers.take(REFERRERS_SHOWN).enumerate() {
             let indent = "  ".repeat(depth + 1);
             let _ = writeln!(body, "{indent}wanted by {referrer}");
+        }
+        if miss.wanted_by.len() > REFERRERS_SHOWN {
+            let more = miss.wanted_by.len() - REFERRERS_SHOWN;
+            let _ = writeln!(body, "  … and {more} more");
         }
         for (cache, answer) in &miss.answers {
             let _ = writeln!(body, "  {cache}: {}", answer_in_words(answer));

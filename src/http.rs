@@ -25,6 +25,14 @@ const MAX_UNWANTED_SIZE: u64 = 64 * 1024;
 /// How often one body may be taken up again after it was cut off.
 const RESUMES: u32 = 20;
 
+/// How often in a row, where not one byte more comes of it: a server that sends nothing after its
+/// header is left after two minutes, not ten.
+const RESUMES_IN_VAIN: u32 = 3;
+
+/// The fewest bytes that a body must bring in each [`Patience::read`] that is spent waiting for it.
+/// That is half a kilobyte a second: a slow line has more, and one byte now and then is no download.
+const MIN_BYTES: u64 = 16 * 1024;
+
 /// Long enough for a server that compresses a large file before it sends the first byte.
 const RESPONSE_TIMEOUT: Duration = Duration::from_mins(1);
 
@@ -49,6 +57,28 @@ const SYSTEM_CERTIFICATES: [&str; 2] = [
 #[derive(Debug, Clone)]
 pub struct Http {
     agent: Agent,
+    patience: Patience,
+}
+
+/// How long a server is waited for.
+#[derive(Debug, Clone, Copy)]
+pub struct Patience {
+    /// Until the header of an answer is there.
+    pub response: Duration,
+    /// Until a body goes on, and the time in which it must bring [`MIN_BYTES`].
+    pub read: Duration,
+    /// How long one request may be retried.
+    pub retry: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self {
+            response: RESPONSE_TIMEOUT,
+            read: READ_TIMEOUT,
+            retry: RETRY_TIME,
+        }
+    }
 }
 
 /// What lets one into one server, as the `Authorization` header has it.
@@ -117,6 +147,12 @@ pub struct Body {
     length: Option<u64>,
     content_encoding: Option<String>,
     resumes: u32,
+    /// Where it was taken up the last time, and how often in a row it got no further.
+    resumed_at: u64,
+    in_vain: u32,
+    /// Time spent waiting for bytes, and what came in it, since it was last checked.
+    waited: Duration,
+    brought: u64,
 }
 
 /// Never prints what it holds.
@@ -211,6 +247,11 @@ impl Default for Http {
 impl Http {
     #[must_use]
     pub fn new() -> Self {
+        Self::with_patience(Patience::default())
+    }
+
+    #[must_use]
+    pub fn with_patience(patience: Patience) -> Self {
         let tls = TlsConfig::builder().root_certs(root_certificates()).build();
         let agent = Agent::config_builder()
             .tls_config(tls)
@@ -221,14 +262,14 @@ impl Http {
             // An encoding on top of a NAR's own compression gains nothing.
             .accept_encoding("identity")
             .timeout_connect(Some(CONNECT_TIMEOUT))
-            .timeout_recv_response(Some(RESPONSE_TIMEOUT))
-            .timeout_per_read(Some(READ_TIMEOUT))
+            .timeout_recv_response(Some(patience.response))
+            .timeout_per_read(Some(patience.read))
             .max_idle_connections(2 * IDLE_CONNECTIONS)
             .max_idle_connections_per_host(IDLE_CONNECTIONS)
             .input_buffer_size(BUFFER_SIZE)
             .build()
             .into();
-        Self { agent }
+        Self { agent, patience }
     }
 
     /// Opens `url` and answers its body. Failures that may pass are retried.
@@ -250,6 +291,10 @@ impl Http {
             length,
             content_encoding,
             resumes: 0,
+            resumed_at: 0,
+            in_vain: 0,
+            waited: Duration::ZERO,
+            brought: 0,
         })
     }
 
@@ -292,7 +337,7 @@ impl Http {
                 (Ok(reply), Ask::Get) => HttpError::Status(reply.status).is_passing(),
                 (Err(error), _) => error.is_passing(),
             };
-            if !passing || attempt == ATTEMPTS || started.elapsed() > RETRY_TIME {
+            if !passing || attempt == ATTEMPTS || started.elapsed() > self.patience.retry {
                 return reply;
             }
             std::thread::sleep(backoff(attempt));
@@ -380,7 +425,8 @@ impl Http {
                 Err(error) => (error, None),
             };
             let wait = asked_wait.unwrap_or_else(|| backoff(attempt));
-            let too_late = started.elapsed() + wait > RETRY_TIME;
+            // A server may ask for any wait, one of many years too.
+            let too_late = started.elapsed().saturating_add(wait) > self.patience.retry;
             if !error.is_passing() || attempt == ATTEMPTS || too_late {
                 return Err(error);
             }
@@ -426,6 +472,9 @@ impl Http {
                 .ok_or(HttpError::Redirect(
                     "it redirects to what is no URL for HTTP",
                 ))?;
+            if leads_to_link_local(url, &target) {
+                return Err(HttpError::Redirect("it redirects to a link-local address"));
+            }
         }
         Err(HttpError::Redirect("it redirects too often"))
     }
@@ -439,7 +488,24 @@ impl Body {
     }
 
     fn read_once(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let count = self.reader.read(buffer)?;
+        let started = Instant::now();
+        let count = self
+            .reader
+            .read(buffer)
+            .map_err(|error| match error.kind() {
+                io::ErrorKind::TimedOut => {
+                    io::Error::new(error.kind(), "nothing more came in time")
+                }
+                _ => error,
+            })?;
+        self.waited += started.elapsed();
+        self.brought += count as u64;
+        if self.waited > self.http.patience.read {
+            if count > 0 && self.brought < MIN_BYTES {
+                return Err(io::Error::new(io::ErrorKind::TimedOut, TOO_SLOW));
+            }
+            (self.waited, self.brought) = (Duration::ZERO, 0);
+        }
         let short = self.length.is_some_and(|length| self.position < length);
         if count == 0 && short && !buffer.is_empty() {
             return Err(io::ErrorKind::UnexpectedEof.into());
@@ -475,8 +541,16 @@ impl Read for Body {
                     self.position += count as u64;
                     return Ok(count);
                 }
-                Err(error) if self.resumes == RESUMES => return Err(error),
+                Err(error) if self.resumes == RESUMES || is_too_slow(&error) => return Err(error),
                 Err(error) => {
+                    self.in_vain = match self.position {
+                        position if position == self.resumed_at => self.in_vain + 1,
+                        _ => 0,
+                    };
+                    if self.in_vain > RESUMES_IN_VAIN {
+                        return Err(error);
+                    }
+                    self.resumed_at = self.position;
                     self.resumes += 1;
                     std::thread::sleep(backoff(1));
                     self.resume().map_err(|again| {
@@ -488,6 +562,13 @@ impl Read for Body {
     }
 }
 
+/// What is said of a body that trickles. It is not asked for again: it would trickle again.
+const TOO_SLOW: &str = "it comes too slowly to be waited for";
+
+fn is_too_slow(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::TimedOut && error.to_string() == TOO_SLOW
+}
+
 fn transport_error(error: &ureq::Error) -> HttpError {
     const NO_HOST: &str = "the host name cannot be resolved";
     HttpError::Transport(match error {
@@ -497,9 +578,17 @@ fn transport_error(error: &ureq::Error) -> HttpError {
             NO_HOST.to_string()
         }
         ureq::Error::Timeout(_) => "no answer in time".to_string(),
-        ureq::Error::Io(error) => error.to_string(),
-        other => other.to_string(),
+        ureq::Error::Io(error) => about_clock(error.to_string()),
+        other => about_clock(other.to_string()),
     })
+}
+
+/// A certificate that is not valid now may be right, and the clock wrong.
+fn about_clock(reason: String) -> String {
+    if reason.contains("certificate expired") || reason.contains("certificate not valid yet") {
+        return format!("{reason}; if that is not so, the clock of this machine is off");
+    }
+    reason
 }
 
 /// Whether credentials for `url` may be sent to `other`: to the same scheme, host and port, or from
@@ -509,6 +598,20 @@ pub(crate) fn is_same_server(url: &Url, other: &Url) -> bool {
         && (url.port(), other.port()) == (None, None)
         && url.host() == other.host();
     upgraded || url.origin() == other.origin()
+}
+
+/// Whether following `other` would reach the network's own services (`169.254.169.254`, which gives
+/// cloud machines their credentials) for a server that is not one of them.
+pub(crate) fn leads_to_link_local(url: &Url, other: &Url) -> bool {
+    let is_link_local = |url: &Url| match url.host() {
+        Some(url::Host::Ipv4(address)) => address.is_link_local(),
+        Some(url::Host::Ipv6(address)) => match address.to_ipv4_mapped() {
+            Some(address) => address.is_link_local(),
+            None => address.is_unicast_link_local(),
+        },
+        Some(url::Host::Domain(_)) | None => false,
+    };
+    is_link_local(other) && !is_link_local(url)
 }
 
 /// Reads a short answer to its end, so that its connection is kept.
@@ -603,6 +706,28 @@ mod tests {
             assert!(
                 matches!((&url, &other), (Ok(url), Ok(other)) if is_same_server(url, other) == same),
                 "{url:?} {other:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn nobody_is_led_to_link_local_addresses_but_by_the_user() {
+        for (url, other, leads) in [
+            ("http://cache.net/", "http://169.254.169.254/latest", true),
+            ("http://cache.net/", "http://0xa9fea9fe/", true),
+            ("http://cache.net/", "http://[fe80::1]/", true),
+            (
+                "http://cache.net/",
+                "http://[::ffff:169.254.169.254]/",
+                true,
+            ),
+            ("http://169.254.0.9/", "http://169.254.0.10/", false),
+            ("http://cache.net/", "http://10.0.0.1/", false),
+        ] {
+            let (from, to) = (url.parse::<Url>(), other.parse::<Url>());
+            assert!(
+                matches!((&from, &to), (Ok(from), Ok(to)) if leads_to_link_local(from, to) == leads),
+                "{url} {other}"
             );
         }
     }

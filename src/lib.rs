@@ -24,6 +24,8 @@ pub mod layers;
 
 pub mod launch;
 
+pub mod limits;
+
 pub mod report;
 
 pub mod output;

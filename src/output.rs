@@ -162,9 +162,36 @@ pub(crate) fn tool_name(source: &ToolSource) -> String {
     }
 }
 
+/// A text that may hold what a server or an archive says, with its colours left out and its control
+/// characters escaped: none can clear the screen or hide a line of the log.
+pub(crate) fn printable(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    let mut letters = text.chars();
+    while let Some(letter) = letters.next() {
+        let colour = letters
+            .as_str()
+            .strip_prefix('[')
+            .map(|rest| {
+                rest.trim_start_matches(|digit: char| digit.is_ascii_digit() || digit == ';')
+            })
+            .and_then(|rest| rest.strip_prefix('m'))
+            .filter(|_| letter == '\u{1b}');
+        if let Some(rest) = colour {
+            letters = rest.chars();
+            continue;
+        }
+        if letter.is_control() && letter != '\n' && letter != '\t' {
+            shown.extend(letter.escape_default());
+        } else {
+            shown.push(letter);
+        }
+    }
+    shown
+}
+
 /// A warning of one paragraph.
 pub(crate) fn warning(text: &str) {
-    print::warning(text);
+    print::warning(printable(text));
 }
 
 /// Settings of the earlier buildpacks that have nothing to say any more, and why.
@@ -234,6 +261,14 @@ mod tests {
         for (seconds, text) in [(9, "9s"), (130, "2m 10s"), (3_930, "1h 5m")] {
             assert_eq!(duration(Duration::from_secs(seconds)), text);
         }
+    }
+
+    #[test]
+    fn nothing_that_a_server_says_moves_the_cursor() {
+        assert_eq!(
+            printable("a\u{1b}[2J\u{9b}2J\r\u{7}\tb\n\u{1b}[1;31mred\u{1b}[0m\u{1b}[m"),
+            "a\\u{1b}[2J\\u{9b}2J\\r\\u{7}\tb\nred"
+        );
     }
 
     #[test]

@@ -34,6 +34,7 @@
 pub mod docker;
 pub mod docs;
 mod env;
+pub mod faults;
 mod files;
 pub mod fixtures;
 pub mod image;

@@ -10,7 +10,7 @@ use crate::env::Env;
 use crate::files::{self, Scratch};
 use crate::image::{self, Image, escape_id};
 use crate::restore::restore;
-use crate::sandbox::{Sandbox, Streams};
+use crate::sandbox::{Sandbox, Signal, Streams};
 use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -44,6 +44,9 @@ pub struct Build {
     cache: PathBuf,
     env: BTreeMap<String, String>,
     clear_cache: bool,
+    kill_after: Option<Duration>,
+    on_leftovers: bool,
+    read_only_layers: bool,
     sandbox: Sandbox,
 }
 
@@ -131,6 +134,9 @@ impl Build {
             image,
             env: BTreeMap::new(),
             clear_cache: false,
+            kill_after: None,
+            on_leftovers: false,
+            read_only_layers: false,
             sandbox: Sandbox::new(rootfs).streams(Streams::Merged),
         }
     }
@@ -147,6 +153,28 @@ impl Build {
     #[must_use]
     pub fn clear_cache(mut self) -> Self {
         self.clear_cache = true;
+        self
+    }
+
+    /// Kills `bin/build` after this time, with no warning; its status is then 137.
+    #[must_use]
+    pub fn kill_after(mut self, time: Duration) -> Self {
+        self.kill_after = Some(time);
+        self
+    }
+
+    /// Leaves the layers as the build before left them, where it was broken off. No platform does
+    /// so: a buildpack that copes with it copes with any.
+    #[must_use]
+    pub fn on_leftovers(mut self) -> Self {
+        self.on_leftovers = true;
+        self
+    }
+
+    /// Gives the buildpack layers that it cannot write.
+    #[must_use]
+    pub fn read_only_layers(mut self) -> Self {
+        self.read_only_layers = true;
         self
     }
 
@@ -275,7 +303,11 @@ impl Running<'_> {
     }
 
     fn prepare(&self) -> Result<()> {
-        files::remove(&self.work)?;
+        if self.build.on_leftovers {
+            files::remove(&self.work.join("workspace"))?;
+        } else {
+            files::remove(&self.work)?;
+        }
         fs::create_dir_all(self.work.join("layers"))?;
         files::copy(&absolute(&self.build.app)?, &self.work.join("workspace"))?;
         files::give_to_user(&self.work)?;
@@ -342,17 +374,29 @@ impl Running<'_> {
         let own = own.iter().copied();
         env.extend(own.map(|(name, value)| (name.to_owned(), value.to_owned())));
 
-        let output = base
+        let sandbox = base
             .clone()
             .only_env(&env)
             .bind_ro(absolute(&self.build.buildpack)?, &inside)
             .bind_ro(self.scratch.path().join("platform"), "/platform")
             .bind_rw(self.scratch.path().join("plan"), "/tmp/plan")
-            .bind_rw(self.work.join("layers"), "/layers")
             .bind_rw(self.work.join("workspace"), "/workspace")
-            .directory("/workspace")
-            .run([&[&*format!("{inside}/bin/{program}")], arguments].concat())?;
-        Ok((output.code, output.stdout))
+            .directory("/workspace");
+        let sandbox = if self.build.read_only_layers {
+            sandbox.bind_ro(self.work.join("layers"), "/layers")
+        } else {
+            sandbox.bind_rw(self.work.join("layers"), "/layers")
+        };
+        let mut process =
+            sandbox.spawn([&[&*format!("{inside}/bin/{program}")], arguments].concat())?;
+        if let Some(time) = self.build.kill_after.filter(|_| program == "build")
+            && process.wait_timeout(time)?.is_none()
+        {
+            // An error here means that it has just ended by itself.
+            let _ = process.signal(Signal::KILL);
+        }
+        let code = process.wait()?;
+        Ok((code, process.stdout()))
     }
 }
 

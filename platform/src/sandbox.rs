@@ -52,6 +52,13 @@ struct Bind {
     writable: bool,
 }
 
+/// What a sandbox usually has.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Missing {
+    Network,
+    Tmp,
+}
+
 /// What a command sees; made once, used for any number of commands.
 #[derive(Clone, Debug)]
 pub struct Sandbox {
@@ -63,6 +70,8 @@ pub struct Sandbox {
     read_only: bool,
     as_pid_1: bool,
     forbidden: Vec<Forbidden>,
+    missing: Vec<Missing>,
+    started_by: Vec<OsString>,
     streams: Streams,
     kept: Vec<Scratch>,
 }
@@ -86,6 +95,8 @@ impl Sandbox {
             read_only: false,
             as_pid_1: false,
             forbidden: Vec::new(),
+            missing: Vec::new(),
+            started_by: Vec::new(),
             streams: Streams::default(),
             kept: Vec::new(),
         }
@@ -166,6 +177,35 @@ impl Sandbox {
         self
     }
 
+    /// Takes a variable out of the environment.
+    #[must_use]
+    pub fn without_env(mut self, name: &str) -> Self {
+        self.env.remove(OsStr::new(name));
+        self
+    }
+
+    /// Leaves it no network but a loopback of its own.
+    #[must_use]
+    pub fn without_network(mut self) -> Self {
+        self.missing.push(Missing::Network);
+        self
+    }
+
+    /// Leaves it no directory for temporary files: what else is bound below `/tmp` is there.
+    #[must_use]
+    pub fn without_tmp(mut self) -> Self {
+        self.missing.push(Missing::Tmp);
+        self
+    }
+
+    /// Has the whole sandbox started by a command that executes the one after its own words, such
+    /// as `prlimit --nofile=64 --`.
+    #[must_use]
+    pub fn started_by<S: Into<OsString>>(mut self, words: impl IntoIterator<Item = S>) -> Self {
+        self.started_by.extend(words.into_iter().map(Into::into));
+        self
+    }
+
     /// Says what to do with the output; without it, [`Streams::Separate`].
     #[must_use]
     pub fn streams(mut self, streams: Streams) -> Self {
@@ -206,22 +246,22 @@ impl Sandbox {
     pub fn spawn<S: AsRef<OsStr>>(&self, command: impl IntoIterator<Item = S>) -> Result<Process> {
         let scratch = Scratch::new()?;
         let arguments = self.arguments(&scratch)?;
-        let mut words = Vec::new();
+        let mut words: Vec<&OsStr> = self.started_by.iter().map(OsString::as_os_str).collect();
         if self.as_pid_1 && is_root() {
             // bwrap, which gives up root's rights, may not kill its child, which is another user,
             // when it dies itself. A process namespace around both does.
-            words.extend(["setpriv", "--pdeathsig=KILL"]);
-            words.extend(["unshare", "--pid", "--fork", "--kill-child", "--"]);
+            words.extend(["setpriv", "--pdeathsig=KILL"].map(OsStr::new));
+            words.extend(["unshare", "--pid", "--fork", "--kill-child", "--"].map(OsStr::new));
         }
         let filter = scratch.path().join("seccomp");
-        let filter = filter.to_string_lossy();
         if self.forbidden.is_empty() {
-            words.push("bwrap");
+            words.push("bwrap".as_ref());
         } else {
-            fs::write(&*filter, seccomp::filter(&self.forbidden))?;
+            fs::write(&filter, seccomp::filter(&self.forbidden))?;
             // The shell opens the filter, so that no other child of this program inherits it.
-            words.extend(["sh", "-c", "exec 9<\"$0\"; exec bwrap --seccomp 9 \"$@\""]);
-            words.push(&filter);
+            let open = "exec 9<\"$0\"; exec bwrap --seccomp 9 \"$@\"";
+            words.extend(["sh", "-c", open].map(OsStr::new));
+            words.push(filter.as_os_str());
         }
         let mut bwrap = Command::new(words[0]);
         bwrap.args(&words[1..]);
@@ -251,6 +291,9 @@ impl Sandbox {
         to.words(["--hostname", "sandbox", "--die-with-parent", "--clearenv"]);
         if self.as_pid_1 {
             to.words(["--as-pid-1"]);
+        }
+        if self.missing.contains(&Missing::Network) {
+            to.words(["--unshare-net"]);
         }
         if is_root() {
             to.words(["--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"]);
@@ -293,6 +336,9 @@ impl Sandbox {
             Path::new(&home(&self.rootfs)),
         );
         for inside in ["/tmp", "/var/tmp"] {
+            if self.missing.contains(&Missing::Tmp) {
+                continue;
+            }
             if inside == "/tmp" || self.rootfs.join(&inside[1..]).is_dir() {
                 let directory = scratch.directory(&inside.replace('/', "_"))?;
                 fs::set_permissions(&directory, open.clone())?;

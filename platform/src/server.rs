@@ -5,6 +5,7 @@
 //! Left out: TLS, chunked bodies, conditional requests, directory listings.
 
 use anyhow::{Context, Result};
+use rustix::net::sockopt::set_socket_linger;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
@@ -44,6 +45,7 @@ pub struct Response {
     headers: Vec<(String, String)>,
     body: Vec<u8>,
     missing: usize,
+    resets: bool,
     delay: Duration,
 }
 
@@ -73,6 +75,13 @@ impl Response {
     #[must_use]
     pub fn missing(mut self, bytes: usize) -> Self {
         self.missing = bytes;
+        self
+    }
+
+    /// Ends the connection with a reset once the body is sent, instead of closing it.
+    #[must_use]
+    pub fn resets(mut self) -> Self {
+        self.resets = true;
         self
     }
 
@@ -231,8 +240,11 @@ impl Shared {
             lock(&self.open).insert(number, copy);
             let shared = self.clone();
             std::thread::spawn(move || {
-                let _ = shared.serve(&connection);
-                let _ = connection.shutdown(Shutdown::Both);
+                let served = shared.serve(&connection);
+                let reset = |error: &io::Error| error.kind() == io::ErrorKind::ConnectionReset;
+                if !served.as_ref().is_err_and(reset) {
+                    let _ = connection.shutdown(Shutdown::Both);
+                }
                 lock(&shared.open).remove(&number);
             });
         }
@@ -345,6 +357,11 @@ fn send(mut to: &TcpStream, request: &Request, response: &Response) -> io::Resul
     to.write_all(head(response.status, &response.headers, length).as_bytes())?;
     if request.method != "HEAD" {
         to.write_all(&response.body)?;
+    }
+    if response.resets {
+        // What is left to send is thrown away with the socket, and the other side is told.
+        set_socket_linger(to, Some(Duration::ZERO))?;
+        return Err(io::ErrorKind::ConnectionReset.into());
     }
     Ok(response.missing == 0)
 }

@@ -5,8 +5,10 @@ use bzip2::bufread::MultiBzDecoder;
 use flate2::bufread::{MultiGzDecoder, ZlibDecoder};
 use liblzma::bufread::XzDecoder;
 use liblzma::stream::{CONCATENATED, IGNORE_CHECK, MtStreamBuilder, Stream};
+use std::cell::Cell;
 use std::fmt;
 use std::io::{self, BufRead, Read};
+use std::rc::Rc;
 
 /// Bytes of compressed data that are read at once.
 const INPUT_SIZE: usize = 128 * 1024;
@@ -25,6 +27,17 @@ const PARALLEL_XZ_SIZE: u64 = 16 * 1024 * 1024;
 /// larger ones is decoded on one thread. Hydra's blocks are 512 KiB.
 const XZ_THREADING_MEMORY: u64 = 32 * 1024 * 1024;
 
+/// Compressed bytes that are taken for each one that comes of them: no compression makes anything
+/// twice as long.
+const MAX_EXPANSION: u64 = 2;
+
+/// Compressed bytes that are taken before anything comes of them. Blocks that are decoded side by
+/// side are read first, up to [`XZ_THREADING_MEMORY`].
+const MAX_FRUITLESS: u64 = 64 * 1024 * 1024;
+
+/// Empty xz streams in a row: each one costs a decoder with its threads, and nobody writes any.
+const MAX_EMPTY_STREAMS: u32 = 100;
+
 /// Why a stream cannot be decoded at all.
 #[derive(Debug)]
 pub enum DecodeError {
@@ -34,8 +47,18 @@ pub enum DecodeError {
 
 /// Wraps `bytes` into a decoder of `compression`, as a narinfo or a `Content-Encoding` names it.
 fn decoder(bytes: impl BufRead + 'static, compression: &str) -> Result<Box<dyn Read>, DecodeError> {
+    if is_identity(compression) {
+        return Ok(Box::new(bytes));
+    }
+    fruitful(bytes, |bytes| endless_decoder(bytes, compression))
+}
+
+/// The same, but it may take bytes for ever and give none: empty files in a row are a file too.
+fn endless_decoder(
+    bytes: impl BufRead + 'static,
+    compression: &str,
+) -> Result<Box<dyn Read>, DecodeError> {
     Ok(match compression.to_ascii_lowercase().as_str() {
-        name if is_identity(name) => Box::new(bytes),
         // The hash of a NAR, which is checked anyhow, says more than xz's own checksum.
         "xz" | "lzma" => Box::new(XzDecoder::new_stream(
             bytes,
@@ -89,9 +112,67 @@ pub fn nar_decoder(
     size: u64,
 ) -> Result<Box<dyn Read>, DecodeError> {
     if compression == "xz" && size >= PARALLEL_XZ_SIZE {
-        return Ok(Box::new(ParallelXz::new(bytes).map_err(DecodeError::Io)?));
+        return fruitful(bytes, |bytes| {
+            Ok(Box::new(ParallelXz::new(bytes).map_err(DecodeError::Io)?))
+        });
     }
     decoder(bytes, compression)
+}
+
+/// Makes a decoder of `bytes` that ends with an error once it has taken far more than it gives.
+fn fruitful<R: BufRead + 'static>(
+    bytes: R,
+    decoder: impl FnOnce(Taken<R>) -> Result<Box<dyn Read>, DecodeError>,
+) -> Result<Box<dyn Read>, DecodeError> {
+    let left = Rc::new(Cell::new(MAX_FRUITLESS));
+    let decoder = decoder(Taken {
+        bytes,
+        left: Rc::clone(&left),
+    })?;
+    Ok(Box::new(Given { decoder, left }))
+}
+
+/// The compressed side of a decoder, which may take this many bytes more.
+struct Taken<R> {
+    bytes: R,
+    left: Rc<Cell<u64>>,
+}
+
+impl<R: BufRead> BufRead for Taken<R> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        if self.left.get() == 0 {
+            return Err(io::Error::other("nothing comes of its compressed bytes"));
+        }
+        self.bytes.fill_buf()
+    }
+
+    fn consume(&mut self, count: usize) {
+        self.left.set(self.left.get().saturating_sub(count as u64));
+        self.bytes.consume(count);
+    }
+}
+
+impl<R: BufRead> Read for Taken<R> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let count = self.fill_buf()?.read(into)?;
+        self.consume(count);
+        Ok(count)
+    }
+}
+
+/// The other side: what it gives lets more be taken.
+struct Given {
+    decoder: Box<dyn Read>,
+    left: Rc<Cell<u64>>,
+}
+
+impl Read for Given {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let count = self.decoder.read(into)?;
+        let more = MAX_EXPANSION.saturating_mul(count as u64);
+        self.left.set(self.left.get().saturating_add(more));
+        Ok(count)
+    }
 }
 
 /// Decodes the blocks of an xz file on all cores, and files in a row one after the other.
@@ -101,6 +182,8 @@ pub fn nar_decoder(
 struct ParallelXz<R> {
     /// Nothing only while one stream takes over from another.
     decoder: Option<XzDecoder<R>>,
+    /// Streams in a row that gave nothing.
+    empty: u32,
 }
 
 impl<R: BufRead> ParallelXz<R> {
@@ -108,6 +191,7 @@ impl<R: BufRead> ParallelXz<R> {
         let decoder = XzDecoder::new_stream(input, parallel_stream()?);
         Ok(Self {
             decoder: Some(decoder),
+            empty: 0,
         })
     }
 }
@@ -121,7 +205,12 @@ impl<R: BufRead> Read for ParallelXz<R> {
             let count = decoder.read(buffer)?;
             if count > 0 {
                 self.decoder = Some(decoder);
+                self.empty = 0;
                 return Ok(count);
+            }
+            self.empty += 1;
+            if self.empty > MAX_EMPTY_STREAMS {
+                return Err(io::Error::other("it has too many empty streams in a row"));
             }
             let mut input = decoder.into_inner();
             if skip_zeros(&mut input)? {
@@ -220,6 +309,57 @@ mod tests {
             .read_to_string(&mut text)
             .unwrap();
         assert_eq!(text, "text");
+    }
+
+    /// The same bytes again and again, without end.
+    struct Endless(Vec<u8>, usize);
+
+    impl BufRead for Endless {
+        fn fill_buf(&mut self) -> io::Result<&[u8]> {
+            Ok(&self.0[self.1..])
+        }
+
+        fn consume(&mut self, count: usize) {
+            self.1 = (self.1 + count) % self.0.len();
+        }
+    }
+
+    impl Read for Endless {
+        fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+            let count = self.fill_buf()?.read(into)?;
+            self.consume(count);
+            Ok(count)
+        }
+    }
+
+    #[test]
+    fn empty_files_in_a_row_without_end_are_an_error() {
+        // A frame that is to be skipped, of a megabyte (RFC 8878, 3.1.2); xz's padding.
+        let mut skipped = vec![0x50, 0x2a, 0x4d, 0x18, 0, 0, 0x10, 0];
+        skipped.resize(8 + (1 << 20), 0);
+        let padded = [xz(b"", 1 << 20), vec![0; 1 << 20]].concat();
+        for (name, size, empty) in [
+            ("zstd", 1, skipped),
+            ("xz", 1, padded.clone()),
+            ("xz", PARALLEL_XZ_SIZE, padded),
+        ] {
+            let bytes = Endless(empty, 0);
+            let mut decoder = nar_decoder(bytes, name, size).unwrap();
+            let error = decoder.read(&mut [0; 10]).unwrap_err();
+            assert_eq!(
+                error.to_string(),
+                "nothing comes of its compressed bytes",
+                "{name}"
+            );
+        }
+    }
+
+    #[test]
+    fn empty_xz_streams_in_a_row_are_not_decoded_without_end() {
+        let bytes = Endless(xz(b"", 1 << 20), 0);
+        let mut decoder = nar_decoder(bytes, "xz", PARALLEL_XZ_SIZE).unwrap();
+        let error = decoder.read(&mut [0; 10]).unwrap_err();
+        assert_eq!(error.to_string(), "it has too many empty streams in a row");
     }
 
     #[test]

@@ -14,7 +14,7 @@ pub use self::info::CacheInfo;
 pub use self::trust::{Trust, Untrusted};
 pub use self::url::{CacheUrl, CacheUrlError};
 
-use crate::http::{Ask, Http, HttpError};
+use crate::http::{Ask, Http, HttpError, leads_to_link_local};
 use ::url::Url;
 use nix_derivation::{StoreDir, StorePath};
 use nix_narinfo::{MAX_NARINFO_SIZE, NarInfo};
@@ -172,7 +172,7 @@ impl BinaryCache {
         match url.scheme() {
             // Only a cache that is itself made of files may point at files.
             "file" if self.url.base.scheme() == "file" => open_file(url),
-            "http" | "https" => {
+            "http" | "https" if !leads_to_link_local(&self.url.base, url) => {
                 let credentials = self
                     .url
                     .credentials

@@ -28,6 +28,7 @@ impl Closure {
     #[must_use]
     pub fn nar_size(&self) -> u64 {
         let sizes = self.paths.values().map(|info| info.nar_size);
+        // A narinfo may claim any size.
         sizes.fold(0, u64::saturating_add)
     }
 

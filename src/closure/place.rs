@@ -270,7 +270,6 @@ fn joined(groups: Vec<Group>, most: usize) -> Vec<Group> {
         best[to] = best_before(&groups, to);
         for index in 0..groups.len() {
             match (&groups[index], best[index]) {
-                (None, _) => {}
                 (Some(_), Some((_, other))) if other == from || other == to => {
                     best[index] = best_before(&groups, index);
                 }

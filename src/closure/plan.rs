@@ -13,6 +13,10 @@ use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 /// servers take at least this many connections from one client.
 const REQUESTS: usize = 48;
 
+/// Store paths that are asked for at most: a whole NixOS system with a desktop has some 10,000. A
+/// cache that makes up narinfos could go on for ever.
+const MAX_PATHS: usize = 100_000;
+
 /// The binary caches of a build, in the order in which they are asked.
 #[derive(Debug)]
 pub struct Caches {
@@ -193,7 +197,7 @@ impl Caches {
                 });
             }
         });
-        walk.finish().reach(roots)
+        walk.finish(roots)?.reach(roots)
     }
 
     /// Whether what an earlier build found out holds still: a path that nobody vouched for is only
@@ -224,6 +228,8 @@ struct State {
     /// Every path met so far.
     met: HashSet<StorePath>,
     answers: Answers,
+    /// The cache that led to more than [`MAX_PATHS`].
+    endless: Option<String>,
 }
 
 /// What is known of every path that was met.
@@ -267,6 +273,10 @@ impl<'a> Walk<'a> {
             for reference in &info.references {
                 state.meet(reference, self.facts);
             }
+            if state.met.len() > MAX_PATHS {
+                state.waiting.clear();
+                state.endless.get_or_insert(info.cache.clone());
+            }
         }
         state.answers.0.insert(path, answer);
         state.asked -= 1;
@@ -274,11 +284,22 @@ impl<'a> Walk<'a> {
         self.changed.notify_all();
     }
 
-    fn finish(self) -> Answers {
-        self.state
+    /// All answers, or a miss of each root where there is no end of them.
+    fn finish(self, roots: &[StorePath]) -> Result<Answers, Vec<Miss>> {
+        let state = self
+            .state
             .into_inner()
-            .unwrap_or_else(PoisonError::into_inner)
-            .answers
+            .unwrap_or_else(PoisonError::into_inner);
+        let Some(cache) = state.endless else {
+            return Ok(state.answers);
+        };
+        let reason = format!("its narinfos lead to more than {MAX_PATHS} store paths");
+        let miss = |path: &StorePath| Miss {
+            path: path.clone(),
+            wanted_by: Vec::new(),
+            answers: vec![(cache.clone(), Answer::Failed(reason.clone()))],
+        };
+        Err(roots.iter().map(miss).collect())
     }
 }
 

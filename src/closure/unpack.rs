@@ -25,6 +25,15 @@ const BUFFER_SIZE: usize = 256 * 1024;
 /// Bytes that are decoded ahead for the many small fields between files.
 const FIELD_BUFFER_SIZE: usize = 32 * 1024;
 
+/// Bytes of the longest name that a Linux file system takes (`NAME_MAX`).
+const MAX_NAME: usize = 255;
+
+/// Bytes of the longest target that a symbolic link can have (`PATH_MAX` less its end).
+const MAX_TARGET: usize = 4095;
+
+/// Bytes of a name or target that a message shows.
+const SHOWN: usize = 64;
+
 /// What a NAR must be, as its narinfo says.
 #[derive(Debug, Clone)]
 pub struct Expected<'a> {
@@ -193,6 +202,7 @@ struct TreeWriter<'a> {
 
 impl TreeWriter<'_> {
     fn write<R: Read>(&mut self, event: ReadEvent<'_, R>) -> Result<(), nar::Error> {
+        check(&event)?;
         match event {
             Event::DirectoryStart { name } => {
                 self.look_at_name(name);
@@ -354,6 +364,32 @@ fn leads_out(target: &[u8], level: usize) -> bool {
             }
             level == 0
         })
+}
+
+/// Refuses what no Linux file system takes: the fault is the archive's, not the disk's.
+fn check<R: Read>(event: &ReadEvent<'_, R>) -> Result<(), nar::Error> {
+    let shown = |bytes: &[u8]| {
+        let beginning = &bytes[..bytes.len().min(SHOWN)];
+        format!("{}…", String::from_utf8_lossy(beginning))
+    };
+    let (Event::DirectoryStart { name }
+    | Event::DirectoryEnd { name }
+    | Event::Symlink { name, .. }
+    | Event::Regular { name, .. }) = event;
+    if let Some(name) = name.filter(|name| name.len() > MAX_NAME) {
+        return Err(nar::Error::InvalidName(shown(name)));
+    }
+    match event {
+        Event::Symlink { target, .. }
+            if target.is_empty() || target.len() > MAX_TARGET || target.contains(&0) =>
+        {
+            Err(nar::Error::UnexpectedToken {
+                expected: "a link's target of 1 to 4095 bytes other than NUL",
+                got: shown(target),
+            })
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Looks for references in one file while it is written.

@@ -20,6 +20,7 @@ use nix_hydra_start::engine::EngineSetting;
 use nix_hydra_start::image;
 use serde::{Deserialize, Serialize};
 use std::cmp::Reverse;
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
@@ -141,21 +142,7 @@ pub fn handle(
             .map_err(ClosureLayerError::Layer)?
     {
         layer.write(previous).map_err(ClosureLayerError::Layer)?;
-        print::sub_bullet(format!("Using the previous image's: {}", previous.content));
-        if !previous.relocation_message.is_empty() {
-            print::sub_bullet(&previous.relocation_message);
-        }
-        // Where something of it is not known, the lifecycle has restored the SBOM.
-        if let Some(closure) = known_closure(roots, stores.facts().collect()) {
-            report_on(layers_dir, &closure)?;
-        }
-        return Ok(ClosureLayer {
-            contents: Contents {
-                programs: previous.programs.clone(),
-                compile_hooks: previous.compile_hooks.clone(),
-            },
-            is_relocated: previous.relocation == Verdict::Relocated,
-        });
+        return kept(previous, layers_dir, roots, &stores);
     }
 
     let same_trust = previous
@@ -225,6 +212,30 @@ pub fn handle(
     })
 }
 
+/// Says that the previous image's layers are used, and what is in them.
+fn kept(
+    previous: &Metadata,
+    layers_dir: &Path,
+    roots: &[Root],
+    stores: &StoreLayers,
+) -> Result<ClosureLayer, ClosureLayerError> {
+    print::sub_bullet(format!("Using the previous image's: {}", previous.content));
+    if !previous.relocation_message.is_empty() {
+        print::sub_bullet(&previous.relocation_message);
+    }
+    // Where something of it is not known, the lifecycle has restored the SBOM.
+    if let Some(closure) = known_closure(roots, &stores.facts().collect()) {
+        report_on(layers_dir, &closure)?;
+    }
+    Ok(ClosureLayer {
+        contents: Contents {
+            programs: previous.programs.clone(),
+            compile_hooks: previous.compile_hooks.clone(),
+        },
+        is_relocated: previous.relocation == Verdict::Relocated,
+    })
+}
+
 impl Verdict {
     /// Whether a layer of which this was said is what `engine` asks for.
     fn suits(self, engine: EngineSetting) -> bool {
@@ -259,15 +270,15 @@ fn report_on(layers_dir: &Path, closure: &Closure) -> Result<(), ClosureLayerErr
 }
 
 /// The closure of `roots` as the layers' metadata has it; nothing where a path is not known.
-fn known_closure(roots: &[Root], facts: BTreeMap<StorePath, PathInfo>) -> Option<Closure> {
+fn known_closure(roots: &[Root], facts: &BTreeMap<StorePath, PathInfo>) -> Option<Closure> {
     let roots: Vec<_> = roots.iter().map(|root| root.path.clone()).collect();
     let mut paths = BTreeMap::new();
     let mut waiting = roots.clone();
     while let Some(path) = waiting.pop() {
-        if !paths.contains_key(&path) {
-            let info = facts.get(&path)?;
+        if let Entry::Vacant(place) = paths.entry(path) {
+            let info = facts.get(place.key())?;
             waiting.extend(info.references.iter().cloned());
-            paths.insert(path, info.clone());
+            place.insert(info.clone());
         }
     }
     Some(Closure { roots, paths })

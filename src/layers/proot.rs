@@ -4,6 +4,7 @@ use super::launch_layer::{LaunchLayer, LayerError, LayerState};
 use super::loader::Loaders;
 use crate::config::Config;
 use crate::http::Http;
+use crate::nix::archive::AtMost;
 use crate::output::tool_name;
 use crate::tools::{Tool, ToolError, ToolSource};
 use bullet_stream::global::print;
@@ -24,6 +25,9 @@ pub const RUN_PROOT: &str = "run_proot.sh";
 
 /// The largest PRoot taken; 5.4.0 has 0.2 MB, with debug information 2 MB.
 const MAX_PROGRAM_SIZE: u64 = 64 * 1024 * 1024;
+
+/// Bytes of an archive with PRoot in it, unpacked: a package has documentation beside it.
+const MAX_ARCHIVE_SIZE: u64 = 256 * 1024 * 1024;
 
 /// Why there is no proot layer. What was written of it is removed.
 #[derive(Debug)]
@@ -216,7 +220,10 @@ fn program(bytes: Vec<u8>) -> Result<Vec<u8>, PRootLayerError> {
         ));
     }
     let unreadable = |error: io::Error| PRootLayerError::Program(error.to_string());
-    let mut archive = tar::Archive::new(MultiGzDecoder::new(Cursor::new(bytes)));
+    let mut archive = tar::Archive::new(AtMost {
+        reader: MultiGzDecoder::new(Cursor::new(bytes)),
+        left: MAX_ARCHIVE_SIZE,
+    });
     // The members of an Alpine package end a tar archive each only in the last one.
     archive.set_ignore_zeros(true);
     for entry in archive.entries().map_err(unreadable)? {
@@ -227,6 +234,9 @@ fn program(bytes: Vec<u8>) -> Result<Vec<u8>, PRootLayerError> {
             .is_some_and(|name| name == "proot" || name == "proot.static");
         if !named || !entry.header().entry_type().is_file() {
             continue;
+        }
+        if entry.size() > MAX_PROGRAM_SIZE {
+            return Err(refuse("its `proot` is far larger than PRoot"));
         }
         let mut program = Vec::new();
         entry

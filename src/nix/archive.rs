@@ -17,6 +17,10 @@ use std::path::{Component, Path, PathBuf};
 /// The largest file taken from an archive; the largest of Nix 2.35 has 30 MB.
 const MAX_FILE_SIZE: u64 = 512 * 1024 * 1024;
 
+/// Bytes of a whole release, unpacked; that of Nix 2.34 has 60 MB. The tar reader keeps long names
+/// in memory, so this also bounds those.
+const MAX_RELEASE_SIZE: u64 = 2 * 1024 * 1024 * 1024;
+
 /// Memory that xz may use to decode; release archives are made with level 6 or 9.
 const XZ_MEMORY: u64 = 128 * 1024 * 1024;
 
@@ -121,8 +125,28 @@ impl<R: Read, W: Write> Read for Tee<'_, R, W> {
     }
 }
 
+/// Reads so many bytes, of which an archive that has more is refused.
+pub(crate) struct AtMost<R> {
+    pub(crate) reader: R,
+    pub(crate) left: u64,
+}
+
+impl<R: Read> Read for AtMost<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.reader.read(buffer)?;
+        self.left = self
+            .left
+            .checked_sub(count as u64)
+            .ok_or_else(|| io::Error::other("it is far too large"))?;
+        Ok(count)
+    }
+}
+
 fn unpack(reader: impl Read, target: &Target) -> Result<PathBuf, ArchiveError> {
-    let mut tar = tar::Archive::new(reader);
+    let mut tar = tar::Archive::new(AtMost {
+        reader,
+        left: MAX_RELEASE_SIZE,
+    });
     let mut nix = None;
     for entry in tar.entries().map_err(ArchiveError::Read)? {
         let mut entry = entry.map_err(ArchiveError::Read)?;
@@ -172,12 +196,14 @@ fn unpack_entry(
     let refuse = |reason| ArchiveError::Entry(path.display().to_string(), reason);
     let write_error = |error| ArchiveError::Write(to.to_path_buf(), error);
     // An earlier link of the archive in place of a parent would lead this entry elsewhere.
-    let through_link = to
-        .ancestors()
-        .skip(1)
-        .take_while(|parent| parent.starts_with(target.directory()))
-        .any(Path::is_symlink);
-    if through_link {
+    let is_behind_link = |place: &Path| {
+        place
+            .ancestors()
+            .skip(1)
+            .take_while(|parent| parent.starts_with(target.directory()))
+            .any(Path::is_symlink)
+    };
+    if is_behind_link(to) {
         return Err(refuse("it lies behind a symbolic link"));
     }
     let kind = entry.header().entry_type();
@@ -206,6 +232,11 @@ fn unpack_entry(
             return Err(refuse("it is a hard link to what is no store path"));
         };
         let original = target.place(&basename).join(rest);
+        if is_behind_link(&original) {
+            return Err(refuse(
+                "it is a hard link to what lies behind a symbolic link",
+            ));
+        }
         return fs::hard_link(original, to).map_err(write_error);
     }
     if !kind.is_file() {

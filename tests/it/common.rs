@@ -11,8 +11,9 @@ use platform::lifecycle::{Build, Outcome};
 use platform::package;
 use platform::process::Launch;
 use platform::sandbox::Forbidden;
-use platform::sandbox::Output;
+use platform::sandbox::{Output, Sandbox};
 use platform::server::{Request, Response, Server};
+use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::fs;
 use std::net::TcpListener;
@@ -57,6 +58,7 @@ pub struct Deploy {
     image: TempDir,
     env: BTreeMap<String, String>,
     forbidden: Vec<Forbidden>,
+    change: Box<dyn Fn(Sandbox) -> Sandbox>,
 }
 
 impl Deploy {
@@ -94,6 +96,7 @@ impl Deploy {
             app,
             image: TempDir::new().unwrap(),
             forbidden: Vec::new(),
+            change: Box::new(|sandbox| sandbox),
         })
     }
 
@@ -123,9 +126,20 @@ impl Deploy {
         self
     }
 
+    /// Builds in a sandbox with this change, which takes the place of another one.
+    pub fn in_sandbox(&mut self, change: impl Fn(Sandbox) -> Sandbox + 'static) -> &mut Self {
+        self.change = Box::new(change);
+        self
+    }
+
     pub fn unset(&mut self, name: &str) -> &mut Self {
         self.env.remove(name);
         self
+    }
+
+    /// The directory of the image, in which the build also works.
+    pub fn image(&self) -> &Path {
+        self.image.path()
     }
 
     pub fn app(&self) -> &Path {
@@ -134,6 +148,11 @@ impl Deploy {
 
     /// Runs the buildpack over what is there from the build before.
     pub fn build(&self) -> Outcome {
+        self.to_build().run().unwrap()
+    }
+
+    /// The same, to be changed before it runs.
+    pub fn to_build(&self) -> Build {
         let mut build = Build::new(
             &self.fixtures.rootfs,
             buildpack(),
@@ -146,7 +165,7 @@ impl Deploy {
         for forbidden in &self.forbidden {
             build = build.sandbox(|sandbox| sandbox.forbid(*forbidden));
         }
-        build.run().unwrap()
+        build.sandbox(&self.change)
     }
 
     /// The image of a build that must succeed.
@@ -355,4 +374,38 @@ pub fn store_path(image: &Image, end: &str) -> PathBuf {
         .map(|entry| entry.unwrap().path())
         .find(|path| path.to_string_lossy().ends_with(end))
         .unwrap()
+}
+
+/// A hash of everything in a directory: names, kinds, modes, contents, and where links lead.
+pub fn digest(directory: &Path) -> String {
+    fn add(hasher: &mut Sha256, path: &Path) {
+        let metadata = path.symlink_metadata().unwrap();
+        let mut field = |bytes: &[u8]| {
+            hasher.update((bytes.len() as u64).to_le_bytes());
+            hasher.update(bytes);
+        };
+        field(path.file_name().unwrap_or_default().as_encoded_bytes());
+        field(&metadata.permissions().mode().to_le_bytes());
+        if metadata.is_symlink() {
+            field(fs::read_link(path).unwrap().as_os_str().as_encoded_bytes());
+        } else if metadata.is_file() {
+            field(&fs::read(path).unwrap());
+        } else {
+            let entries = fs::read_dir(path).unwrap();
+            let mut entries: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
+            entries.sort();
+            for entry in entries {
+                add(hasher, &entry);
+            }
+            hasher.update(b"end");
+        }
+    }
+    let mut hasher = Sha256::new();
+    let entries = fs::read_dir(directory).unwrap();
+    let mut entries: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
+    entries.sort();
+    for entry in entries {
+        add(&mut hasher, &entry);
+    }
+    hex::encode(hasher.finalize())
 }

@@ -11,13 +11,16 @@
 
 mod common;
 
+mod conditions;
 mod deploy;
 mod detect;
+mod disturbed;
 mod doctor;
 mod evaluate;
 mod examples;
 mod faults;
 mod fetch;
+mod hostile;
 mod hydra;
 mod hydra_server;
 mod launch;

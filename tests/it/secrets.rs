@@ -9,8 +9,12 @@ use nix_hydra_buildpack::errors::BuildpackError;
 use platform::fixtures::Fixtures;
 use platform::lifecycle::{Build, Outcome};
 use platform::server::{Request, Response, Server};
+use std::ffi::OsStr;
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 use tempfile::TempDir;
 
 /// The places that a credential can be in, each with a cache of its own: how it is sent there.
@@ -205,8 +209,22 @@ impl Private {
             .env
             .iter()
             .fold(build, |build, (name, value)| build.env(*name, value));
-        let build = build.sandbox(|sandbox| sandbox.bind_ro(self.platform.path(), "/secrets"));
-        build.run().unwrap()
+        let build = build.sandbox(|sandbox| {
+            let sandbox = sandbox.bind_ro(self.platform.path(), "/secrets");
+            // Only root may allow what the host does not.
+            if !rustix::process::geteuid().is_root() {
+                return sandbox;
+            }
+            sandbox.started_by(["prlimit", "--core=unlimited:unlimited", "--"])
+        });
+        let ended = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let watch = scope.spawn(|| watch_processes(&ended));
+            let outcome = build.run();
+            ended.store(true, Ordering::Relaxed);
+            watch.join().unwrap();
+            outcome.unwrap()
+        })
     }
 
     /// Checks that nothing that is left of the build, said by it or asked for holds a secret.
@@ -254,6 +272,40 @@ impl Private {
             );
         }
     }
+}
+
+/// Looks at every command line on this machine until the build has ended: anyone may read those. And
+/// that a core of the build, which would hold all secrets, is dumped nowhere.
+fn watch_processes(ended: &AtomicBool) {
+    let secrets = secrets();
+    let mut builds = 0;
+    while !ended.load(Ordering::Relaxed) {
+        for entry in fs::read_dir("/proc").unwrap().flatten() {
+            // Any of them may end meanwhile.
+            let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+            let program = line.split(|byte| *byte == 0).next().unwrap_or_default();
+            let program = Path::new(OsStr::from_bytes(program));
+            // These are the test's, which give the build its environment.
+            let own = ["prlimit", "bwrap", "setpriv", "env"].map(OsStr::new);
+            if own.iter().any(|own| program.file_name() == Some(own)) {
+                continue;
+            }
+            let holds = |secret: &&String| memchr::memmem::find(&line, secret.as_bytes()).is_some();
+            let found = secrets.iter().find(holds);
+            assert_eq!(found, None, "{}", String::from_utf8_lossy(&line));
+            if program.ends_with("bin/build") {
+                let limits = fs::read_to_string(entry.path().join("limits")).unwrap_or_default();
+                let core = limits
+                    .lines()
+                    .find(|line| line.starts_with("Max core file size"));
+                let soft = core.and_then(|line| line.split_whitespace().nth(4));
+                // Before it has set its own limit, it has the test's.
+                builds += usize::from(matches!(soft, Some("0" | "1")));
+            }
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    assert!(builds > 0, "no build was seen that dumps no core");
 }
 
 /// Everything below `directory` but directories.

@@ -181,7 +181,7 @@ fn xz_with(bytes: &[u8], block_size: u64) -> Vec<u8> {
     encoder.finish().unwrap()
 }
 
-fn xz_of(bytes: &[u8]) -> Vec<u8> {
+pub fn xz_of(bytes: &[u8]) -> Vec<u8> {
     xz_with(bytes, 1 << 30)
 }
 
@@ -190,24 +190,24 @@ fn xz_in_blocks(bytes: &[u8]) -> Vec<u8> {
     xz_with(bytes, 512 * 1024)
 }
 
-fn zstd_of(bytes: &[u8]) -> Vec<u8> {
+pub fn zstd_of(bytes: &[u8]) -> Vec<u8> {
     zstd::encode_all(bytes, 1).unwrap()
 }
 
-fn bzip2_of(bytes: &[u8]) -> Vec<u8> {
+pub fn bzip2_of(bytes: &[u8]) -> Vec<u8> {
     let mut encoder = bzip2::write::BzEncoder::new(Vec::new(), bzip2::Compression::fast());
     encoder.write_all(bytes).unwrap();
     encoder.finish().unwrap()
 }
 
-fn gzip_of(bytes: &[u8]) -> Vec<u8> {
+pub fn gzip_of(bytes: &[u8]) -> Vec<u8> {
     let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
     encoder.write_all(bytes).unwrap();
     encoder.finish().unwrap()
 }
 
 /// Brotli that is as long as what is in it (RFC 7932, 9.2): no crate here encodes.
-fn brotli_of(bytes: &[u8]) -> Vec<u8> {
+pub fn brotli_of(bytes: &[u8]) -> Vec<u8> {
     let mut encoded = Vec::new();
     for (index, chunk) in bytes.chunks(1 << 16).enumerate() {
         // Bits from the lowest: a window of 64 KiB (before the first block alone), not the last

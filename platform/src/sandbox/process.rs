@@ -212,10 +212,9 @@ impl Process {
         if self.status.is_some() {
             return;
         }
-        // The end of the command is the end of its sandbox.
-        if let Some(pid) = self.pid() {
-            let _ = kill_process(pid, Signal::KILL);
-        } else {
+        // The end of the command is the end of its sandbox. Without bwrap around it, it would be
+        // stopped and never end, so it is waited for until it is there.
+        if self.signal(Signal::KILL).is_err() {
             let _ = self.child.kill();
         }
         let _ = self.wait();

@@ -1,0 +1,308 @@
+//! What a build takes where a cache or a closure is far from ordinary: very many files, one very large
+//! file, long latency, hardly any connections.
+//!
+//! The closures are made up as they are asked for, so nothing needs setting up. Each case is fetched
+//! by a child process, whose time and memory are what counts; the server runs beside it.
+
+use anyhow::{Context, Result, ensure};
+use nix_archive::nar::Encoder;
+use nix_derivation::{NixHash, StorePath};
+use nix_hydra_buildpack::closure::fetch::fetch;
+use nix_hydra_buildpack::closure::plan::{Caches, Known};
+use nix_hydra_buildpack::closure::references::References;
+use nix_hydra_buildpack::config::TrustSettings;
+use nix_hydra_buildpack::http::Http;
+use nix_hydra_buildpack::limits;
+use platform::server::{Request, Response, Server};
+use sha2::{Digest, Sha256};
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+use wait4::Wait4 as _;
+
+/// A closure that is a binary tree of store paths, all of the same shape.
+#[derive(Clone, Copy)]
+struct Shape {
+    paths: usize,
+    files: usize,
+    file_size: usize,
+}
+
+const MANY: Shape = Shape {
+    paths: 5_000,
+    files: 60,
+    file_size: 400,
+};
+
+const SOME: Shape = Shape {
+    paths: 300,
+    files: 30,
+    file_size: 4_000,
+};
+
+const HUGE: u64 = 3 * 1024 * 1024 * 1024;
+
+const LATENCY: Duration = Duration::from_millis(200);
+
+/// What a server with few workers takes for one request.
+const WORK: Duration = Duration::from_millis(10);
+
+/// Connections, or requests, that a small cache allows.
+const ALLOWED: usize = 2;
+
+/// How long such a cache keeps a connection open that nobody uses.
+const IDLE: Duration = Duration::from_secs(1);
+
+fn main() -> Result<()> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match arguments[..] {
+        ["fetch", url, store] => run(url, Path::new(store)),
+        // Cargo says `--bench` to a bench, and nothing when it only tests whether it starts.
+        _ if !arguments.contains(&"--bench") => Ok(()),
+        _ => bench(&arguments),
+    }
+}
+
+fn bench(arguments: &[&str]) -> Result<()> {
+    let wanted = |name: &str| {
+        let mut named = arguments
+            .iter()
+            .filter(|argument| !argument.starts_with('-'));
+        named.clone().next().is_none() || named.any(|argument| *argument == name)
+    };
+    if wanted("many") {
+        let server = made_up(MANY, |_| None)?;
+        case("many", &server.url(), MANY.paths)?;
+    }
+    if wanted("huge") {
+        let directory = tempfile::tempdir()?;
+        let narinfo = huge(&directory.path().join("nar"))?;
+        let server = Server::with_hook(directory.path(), move |request| match &*request.path {
+            "/nar" => None,
+            "/nix-cache-info" => Some(Response::new(200)),
+            _ => Some(Response::new(200).body(narinfo.clone())),
+        })?;
+        case("huge", &server.url(), 1)?;
+    }
+    if wanted("latency") {
+        let server = made_up(SOME, |_| {
+            std::thread::sleep(LATENCY);
+            None
+        })?;
+        case("latency", &server.url(), SOME.paths)?;
+    }
+    if wanted("two_requests") {
+        let active = AtomicUsize::new(0);
+        let server = made_up(SOME, move |_| {
+            let busy = active.fetch_add(1, Ordering::SeqCst) >= ALLOWED;
+            if !busy {
+                std::thread::sleep(WORK);
+            }
+            active.fetch_sub(1, Ordering::SeqCst);
+            busy.then(|| Response::new(503))
+        })?;
+        case("two_requests", &server.url(), SOME.paths)?;
+    }
+    if wanted("two_connections") {
+        let server = made_up(SOME, |_| {
+            std::thread::sleep(WORK);
+            None
+        })?;
+        case("two_connections", &few_connections(&server)?, SOME.paths)?;
+    }
+    Ok(())
+}
+
+/// The child: what a build does with no engine named.
+fn run(url: &str, store: &Path) -> Result<()> {
+    limits::set();
+    let trust = TrustSettings {
+        keys: Vec::new(),
+        required: true,
+    };
+    let url = format!("{url}?trusted=true").parse();
+    let url = url.map_err(|error| anyhow::anyhow!("{error:?}"))?;
+    let caches = Caches::open(&[url], trust, &Http::new());
+    let closure = caches
+        .plan(&[path(0)?], &Known::default())
+        .map_err(|misses| anyhow::anyhow!("{:?}", misses.first()))?;
+    let references = References::new(closure.paths.keys(), None);
+    fs::create_dir(store)?;
+    let fetched = fetch(&closure, &caches, store, Some(&references));
+    fetched.map_err(|error| anyhow::anyhow!("{error:?}"))?;
+    Ok(())
+}
+
+/// Fetches a closure of so many paths, and prints what it took.
+fn case(name: &str, url: &str, paths: usize) -> Result<()> {
+    let directory = tempfile::tempdir()?;
+    let store = directory.path().join("store");
+    let started = Instant::now();
+    let ended = Command::new(std::env::current_exe()?)
+        .args(["fetch", url])
+        .arg(&store)
+        .stdin(Stdio::null())
+        .spawn()?
+        .wait4()?;
+    let wall = started.elapsed().as_secs_f64();
+    ensure!(ended.status.success(), "{name} failed");
+    let found = fs::read_dir(&store)?.count();
+    ensure!(found == paths, "{name}: {found} of {paths} store paths");
+    let cpu = ended.rusage.utime + ended.rusage.stime;
+    println!("{name}.wall = {wall:.2} s");
+    println!("{name}.cpu = {:.2} s", cpu.as_secs_f64());
+    println!("{name}.peak = {} MiB", ended.rusage.maxrss / 1024 / 1024);
+    Ok(())
+}
+
+fn base(number: usize) -> String {
+    format!("{number:032}-made-up")
+}
+
+fn path(number: usize) -> Result<StorePath> {
+    Ok(format!("/nix/store/{}", base(number)).parse()?)
+}
+
+/// A cache of made-up store paths, where `hook` does not answer first.
+fn made_up(
+    shape: Shape,
+    hook: impl Fn(&Request) -> Option<Response> + Send + Sync + 'static,
+) -> Result<Server> {
+    Server::with_hook("/", move |request| {
+        if let Some(response) = hook(request) {
+            return Some(response);
+        }
+        let name = request.path.rsplit('/').next().unwrap_or_default();
+        let number = name.get(..32).and_then(|digits| digits.parse().ok());
+        let Some(number) = number else {
+            return Some(Response::new(200).body("StoreDir: /nix/store\n"));
+        };
+        let nar = nar(shape, number).unwrap_or_default();
+        if !name.ends_with(".narinfo") {
+            return Some(Response::new(200).body(nar));
+        }
+        let children = [2 * number + 1, 2 * number + 2].into_iter();
+        let references: Vec<_> = children
+            .filter(|child| *child < shape.paths)
+            .map(base)
+            .collect();
+        let text = narinfo(
+            number,
+            &Sha256::digest(&nar).into(),
+            nar.len() as u64,
+            "none",
+        );
+        let text = format!("{text}References: {}\n", references.join(" "));
+        Some(Response::new(200).body(text))
+    })
+}
+
+fn narinfo(number: usize, hash: &[u8; 32], size: u64, compression: &str) -> String {
+    let base = base(number);
+    let hash = NixHash::Sha256(*hash).to_nix_nixbase32_string();
+    format!(
+        "StorePath: /nix/store/{base}\nURL: nar\nCompression: {compression}\nNarHash: {hash}\n\
+         NarSize: {size}\n"
+    )
+    .replace(
+        "URL: nar\n",
+        &match compression {
+            "none" => format!("URL: nar/{base}\n"),
+            _ => "URL: nar\n".to_string(),
+        },
+    )
+}
+
+fn nar(shape: Shape, number: usize) -> Result<Vec<u8>> {
+    let mut encoder = Encoder::new(Vec::new())?;
+    encoder.start_directory(None)?;
+    for file in 0..shape.files {
+        let line = format!("file {file} of store path {number}\n");
+        let content: Vec<u8> = line.bytes().cycle().take(shape.file_size).collect();
+        let name = format!("file-{file:04}");
+        let mut writer =
+            encoder.start_regular(Some(name.as_bytes()), false, content.len() as u64)?;
+        writer.write_all(&content)?;
+        writer.finish()?;
+    }
+    encoder.end_directory()?;
+    Ok(encoder.finish()?)
+}
+
+/// Writes a NAR of one file of [`HUGE`] bytes, compressed, and answers its narinfo.
+fn huge(to: &Path) -> Result<String> {
+    struct Hashed<W> {
+        writer: W,
+        hasher: Sha256,
+        size: u64,
+    }
+    impl<W: Write> Write for Hashed<W> {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let count = self.writer.write(bytes)?;
+            self.hasher.update(&bytes[..count]);
+            self.size += count as u64;
+            Ok(count)
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            self.writer.flush()
+        }
+    }
+    let sink = Hashed {
+        writer: zstd::Encoder::new(File::create(to)?, 1)?.auto_finish(),
+        hasher: Sha256::new(),
+        size: 0,
+    };
+    let mut encoder = Encoder::new(sink)?;
+    let mut writer = encoder.start_regular(None, false, HUGE)?;
+    let block: Vec<u8> = (0..64 * 1024_u32)
+        .map(|number| (number.wrapping_mul(2_654_435_761) >> 24) as u8)
+        .collect();
+    for _ in 0..HUGE / block.len() as u64 {
+        writer.write_all(&block)?;
+    }
+    writer.finish()?;
+    let sink = encoder.finish()?;
+    let hash: [u8; 32] = sink.hasher.finalize().into();
+    Ok(narinfo(0, &hash, sink.size, "zstd"))
+}
+
+/// A proxy that takes so few connections at once that others wait in the kernel's queue, as for a
+/// server with as many workers.
+fn few_connections(server: &Server) -> Result<String> {
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    let url = format!("http://{}", listener.local_addr()?);
+    let upstream = server.address();
+    for _ in 0..ALLOWED {
+        let listener = listener.try_clone().context("sharing a port")?;
+        std::thread::spawn(move || {
+            for client in listener.incoming().flatten() {
+                // Either side may go away at any time.
+                let _ = TcpStream::connect(upstream).and_then(|server| pass_on(&client, &server));
+            }
+        });
+    }
+    Ok(url)
+}
+
+/// Copies both ways until one side ends, or the client has said nothing for a while.
+fn pass_on(mut client: &TcpStream, mut server: &TcpStream) -> io::Result<()> {
+    client.set_nodelay(true)?;
+    client.set_read_timeout(Some(IDLE))?;
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            let (mut from, mut to) = (server, client);
+            let _ = io::copy(&mut from, &mut to);
+            let _ = client.shutdown(Shutdown::Both);
+        });
+        let mut buffer = [0; 4096];
+        while let Ok(count @ 1..) = client.read(&mut buffer) {
+            server.write_all(&buffer[..count])?;
+        }
+        server.shutdown(Shutdown::Both)
+    })
+}
