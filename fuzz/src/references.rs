@@ -121,7 +121,8 @@ pub fn by_hand(text: &[u8], directory: Option<&Path>) -> (Vec<u8>, Sight) {
         at += HASH_LENGTH;
     }
     let is_wide = |start: usize, width: usize| {
-        let is_zero = |place: usize| place % width == 0 || text.get(start + place) == Some(&0);
+        let is_zero =
+            |place: usize| place.is_multiple_of(width) || text.get(start + place) == Some(&0);
         let characters = text.iter().skip(start).step_by(width).take(HASH_LENGTH);
         (0..HASH_LENGTH * width - width).all(is_zero)
             && known(&characters.copied().collect::<Vec<_>>()).is_some()

@@ -271,7 +271,6 @@ mod tests {
         let found = Found {
             image: Image::default(),
             layer: layers.path().join("proot"),
-            program: PathBuf::new(),
             store: store.clone(),
         };
         let followed = |path: &str| found.followed(Path::new(path));

@@ -336,7 +336,6 @@ mod tests {
             image: Image::parse(image),
             store: layers.join("closure"),
             layer: layers.join("proot"),
-            program: layers.join("proot/bin/nix-hydra"),
         }
     }
 

@@ -149,7 +149,6 @@ mod tests {
             image: Image::parse(&format!("root {root}\n")),
             store: layers.path().join("closure"),
             layer: layers.path().join("proot"),
-            program: PathBuf::new(),
         };
         let closure = Closure::new(
             [],
