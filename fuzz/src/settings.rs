@@ -174,9 +174,13 @@ fn is_secret(name: &str, value: &str) -> bool {
 fn is_password(url: &str) -> bool {
     match Url::parse(url) {
         Ok(mut url) if url.has_host() => {
+            // A part of a path may be gone as well, but only because `..` follows.
+            let was_there = [url.username(), url.password().unwrap_or_default()]
+                .iter()
+                .any(|part| part.contains(SECRET));
             let _ = url.set_username("");
             let _ = url.set_password(None);
-            !url.as_str().contains(SECRET)
+            was_there && !url.as_str().contains(SECRET)
         }
         // In what is no URL, a password is what comes before the last `@`, but for a scheme.
         _ => url.rsplit_once('@').is_some_and(|(before, host)| {
