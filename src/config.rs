@@ -974,7 +974,7 @@ mod tests {
     fn a_wrong_url_is_shown_without_its_password() {
         match read(&[("NIX_EXTRA_BINARY_CACHE", "ftp://user:hunter2@example.org")]) {
             Err(ConfigError::InvalidSetting { value, .. }) => {
-                assert_eq!(value, "ftp://example.org");
+                assert_eq!(value, "ftp://example.org/");
             }
             other => panic!("{other:?}"),
         }

@@ -36,9 +36,9 @@ const OK: &str = "HTTP/1.1 200 OK\r\n";
 
 /// As patient as a test can be.
 const IMPATIENT: Patience = Patience {
-    response: Duration::from_millis(300),
-    read: Duration::from_millis(300),
-    retry: Duration::from_millis(600),
+    response: Duration::from_secs(1),
+    read: Duration::from_secs(1),
+    retry: Duration::from_secs(1),
 };
 
 /// What a NAR holds; no rule of the format is kept unless the test keeps it.
