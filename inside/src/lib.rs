@@ -15,7 +15,7 @@ mod sys;
 mod words;
 
 pub use report::Report;
-pub use sys::main;
+pub use sys::{FAULTS, main};
 pub use words::{FOREGROUND, OWN_GROUP, Words};
 
 use core::ffi::CStr;

@@ -12,7 +12,7 @@ use core::ptr;
 use core::slice;
 
 /// The signals that tell of a fault of this program itself: they must not be put off.
-const FAULTS: [i32; 7] = [
+pub const FAULTS: [i32; 7] = [
     libc::SIGSEGV,
     libc::SIGBUS,
     libc::SIGILL,

@@ -1,10 +1,11 @@
 //! Tries the engines, here and now.
 
 use crate::engine::{Engine, EngineSetting};
+use crate::errors;
 use crate::image::Found;
 use crate::namespace::{Refusal, View};
 use crate::proot::{Lack, PRoot};
-use crate::supervise::{End, PRootFailure, run_in_proot};
+use crate::supervise::{App, End, PRootFailure, run_in_proot};
 use crate::sys;
 use std::io;
 use std::path::PathBuf;
@@ -66,11 +67,21 @@ pub(crate) fn prepare(engine: Engine, found: &Found, by_name: bool) -> Result<Re
 fn try_out(engine: Engine, found: &Found, by_name: bool) -> Result<(), Reason> {
     match prepare(engine, found, by_name)? {
         Ready::Here | Ready::Namespace(_) => Ok(()),
-        Ready::PRoot(proot) => match run_in_proot(None, found, &proot) {
-            Ok(_) => Ok(()),
-            Err(failure) => Err(Reason::of(failure)),
-        },
+        Ready::PRoot(proot) => in_proot(None, found, proot).map(drop),
     }
+}
+
+/// Runs `app` under PRoot to its end, or only tries it where there is none; without PRoot's filter
+/// where it translates nothing with it.
+pub(crate) fn in_proot(app: Option<&App>, found: &Found, proot: PRoot) -> Result<End, Reason> {
+    match run_in_proot(app, found, &proot) {
+        Err(PRootFailure::Hidden) if proot.has_filter() => {
+            let slow = run_in_proot(app, found, &proot.without_filter());
+            slow.inspect(|_| errors::say(errors::SLOW_PROOT))
+        }
+        ended => ended,
+    }
+    .map_err(Reason::of)
 }
 
 /// Tries every engine, whether the setting lets it be taken or not.
@@ -83,7 +94,7 @@ pub(crate) fn try_all(setting: EngineSetting, found: &Found) -> Vec<(Engine, Res
 }
 
 impl Reason {
-    pub(crate) fn of(failure: PRootFailure) -> Self {
+    fn of(failure: PRootFailure) -> Self {
         match failure {
             PRootFailure::Hidden => Self::Hidden,
             PRootFailure::Ended(end) => Self::PRootEnded(end),

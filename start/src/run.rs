@@ -1,14 +1,13 @@
 //! Runs a command where the closure is at `/nix/store`.
 
-use crate::choose::{Ready, Reason, candidates, prepare};
+use crate::choose::{Ready, Reason, candidates, in_proot, prepare};
 use crate::engine::{self, EngineSetting};
 use crate::environment;
 use crate::errors::{self, RunError};
 use crate::image::Found;
 use crate::namespace::View;
-use crate::proot::PRoot;
 use crate::shell;
-use crate::supervise::{self, App, End, PRootFailure, is_init, run_in_proot};
+use crate::supervise::{self, App, End, is_init};
 use std::env;
 use std::ffi::OsString;
 use std::io;
@@ -110,7 +109,7 @@ fn launch(app: &App, found: &Found, ready: Ready) -> Result<Result<End, RunError
             view.enter().map_err(Reason::Namespace)?;
             Ok(start(app, None))
         }
-        Ready::PRoot(proot) => in_proot(app, found, proot).map(|end| executed(app, end)),
+        Ready::PRoot(proot) => in_proot(Some(app), found, proot).map(|end| executed(app, end)),
     }
 }
 
@@ -125,18 +124,6 @@ fn start(app: &App, view: Option<&View>) -> Result<End, RunError> {
         return executed(app, end);
     }
     Err(cannot(app.command().exec()))
-}
-
-/// Runs the app under PRoot; without its filter where it translates nothing with it.
-fn in_proot(app: &App, found: &Found, proot: PRoot) -> Result<End, Reason> {
-    match run_in_proot(Some(app), found, &proot) {
-        Err(PRootFailure::Hidden) if proot.has_filter() => {
-            let slow = run_in_proot(Some(app), found, &proot.without_filter());
-            slow.inspect(|_| errors::say(errors::SLOW_PROOT))
-        }
-        ended => ended,
-    }
-    .map_err(Reason::of)
 }
 
 fn executed(app: &App, end: End) -> Result<End, RunError> {

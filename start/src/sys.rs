@@ -51,17 +51,6 @@ pub(crate) fn try_unshare(flags: UnshareFlags) -> io::Result<()> {
     }
 }
 
-/// The signals that tell of a fault of this program itself: they must not be put off.
-const FAULTS: [i32; 7] = [
-    libc::SIGSEGV,
-    libc::SIGBUS,
-    libc::SIGILL,
-    libc::SIGFPE,
-    libc::SIGABRT,
-    libc::SIGTRAP,
-    libc::SIGSYS,
-];
-
 /// A signal that has arrived, and whether the kernel sent it by itself, as it does for a terminal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Arrived {
@@ -88,7 +77,7 @@ fn block_signals() -> io::Result<(Mask, Mask)> {
         let mut set: libc::sigset_t = mem::zeroed();
         let mut before: libc::sigset_t = mem::zeroed();
         libc::sigfillset(&raw mut set);
-        for fault in FAULTS {
+        for fault in nix_hydra_inside::FAULTS {
             libc::sigdelset(&raw mut set, fault);
         }
         // Where it was ignored, children would vanish without their status being told.

@@ -46,14 +46,25 @@ fn python() -> Option<Deploy> {
     Some(deploy)
 }
 
-/// The message of a build that failed, after its steps; nothing of the closure is left. What the
-/// previous image has of it may still be declared.
+/// The message of a build that failed, after its steps; nothing of the closure is left.
 fn failed(outcome: &Outcome) -> String {
+    failed_after(None, outcome)
+}
+
+/// The same where the previous image declares this: it still does, and has no content here.
+fn failed_after(previous: Option<&toml::Table>, outcome: &Outcome) -> String {
     assert_eq!(outcome.build, Some(1), "{}", outcome.log);
     assert!(!outcome.layers.join("closure").exists());
+    assert_eq!(declared(outcome).as_ref(), previous);
     let log = strip_ansi(&outcome.log);
     assert!(!log.contains("panicked"), "{log}");
     log[log.find("\n! ").unwrap_or(0)..].to_string()
+}
+
+/// What a build has declared of the closure.
+fn declared(outcome: &Outcome) -> Option<toml::Table> {
+    let text = fs::read_to_string(outcome.layers.join("closure.toml")).ok()?;
+    Some(text.parse().unwrap())
 }
 
 #[test]
@@ -203,7 +214,8 @@ fn without_a_network_what_is_there_is_enough_and_what_is_missing_is_said() {
     let Some(mut deploy) = python() else { return };
     deploy.built();
     deploy.in_sandbox(platform::sandbox::Sandbox::without_network);
-    deploy.built();
+    let previous = declared(&deploy.build());
+    assert!(previous.is_some());
     let other = deploy.fixtures.apps["static"].store_path.clone();
     deploy.set("NIX_STORE_PATH", &other);
     let cache = deploy.cache.url();
@@ -213,7 +225,7 @@ fn without_a_network_what_is_there_is_enough_and_what_is_missing_is_said() {
         ("https://cache.invalid", "the host name cannot be resolved"),
     ] {
         deploy.set("NIX_EXTRA_BINARY_CACHE", url);
-        let message = failed(&deploy.build());
+        let message = failed_after(previous.as_ref(), &deploy.build());
         assert!(message.contains(said) && message.contains(url), "{message}");
         assert!(message.contains("can be reached from where"), "{message}");
     }
@@ -299,7 +311,7 @@ fn a_certificate_that_does_not_hold_or_a_clock_that_is_off_is_said() {
     let directory = certificates.path().to_path_buf();
     deploy.in_sandbox(move |sandbox| sandbox.bind_ro(&directory, "/certificates"));
     deploy.set("NIX_SSL_CERT_FILE", "/certificates/certificate");
-    let mut told = String::new();
+    let (mut told, mut previous) = (String::new(), None);
     for (address, years, trusted, holds) in [
         ("127.0.0.1", [2020, 2049], true, true),
         ("127.0.0.1", [2010, 2011], true, false),
@@ -316,13 +328,14 @@ fn a_certificate_that_does_not_hold_or_a_clock_that_is_off_is_said() {
             deploy.unset("NIX_SSL_CERT_FILE");
         }
         if holds {
-            deploy.built();
+            previous = declared(&deploy.build());
+            assert!(previous.is_some());
             // The next ones ask again.
             let path = deploy.fixtures.apps["python"].store_path.clone();
             deploy.set("NIX_STORE_PATH", &path);
             continue;
         }
-        let message = failed(&deploy.build());
+        let message = failed_after(previous.as_ref(), &deploy.build());
         let answer = message
             .lines()
             .find_map(|line| line.split_once(&server.url));

@@ -322,23 +322,22 @@ fn a_proot_that_translates_nothing_is_noticed() {
     fs::copy(&file, &real).unwrap();
     let run = |script: &str| {
         fs::write(&file, script).unwrap();
-        let launch = launch(
-            &image,
-            DOCKER,
-            ["run_proot.sh", "bash", "-c", "myapp version"],
-        );
-        let launch = launch.sandbox(|sandbox| sandbox.bind_ro(&real, "/real-proot"));
-        launch.run().unwrap()
+        ["run_proot.sh bash -c 'myapp version'", "nix-hydra engines"].map(|command| {
+            let launch = launch(&image, DOCKER, ["sh", "-c", command]);
+            let launch = launch.sandbox(|sandbox| sandbox.bind_ro(&real, "/real-proot"));
+            launch.run().unwrap()
+        })
     };
-    let never = run("#!/bin/sh\nwhile [ \"$1\" = -b ]; do shift 2; done; exec \"$@\"\n");
+    let [never, engines] = run("#!/bin/sh\nwhile [ \"$1\" = -b ]; do shift 2; done; exec \"$@\"\n");
     assert_eq!(never.code, 126);
     assert!(
         never.stderr.contains("this PRoot translates nothing"),
         "{}",
         never.stderr
     );
+    assert_ne!(engines.code, 0, "{}", engines.stdout);
     // As Debian's PRoot 5.4.0-3 behaves.
-    let without_filter = run(
+    let [without_filter, engines] = run(
         "#!/bin/sh\n[ \"$PROOT_NO_SECCOMP\" ] && exec /real-proot \"$@\"; while [ \"$1\" = -b ]; do shift 2; done; exec \"$@\"\n",
     );
     assert_eq!(without_filter.stdout, "myapp 1.0\n");
@@ -348,6 +347,8 @@ fn a_proot_that_translates_nothing_is_noticed() {
         "{}",
         without_filter.stderr
     );
+    assert_eq!(engines.code, 0, "{}", engines.stdout);
+    assert!(engines.stderr.contains(said), "{}", engines.stderr);
 }
 
 #[test]

@@ -13,7 +13,8 @@ use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tempfile::TempDir;
 
@@ -30,6 +31,9 @@ const CANARIES: [&str; 4] = [
     "canary-of-user",
     "canary-token",
 ];
+
+/// What tells the builds of these tests from others: see [`Private::most_of_core`].
+static MOST_OF_CORE: AtomicU64 = AtomicU64::new(1_000_000_000);
 
 fn authorization(place: usize) -> String {
     match place {
@@ -107,6 +111,10 @@ struct Private {
     platform: TempDir,
     image: TempDir,
     env: Vec<(&'static str, String)>,
+    /// The most bytes that a core of its build may ever have, by which that is known among others.
+    most_of_core: u64,
+    /// How many it might have had at each of the build's requests.
+    cores: Arc<Mutex<Vec<String>>>,
 }
 
 impl Private {
@@ -127,9 +135,14 @@ impl Private {
             Case::Redirects => storage.url(),
             _ => other_host(&storage),
         };
+        let most_of_core = MOST_OF_CORE.fetch_add(1, Ordering::Relaxed);
+        let cores = Arc::new(Mutex::new(Vec::new()));
         let caches = [URL, NETRC, USER, TOKEN].map(|place| {
             let (cache, other) = (fixtures.cache.clone(), other.clone());
+            let cores = Arc::clone(&cores);
             let hook = move |request: &Request| {
+                // Meanwhile the build waits for the answer.
+                cores.lock().unwrap().extend(core_limits(most_of_core));
                 if request.header("authorization") != Some(&authorization(place)) {
                     return Some(Response::new(407));
                 }
@@ -195,6 +208,8 @@ impl Private {
             platform,
             image: TempDir::new().unwrap(),
             env,
+            most_of_core,
+            cores,
         })
     }
 
@@ -211,11 +226,8 @@ impl Private {
             .fold(build, |build, (name, value)| build.env(*name, value));
         let build = build.sandbox(|sandbox| {
             let sandbox = sandbox.bind_ro(self.platform.path(), "/secrets");
-            // Only root may allow what the host does not.
-            if !rustix::process::geteuid().is_root() {
-                return sandbox;
-            }
-            sandbox.started_by(["prlimit", "--core=unlimited:unlimited", "--"])
+            let cores = format!("--core={0}:{0}", self.most_of_core);
+            sandbox.started_by(["prlimit", &cores, "--"])
         });
         let ended = AtomicBool::new(false);
         std::thread::scope(|scope| {
@@ -227,7 +239,8 @@ impl Private {
         })
     }
 
-    /// Checks that nothing that is left of the build, said by it or asked for holds a secret.
+    /// Checks that nothing that is left of the build, said by it or asked for holds a secret, and
+    /// that no core of it, which would hold all of them, can be dumped.
     fn check(&self, outcome: &Outcome) {
         let secrets = secrets();
         let found = |text: &[u8]| {
@@ -257,12 +270,17 @@ impl Private {
             assert_eq!(found(log.as_bytes()), None, "{log}");
             assert_eq!(found(strip_ansi(log).as_bytes()), None, "{log}");
         }
+        let mut asked = false;
         for (place, cache) in self.caches.iter().enumerate() {
             let own = authorization(place);
             for request in cache.requests() {
+                asked = true;
                 assert_eq!(request.header("authorization"), Some(&*own), "{request:?}");
             }
         }
+        let cores = std::mem::take(&mut *self.cores.lock().unwrap());
+        assert_eq!(asked, !cores.is_empty(), "the build was not found");
+        assert!(cores.iter().all(|limit| limit == "1"), "{cores:?}");
         for request in self.others.iter().flat_map(Server::requests) {
             assert_eq!(request.header("authorization"), None, "{request:?}");
             assert_eq!(
@@ -274,38 +292,48 @@ impl Private {
     }
 }
 
-/// Looks at every command line on this machine until the build has ended: anyone may read those. And
-/// that a core of the build, which would hold all secrets, is dumped nowhere.
+/// Looks at every command line on this machine until the build has ended: anyone may read those.
 fn watch_processes(ended: &AtomicBool) {
     let secrets = secrets();
-    let mut builds = 0;
     while !ended.load(Ordering::Relaxed) {
-        for entry in fs::read_dir("/proc").unwrap().flatten() {
-            // Any of them may end meanwhile.
-            let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
-            let program = line.split(|byte| *byte == 0).next().unwrap_or_default();
-            let program = Path::new(OsStr::from_bytes(program));
+        for (process, program) in processes() {
             // These are the test's, which give the build its environment.
             let own = ["prlimit", "bwrap", "setpriv", "env"].map(OsStr::new);
             if own.iter().any(|own| program.file_name() == Some(own)) {
                 continue;
             }
+            // Any of them may end meanwhile.
+            let line = fs::read(process.join("cmdline")).unwrap_or_default();
             let holds = |secret: &&String| memchr::memmem::find(&line, secret.as_bytes()).is_some();
             let found = secrets.iter().find(holds);
             assert_eq!(found, None, "{}", String::from_utf8_lossy(&line));
-            if program.ends_with("bin/build") {
-                let limits = fs::read_to_string(entry.path().join("limits")).unwrap_or_default();
-                let core = limits
-                    .lines()
-                    .find(|line| line.starts_with("Max core file size"));
-                let soft = core.and_then(|line| line.split_whitespace().nth(4));
-                // Before it has set its own limit, it has the test's.
-                builds += usize::from(matches!(soft, Some("0" | "1")));
-            }
         }
         std::thread::sleep(Duration::from_millis(10));
     }
-    assert!(builds > 0, "no build was seen that dumps no core");
+}
+
+/// How many bytes the cores of those builds may have now that might have so many at most.
+fn core_limits(most: u64) -> Vec<String> {
+    let builds = processes().filter(|(_, program)| program.ends_with("bin/build"));
+    let limits = builds.filter_map(|(process, _)| {
+        let limits = fs::read_to_string(process.join("limits")).ok()?;
+        let mut core = limits
+            .lines()
+            .find_map(|line| line.strip_prefix("Max core file size"))?
+            .split_whitespace();
+        let now = core.next()?;
+        (core.next()?.parse() == Ok(most)).then(|| now.to_string())
+    });
+    limits.collect()
+}
+
+/// The directories of all processes in `/proc`, and the programs that they were started as.
+fn processes() -> impl Iterator<Item = (PathBuf, PathBuf)> {
+    fs::read_dir("/proc").unwrap().flatten().map(|entry| {
+        let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        let program = line.split(|byte| *byte == 0).next().unwrap_or_default();
+        (entry.path(), OsStr::from_bytes(program).into())
+    })
 }
 
 /// Everything below `directory` but directories.
