@@ -1,6 +1,11 @@
 //! HTTP as this buildpack needs it: kept-alive connections, patient retries, and bodies that go
 //! on where they were cut off.
 
+mod gate;
+
+pub use gate::Size;
+
+use gate::{Gates, Pass};
 use std::fmt;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::{self, Read};
@@ -58,6 +63,7 @@ const SYSTEM_CERTIFICATES: [&str; 2] = [
 pub struct Http {
     agent: Agent,
     patience: Patience,
+    gates: Gates,
 }
 
 /// How long a server is waited for.
@@ -140,7 +146,11 @@ pub struct Body {
     http: Http,
     url: Url,
     credentials: Option<Credentials>,
-    reader: BodyReader<'static>,
+    /// None once all is read and the connection is closed.
+    reader: Option<BodyReader<'static>>,
+    size: Size,
+    /// Until all is read.
+    pass: Option<Pass>,
     /// Bytes handed out so far.
     position: u64,
     /// Length of the whole, where the server told.
@@ -269,24 +279,36 @@ impl Http {
             .input_buffer_size(BUFFER_SIZE)
             .build()
             .into();
-        Self { agent, patience }
+        Self {
+            agent,
+            patience,
+            gates: Gates::default(),
+        }
     }
 
-    /// Opens `url` and answers its body. Failures that may pass are retried.
+    /// Opens `url` and answers its body, of which the server may have to say first how many it serves
+    /// at once. Failures that may pass are retried.
     ///
     /// Where no credentials are given, those in `url` count.
-    pub fn get(&self, url: &Url, credentials: Option<&Credentials>) -> Result<Body, HttpError> {
+    pub fn get(
+        &self,
+        url: &Url,
+        credentials: Option<&Credentials>,
+        size: Size,
+    ) -> Result<Body, HttpError> {
         let mut url = url.clone();
         let own = Credentials::take_from(&mut url);
         let credentials = credentials.cloned().or(own);
-        let response = self.request(&url, credentials.as_ref(), None)?;
+        let (response, pass) = self.request(&url, credentials.as_ref(), None, size)?;
         let length = response.body().content_length();
         let content_encoding = header_text(response.headers(), &header::CONTENT_ENCODING);
         Ok(Body {
             http: self.clone(),
             url,
             credentials,
-            reader: response.into_body().into_reader(),
+            reader: Some(response.into_body().into_reader()),
+            size,
+            pass: Some(pass),
             position: 0,
             length,
             content_encoding,
@@ -305,7 +327,7 @@ impl Http {
         credentials: Option<&Credentials>,
         limit: u64,
     ) -> Result<(Vec<u8>, Option<String>), HttpError> {
-        let mut body = self.get(url, credentials)?;
+        let mut body = self.get(url, credentials, Size::Small)?;
         let mut bytes = Vec::new();
         body.by_ref()
             .take(limit + 1)
@@ -410,27 +432,51 @@ impl Http {
         url: &Url,
         credentials: Option<&Credentials>,
         from: Option<u64>,
-    ) -> Result<Response<UreqBody>, HttpError> {
-        let started = Instant::now();
+        size: Size,
+    ) -> Result<(Response<UreqBody>, Pass), HttpError> {
+        let gate = self.gates.of(url[..url::Position::BeforePath].to_string());
+        let mut spent = Duration::ZERO;
         let mut attempt = 1;
+        let mut may_be_left_over = true;
         loop {
-            let (error, asked_wait) = match self.send(url, credentials, from) {
-                Ok(response) if response.status().is_success() => return Ok(response),
+            let pass = gate.pass(size);
+            let started = Instant::now();
+            let mut patience = self.patience.response;
+            if may_be_left_over {
+                patience = patience.min(pass.patience());
+            }
+            let (error, asked_wait) = match self.send(url, credentials, from, patience) {
                 Ok(response) => {
+                    pass.answered();
+                    if response.status().is_success() {
+                        return Ok((response, pass));
+                    }
                     let error = HttpError::Status(response.status().as_u16());
                     let wait = retry_after(response.headers());
                     discard(response);
                     (error, wait)
                 }
-                Err(error) => (error, None),
+                Err(error) => {
+                    let in_time = !matches!(&error, HttpError::Transport(why) if why == NO_ANSWER);
+                    if may_be_left_over && !in_time {
+                        may_be_left_over = false;
+                        if pass.is_left_over() {
+                            continue;
+                        }
+                    }
+                    (error, None)
+                }
             };
+            drop(pass);
+            spent += started.elapsed();
             let wait = asked_wait.unwrap_or_else(|| backoff(attempt));
             // A server may ask for any wait, one of many years too.
-            let too_late = started.elapsed().saturating_add(wait) > self.patience.retry;
+            let too_late = spent.saturating_add(wait) > self.patience.retry;
             if !error.is_passing() || attempt == ATTEMPTS || too_late {
                 return Err(error);
             }
             std::thread::sleep(wait);
+            spent += wait;
             attempt += 1;
         }
     }
@@ -444,6 +490,7 @@ impl Http {
         url: &Url,
         credentials: Option<&Credentials>,
         from: Option<u64>,
+        patience: Duration,
     ) -> Result<Response<UreqBody>, HttpError> {
         let mut target = url.clone();
         for _ in 0..=REDIRECTS {
@@ -457,7 +504,11 @@ impl Http {
             if let Some(from) = from {
                 request = request.header(header::RANGE, format!("bytes={from}-"));
             }
-            let response = request.call().map_err(|error| transport_error(&error))?;
+            let request = request.config().timeout_recv_response(Some(patience));
+            let response = request
+                .build()
+                .call()
+                .map_err(|error| transport_error(&error))?;
             if !response.status().is_redirection() {
                 return Ok(response);
             }
@@ -488,16 +539,20 @@ impl Body {
     }
 
     fn read_once(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.length == Some(self.position) && self.pass.as_ref().is_some_and(Pass::is_waited_for)
+        {
+            // A reader that is dropped before it has said that this is the end closes its connection.
+            self.reader = None;
+            self.pass = None;
+        }
+        let Some(reader) = &mut self.reader else {
+            return Ok(0);
+        };
         let started = Instant::now();
-        let count = self
-            .reader
-            .read(buffer)
-            .map_err(|error| match error.kind() {
-                io::ErrorKind::TimedOut => {
-                    io::Error::new(error.kind(), "nothing more came in time")
-                }
-                _ => error,
-            })?;
+        let count = reader.read(buffer).map_err(|error| match error.kind() {
+            io::ErrorKind::TimedOut => io::Error::new(error.kind(), "nothing more came in time"),
+            _ => error,
+        })?;
         self.waited += started.elapsed();
         self.brought += count as u64;
         if self.waited > self.http.patience.read {
@@ -510,25 +565,31 @@ impl Body {
         if count == 0 && short && !buffer.is_empty() {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
+        if count == 0 && !buffer.is_empty() {
+            // The connection can be used again by now, so whoever passes next need not open one.
+            self.pass = None;
+        }
         Ok(count)
     }
 
     /// Opens the same URL again, so that the next byte read is the one at `position`.
     fn resume(&mut self) -> Result<(), HttpError> {
-        let response =
+        // Whoever asks again waits again, and must not be waited for.
+        self.pass = None;
+        let credentials = self.credentials.as_ref();
+        let (response, pass) =
             self.http
-                .request(&self.url, self.credentials.as_ref(), Some(self.position))?;
+                .request(&self.url, credentials, Some(self.position), self.size)?;
+        self.pass = Some(pass);
         let ranged = response.status().as_u16() == 206;
-        self.reader = response.into_body().into_reader();
+        let mut reader = response.into_body().into_reader();
         if !ranged {
-            let skipped = io::copy(
-                &mut self.reader.by_ref().take(self.position),
-                &mut io::sink(),
-            );
+            let skipped = io::copy(&mut reader.by_ref().take(self.position), &mut io::sink());
             if !matches!(skipped, Ok(count) if count == self.position) {
                 return Err(HttpError::Transport("the connection broke again".into()));
             }
         }
+        self.reader = Some(reader);
         Ok(())
     }
 }
@@ -569,6 +630,8 @@ fn is_too_slow(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::TimedOut && error.to_string() == TOO_SLOW
 }
 
+const NO_ANSWER: &str = "no answer in time";
+
 fn transport_error(error: &ureq::Error) -> HttpError {
     const NO_HOST: &str = "the host name cannot be resolved";
     HttpError::Transport(match error {
@@ -577,7 +640,7 @@ fn transport_error(error: &ureq::Error) -> HttpError {
         ureq::Error::Io(error) if error.to_string().starts_with("failed to lookup address") => {
             NO_HOST.to_string()
         }
-        ureq::Error::Timeout(_) => "no answer in time".to_string(),
+        ureq::Error::Timeout(_) => NO_ANSWER.to_string(),
         ureq::Error::Io(error) => about_clock(error.to_string()),
         other => about_clock(other.to_string()),
     })

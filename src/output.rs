@@ -37,17 +37,19 @@ pub(crate) fn duration(duration: Duration) -> String {
 }
 
 /// Runs `work`, a download of `total` bytes of NARs, under the heading `what`: says how it gets on
-/// where it takes long, and in the end how much came from which cache.
+/// where it takes long, and in the end how much came from which cache since they had sent `before`, or
+/// in all.
 pub(crate) fn downloading<T: Send, E: Send>(
     what: &str,
     total: u64,
     caches: &Caches,
+    before: &[u64],
     work: impl FnOnce() -> Result<T, E> + Send,
 ) -> Result<T, E> {
-    let before: Vec<(String, u64)> = caches.received().collect();
     let from_each = || {
-        let now = caches.received().zip(&before);
-        now.map(|((cache, now), (_, before))| (cache, now - before))
+        let before = before.iter().chain(std::iter::repeat(&0));
+        let now = caches.received().zip(before);
+        now.map(|((cache, now), before)| (cache, now - before))
     };
     let begun = Instant::now();
     let mut timer = Some(print::sub_start_timer(what));

@@ -1,7 +1,7 @@
 //! The tools that are downloaded as they are: which, from where, and with which hash.
 
 use crate::config::Download;
-use crate::http::{Http, HttpError};
+use crate::http::{Http, HttpError, Size};
 use libherokubuildpack::inventory::Inventory;
 use libherokubuildpack::inventory::artifact::{Arch, Os};
 use libherokubuildpack::inventory::version::ArtifactRequirement;
@@ -112,7 +112,7 @@ impl ToolSource {
                 .and_then(File::open);
             Box::new(opened.map_err(|error| ToolError::Read(url.clone(), error))?)
         } else {
-            let body = http.get(url, None);
+            let body = http.get(url, None, Size::Large);
             Box::new(body.map_err(|error| ToolError::Http(url.clone(), error))?)
         };
         let write_error = |error| ToolError::Write(file.to_path_buf(), error);

@@ -1,13 +1,18 @@
 //! Our own download, as the buildpack does it on a first build.
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
+use nix_derivation::StorePath;
+use nix_hydra_buildpack::closure::Closure;
+use nix_hydra_buildpack::closure::early::Early;
 use nix_hydra_buildpack::closure::fetch::fetch;
 use nix_hydra_buildpack::closure::plan::{Caches, Known};
 use nix_hydra_buildpack::closure::references::References;
 use nix_hydra_buildpack::closure::relocate::Relocation;
+use nix_hydra_buildpack::closure::survey::Survey;
 use nix_hydra_buildpack::config::TrustSettings;
 use nix_hydra_buildpack::http::Http;
 use std::path::Path;
+use std::sync::Arc;
 
 /// Downloads the closure of `root` from the cache at `url` into the new directory `store`.
 ///
@@ -20,31 +25,55 @@ pub(crate) fn run(how: &str, url: &str, key: &str, root: &str, store: &Path) -> 
         required: true,
     };
     let root = root.parse().context("the root")?;
-    let caches = Caches::open(&[url], trust, &Http::new());
-    let closure = caches
-        .plan(&[root], &Known::default())
-        .map_err(|misses| anyhow!("{misses:?}"))?;
-    let paths = closure.paths.keys();
-    let link = tempfile::Builder::new().prefix("b").tempdir_in("/tmp")?;
-    let references = match how {
-        "plain" => None,
-        "looked" => Some(References::new(paths, None)),
-        "moved" => {
-            // The layer's name is short; that of this directory is not.
-            let layer = link.path().join("x");
-            std::os::unix::fs::symlink(store, &layer)?;
-            let relocation = Relocation::new(&layer).map_err(|error| anyhow!("{error:?}"))?;
-            Some(References::new(paths, Some(relocation)))
-        }
+    let caches = Arc::new(Caches::open(&[url], trust, &Http::new()));
+    std::fs::create_dir_all(store)?;
+    let survey = match how {
+        "plain" => early(&caches, root, store, |_| None)?,
+        "looked" => early(&caches, root, store, |closure| {
+            Some(References::new(closure.paths.keys(), None))
+        })?,
+        "moved" => moved(&caches, root, store)?,
         other => bail!("{other}: there are plain, looked and moved"),
     };
-    std::fs::create_dir_all(store)?;
-    let survey = fetch(&closure, &caches, store, references.as_ref())
-        .map_err(|error| anyhow!("{error:?}"))?;
     ensure!(
         survey.obstacles.is_empty(),
         "it cannot be moved: {:?}",
         survey.obstacles
     );
     Ok(())
+}
+
+fn early(
+    caches: &Arc<Caches>,
+    root: StorePath,
+    store: &Path,
+    references: impl FnOnce(&Closure) -> Option<References>,
+) -> Result<Survey> {
+    let early = Early::begin(Arc::clone(caches), &store.join("early"))?;
+    let closure = caches
+        .plan_telling(&[root], &Known::default(), |path, info| {
+            early.want(path, info);
+        })
+        .map_err(|misses| anyhow!("{misses:?}"))?;
+    let fetched = early
+        .finish(references(&closure), |path| store.join(path.to_basename()))
+        .map_err(|error| anyhow!("{error:?}"))?;
+    let mut survey = Survey::default();
+    for (_, found) in fetched {
+        survey.add(found);
+    }
+    Ok(survey)
+}
+
+fn moved(caches: &Caches, root: StorePath, store: &Path) -> Result<Survey> {
+    let closure = caches
+        .plan(&[root], &Known::default())
+        .map_err(|misses| anyhow!("{misses:?}"))?;
+    // The layer's name is short; that of this directory is not.
+    let link = tempfile::Builder::new().prefix("b").tempdir_in("/tmp")?;
+    let layer = link.path().join("x");
+    std::os::unix::fs::symlink(store, &layer)?;
+    let relocation = Relocation::new(&layer).map_err(|error| anyhow!("{error:?}"))?;
+    let references = References::new(closure.paths.keys(), Some(relocation));
+    fetch(&closure, caches, store, Some(references)).map_err(|error| anyhow!("{error:?}"))
 }

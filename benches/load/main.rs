@@ -4,22 +4,23 @@
 //! The closures are made up as they are asked for, so nothing needs setting up. Each case is fetched
 //! by a child process, whose time and memory are what counts; the server runs beside it.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use nix_archive::nar::Encoder;
 use nix_derivation::{NixHash, StorePath};
-use nix_hydra_buildpack::closure::fetch::fetch;
+use nix_hydra_buildpack::closure::early::Early;
 use nix_hydra_buildpack::closure::plan::{Caches, Known};
 use nix_hydra_buildpack::closure::references::References;
 use nix_hydra_buildpack::config::TrustSettings;
 use nix_hydra_buildpack::http::Http;
 use nix_hydra_buildpack::limits;
+use platform::narrow;
 use platform::server::{Request, Response, Server};
 use sha2::{Digest, Sha256};
 use std::fs::{self, File};
-use std::io::{self, Read, Write};
-use std::net::{Shutdown, TcpListener, TcpStream};
+use std::io::{self, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use wait4::Wait4 as _;
@@ -54,8 +55,8 @@ const WORK: Duration = Duration::from_millis(10);
 /// Connections, or requests, that a small cache allows.
 const ALLOWED: usize = 2;
 
-/// How long such a cache keeps a connection open that nobody uses.
-const IDLE: Duration = Duration::from_secs(1);
+/// Connections that nix-serve's server takes.
+const WORKERS: usize = 5;
 
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -113,7 +114,16 @@ fn bench(arguments: &[&str]) -> Result<()> {
             std::thread::sleep(WORK);
             None
         })?;
-        case("two_connections", &few_connections(&server)?, SOME.paths)?;
+        case(
+            "five_connections",
+            &narrow::way_to(&server, WORKERS)?,
+            SOME.paths,
+        )?;
+        case(
+            "two_connections",
+            &narrow::way_to(&server, ALLOWED)?,
+            SOME.paths,
+        )?;
     }
     Ok(())
 }
@@ -127,13 +137,15 @@ fn run(url: &str, store: &Path) -> Result<()> {
     };
     let url = format!("{url}?trusted=true").parse();
     let url = url.map_err(|error| anyhow::anyhow!("{error:?}"))?;
-    let caches = Caches::open(&[url], trust, &Http::new());
-    let closure = caches
-        .plan(&[path(0)?], &Known::default())
-        .map_err(|misses| anyhow::anyhow!("{:?}", misses.first()))?;
-    let references = References::new(closure.paths.keys(), None);
+    let caches = Arc::new(Caches::open(&[url], trust, &Http::new()));
     fs::create_dir(store)?;
-    let fetched = fetch(&closure, &caches, store, Some(&references));
+    let early = Early::begin(Arc::clone(&caches), &store.join("early"))?;
+    let planned = caches.plan_telling(&[path(0)?], &Known::default(), |path, info| {
+        early.want(path, info);
+    });
+    let closure = planned.map_err(|misses| anyhow::anyhow!("{:?}", misses.first()))?;
+    let references = References::new(closure.paths.keys(), None);
+    let fetched = early.finish(Some(references), |path| store.join(path.to_basename()));
     fetched.map_err(|error| anyhow::anyhow!("{error:?}"))?;
     Ok(())
 }
@@ -269,40 +281,4 @@ fn huge(to: &Path) -> Result<String> {
     let sink = encoder.finish()?;
     let hash: [u8; 32] = sink.hasher.finalize().into();
     Ok(narinfo(0, &hash, sink.size, "zstd"))
-}
-
-/// A proxy that takes so few connections at once that others wait in the kernel's queue, as for a
-/// server with as many workers.
-fn few_connections(server: &Server) -> Result<String> {
-    let listener = TcpListener::bind("127.0.0.1:0")?;
-    let url = format!("http://{}", listener.local_addr()?);
-    let upstream = server.address();
-    for _ in 0..ALLOWED {
-        let listener = listener.try_clone().context("sharing a port")?;
-        std::thread::spawn(move || {
-            for client in listener.incoming().flatten() {
-                // Either side may go away at any time.
-                let _ = TcpStream::connect(upstream).and_then(|server| pass_on(&client, &server));
-            }
-        });
-    }
-    Ok(url)
-}
-
-/// Copies both ways until one side ends, or the client has said nothing for a while.
-fn pass_on(mut client: &TcpStream, mut server: &TcpStream) -> io::Result<()> {
-    client.set_nodelay(true)?;
-    client.set_read_timeout(Some(IDLE))?;
-    std::thread::scope(|scope| {
-        scope.spawn(move || {
-            let (mut from, mut to) = (server, client);
-            let _ = io::copy(&mut from, &mut to);
-            let _ = client.shutdown(Shutdown::Both);
-        });
-        let mut buffer = [0; 4096];
-        while let Ok(count @ 1..) = client.read(&mut buffer) {
-            server.write_all(&buffer[..count])?;
-        }
-        server.shutdown(Shutdown::Both)
-    })
 }

@@ -116,7 +116,7 @@ impl Given {
         }
         let values = given.values.iter();
         given.is_secret &= values
-            .filter(|(_, value)| value.contains(SECRET))
+            .filter(|(_, value)| as_in_url(value).contains(SECRET))
             .all(|(name, value)| is_secret(name, value));
         given
     }
@@ -150,11 +150,17 @@ impl Given {
     }
 }
 
+/// A text as a URL's parser takes it, which passes over tabs and ends of lines.
+fn as_in_url(text: &str) -> String {
+    text.replace(['\t', '\r'], "")
+}
+
 /// Whether the password in a setting's value is where a password is.
 fn is_secret(name: &str, value: &str) -> bool {
+    let one = as_in_url(value.trim());
     let mut words: Vec<&str> = match name {
         // These hold one URL, in which spaces are part of it.
-        "NIX_HYDRA_URL" | "NIX_ARCHIVE_URL" | "NIX_PROOT_URL" => vec![value.trim()],
+        "NIX_HYDRA_URL" | "NIX_ARCHIVE_URL" | "NIX_PROOT_URL" => vec![&one],
         _ => value.split_whitespace().collect(),
     };
     words.retain(|word| word.contains(SECRET));

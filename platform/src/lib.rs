@@ -39,6 +39,7 @@ mod files;
 pub mod fixtures;
 pub mod image;
 pub mod lifecycle;
+pub mod narrow;
 pub mod package;
 pub mod process;
 mod restore;

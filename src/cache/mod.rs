@@ -14,7 +14,7 @@ pub use self::info::CacheInfo;
 pub use self::trust::{Trust, Untrusted};
 pub use self::url::{CacheUrl, CacheUrlError};
 
-use crate::http::{Ask, Http, HttpError, leads_to_link_local};
+use crate::http::{Ask, Http, HttpError, Size, leads_to_link_local};
 use ::url::Url;
 use nix_derivation::{StoreDir, StorePath};
 use nix_narinfo::{MAX_NARINFO_SIZE, NarInfo};
@@ -137,7 +137,7 @@ impl BinaryCache {
             .join(url)
             .map_err(|_| CacheError::NarUrl(url.to_string()))?;
         Ok(Box::new(Counted {
-            bytes: self.open_url(&url)?,
+            bytes: self.open_url(&url, Size::Large)?,
             count: Arc::clone(&self.received),
         }))
     }
@@ -155,7 +155,7 @@ impl BinaryCache {
             .join(name)
             .map_err(|_| CacheError::NarUrl(name.to_string()))?;
         let mut text = Vec::new();
-        self.open_url(&url)?
+        self.open_url(&url, Size::Small)?
             .take(limit + 1)
             .read_to_end(&mut text)
             .map_err(CacheError::Io)?;
@@ -168,7 +168,7 @@ impl BinaryCache {
     }
 
     /// Opens a URL of this cache, or of wherever it points, without its `Content-Encoding`.
-    fn open_url(&self, url: &Url) -> Result<Box<dyn Read>, CacheError> {
+    fn open_url(&self, url: &Url, size: Size) -> Result<Box<dyn Read>, CacheError> {
         match url.scheme() {
             // Only a cache that is itself made of files may point at files.
             "file" if self.url.base.scheme() == "file" => open_file(url),
@@ -178,7 +178,10 @@ impl BinaryCache {
                     .credentials
                     .as_ref()
                     .filter(|_| url.origin() == self.url.base.origin());
-                let body = self.http.get(url, credentials).map_err(CacheError::Http)?;
+                let body = self
+                    .http
+                    .get(url, credentials, size)
+                    .map_err(CacheError::Http)?;
                 let encoding = body.content_encoding().unwrap_or("identity").to_string();
                 content_decoder(Box::new(body), &encoding).map_err(CacheError::Decode)
             }

@@ -3,14 +3,15 @@
 use super::Closure;
 use super::path_info::PathInfo;
 use super::plan::Caches;
+use super::queue::{Queue, Task, Unlooked, Wanted, When};
 use super::references::References;
-use super::survey::{Survey, survey};
+use super::survey::{Met, Survey, survey};
 use super::turns::Turns;
 use super::unpack::{Expected, UnpackError, Unpacker};
 use crate::cache::{CacheError, is_identity, nar_decoder};
 use nix_derivation::StorePath;
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::io;
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// NARs in work at once for each core: with latency a thread mostly waits.
@@ -41,11 +42,11 @@ pub enum FetchFailure {
     Unpack(UnpackError),
 }
 
-/// What all threads need: where NARs come from, and what becomes of them.
+/// What all threads need: what there is to do, and where NARs come from.
 struct Work<'a> {
+    queue: &'a Queue,
     caches: &'a Caches,
     turns: Arc<Turns>,
-    references: Option<&'a References>,
 }
 
 /// Downloads every path of `closure` to `store/<base name>`, each checked against its narinfo.
@@ -58,61 +59,48 @@ pub fn fetch(
     closure: &Closure,
     caches: &Caches,
     store: &Path,
-    references: Option<&References>,
+    references: Option<References>,
 ) -> Result<Survey, FetchError> {
-    let wanted = closure.paths.iter().map(|(path, info)| {
-        let place = store.join(path.to_basename());
-        Wanted { path, info, place }
+    let wanted = closure.paths.iter().map(|(path, info)| Wanted {
+        path: path.clone(),
+        info: info.clone(),
+        place: store.join(path.to_basename()),
     });
     let mut survey = Survey::default();
-    for (_, found) in fetch_each(wanted.collect(), caches, references)? {
+    for (_, found) in fetch_each(&Queue::of(wanted, references), caches)? {
         survey.add(found);
     }
     survey.obstacles.sort();
     Ok(survey)
 }
 
-/// A store path that is to be downloaded, and to where.
-#[derive(Debug)]
-pub struct Wanted<'a> {
-    pub path: &'a StorePath,
-    pub info: &'a PathInfo,
-    /// It must not exist, but the directory that it is in must.
-    pub place: PathBuf,
-}
-
-/// The same for some paths, each to a place of its own; what was found in each of them.
-pub fn fetch_each<'a>(
-    mut queue: Vec<Wanted<'a>>,
-    caches: &Caches,
-    references: Option<&References>,
-) -> Result<Vec<(&'a StorePath, Survey)>, FetchError> {
-    // The largest decides when the whole is done, so it must not be the last to start.
-    queue.sort_by_key(|wanted| std::cmp::Reverse(wanted.info.nar_size));
-    let next = AtomicUsize::new(0);
+/// The same for all that is in `queue`, each path to a place of its own, until it is closed and
+/// empty; each with what was found in it.
+///
+/// References are rewritten only where the queue was closed from the beginning.
+pub fn fetch_each(queue: &Queue, caches: &Caches) -> Result<Vec<(Wanted, Survey)>, FetchError> {
     let failed: Mutex<Option<FetchError>> = Mutex::new(None);
-
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let workers = (cores * WORKERS_PER_CORE)
         .clamp(*WORKERS.start(), *WORKERS.end())
-        .min(queue.len());
+        .min(queue.len().unwrap_or(usize::MAX));
     let work = Work {
+        queue,
         caches,
         turns: Turns::new(cores + SPARE_TURNS),
-        references,
     };
     let surveyed = Mutex::new(Vec::new());
     std::thread::scope(|scope| {
         for _ in 0..workers {
             scope.spawn(|| {
                 let mut unpacker = Unpacker::default();
-                while let Some(wanted) = queue.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    match fetch_path(wanted, &work, &mut unpacker) {
-                        Ok(survey) => lock(&surveyed).push((wanted.path, survey)),
+                while let Some(task) = queue.next() {
+                    match work.run(task, &mut unpacker) {
+                        Ok(done) => lock(&surveyed).extend(done),
                         Err(error) => {
-                            // Nobody needs the rest any more.
-                            next.store(queue.len(), Ordering::Relaxed);
                             lock(&failed).get_or_insert(error);
+                            // Nobody needs the rest any more.
+                            queue.stop();
                         }
                     }
                 }
@@ -131,12 +119,59 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+impl Work<'_> {
+    /// Answers a path that is done with, and what was found in it.
+    fn run(
+        &self,
+        task: Task,
+        unpacker: &mut Unpacker,
+    ) -> Result<Option<(Wanted, Survey)>, FetchError> {
+        let (wanted, met, references) = match task {
+            Task::Fetch(wanted, When::Later) => {
+                let leaves = fetch_path(&wanted, self, unpacker, None)?.leaves;
+                self.queue.look_later(Unlooked { wanted, leaves });
+                return Ok(None);
+            }
+            Task::Fetch(wanted, When::Now(references)) => {
+                let met = fetch_path(&wanted, self, unpacker, references.as_deref())?;
+                (wanted, met, references)
+            }
+            Task::Look(Unlooked { wanted, leaves }, None) => {
+                let met = Met {
+                    leaves,
+                    ..Met::default()
+                };
+                (wanted, met, None)
+            }
+            Task::Look(Unlooked { wanted, .. }, Some(references)) => {
+                let met = unpacker
+                    .look(&wanted.place, &references)
+                    .map_err(|error| FetchError::on_disk(&wanted, error))?;
+                (wanted, met, Some(references))
+            }
+        };
+        let survey = match references {
+            None => Survey {
+                leaves: met.leaves,
+                ..Survey::default()
+            },
+            Some(references) => {
+                let declared = &wanted.info.references;
+                survey(&wanted.path, &wanted.place, met, declared, &references)
+                    .map_err(|error| FetchError::on_disk(&wanted, error))?
+            }
+        };
+        Ok(Some((wanted, survey)))
+    }
+}
+
 /// Fetches one path from the cache that it was planned from, else from any other that has the same.
 fn fetch_path(
-    wanted: &Wanted<'_>,
+    wanted: &Wanted,
     work: &Work<'_>,
     unpacker: &mut Unpacker,
-) -> Result<Survey, FetchError> {
+    references: Option<&References>,
+) -> Result<Met, FetchError> {
     let Wanted {
         path,
         info: planned,
@@ -145,8 +180,10 @@ fn fetch_path(
     let mut fetch_from = |info: &PathInfo| {
         let mut attempt = 1;
         loop {
-            match fetch_once(path, info, work, destination, unpacker) {
-                Err(reason) if attempt < ATTEMPTS && !reason.is_final() => {
+            match fetch_once(info, work, destination, unpacker, references) {
+                Err(reason)
+                    if attempt < ATTEMPTS && !reason.is_final() && !work.queue.is_stopped() =>
+                {
                     attempt += 1;
                     remove(destination)?;
                 }
@@ -155,13 +192,13 @@ fn fetch_path(
         }
     };
     let mut tried = Vec::new();
-    let mut info = (*planned).clone();
+    let mut info = planned.clone();
     let first = loop {
         match fetch_from(&info) {
-            Ok(survey) => return Ok(survey),
+            Ok(met) => return Ok(met),
             Err(reason) => tried.push((info.url.clone(), info.cache.clone(), reason)),
         }
-        if tried.iter().any(|(_, _, reason)| reason.is_local()) {
+        if work.queue.is_stopped() || tried.iter().any(|(_, _, reason)| reason.is_local()) {
             break tried.swap_remove(tried.len() - 1);
         }
         // Only what has the same content and references fits into the closure that was planned.
@@ -182,24 +219,25 @@ fn fetch_path(
     };
     let (_, cache, reason) = first;
     Err(FetchError {
-        path: (*path).clone(),
+        path: path.clone(),
         cache,
         reason,
     })
 }
 
 fn fetch_once(
-    path: &StorePath,
     info: &PathInfo,
     work: &Work<'_>,
     destination: &Path,
     unpacker: &mut Unpacker,
-) -> Result<Survey, FetchFailure> {
+    references: Option<&References>,
+) -> Result<Met, FetchFailure> {
     let cache = work
         .caches
         .get(&info.cache)
         .ok_or(FetchFailure::Open(CacheError::NoCacheInfo))?;
-    let mut nar = cache.nar(&info.url).map_err(FetchFailure::Open)?;
+    let nar = cache.nar(&info.url).map_err(FetchFailure::Open)?;
+    let mut nar = work.queue.until_stopped(nar);
     if !is_identity(&info.compression) {
         let bytes = work.turns.read_ahead(nar);
         nar = nar_decoder(bytes, &info.compression, info.nar_size)
@@ -209,19 +247,20 @@ fn fetch_once(
         hash: &info.nar_hash,
         size: info.nar_size,
     };
-    let met = unpacker
-        .unpack(&mut nar, &expected, destination, work.references)
-        .map_err(FetchFailure::Unpack)?;
-    let leaves = met.leaves;
-    let survey = match work.references {
-        None => Survey::default(),
-        Some(references) => {
-            survey(path, destination, met, &info.references, references).map_err(|error| {
-                FetchFailure::Unpack(UnpackError::Write(destination.to_path_buf(), error))
-            })?
+    unpacker
+        .unpack(&mut nar, &expected, destination, references)
+        .map_err(FetchFailure::Unpack)
+}
+
+impl FetchError {
+    /// Something is wrong with the place that a path was written to.
+    pub(super) fn on_disk(wanted: &Wanted, error: io::Error) -> Self {
+        Self {
+            path: wanted.path.clone(),
+            cache: wanted.info.cache.clone(),
+            reason: FetchFailure::Unpack(UnpackError::Write(wanted.place.clone(), error)),
         }
-    };
-    Ok(Survey { leaves, ..survey })
+    }
 }
 
 impl FetchFailure {

@@ -1,11 +1,14 @@
 //! The closure of the roots: planned from narinfos, then downloaded, verified and unpacked.
 
+pub mod early;
 pub mod fetch;
+mod look;
 pub mod packed;
 pub mod path_info;
 pub mod place;
 pub mod plan;
 pub mod progress;
+pub mod queue;
 pub mod references;
 pub mod relocate;
 pub mod survey;

@@ -184,6 +184,17 @@ impl Caches {
     /// What `known` tells is not asked for; what it guesses is asked for at once, so that the depth
     /// of the graph costs no time.
     pub fn plan(&self, roots: &[StorePath], known: &Known) -> Result<Closure, Vec<Miss>> {
+        self.plan_telling(roots, known, |_, _| {})
+    }
+
+    /// The same; tells each path that was asked for and found, once, as soon as that is known. They
+    /// are all of the closure where `known` guesses nothing.
+    pub fn plan_telling(
+        &self,
+        roots: &[StorePath],
+        known: &Known,
+        found: impl Fn(&StorePath, &PathInfo) + Sync,
+    ) -> Result<Closure, Vec<Miss>> {
         let walk = Walk::new(&known.facts);
         for path in roots.iter().chain(&known.guesses) {
             walk.lock().meet(path, &known.facts);
@@ -192,7 +203,11 @@ impl Caches {
             for _ in 0..REQUESTS {
                 scope.spawn(|| {
                     while let Some(path) = walk.next() {
-                        walk.answer(path.clone(), self.look_up(&path, |_| true));
+                        let answer = self.look_up(&path, |_| true);
+                        if let Ok(info) = &answer {
+                            found(&path, info);
+                        }
+                        walk.answer(path, answer);
                     }
                 });
             }

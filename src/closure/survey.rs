@@ -3,7 +3,7 @@
 use super::packed::{Fixed, Packing, look_into};
 use super::references::{HashPart, References, hash_part};
 use nix_derivation::StorePath;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -62,7 +62,7 @@ pub enum Reason {
 }
 
 /// What was met while one store path was unpacked. Paths are relative to it.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub struct Met {
     /// The hash parts in file contents, names and targets of links.
     pub hashes: BTreeSet<HashPart>,
@@ -75,9 +75,9 @@ pub struct Met {
     pub bare: BTreeSet<PathBuf>,
     pub wide: BTreeSet<PathBuf>,
     /// Files that are packed, with the hash parts that lie in them unpacked.
-    pub packed: Vec<(PathBuf, Packing, BTreeSet<HashPart>)>,
+    pub packed: BTreeMap<PathBuf, (Packing, BTreeSet<HashPart>)>,
     /// Files whose name says that they hold checksums.
-    pub checksums: Vec<PathBuf>,
+    pub checksums: BTreeSet<PathBuf>,
     /// Whether the target of a relative link is outside; noted whether references are looked for or
     /// not.
     pub leaves: bool,
@@ -104,7 +104,7 @@ pub fn survey<'a>(
     let mut found = Vec::new();
     found.extend(met.bare.iter().map(|file| (file.clone(), Reason::Bare)));
     found.extend(met.wide.iter().map(|file| (file.clone(), Reason::Wide)));
-    for (file, packing, plain) in &met.packed {
+    for (file, (packing, plain)) in &met.packed {
         let inside = look_into(&within(place, file), *packing, references)?;
         let unaccounted = !plain.is_subset(&inside.hashes);
         met.hashes.extend(inside.hashes);
@@ -161,7 +161,7 @@ impl From<Fixed> for Reason {
 }
 
 /// A store path that is one file has no path in it.
-fn within(place: &Path, file: &Path) -> PathBuf {
+pub(super) fn within(place: &Path, file: &Path) -> PathBuf {
     if file.as_os_str().is_empty() {
         place.to_path_buf()
     } else {
@@ -262,7 +262,7 @@ mod tests {
         let met = Met {
             hashes: hash_part(&OTHER.parse().unwrap()).into_iter().collect(),
             rewritten: [PathBuf::from("lib/a.so")].into(),
-            checksums: vec!["SHA256SUMS".into(), "lib/.a.so.hmac".into()],
+            checksums: ["SHA256SUMS", "lib/.a.so.hmac"].map(PathBuf::from).into(),
             references: 1,
             ..Met::default()
         };

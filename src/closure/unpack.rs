@@ -4,13 +4,12 @@
 //! could have made point elsewhere. Modes are Nix's own (0444, or 0555 where executable), given at
 //! creation; directories stay writable so that a layer can be removed again.
 
-use super::packed::Packing;
-use super::references::{OVERLAP, References, Sight};
-use super::survey::{Met, is_checksum_file};
+use super::look::{Look, at_name, at_target, at_tree, leads_out, pass};
+use super::references::{OVERLAP, References};
+use super::survey::Met;
 use nix_archive::nar::{self, Event, FileContents, ReadEvent, decode_events_reader};
 use nix_derivation::hash::{NixHash, NixHasher};
 use rustix::fs::{CWD, Mode, OFlags, mkdirat, openat, symlinkat};
-use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -139,6 +138,12 @@ impl Unpacker {
             Err(UnpackError::WrongHash(hash))
         }
     }
+
+    /// Looks for references in what was unpacked at `place`, as [`Unpacker::unpack`] would have; none
+    /// is rewritten.
+    pub fn look(&mut self, place: &Path, references: &References) -> io::Result<Met> {
+        at_tree(place, references, &mut self.file_buffer)
+    }
 }
 
 /// Hashes what is read, and ends at the size that was promised.
@@ -255,27 +260,25 @@ impl TreeWriter<'_> {
         mut contents: FileContents<'_, R>,
         file: &mut File,
     ) -> Result<(), nar::Error> {
-        let mut left = contents.size();
         let mut look = self.references.map(Look::new);
-        // Bytes at the buffer's beginning that are only written with the next ones: they may be the
-        // beginning of a reference.
-        let mut held = 0;
-        let size = self.buffer.len() - if look.is_some() { 0 } else { OVERLAP };
-        while left > 0 {
-            let room = size - held;
-            let wanted = usize::try_from(left).map_or(room, |left| left.min(room));
-            let end = held + wanted;
-            contents.read_exact(&mut self.buffer[held..end])?;
-            left -= wanted as u64;
-            let kept = look.as_mut().map_or(0, |look| {
-                look.through(&mut self.buffer[..end], held, left == 0)
-            });
-            if let Err(error) = file.write_all(&self.buffer[..end - kept]) {
-                return Err(self.fail(name, error));
-            }
-            self.buffer.copy_within(end - kept..end, 0);
-            held = kept;
+        let mut failed = None;
+        let passed = pass(
+            contents.size(),
+            self.buffer,
+            look.as_mut(),
+            |piece| Ok(contents.read_exact(piece)?),
+            |piece| {
+                file.write_all(piece).map_err(|error| {
+                    let kind = error.kind();
+                    failed = Some(error);
+                    nar::Error::Io(kind.into())
+                })
+            },
+        );
+        if let Some(error) = failed {
+            return Err(self.fail(name, error));
         }
+        passed?;
         if let Some(look) = look {
             let path = self.relative(name);
             look.note(path, &mut self.met);
@@ -283,43 +286,22 @@ impl TreeWriter<'_> {
         Ok(())
     }
 
-    /// A hash in a name is a reference to Nix, but one that does not move.
     fn look_at_name(&mut self, name: Option<&[u8]>) {
-        let (Some(references), Some(name)) = (self.references, name) else {
-            return;
-        };
-        let mut sight = Sight::default();
-        references.rewrite(&mut name.to_vec(), 0, &mut sight);
-        if !sight.hashes.is_empty() {
-            let path = self.relative(Some(name));
-            self.met.bare.insert(path);
-            self.met.hashes.extend(sight.hashes);
+        if let (Some(references), Some(name)) = (self.references, name) {
+            let path = || relative(&self.directories, Some(name));
+            at_name(name, references, &mut self.met, path);
         }
     }
 
     fn look_at_target(&mut self, name: Option<&[u8]>, target: &mut [u8]) {
-        let Some(references) = self.references else {
-            return;
-        };
-        let mut sight = Sight::default();
-        references.rewrite(target, 0, &mut sight);
-        if sight.bare {
-            let path = self.relative(name);
-            self.met.bare.insert(path);
+        if let Some(references) = self.references {
+            let path = || relative(&self.directories, name);
+            at_target(target, references, &mut self.met, path);
         }
-        self.met.links += usize::from(sight.references > 0);
-        self.met.references += sight.references;
-        self.met.hashes.extend(sight.hashes);
     }
 
-    /// The path of `name` in the store path; empty where the store path is one file.
     fn relative(&self, name: Option<&[u8]>) -> PathBuf {
-        let directories = self
-            .directories
-            .iter()
-            .skip(1)
-            .map(|(_, name)| name.as_slice());
-        directories.chain(name).map(OsStr::from_bytes).collect()
+        relative(&self.directories, name)
     }
 
     /// Creates something called `name` in the directory being filled; the root of the archive is
@@ -347,23 +329,11 @@ impl TreeWriter<'_> {
     }
 }
 
-/// Whether the relative target of a link leads out of the store path, from a directory that is so
-/// many levels in it: one at its top, none where the link is all of it.
-fn leads_out(target: &[u8], level: usize) -> bool {
-    if target.starts_with(b"/") {
-        return false;
-    }
-    let mut level = level;
-    let mut parts = target.split(|byte| *byte == b'/');
-    level == 0
-        || parts.any(|part| {
-            match part {
-                b".." => level -= 1,
-                b"" | b"." => {}
-                _ => level += 1,
-            }
-            level == 0
-        })
+/// The path in the store path of what is called `name` in the last of `directories`; empty where the
+/// store path is one file.
+fn relative(directories: &[(OwnedFd, Vec<u8>)], name: Option<&[u8]>) -> PathBuf {
+    let directories = directories.iter().skip(1).map(|(_, name)| name.as_slice());
+    directories.chain(name).map(OsStr::from_bytes).collect()
 }
 
 /// Refuses what no Linux file system takes: the fault is the archive's, not the disk's.
@@ -389,100 +359,5 @@ fn check<R: Read>(event: &ReadEvent<'_, R>) -> Result<(), nar::Error> {
             })
         }
         _ => Ok(()),
-    }
-}
-
-/// Looks for references in one file while it is written.
-struct Look<'a> {
-    references: &'a References,
-    sight: Sight,
-    /// Whether the first piece is still to come.
-    first: bool,
-    /// How the whole file is packed.
-    packing: Option<Packing>,
-    /// Whether it ends with a zip.
-    appended: bool,
-}
-
-impl<'a> Look<'a> {
-    fn new(references: &'a References) -> Self {
-        Self {
-            references,
-            sight: Sight::default(),
-            first: true,
-            packing: None,
-            appended: false,
-        }
-    }
-
-    /// Looks through a piece, of which all from `fresh` on is new, and answers how many bytes of
-    /// its end must be seen again with the next one.
-    fn through(&mut self, bytes: &mut [u8], fresh: usize, is_last: bool) -> usize {
-        if self.first {
-            self.packing = Packing::of_beginning(bytes);
-            self.first = false;
-        }
-        if self.packing.is_some() {
-            // Rewritten as they are, the bytes would no longer fit the checksums among them.
-            self.references.look(bytes, fresh, &mut self.sight);
-        } else {
-            self.references.rewrite(bytes, fresh, &mut self.sight);
-            self.appended = is_last && Packing::is_zip_end(bytes);
-        }
-        if is_last { 0 } else { bytes.len().min(OVERLAP) }
-    }
-
-    fn note(self, path: PathBuf, met: &mut Met) {
-        let Sight {
-            references,
-            bare,
-            wide,
-            hashes,
-        } = self.sight;
-        if path
-            .file_name()
-            .is_some_and(|name| is_checksum_file(name.as_bytes()))
-        {
-            met.checksums.push(path.clone());
-        }
-        met.hashes.extend(&hashes);
-        if let Some(packing) = self.packing {
-            met.packed.push((path, packing, hashes));
-            return;
-        }
-        if self.appended {
-            let zip = (path.clone(), Packing::Zip, BTreeSet::new());
-            met.packed.push(zip);
-        }
-        if bare {
-            met.bare.insert(path.clone());
-        }
-        if wide {
-            met.wide.insert(path.clone());
-        }
-        if references > 0 {
-            met.rewritten.insert(path);
-        }
-        met.references += references;
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_link_leads_out_where_it_climbs_above_its_store_path() {
-        for (target, level, out) in [
-            ("/nix/store/other/lib", 1, false),
-            ("lib", 1, false),
-            ("../other", 1, true),
-            ("../lib/./x", 2, false),
-            ("../..//other/lib", 2, true),
-            ("a/../../other", 1, true),
-            ("other", 0, true),
-        ] {
-            assert_eq!(leads_out(target.as_bytes(), level), out, "{target}");
-        }
     }
 }

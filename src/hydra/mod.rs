@@ -13,7 +13,7 @@ pub use self::wait::{Patience, Say};
 use crate::cache::{CacheUrl, content_decoder};
 use crate::config::{Config, Job, Wanted};
 use crate::errors::BuildpackError;
-use crate::http::{Ask, Credentials, Http, HttpError, Reply, is_same_server};
+use crate::http::{Ask, Credentials, Http, HttpError, Reply, Size, is_same_server};
 use bullet_stream::global::print;
 use serde::de::DeserializeOwned;
 use std::fmt;
@@ -178,7 +178,10 @@ impl Hydra {
         let path = format!("log/{}?tail={lines}", segment(name));
         let url = self.url.base.join(&path).ok()?;
         // This follows to where logs are kept, with no credentials. There, the whole is sent.
-        let body = self.http.get(&url, self.url.credentials.as_ref()).ok()?;
+        let body = self
+            .http
+            .get(&url, self.url.credentials.as_ref(), Size::Large)
+            .ok()?;
         let encoding = body.content_encoding().unwrap_or("identity").to_string();
         let text = content_decoder(Box::new(body), &encoding).ok()?;
         let end = end_of(text.take(MAX_ANSWER_SIZE)).ok()?;

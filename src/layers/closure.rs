@@ -1,9 +1,10 @@
 //! The `closure` layer: what leads to every store path that the roots need, in whichever layer it is.
 
 use super::launch_layer::{LaunchLayer, LayerError};
-use super::store_paths::{FillError, Filled, Looking, Plan, StoreLayers};
+use super::store_paths::{FillError, Filled, Looking, Plan, Source, StoreLayers};
 use crate::cache::Trust;
 use crate::closure::Closure;
+use crate::closure::early::Early;
 use crate::closure::fetch::FetchError;
 use crate::closure::path_info::PathInfo;
 use crate::closure::plan::{Caches, Known, Miss};
@@ -26,6 +27,7 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 const NAME: &str = "closure";
 
@@ -148,7 +150,8 @@ pub fn handle(
     let same_trust = previous
         .as_ref()
         .is_some_and(|previous| previous.trust == trust);
-    let planned = plan(roots, known(&stores, same_trust), open_caches);
+    let known = known(&stores, same_trust);
+    let planned = plan(roots, known, config.engine, &layer.path, open_caches);
     if let (Err(_), Some(previous)) = (&planned, &previous) {
         // Whoever comes again with other roots, built meanwhile, is to find what there is.
         stores
@@ -156,7 +159,11 @@ pub fn handle(
             .and_then(|()| layer.write(previous))
             .map_err(ClosureLayerError::Layer)?;
     }
-    let (closure, caches) = planned?;
+    let Planned {
+        closure,
+        caches,
+        early,
+    } = planned?;
     if let Some(afresh) = afresh(had_layer, previous.as_ref(), config.engine) {
         print::sub_bullet(format!("Starting afresh: {afresh}"));
     }
@@ -168,7 +175,7 @@ pub fn handle(
         caches: &caches,
         stores: &stores,
     };
-    let made = match work.fill().and_then(|made| {
+    let made = match work.fill(early).and_then(|made| {
         work.finish(&layer, &made)?;
         Ok(made)
     }) {
@@ -284,17 +291,45 @@ fn known_closure(roots: &[Root], facts: &BTreeMap<StorePath, PathInfo>) -> Optio
     Some(Closure { roots, paths })
 }
 
-/// Asks for the whole closure, and says what is odd about it.
+/// A closure of which all is known, and where it comes from.
+struct Planned {
+    closure: Closure,
+    caches: Arc<Caches>,
+    early: Option<Early>,
+}
+
+/// Asks for the whole closure, and says what is odd about it. What is needed for certain, and need
+/// not be rewritten, is fetched meanwhile; until it has a layer it is in the new directory `waiting`.
 fn plan(
     roots: &[Root],
     mut known: Known,
+    engine: EngineSetting,
+    waiting: &Path,
     open_caches: impl FnOnce() -> Caches,
-) -> Result<(Closure, Caches), ClosureLayerError> {
+) -> Result<Planned, ClosureLayerError> {
     let timer = print::sub_start_timer("Asking the binary caches");
-    let caches = open_caches();
+    let caches = Arc::new(open_caches());
     let root_paths: Vec<_> = roots.iter().map(|root| root.path.clone()).collect();
     known.facts.retain(|_, info| caches.upholds(info));
-    let planned = caches.plan(&root_paths, &known);
+    // What is known may be in a layer that is kept.
+    let nothing_known = known.facts.is_empty() && known.guesses.is_empty();
+    let is_moved = matches!(engine, EngineSetting::Relocate | EngineSetting::Auto);
+    let early = if nothing_known && !is_moved {
+        let early = Early::begin(Arc::clone(&caches), waiting).map_err(|reason| {
+            ClosureLayerError::Layer(LayerError {
+                path: waiting.to_path_buf(),
+                reason,
+            })
+        })?;
+        Some(early)
+    } else {
+        None
+    };
+    let planned = caches.plan_telling(&root_paths, &known, |path, info| {
+        if let Some(early) = &early {
+            early.want(path, info);
+        }
+    });
     timer.done();
     let unusable: Vec<_> = caches.unusable().collect();
     let closure = planned.map_err(|misses| ClosureLayerError::Miss {
@@ -305,7 +340,11 @@ fn plan(
         output::warning(&format!("{cache} was left out: {reason}."));
     }
     warn_unsigned(&closure);
-    Ok((closure, caches))
+    Ok(Planned {
+        closure,
+        caches,
+        early,
+    })
 }
 
 /// What filling the layers needs to know.
@@ -346,16 +385,16 @@ impl<'a> Made<'a> {
 
 impl<'a> Work<'a> {
     /// Fills the layers as the engine wants them.
-    fn fill(&self) -> Result<Made<'a>, ClosureLayerError> {
+    fn fill(&self, early: Option<Early>) -> Result<Made<'a>, ClosureLayerError> {
         let against = match self.config.engine {
             EngineSetting::Only(_) => {
                 let plan = self.plan(Looking::Not);
-                let filled = self.download(&plan)?;
+                let filled = self.download(&plan, early)?;
                 return Ok(Made::new(plan, filled, Verdict::Unknown, String::new()));
             }
             EngineSetting::Unset => {
                 let plan = self.plan(Looking::Only);
-                let filled = self.download(&plan)?;
+                let filled = self.download(&plan, early)?;
                 let survey = filled.survey.clone();
                 let (verdict, message) = match survey.map(|survey| vouched(survey, self.config)) {
                     Some(Ok(survey)) => (Verdict::Movable, output::movable(&survey)),
@@ -376,7 +415,7 @@ impl<'a> Work<'a> {
         print::sub_bullet("It cannot be relocated, and is taken as it is");
         // What was found is kept, so that the next build need not try again.
         let plan = self.plan(Looking::Only);
-        let filled = self.download(&plan)?;
+        let filled = self.download(&plan, None)?;
         let message = output::bound(&against);
         Ok(Made::new(plan, filled, Verdict::Bound, message))
     }
@@ -404,7 +443,7 @@ impl<'a> Work<'a> {
             Err(against) => return Ok(Err(against)),
         };
         let plan = self.plan(Looking::Moving(relocation));
-        let filled = self.download(&plan)?;
+        let filled = self.download(&plan, None)?;
         let survey = filled.survey.clone().unwrap_or_default();
         Ok(vouched(survey, self.config).map(|survey| {
             let message = output::relocated(&survey);
@@ -413,21 +452,22 @@ impl<'a> Work<'a> {
     }
 
     /// Fills the layers of `plan` that the previous image does not have.
-    fn download(&self, plan: &Plan) -> Result<Filled, ClosureLayerError> {
+    fn download(&self, plan: &Plan, early: Option<Early>) -> Result<Filled, ClosureLayerError> {
         let kept = self.stores.reusable(plan);
-        let filled = self.download_all_but(plan, &kept)?;
+        let filled = self.download_all_but(plan, &kept, early)?;
         // Hooks run here, and with all that they need.
         let hooks = contents(&filled.seen, &seen_roots(plan)).compile_hooks;
         if hooks.is_empty() || kept.is_empty() {
             return Ok(filled);
         }
-        self.download_all_but(plan, &BTreeSet::new())
+        self.download_all_but(plan, &BTreeSet::new(), None)
     }
 
     fn download_all_but(
         &self,
         plan: &Plan,
         kept: &BTreeSet<String>,
+        early: Option<Early>,
     ) -> Result<Filled, ClosureLayerError> {
         let is_kept = |path: &StorePath| {
             let layer = plan.placement.places.get(path);
@@ -445,7 +485,15 @@ impl<'a> Work<'a> {
                 bytes(size(&old))
             ));
         }
-        let fill = || self.stores.fill(plan, kept, self.caches);
+        let before: Vec<u64> = match early {
+            Some(_) => Vec::new(),
+            None => self.caches.received().map(|(_, count)| count).collect(),
+        };
+        let source = Source {
+            caches: self.caches,
+            early,
+        };
+        let fill = || self.stores.fill(plan, kept, source);
         let filled = if new.is_empty() {
             fill()
         } else {
@@ -456,7 +504,7 @@ impl<'a> Work<'a> {
                 bytes(total),
                 bytes(size(&new))
             );
-            output::downloading(&what, total, self.caches, fill)
+            output::downloading(&what, total, self.caches, &before, fill)
         };
         filled.map_err(|error| match error {
             FillError::Fetch(error) => ClosureLayerError::Fetch(error),

@@ -5,10 +5,12 @@
 
 use super::launch_layer::{LaunchLayer, LayerError};
 use crate::closure::Closure;
-use crate::closure::fetch::{FetchError, Wanted, fetch_each};
+use crate::closure::early::Early;
+use crate::closure::fetch::{FetchError, fetch_each};
 use crate::closure::path_info::PathInfo;
 use crate::closure::place::{Placement, is_layer};
 use crate::closure::plan::Caches;
+use crate::closure::queue::{Queue, Wanted};
 use crate::closure::references::References;
 use crate::closure::relocate::Relocation;
 use crate::closure::survey::{Obstacle, Reason, Survey};
@@ -87,6 +89,14 @@ pub struct Filled {
     pub seen: Vec<Seen>,
     /// The paths from which a relative link leads out.
     pub leaving: BTreeSet<String>,
+}
+
+/// Where the closure comes from.
+#[derive(Debug)]
+pub struct Source<'a> {
+    pub caches: &'a Caches,
+    /// The download of the whole closure, where that has begun.
+    pub early: Option<Early>,
 }
 
 /// Why layers were not filled.
@@ -272,12 +282,13 @@ impl StoreLayers {
             .collect()
     }
 
-    /// Downloads what is in no layer of `kept`, and declares nothing yet.
+    /// Downloads what is in no layer of `kept`, and declares nothing yet. Where the download has begun
+    /// early, `kept` must be empty.
     pub fn fill(
         &self,
         plan: &Plan,
         kept: &BTreeSet<String>,
-        caches: &Caches,
+        source: Source,
     ) -> Result<Filled, FillError> {
         let names = || plan.placement.layers.keys();
         for name in names().filter(|name| kept.contains(*name)) {
@@ -288,8 +299,10 @@ impl StoreLayers {
             .filter(|name| !kept.contains(*name))
             .cloned()
             .collect();
-        let references = plan.references();
-        let mut surveys = self.fetch(plan, &fresh, caches, references.as_ref())?;
+        let mut surveys = match source.early {
+            Some(early) => self.finish(plan, early)?,
+            None => self.fetch(plan, &fresh, source.caches)?,
+        };
         let mut files: BTreeMap<&StorePath, Vec<String>> = BTreeMap::new();
         for root in &plan.closure.roots {
             let layer = plan.placement.places.get(root);
@@ -301,7 +314,7 @@ impl StoreLayers {
                     Ok(programs) => break programs,
                     Err(Unseen::Kept(layer)) => {
                         let one = BTreeSet::from([layer.clone()]);
-                        surveys.extend(self.fetch(plan, &one, caches, references.as_ref())?);
+                        surveys.extend(self.fetch(plan, &one, source.caches)?);
                         fresh.insert(layer);
                     }
                     Err(Unseen::Unreadable(reason)) => {
@@ -325,13 +338,12 @@ impl StoreLayers {
     }
 
     /// Downloads what is in the layers called `names`, and answers what was found in each path.
-    fn fetch<'a>(
+    fn fetch(
         &self,
-        plan: &Plan<'a>,
+        plan: &Plan,
         names: &BTreeSet<String>,
         caches: &Caches,
-        references: Option<&References>,
-    ) -> Result<BTreeMap<&'a StorePath, Survey>, FillError> {
+    ) -> Result<BTreeMap<StorePath, Survey>, FillError> {
         for name in names {
             self.layer(name).create().map_err(FillError::Layer)?;
         }
@@ -340,13 +352,22 @@ impl StoreLayers {
             layer.is_some_and(|layer| names.contains(layer))
         };
         let all = plan.closure.paths.iter();
-        let wanted = all.filter(|(path, _)| is_wanted(path)).map(|(path, info)| {
-            let place = plan.place(path);
-            Wanted { path, info, place }
-        });
-        let surveys = fetch_each(wanted.collect(), caches, references)
-            .map_err(|error| FillError::Fetch(Box::new(error)))?;
-        Ok(surveys.into_iter().collect())
+        let wanted = all
+            .filter(|(path, _)| is_wanted(path))
+            .map(|(path, info)| Wanted {
+                path: path.clone(),
+                info: info.clone(),
+                place: plan.place(path),
+            });
+        surveys(fetch_each(&Queue::of(wanted, plan.references()), caches))
+    }
+
+    /// Waits for a download that has begun, of all that the layers are to hold.
+    fn finish(&self, plan: &Plan, early: Early) -> Result<BTreeMap<StorePath, Survey>, FillError> {
+        for name in plan.placement.layers.keys() {
+            self.layer(name).create().map_err(FillError::Layer)?;
+        }
+        surveys(early.finish(plan.references(), |path| plan.place(path)))
     }
 
     /// Declares the layers, so that they are in the image.
@@ -366,6 +387,17 @@ impl StoreLayers {
     fn layer(&self, name: &str) -> LaunchLayer {
         LaunchLayer::new(&self.layers_dir, name)
     }
+}
+
+/// What was found in each path.
+fn surveys(
+    fetched: Result<Vec<(Wanted, Survey)>, FetchError>,
+) -> Result<BTreeMap<StorePath, Survey>, FillError> {
+    let fetched = fetched.map_err(|error| FillError::Fetch(Box::new(error)))?;
+    let found = fetched.into_iter();
+    Ok(found
+        .map(|(wanted, survey)| (wanted.path, survey))
+        .collect())
 }
 
 impl Filled {
@@ -416,7 +448,7 @@ impl Metadata {
     fn of(
         plan: &Plan,
         paths: &BTreeSet<StorePath>,
-        surveys: &mut BTreeMap<&StorePath, Survey>,
+        surveys: &mut BTreeMap<StorePath, Survey>,
         programs: &mut BTreeMap<&StorePath, Vec<String>>,
     ) -> Self {
         let mut metadata = Self {
@@ -533,7 +565,11 @@ mod tests {
             required: false,
         };
         let caches = Caches::open(&[], trust, &Http::new());
-        let filled = stores.fill(&plan, &kept, &caches).unwrap();
+        let source = Source {
+            caches: &caches,
+            early: None,
+        };
+        let filled = stores.fill(&plan, &kept, source).unwrap();
         let survey = filled.survey.clone().unwrap();
         assert_eq!((survey.files, survey.references), (1, 2));
         assert_eq!(filled.seen[0].files, ["bin/myapp"]);

@@ -16,6 +16,7 @@ mod deploy;
 mod detect;
 mod disturbed;
 mod doctor;
+mod early;
 mod evaluate;
 mod examples;
 mod faults;

@@ -1,0 +1,222 @@
+//! Looks for references in one store path: while its files are written, or later, on disk.
+
+use super::packed::Packing;
+use super::references::{OVERLAP, References, Sight};
+use super::survey::{Met, is_checksum_file, within};
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+/// Looks through one file, piece by piece.
+pub(super) struct Look<'a> {
+    references: &'a References,
+    sight: Sight,
+    /// Whether the first piece is still to come.
+    first: bool,
+    /// How the whole file is packed.
+    packing: Option<Packing>,
+    /// Whether it ends with a zip.
+    appended: bool,
+}
+
+impl<'a> Look<'a> {
+    pub(super) fn new(references: &'a References) -> Self {
+        Self {
+            references,
+            sight: Sight::default(),
+            first: true,
+            packing: None,
+            appended: false,
+        }
+    }
+
+    /// Looks through a piece, of which all from `fresh` on is new, and answers how many bytes of
+    /// its end must be seen again with the next one.
+    fn through(&mut self, bytes: &mut [u8], fresh: usize, is_last: bool) -> usize {
+        if self.first {
+            self.packing = Packing::of_beginning(bytes);
+            self.first = false;
+        }
+        if self.packing.is_some() {
+            // Rewritten as they are, the bytes would no longer fit the checksums among them.
+            self.references.look(bytes, fresh, &mut self.sight);
+        } else {
+            self.references.rewrite(bytes, fresh, &mut self.sight);
+            self.appended = is_last && Packing::is_zip_end(bytes);
+        }
+        if is_last { 0 } else { bytes.len().min(OVERLAP) }
+    }
+
+    /// Tells `met` what was found in the file at `path`.
+    pub(super) fn note(self, path: PathBuf, met: &mut Met) {
+        let Sight {
+            references,
+            bare,
+            wide,
+            hashes,
+        } = self.sight;
+        if path
+            .file_name()
+            .is_some_and(|name| is_checksum_file(name.as_bytes()))
+        {
+            met.checksums.insert(path.clone());
+        }
+        met.hashes.extend(&hashes);
+        if let Some(packing) = self.packing {
+            met.packed.insert(path, (packing, hashes));
+            return;
+        }
+        if self.appended {
+            let zip = (Packing::Zip, BTreeSet::new());
+            met.packed.insert(path.clone(), zip);
+        }
+        if bare {
+            met.bare.insert(path.clone());
+        }
+        if wide {
+            met.wide.insert(path.clone());
+        }
+        if references > 0 {
+            met.rewritten.insert(path);
+        }
+        met.references += references;
+    }
+}
+
+/// Passes `size` bytes on from `read`, which fills what it is given, to `write`, looked through.
+pub(super) fn pass<E>(
+    size: u64,
+    buffer: &mut [u8],
+    mut look: Option<&mut Look>,
+    mut read: impl FnMut(&mut [u8]) -> Result<(), E>,
+    mut write: impl FnMut(&[u8]) -> Result<(), E>,
+) -> Result<(), E> {
+    let mut left = size;
+    // Bytes at the buffer's beginning that are only written with the next ones: they may be the
+    // beginning of a reference.
+    let mut held = 0;
+    let length = buffer.len() - if look.is_some() { 0 } else { OVERLAP };
+    while left > 0 {
+        let room = length - held;
+        let wanted = usize::try_from(left).map_or(room, |left| left.min(room));
+        let end = held + wanted;
+        read(&mut buffer[held..end])?;
+        left -= wanted as u64;
+        let kept = look
+            .as_mut()
+            .map_or(0, |look| look.through(&mut buffer[..end], held, left == 0));
+        write(&buffer[..end - kept])?;
+        buffer.copy_within(end - kept..end, 0);
+        held = kept;
+    }
+    Ok(())
+}
+
+/// A hash in a name is a reference to Nix, but one that does not move.
+pub(super) fn at_name(
+    name: &[u8],
+    references: &References,
+    met: &mut Met,
+    path: impl FnOnce() -> PathBuf,
+) {
+    let mut sight = Sight::default();
+    references.look(name, 0, &mut sight);
+    if !sight.hashes.is_empty() {
+        met.bare.insert(path());
+        met.hashes.extend(sight.hashes);
+    }
+}
+
+/// Looks at a link's target, and rewrites it.
+pub(super) fn at_target(
+    target: &mut [u8],
+    references: &References,
+    met: &mut Met,
+    path: impl FnOnce() -> PathBuf,
+) {
+    let mut sight = Sight::default();
+    references.rewrite(target, 0, &mut sight);
+    if sight.bare {
+        met.bare.insert(path());
+    }
+    met.links += usize::from(sight.references > 0);
+    met.references += sight.references;
+    met.hashes.extend(sight.hashes);
+}
+
+/// Looks at the store path that is at `place`; nothing is rewritten. What comes of it is the same as
+/// if it had been looked at while it was written there.
+pub(super) fn at_tree(place: &Path, references: &References, buffer: &mut [u8]) -> io::Result<Met> {
+    let mut met = Met::default();
+    let mut waiting = vec![PathBuf::new()];
+    while let Some(path) = waiting.pop() {
+        let on_disk = within(place, &path);
+        let kind = fs::symlink_metadata(&on_disk)?.file_type();
+        if let Some(name) = path.file_name() {
+            at_name(name.as_bytes(), references, &mut met, || path.clone());
+        }
+        if kind.is_dir() {
+            for entry in fs::read_dir(&on_disk)? {
+                waiting.push(path.join(entry?.file_name()));
+            }
+        } else if kind.is_symlink() {
+            let target = fs::read_link(&on_disk)?;
+            let mut target = target.into_os_string().into_encoded_bytes();
+            met.leaves |= leads_out(&target, path.components().count());
+            at_target(&mut target, references, &mut met, || path.clone());
+        } else {
+            let mut file = File::open(&on_disk)?;
+            let mut look = Look::new(references);
+            pass(
+                file.metadata()?.len(),
+                buffer,
+                Some(&mut look),
+                |piece| file.read_exact(piece),
+                |_| Ok(()),
+            )?;
+            look.note(path, &mut met);
+        }
+    }
+    Ok(met)
+}
+
+/// Whether the relative target of a link leads out of the store path, from a directory that is so
+/// many levels in it: one at its top, none where the link is all of it.
+pub(super) fn leads_out(target: &[u8], level: usize) -> bool {
+    if target.starts_with(b"/") {
+        return false;
+    }
+    let mut level = level;
+    let mut parts = target.split(|byte| *byte == b'/');
+    level == 0
+        || parts.any(|part| {
+            match part {
+                b".." => level -= 1,
+                b"" | b"." => {}
+                _ => level += 1,
+            }
+            level == 0
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_link_leads_out_where_it_climbs_above_its_store_path() {
+        for (target, level, out) in [
+            ("/nix/store/other/lib", 1, false),
+            ("lib", 1, false),
+            ("../other", 1, true),
+            ("../lib/./x", 2, false),
+            ("../..//other/lib", 2, true),
+            ("a/../../other", 1, true),
+            ("other", 0, true),
+        ] {
+            assert_eq!(leads_out(target.as_bytes(), level), out, "{target}");
+        }
+    }
+}

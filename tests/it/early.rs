@@ -1,0 +1,161 @@
+//! Store paths are fetched while their closure is still being found out; it is the same closure, and
+//! what nobody needs in the end is gone.
+
+use crate::common::{Deploy, caches, fixtures, strip_ansi};
+use nix_derivation::StorePath;
+use nix_hydra_buildpack::closure::early::Early;
+use nix_hydra_buildpack::closure::fetch::fetch_each;
+use nix_hydra_buildpack::closure::plan::Known;
+use nix_hydra_buildpack::closure::queue::{Queue, Wanted};
+use nix_hydra_buildpack::closure::references::References;
+use nix_hydra_buildpack::closure::survey::Survey;
+use platform::narrow;
+use platform::server::{Response, Server};
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+/// What the Python app's closure has, far from its root.
+const DEEP: &str = "libsqlite3-0";
+
+/// Longer than any build here takes, and than an answer is waited for.
+const LONG: Duration = Duration::from_mins(10);
+
+/// Whether the narinfo of [`DEEP`] is asked for.
+fn is_deep(cache: &Path, request: &str) -> bool {
+    request.ends_with(".narinfo")
+        && fs::read_to_string(cache.join(request.trim_start_matches('/')))
+            .is_ok_and(|text| text.lines().next().is_some_and(|line| line.contains(DEEP)))
+}
+
+fn wait_until(mut holds: impl FnMut() -> bool) -> bool {
+    let begun = Instant::now();
+    while begun.elapsed() < LONG {
+        if holds() {
+            return true;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    false
+}
+
+/// The app in Python from a cache that keeps the narinfo of [`DEEP`] back until it was asked for this
+/// many NARs, and then answers with `status`.
+fn python(nars: usize, status: u16, nar: impl Fn() + Send + Sync + 'static) -> Option<Deploy> {
+    let cache = fixtures()?.cache;
+    let asked = AtomicUsize::new(0);
+    let mut deploy = Deploy::with_hook("python", move |request| {
+        if request.path.starts_with("/nar/") {
+            asked.fetch_add(1, Ordering::SeqCst);
+            nar();
+        }
+        if !is_deep(&cache, &request.path) {
+            return None;
+        }
+        let early = wait_until(|| asked.load(Ordering::SeqCst) >= nars);
+        let status = if early { status } else { 500 };
+        (status != 200).then(|| Response::new(status))
+    })?;
+    let path = deploy.fixtures.apps["python"].store_path.clone();
+    deploy.set("NIX_STORE_PATH", &path);
+    Some(deploy)
+}
+
+#[test]
+fn nars_are_downloaded_while_narinfos_are_awaited() {
+    let Some(deploy) = python(20, 200, || ()) else {
+        return;
+    };
+    let image = deploy.built();
+    assert_eq!(deploy.run(&image, ["nix-hydra", "doctor"]).code, 0);
+}
+
+#[test]
+fn a_miss_ends_the_downloads_that_have_begun_and_leaves_nothing_of_them() {
+    let ended = Arc::new(AtomicBool::new(false));
+    let hold = Arc::clone(&ended);
+    let silent = move || {
+        wait_until(|| hold.load(Ordering::SeqCst));
+    };
+    let Some(deploy) = python(10, 404, silent) else {
+        return;
+    };
+    let outcome = deploy.build();
+    ended.store(true, Ordering::SeqCst);
+    let log = strip_ansi(&outcome.log);
+    assert_eq!(outcome.build, Some(1), "{log}");
+    assert!(
+        log.contains(DEEP) && log.contains("does not have the path"),
+        "{log}"
+    );
+    // Nobody has waited for an answer for so long as to ask again.
+    let mut asked = deploy.requests();
+    asked.retain(|request| request.contains("/nar/"));
+    let count = asked.len();
+    asked.sort();
+    asked.dedup();
+    assert_eq!(asked.len(), count);
+    assert!(!outcome.layers.join("closure").exists());
+}
+
+#[test]
+fn a_cache_that_serves_few_connections_is_asked_no_more_than_it_serves() {
+    for connections in [1, 2, 5] {
+        let Some(mut deploy) = Deploy::new("python") else {
+            return;
+        };
+        let path = deploy.fixtures.apps["python"].store_path.clone();
+        let url = narrow::way_to(&deploy.cache, connections).unwrap();
+        deploy
+            .set("NIX_STORE_PATH", &path)
+            .set("NIX_EXTRA_BINARY_CACHE", &url);
+        deploy.built();
+    }
+}
+
+#[test]
+fn what_is_looked_through_later_is_found_as_if_it_had_been_at_once() {
+    let Some(fixtures) = fixtures() else { return };
+    let server = Server::start(&fixtures.cache).unwrap();
+    let caches = Arc::new(caches(&[server.url()], &[&fixtures.public_key], true));
+    let root: StorePath = fixtures.apps["python"].store_path.parse().unwrap();
+    let closure = caches.plan(&[root], &Known::default()).unwrap();
+    let references = || Some(References::new(closure.paths.keys(), None));
+    let found = |fetched: Vec<(Wanted, Survey)>| -> BTreeMap<String, Survey> {
+        let found = fetched.into_iter();
+        found
+            .map(|(wanted, survey)| (wanted.path.to_basename(), survey))
+            .collect()
+    };
+
+    let directory = TempDir::new().unwrap();
+    let (at_once, later) = (
+        directory.path().join("at-once"),
+        directory.path().join("later"),
+    );
+    fs::create_dir(&at_once).unwrap();
+    fs::create_dir(&later).unwrap();
+    let wanted = closure.paths.iter().map(|(path, info)| Wanted {
+        path: path.clone(),
+        info: info.clone(),
+        place: at_once.join(path.to_basename()),
+    });
+    let expected = found(fetch_each(&Queue::of(wanted, references()), &caches).unwrap());
+    assert!(expected.values().any(|survey| survey.references > 0));
+
+    let _ = server.take_requests();
+    let early = Early::begin(Arc::clone(&caches), &directory.path().join("early")).unwrap();
+    for (path, info) in &closure.paths {
+        early.want(path, info);
+    }
+    // All have been begun before it is known what to look for.
+    assert!(wait_until(|| server.requests().len() == closure.paths.len()));
+    let fetched = early.finish(references(), |path| later.join(path.to_basename()));
+    assert_eq!(found(fetched.unwrap()), expected);
+    assert!(!directory.path().join("early").exists());
+    assert_eq!(fs::read_dir(&later).unwrap().count(), closure.paths.len());
+}
