@@ -39,6 +39,7 @@ mod files;
 pub mod fixtures;
 pub mod image;
 pub mod lifecycle;
+pub mod pack;
 pub mod package;
 pub mod process;
 mod restore;
