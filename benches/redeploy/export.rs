@@ -24,11 +24,10 @@ printf '[types]\\nlaunch = true\\n' >\"$CNB_LAYERS_DIR/all.toml\"
 
 /// Exports by the real lifecycle.
 pub(crate) struct Exports<'a> {
-    builder: String,
+    /// The image that is built and changed.
+    image: PackImage,
     app: &'a Path,
     buildpack: PathBuf,
-    /// The image before the change.
-    before: Option<PackImage>,
 }
 
 impl<'a> Exports<'a> {
@@ -38,28 +37,23 @@ impl<'a> Exports<'a> {
             platform::left_out(&format!("seconds of the export: {missing}"));
         });
         Some(Self {
-            builder: builder.ok()?,
+            image: PackImage::new(&builder.ok()?, "nix-hydra-redeploy"),
             app,
             buildpack,
-            before: None,
         })
     }
 
-    /// Makes the image of before the changes, with these settings.
-    pub(crate) fn begin(&mut self, env: &[(&str, String)]) -> Result<()> {
-        let image = PackImage::new(&self.builder, "nix-hydra-redeploy");
-        seconds(set(image.build(self.app, &[&self.buildpack]), env))?;
-        self.before = Some(image);
-        Ok(())
-    }
-
-    /// Seconds that the export of a build with these settings takes after it.
-    pub(crate) fn redeploy(&self, env: &[(&str, String)]) -> Result<f64> {
-        let before = self.before.as_ref().context("nothing was built before")?;
-        let image = PackImage::new(&self.builder, "nix-hydra-redeployed");
-        let mut command = image.build(self.app, &[&self.buildpack]);
-        command.args(["--previous-image", &before.name]);
-        seconds(set(command, env))
+    /// Seconds that the export of a build with the settings `after` takes, after one with those of `before`.
+    ///
+    /// Both are of one image: a platform that exports to Docker has kept layers in that image's cache.
+    pub(crate) fn redeploy(
+        &self,
+        before: &[(&str, String)],
+        after: &[(&str, String)],
+    ) -> Result<f64> {
+        let build = |env| seconds(set(self.image.build(self.app, &[&self.buildpack]), env));
+        build(before)?;
+        build(after)
     }
 
     /// Seconds that the same store paths take where they are one layer, and something in it has changed.
@@ -88,7 +82,7 @@ impl<'a> Exports<'a> {
         }
         let descriptor = "api = '0.10'\n[buildpack]\nid = 'test/one'\nversion = '0.0.1'\n";
         fs::write(buildpack.join("buildpack.toml"), descriptor)?;
-        let image = PackImage::new(&self.builder, "nix-hydra-one-layer");
+        let image = PackImage::new(self.image.builder(), "nix-hydra-one-layer");
         let build = || {
             let mut command = image.build(self.app, &[&buildpack]);
             command

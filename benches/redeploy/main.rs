@@ -90,7 +90,7 @@ fn main() -> Result<()> {
     fs::write(app.path().join("Procfile"), "web: run_proot.sh true\n")?;
     let buildpack = std::env::var_os("NIX_HYDRA_BUILDPACK")
         .context("NIX_HYDRA_BUILDPACK is not set: run this by script/bench redeploy")?;
-    let mut bench = Bench {
+    let bench = Bench {
         exports: Exports::find(app.path(), buildpack.clone().into()),
         buildpack: buildpack.into(),
         app: app.path(),
@@ -99,7 +99,7 @@ fn main() -> Result<()> {
         cache,
         root,
     };
-    let one_layer = bench.begin_exports()?;
+    let one_layer = bench.export_one_layer()?;
     let closure = &bench.closure;
     let mut table = String::from(
         "| what changed | paths | their NARs | unpacked | of the least | downloaded, of the least | \
@@ -205,19 +205,19 @@ impl Bench<'_> {
         Ok(tempfile::tempdir_in(beside)?)
     }
 
-    /// Makes the image that is changed, and answers how long the export of one layer for all takes.
-    fn begin_exports(&mut self) -> Result<Option<f64>> {
-        let (server, tools) = (Server::start(self.cache)?, Server::start("/")?);
-        let env = self.env(&server, &tools, &self.root);
-        let Some(exports) = &mut self.exports else {
+    /// How long the export of one layer for all takes.
+    fn export_one_layer(&self) -> Result<Option<f64>> {
+        let Some(exports) = &self.exports else {
             return Ok(None);
         };
-        exports.begin(&env)?;
+        let (server, tools) = (Server::start(self.cache)?, Server::start("/")?);
         let directory = self.directory()?;
+        let env = self.env(&server, &tools, &self.root);
         let outcome = self.build(env, &directory.path().join("image"))?;
         let image = outcome.image.context("no image")?;
-        let exports = self.exports.as_ref().context("no exports")?;
-        exports.one_layer(&image, directory.path()).map(Some)
+        let seconds = exports.one_layer(&image, directory.path())?;
+        println!("redeploy.one_layer.export_seconds = {seconds:.3} s");
+        Ok(Some(seconds))
     }
 
     /// Builds the closure, and again where `changed` has changed.
@@ -262,8 +262,11 @@ impl Bench<'_> {
         }
         let layers = image.record.layers.values();
         let exports = self.exports.as_ref();
-        let env = self.env(&server, &tools, &renamed(root, changed));
-        let export_seconds = exports.map(|exports| exports.redeploy(&env)).transpose()?;
+        let env = |root: &str| self.env(&server, &tools, root);
+        let (before, after) = (env(root), env(&renamed(root, changed)));
+        let export_seconds = exports
+            .map(|exports| exports.redeploy(&before, &after))
+            .transpose()?;
         Ok(Figures {
             export_seconds,
             least_exported,

@@ -33,7 +33,7 @@ fn succeeds(program: &str, arguments: &[&str]) -> bool {
 #[derive(Debug)]
 pub struct PackImage {
     builder: String,
-    pub name: String,
+    name: String,
 }
 
 impl PackImage {
@@ -44,6 +44,11 @@ impl PackImage {
             builder: builder.to_string(),
             name: format!("{name}-{}", std::process::id()),
         }
+    }
+
+    #[must_use]
+    pub fn builder(&self) -> &str {
+        &self.builder
     }
 
     /// The volumes of the build's and the image's cache.
