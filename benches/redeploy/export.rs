@@ -102,6 +102,13 @@ fn set(mut command: Command, env: &[(&str, String)]) -> Command {
     command
 }
 
+/// What was measured; a failure of `pack` or Docker is told, and does not end the bench.
+pub(crate) fn told(seconds: Result<f64>) -> Option<f64> {
+    seconds
+        .inspect_err(|error| platform::left_out(&format!("seconds of the export: {error:#}")))
+        .ok()
+}
+
 /// Runs `pack`, and answers how long the export took.
 fn seconds(mut command: Command) -> Result<f64> {
     let mut child = command
