@@ -40,6 +40,7 @@ pub mod fixtures;
 pub mod image;
 pub mod lifecycle;
 pub mod narrow;
+pub mod pack;
 pub mod package;
 pub mod process;
 mod restore;

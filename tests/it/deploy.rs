@@ -1,19 +1,13 @@
 //! The whole way: from an app and a binary cache to a running process, and again.
 
-use crate::common::{Deploy, output, own_layer, python_app_answers, regex, strip_ansi};
-use nix_hydra_buildpack::closure::place::is_layer;
-use platform::image::Image;
+use crate::common::{Deploy, own_layer, python_app_answers, regex, strip_ansi};
 use platform::process::Launch;
 use platform::sandbox::Forbidden;
 use platform::server::{Response, Server};
-use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
-use std::process::Command;
 use std::thread::sleep;
 use std::time::Duration;
-use tempfile::TempDir;
 
 #[test]
 fn the_python_app_answers_under_proot_as_an_ordinary_user_without_nix_in_view() {
@@ -70,81 +64,6 @@ fn a_changed_app_gets_a_new_closure_and_keeps_proot() {
         .filter(|path| path.starts_with("/nar/"))
         .count();
     assert_eq!(nars, 1, "{requests:?}");
-}
-
-/// The layers with store paths, and their digests.
-fn digests(image: &Image) -> BTreeMap<String, String> {
-    let layers = image.record.layers.iter();
-    layers
-        .filter(|(name, _)| is_layer(name))
-        .map(|(name, layer)| (name.clone(), layer.blob.digest.clone()))
-        .collect()
-}
-
-#[test]
-fn a_root_of_the_same_closure_moves_only_what_says_so() {
-    let Some(mut deploy) = Deploy::new("python") else {
-        return;
-    };
-    let app = deploy.fixtures.apps["python"].store_path.clone();
-    deploy.set("NIX_STORE_PATH", &app);
-    let before = digests(&deploy.built());
-    // Python alone, which the app refers to, is in a layer of its own already or gets one.
-    let cache = &deploy.fixtures.cache;
-    let narinfo = fs::read_to_string(cache.join(format!("{}.narinfo", &app[11..43]))).unwrap();
-    let python = narinfo
-        .split_whitespace()
-        .find(|word| word.contains("-python3-"))
-        .unwrap();
-    deploy.set("NIX_STORE_PATH", &format!("/nix/store/{python}"));
-    deploy.requests();
-    let image = deploy.built();
-    let changed = image.changed_layers();
-    let after = digests(&image);
-    for (name, digest) in &after {
-        let same = before.get(name) == Some(digest);
-        assert_eq!(same, !changed.contains(&name.as_str()), "{name}");
-    }
-    assert!(changed.len() < 4, "{changed:?}");
-    let print = ["run_proot.sh", "python3", "-c", "print(6 * 7)"];
-    let output = deploy.run(&image, print);
-    assert_eq!(output.stdout, "42\n", "{output:?}");
-}
-
-#[test]
-fn layers_are_the_same_whichever_cache_and_compression_they_come_from() {
-    let Some(mut deploy) = Deploy::new("python") else {
-        return;
-    };
-    let fixtures = &deploy.fixtures;
-    let app = fixtures.apps["python"].store_path.clone();
-    let other = TempDir::new().unwrap();
-    let from = format!("file://{}", fixtures.cache.display());
-    let to = format!("file://{}?compression=none", other.path().display());
-    let root = TempDir::new().unwrap();
-    let mut copy = Command::new(Path::new(&fixtures.nix).join("bin/nix"));
-    copy.env("HOME", root.path())
-        .env("NIX_CONF_DIR", root.path())
-        .env("NIX_USER_CONF_FILES", "")
-        .env("NIX_CONFIG", "experimental-features = nix-command")
-        .args([
-            "copy",
-            "--no-check-sigs",
-            "--from",
-            &from,
-            "--to",
-            &to,
-            &app,
-        ]);
-    output(&mut copy);
-    let server = Server::start(other.path()).unwrap();
-    deploy.set("NIX_STORE_PATH", &app);
-    let one = digests(&deploy.built());
-    let mut deploy = Deploy::new("python").unwrap();
-    deploy
-        .set("NIX_STORE_PATH", &app)
-        .set("NIX_EXTRA_BINARY_CACHE", &server.url());
-    assert_eq!(digests(&deploy.built()), one);
 }
 
 #[test]

@@ -28,6 +28,7 @@ mod launch;
 mod pack;
 mod parity;
 mod picture;
+mod redeploy;
 mod relocate;
 mod report;
 mod sandboxes;

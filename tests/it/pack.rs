@@ -13,6 +13,7 @@ use libcnb_test::{
 };
 use nix_hydra_buildpack::http::Http;
 use platform::fixtures::Fixtures;
+use platform::pack::{PackImage, builder};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -71,14 +72,22 @@ impl Pack {
             // Nothing is compiled for it: libcnb-test takes the image's architecture from it.
             .target_triple(format!("{}-unknown-linux-musl", std::env::consts::ARCH))
             .buildpacks([path(self.carrier.path()), path(buildpack())])
-            .env("NIX_EXTRA_BINARY_CACHE", format!("{CARRIED}/cache"))
-            .env("NIX_DEFAULT_BINARY_CACHE", "")
-            .env("NIX_TRUSTED_PUBLIC_KEYS", &self.fixtures.public_key)
-            .env("NIX_ARCHIVE_URL", format!("{CARRIED}/nix.tar.xz"))
-            .env("NIX_ARCHIVE_SHA256", &self.fixtures.nix_archive_sha256)
-            .env("NIX_PROOT_URL", format!("{CARRIED}/proot"))
-            .env("NIX_PROOT_SHA256", &self.fixtures.proot_sha256);
+            .envs(self.env());
         config
+    }
+
+    /// What a user sets.
+    fn env(&self) -> [(&'static str, String); 7] {
+        let fixtures = &self.fixtures;
+        [
+            ("NIX_EXTRA_BINARY_CACHE", format!("{CARRIED}/cache")),
+            ("NIX_DEFAULT_BINARY_CACHE", String::new()),
+            ("NIX_TRUSTED_PUBLIC_KEYS", fixtures.public_key.clone()),
+            ("NIX_ARCHIVE_URL", format!("{CARRIED}/nix.tar.xz")),
+            ("NIX_ARCHIVE_SHA256", fixtures.nix_archive_sha256.clone()),
+            ("NIX_PROOT_URL", format!("{CARRIED}/proot")),
+            ("NIX_PROOT_SHA256", fixtures.proot_sha256.clone()),
+        ]
     }
 
     /// Deploys `store_path` from `caches`, which must fail, and answers all that was said.
@@ -94,27 +103,6 @@ impl Pack {
         });
         said
     }
-}
-
-/// The builder to use, or what is missing and how to get it.
-fn builder() -> Result<String, &'static str> {
-    let succeeds = |program: &str, arguments: &[&str]| {
-        let output = Command::new(program).args(arguments).output();
-        output.is_ok_and(|output| output.status.success())
-    };
-    if !succeeds("pack", &["version"]) {
-        return Err("`pack` is not on PATH: install it as buildpacks.io/docs says");
-    }
-    if !platform::docker::available() {
-        return Err("Docker does not answer: install docker.io, and start dockerd as root");
-    }
-    let named = std::env::var("NIX_HYDRA_TEST_BUILDER").ok();
-    let builder = named.unwrap_or_else(|| "heroku/builder:24".to_string());
-    if !succeeds("docker", &["image", "inspect", &builder]) {
-        return Err("there is no builder: docker pull heroku/builder:24, \
-             or name one that Docker has in NIX_HYDRA_TEST_BUILDER");
-    }
-    Ok(builder)
 }
 
 fn log(context: &TestContext) -> String {
@@ -276,4 +264,32 @@ fn the_buildpack_resolves_host_names_inside_a_container() {
     // The one has no address; the other has, from the container's own table, and refuses there.
     assert!(!answer("http://does-not-exist.invalid: ").contains("os error"));
     assert!(answer("http://localhost:1: ").contains("os error"));
+}
+
+#[test]
+fn pack_makes_the_same_layers_where_its_cache_is_cleared_or_the_image_is_gone() {
+    let Some(pack) = Pack::find() else { return };
+    let image = PackImage::new(&pack.builder, "nix-hydra-afresh");
+    let app = &pack.fixtures.apps["python"];
+    let build = |more: &[&str]| {
+        let mut command = image.build(&app.dir, &[pack.carrier.path(), buildpack()]);
+        for (name, value) in pack.env() {
+            command.args(["--env", &format!("{name}={value}")]);
+        }
+        let path = format!("NIX_STORE_PATH={}", app.store_path);
+        let log = strip_ansi(&output(command.args(["--env", &path]).args(more)));
+        (log, image.layers().unwrap())
+    };
+    let afresh = "Starting afresh: there is no previous image, or the platform was told to clear";
+    let (log, first) = build(&[]);
+    assert_contains!(log, afresh);
+    let (log, layers) = build(&["--clear-cache"]);
+    assert_contains!(log, afresh);
+    assert_contains!(log, "Reusing layer 'nix/hydra:closure'");
+    assert_eq!(layers, first);
+    image.remove();
+    let (log, layers) = build(&[]);
+    assert_contains!(log, afresh);
+    assert_contains!(log, "Adding layer 'nix/hydra:closure'");
+    assert_eq!(layers, first);
 }

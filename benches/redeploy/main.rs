@@ -5,7 +5,10 @@
 //! one that shares a layer with such. The least that can move is told in both measures: the changed
 //! paths' NARs, and what they are in a tar.
 
+mod export;
+
 use anyhow::{Context, Result, ensure};
+use export::Exports;
 use platform::fixtures;
 use platform::image::Image;
 use platform::lifecycle::{Build, Outcome};
@@ -54,7 +57,20 @@ struct Figures {
     /// Of what is exported, what the changed paths are alone.
     least_exported: u64,
     seconds: f64,
+    /// Seconds of the export by the real lifecycle, where it is there.
+    export_seconds: Option<f64>,
     requests: usize,
+}
+
+/// What every history begins with.
+struct Bench<'a> {
+    fixtures: fixtures::Fixtures,
+    buildpack: PathBuf,
+    app: &'a Path,
+    cache: &'a Path,
+    closure: Closure,
+    root: String,
+    exports: Option<Exports<'a>>,
 }
 
 fn main() -> Result<()> {
@@ -70,16 +86,30 @@ fn main() -> Result<()> {
     let big: Big = serde_json::from_slice(&text)?;
     let cache = big.caches.get("zstd").context("no zstd cache")?;
     let root = big.root.trim_start_matches("/nix/store/").to_string();
-    let closure = read(cache, &root)?;
+    let app = tempfile::tempdir()?;
+    fs::write(app.path().join("Procfile"), "web: run_proot.sh true\n")?;
+    let buildpack = std::env::var_os("NIX_HYDRA_BUILDPACK")
+        .context("NIX_HYDRA_BUILDPACK is not set: run this by script/bench redeploy")?;
+    let bench = Bench {
+        exports: Exports::find(app.path(), buildpack.clone().into()),
+        buildpack: buildpack.into(),
+        app: app.path(),
+        closure: read(cache, &root)?,
+        fixtures,
+        cache,
+        root,
+    };
+    let one_layer = bench.export_one_layer()?;
+    let closure = &bench.closure;
     let mut table = String::from(
         "| what changed | paths | their NARs | unpacked | of the least | downloaded, of the least | \
-         in changed layers | of the least | one layer | in the buildpack |\n\
-         |---|---|---|---|---|---|---|---|---|---|\n",
+         in changed layers | of the least | one layer | in the buildpack | export | one layer |\n\
+         |---|---|---|---|---|---|---|---|---|---|---|---|\n",
     );
     for (title, seed) in HISTORIES {
-        let changed = seed.map_or_else(BTreeSet::new, |seed| dependents(&closure, seed));
+        let changed = seed.map_or_else(BTreeSet::new, |seed| dependents(closure, seed));
         ensure!(seed.is_none() || !changed.is_empty(), "no path is {title}");
-        let figures = redeploy(&fixtures, cache, &closure, &root, &changed)?;
+        let figures = bench.redeploy(&changed)?;
         let sum = |size: fn(&Entry) -> u64| -> u64 {
             changed.iter().map(|name| size(&closure[name])).sum()
         };
@@ -102,9 +132,16 @@ fn main() -> Result<()> {
             println!("redeploy.{figure}.{name} = {value} {unit}");
         }
         println!("redeploy.{figure}.seconds = {:.3} s", figures.seconds);
+        if let Some(seconds) = figures.export_seconds {
+            println!("redeploy.{figure}.export_seconds = {seconds:.3} s");
+        }
+        let export = |seconds: Option<f64>| match seconds {
+            Some(seconds) => format!("{seconds:.1} s"),
+            None => "left out".to_string(),
+        };
         let _ = writeln!(
             table,
-            "| {title} | {} | {:.1} MB | {:.1} MB | {} | {} | {:.1} MB | {} | {:.1} MB | {:.2} s |",
+            "| {title} | {} | {:.1} MB | {:.1} MB | {} | {} | {:.1} MB | {} | {:.1} MB | {:.2} s | {} | {} |",
             changed.len(),
             float(least) / 1e6,
             float(figures.unpacked) / 1e6,
@@ -118,6 +155,12 @@ fn main() -> Result<()> {
                 float(all) / 1e6
             },
             figures.seconds,
+            export(figures.export_seconds),
+            if changed.is_empty() {
+                "-".to_string()
+            } else {
+                export(one_layer)
+            },
         );
     }
     println!("\n{table}");
@@ -128,78 +171,116 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// Builds the closure, and again where `changed` has changed.
-fn redeploy(
-    fixtures: &fixtures::Fixtures,
-    cache: &Path,
-    closure: &Closure,
-    root: &str,
-    changed: &BTreeSet<String>,
-) -> Result<Figures> {
-    let narinfos: BTreeMap<String, String> = changed
-        .iter()
-        .map(|name| {
-            let renamed = renamed(name, changed);
-            let file = format!("/{}.narinfo", &renamed[..HASH_LENGTH]);
-            (file, rewritten(&closure[name].text, changed))
-        })
-        .collect();
-    let server = Server::with_hook(cache, move |request| {
-        let text = narinfos.get(&request.path)?;
-        Some(Response::new(200).body(text.clone()))
-    })?;
-    let tools = Server::start("/")?;
-    let directory = tempfile::tempdir_in(fixtures.rootfs.parent().context("no directory")?)?;
-    let app = tempfile::tempdir()?;
-    fs::write(app.path().join("Procfile"), "web: run_proot.sh true\n")?;
-    let buildpack = std::env::var_os("NIX_HYDRA_BUILDPACK")
-        .context("NIX_HYDRA_BUILDPACK is not set: run this by script/bench redeploy")?;
-    let proot = tools.url().trim_end_matches('/').to_string() + &fixtures.proot.to_string_lossy();
-    let build = |root: &str| -> Result<Outcome> {
-        let outcome = Build::new(&fixtures.rootfs, &buildpack, app.path(), directory.path())
-            .env("NIX_EXTRA_BINARY_CACHE", server.url())
-            .env("NIX_DEFAULT_BINARY_CACHE", "")
-            .env("NIX_STORE_PATH", format!("/nix/store/{root}"))
-            .env("NIX_PROOT_URL", &proot)
-            .env("NIX_PROOT_SHA256", &fixtures.proot_sha256)
-            .run()?;
+impl Bench<'_> {
+    /// What a user sets to deploy `root` from this cache.
+    fn env(&self, cache: &Server, tools: &Server, root: &str) -> Vec<(&'static str, String)> {
+        let proot = self.fixtures.proot.to_string_lossy();
+        vec![
+            ("NIX_EXTRA_BINARY_CACHE", cache.url()),
+            ("NIX_DEFAULT_BINARY_CACHE", String::new()),
+            ("NIX_STORE_PATH", format!("/nix/store/{root}")),
+            (
+                "NIX_PROOT_URL",
+                tools.url().trim_end_matches('/').to_string() + &proot,
+            ),
+            ("NIX_PROOT_SHA256", self.fixtures.proot_sha256.clone()),
+        ]
+    }
+
+    /// The closure as this platform builds it into an image.
+    fn build(&self, env: Vec<(&'static str, String)>, directory: &Path) -> Result<Outcome> {
+        let rootfs = &self.fixtures.rootfs;
+        let mut build = Build::new(rootfs, &self.buildpack, self.app, directory);
+        for (name, value) in env {
+            build = build.env(name, value);
+        }
+        let outcome = build.run()?;
         ensure!(outcome.success(), "{}", outcome.log);
         Ok(outcome)
-    };
-    build(root)?;
-    let _ = server.take_requests();
-    let outcome = build(&renamed(root, changed))?;
-    let nars: Vec<String> = server
-        .take_requests()
-        .into_iter()
-        .filter(|request| request.path.starts_with("/nar/"))
-        .map(|request| request.path)
-        .collect();
-    let fetched = |path: &&Entry| nars.iter().any(|nar| path.text.contains(&nar[1..]));
-    let fetched: Vec<&Entry> = closure.values().filter(fetched).collect();
-    let image: Image = outcome.image.context("no image")?;
-    let mut least_exported = 0;
-    for name in image.record.layers.keys() {
-        let layer = image.layer_dir(name).context("a layer is missing")?;
-        for one in changed {
-            let path = layer.join(renamed(one, changed));
-            if name != "closure" && path.symlink_metadata().is_ok() {
-                least_exported += in_tar(&path, format!("/layers/nix_hydra/{name}").len())?;
+    }
+
+    /// A directory beside the fixtures, for what is large.
+    fn directory(&self) -> Result<tempfile::TempDir> {
+        let beside = self.fixtures.rootfs.parent().context("no directory")?;
+        Ok(tempfile::tempdir_in(beside)?)
+    }
+
+    /// How long the export of one layer for all takes.
+    fn export_one_layer(&self) -> Result<Option<f64>> {
+        let Some(exports) = &self.exports else {
+            return Ok(None);
+        };
+        let (server, tools) = (Server::start(self.cache)?, Server::start("/")?);
+        let directory = self.directory()?;
+        let env = self.env(&server, &tools, &self.root);
+        let outcome = self.build(env, &directory.path().join("image"))?;
+        let image = outcome.image.context("no image")?;
+        let seconds = export::told(exports.one_layer(&image, directory.path()));
+        if let Some(seconds) = seconds {
+            println!("redeploy.one_layer.export_seconds = {seconds:.3} s");
+        }
+        Ok(seconds)
+    }
+
+    /// Builds the closure, and again where `changed` has changed.
+    fn redeploy(&self, changed: &BTreeSet<String>) -> Result<Figures> {
+        let (closure, root) = (&self.closure, &self.root);
+        let narinfos: BTreeMap<String, String> = changed
+            .iter()
+            .map(|name| {
+                let renamed = renamed(name, changed);
+                let file = format!("/{}.narinfo", &renamed[..HASH_LENGTH]);
+                (file, rewritten(&closure[name].text, changed))
+            })
+            .collect();
+        let server = Server::with_hook(self.cache, move |request| {
+            let text = narinfos.get(&request.path)?;
+            Some(Response::new(200).body(text.clone()))
+        })?;
+        let tools = Server::start("/")?;
+        let directory = self.directory()?;
+        let build = |root: &str| self.build(self.env(&server, &tools, root), directory.path());
+        build(root)?;
+        let _ = server.take_requests();
+        let outcome = build(&renamed(root, changed))?;
+        let nars: Vec<String> = server
+            .take_requests()
+            .into_iter()
+            .filter(|request| request.path.starts_with("/nar/"))
+            .map(|request| request.path)
+            .collect();
+        let fetched = |path: &&Entry| nars.iter().any(|nar| path.text.contains(&nar[1..]));
+        let fetched: Vec<&Entry> = closure.values().filter(fetched).collect();
+        let image: Image = outcome.image.context("no image")?;
+        let mut least_exported = 0;
+        for name in image.record.layers.keys() {
+            let layer = image.layer_dir(name).context("a layer is missing")?;
+            for one in changed {
+                let path = layer.join(renamed(one, changed));
+                if name != "closure" && path.symlink_metadata().is_ok() {
+                    least_exported += in_tar(&path, format!("/layers/nix_hydra/{name}").len())?;
+                }
             }
         }
+        let layers = image.record.layers.values();
+        let exports = self.exports.as_ref();
+        let env = |root: &str| self.env(&server, &tools, root);
+        let (before, after) = (env(root), env(&renamed(root, changed)));
+        let export_seconds =
+            exports.and_then(|exports| export::told(exports.redeploy(&before, &after)));
+        Ok(Figures {
+            export_seconds,
+            least_exported,
+            downloaded: fetched.iter().map(|path| path.file_size).sum(),
+            unpacked: fetched.iter().map(|path| path.size).sum(),
+            exported: layers
+                .filter(|layer| !layer.reused)
+                .map(|layer| layer.blob.bytes)
+                .sum(),
+            seconds: outcome.build_time.as_secs_f64(),
+            requests: nars.len(),
+        })
     }
-    let layers = image.record.layers.values();
-    Ok(Figures {
-        least_exported,
-        downloaded: fetched.iter().map(|path| path.file_size).sum(),
-        unpacked: fetched.iter().map(|path| path.size).sum(),
-        exported: layers
-            .filter(|layer| !layer.reused)
-            .map(|layer| layer.blob.bytes)
-            .sum(),
-        seconds: outcome.build_time.as_secs_f64(),
-        requests: nars.len(),
-    })
 }
 
 /// Reads the closure of `root` from the narinfos in `cache`.

@@ -1,0 +1,200 @@
+//! What a redeploy keeps of the previous image, and when it starts afresh: with the same layers.
+
+use crate::common::{Deploy, output, python_app_answers, strip_ansi};
+use nix_hydra_buildpack::closure::place::is_layer;
+use platform::image::Image;
+use platform::lifecycle::Outcome;
+use platform::process::Launch;
+use platform::server::Server;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use tempfile::TempDir;
+
+/// The layers with store paths, and their digests.
+fn digests(image: &Image) -> BTreeMap<String, String> {
+    let layers = image.record.layers.iter();
+    layers
+        .filter(|(name, _)| is_layer(name))
+        .map(|(name, layer)| (name.clone(), layer.blob.digest.clone()))
+        .collect()
+}
+
+#[test]
+fn a_root_of_the_same_closure_moves_only_what_says_so() {
+    let Some(mut deploy) = Deploy::new("python") else {
+        return;
+    };
+    let app = deploy.fixtures.apps["python"].store_path.clone();
+    deploy.set("NIX_STORE_PATH", &app);
+    let before = digests(&deploy.built());
+    // Python alone, which the app refers to, is in a layer of its own already or gets one.
+    let cache = &deploy.fixtures.cache;
+    let narinfo = fs::read_to_string(cache.join(format!("{}.narinfo", &app[11..43]))).unwrap();
+    let python = narinfo
+        .split_whitespace()
+        .find(|word| word.contains("-python3-"))
+        .unwrap();
+    deploy.set("NIX_STORE_PATH", &format!("/nix/store/{python}"));
+    deploy.requests();
+    let image = deploy.built();
+    let changed = image.changed_layers();
+    let after = digests(&image);
+    for (name, digest) in &after {
+        let same = before.get(name) == Some(digest);
+        assert_eq!(same, !changed.contains(&name.as_str()), "{name}");
+    }
+    assert!(changed.len() < 4, "{changed:?}");
+    let print = ["run_proot.sh", "python3", "-c", "print(6 * 7)"];
+    let output = deploy.run(&image, print);
+    assert_eq!(output.stdout, "42\n", "{output:?}");
+}
+
+#[test]
+fn layers_are_the_same_whichever_cache_and_compression_they_come_from() {
+    let Some(mut deploy) = Deploy::new("python") else {
+        return;
+    };
+    let fixtures = &deploy.fixtures;
+    let app = fixtures.apps["python"].store_path.clone();
+    let other = TempDir::new().unwrap();
+    let from = format!("file://{}", fixtures.cache.display());
+    let to = format!("file://{}?compression=none", other.path().display());
+    let root = TempDir::new().unwrap();
+    let mut copy = Command::new(Path::new(&fixtures.nix).join("bin/nix"));
+    copy.env("HOME", root.path())
+        .env("NIX_CONF_DIR", root.path())
+        .env("NIX_USER_CONF_FILES", "")
+        .env("NIX_CONFIG", "experimental-features = nix-command")
+        .args([
+            "copy",
+            "--no-check-sigs",
+            "--from",
+            &from,
+            "--to",
+            &to,
+            &app,
+        ]);
+    output(&mut copy);
+    let server = Server::start(other.path()).unwrap();
+    deploy.set("NIX_STORE_PATH", &app);
+    let one = digests(&deploy.built());
+    let mut deploy = Deploy::new("python").unwrap();
+    deploy
+        .set("NIX_STORE_PATH", &app)
+        .set("NIX_EXTRA_BINARY_CACHE", &server.url());
+    assert_eq!(digests(&deploy.built()), one);
+}
+
+/// The sample Python app, as a store path.
+fn python() -> Option<Deploy> {
+    let mut deploy = Deploy::new("python")?;
+    let app = deploy.fixtures.apps["python"].store_path.clone();
+    deploy.set("NIX_STORE_PATH", &app);
+    Some(deploy)
+}
+
+/// The digest of every layer.
+fn all_digests(image: &Image) -> BTreeMap<String, String> {
+    let layers = image.record.layers.iter();
+    layers
+        .map(|(name, layer)| (name.clone(), layer.blob.digest.clone()))
+        .collect()
+}
+
+/// The image of a build, and why it says that it keeps nothing.
+fn built(outcome: Outcome) -> (Image, Option<String>) {
+    assert!(outcome.success(), "{}", outcome.log);
+    let log = strip_ansi(&outcome.log);
+    let mut lines = log.lines();
+    let why = lines.find_map(|line| line.trim_start().strip_prefix("- Starting afresh: "));
+    (outcome.image.unwrap(), why.map(str::to_string))
+}
+
+fn downloaded(deploy: &Deploy) -> usize {
+    let requests = deploy.requests().into_iter();
+    requests.filter(|path| path.starts_with("/nar/")).count()
+}
+
+fn works(deploy: &Deploy, image: &Image) {
+    let answer = python_app_answers(Launch::new(image, &deploy.fixtures.rootfs));
+    assert_eq!(answer["app"], "myapp");
+}
+
+const NO_PREVIOUS: &str =
+    "there is no previous image, or the platform was told to clear what it keeps";
+
+#[test]
+fn without_a_previous_image_all_is_downloaded_and_the_layers_are_the_same() {
+    let Some(deploy) = python() else { return };
+    let (image, why) = built(deploy.build());
+    assert_eq!(why.as_deref(), Some(NO_PREVIOUS));
+    let (first, all) = (all_digests(&image), downloaded(&deploy));
+    assert_eq!(all, 30);
+
+    let (image, why) = built(deploy.to_build().clear_cache().run().unwrap());
+    assert_eq!(why.as_deref(), Some(NO_PREVIOUS));
+    assert_eq!(downloaded(&deploy), all);
+    assert_eq!(all_digests(&image), first);
+    // So the exporter finds that it has them all.
+    assert_eq!(image.changed_layers(), [] as [&str; 0]);
+
+    // The image is deleted, and the platform's cache is not.
+    fs::remove_file(image.dir.join("image.json")).unwrap();
+    fs::remove_dir_all(image.dir.join("blobs")).unwrap();
+    let (image, why) = built(deploy.build());
+    assert_eq!(why.as_deref(), Some(NO_PREVIOUS));
+    assert_eq!(downloaded(&deploy), all);
+    assert_eq!(all_digests(&image), first);
+    works(&deploy, &image);
+}
+
+#[test]
+fn nothing_is_kept_of_an_image_of_another_version_of_this_buildpack() {
+    let Some(deploy) = python() else { return };
+    let (image, _) = built(deploy.build());
+    let (first, all) = (all_digests(&image), downloaded(&deploy));
+    let earlier = |change: &dyn Fn(&mut Value)| {
+        let file = image.dir.join("image.json");
+        let mut record: Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
+        change(&mut record["layers"]);
+        fs::write(&file, record.to_string()).unwrap();
+        let (image, why) = built(deploy.build());
+        let version = "the previous image is of another version of this buildpack";
+        assert_eq!(why.as_deref(), Some(version));
+        assert_eq!(downloaded(&deploy), all);
+        assert_eq!(all_digests(&image), first);
+        works(&deploy, &image);
+    };
+    // Its number alone differs; or all that it says does, and it had one layer for all.
+    earlier(&|layers| layers["closure"]["data"]["format"] = json!("0"));
+    earlier(&|layers| {
+        layers["closure"]["data"] = json!({"roots": 1.0});
+        let layers = layers.as_object_mut().unwrap();
+        layers.retain(|name, _| !is_layer(name));
+    });
+}
+
+#[test]
+fn a_changed_engine_moves_the_closure_and_back_again() {
+    let Some(mut deploy) = python() else { return };
+    deploy.set("NIX_ENGINE", "proot");
+    let (image, _) = built(deploy.build());
+    let first = all_digests(&image);
+    works(&deploy, &image);
+    let engine = Some("the previous image is for another engine");
+
+    deploy.set("NIX_ENGINE", "relocate");
+    let (image, why) = built(deploy.build());
+    assert_eq!(why.as_deref(), engine);
+    assert_ne!(all_digests(&image)["closure"], first["closure"]);
+    works(&deploy, &image);
+
+    deploy.set("NIX_ENGINE", "proot");
+    let (image, why) = built(deploy.build());
+    assert_eq!(why.as_deref(), engine);
+    assert_eq!(all_digests(&image), first);
+    works(&deploy, &image);
+}
