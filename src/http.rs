@@ -447,11 +447,16 @@ impl Http {
             }
             let (error, asked_wait) = match self.send(url, credentials, from, patience) {
                 Ok(response) => {
-                    pass.answered();
-                    if response.status().is_success() {
+                    let status = response.status();
+                    if matches!(status.as_u16(), 429 | 503) {
+                        pass.refused();
+                    } else {
+                        pass.answered();
+                    }
+                    if status.is_success() {
                         return Ok((response, pass));
                     }
-                    let error = HttpError::Status(response.status().as_u16());
+                    let error = HttpError::Status(status.as_u16());
                     let wait = retry_after(response.headers());
                     discard(response);
                     (error, wait)

@@ -1,9 +1,9 @@
 //! How many requests one server is sent at once: as many as it serves.
 //!
 //! Some servers serve few connections, and let the others wait unanswered until one of the first is
-//! idle for long enough: nix-serve's serves five, and waits a second. So the number at once grows from
-//! a few with each answer, and a request that waits while others are answered tells where to stop.
-//! Until then a connection is closed once its answer is read, so that one that waits gets its place.
+//! idle for long enough: nix-serve's serves five, and waits a second. Others refuse what is too much. So
+//! the number at once grows from a few with each answer, and a request that is refused, or waits while
+//! others are answered, tells where to stop. Until then a connection is closed once its answer is read, so that one that waits gets its place.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -34,8 +34,9 @@ const LARGE: Duration = Duration::from_secs(30);
 const WAITS: Duration = Duration::from_millis(100);
 const WAITS_TIMES_QUICKEST: u32 = 4;
 
-/// How long a limit that was found holds. Then a few more are tried again: it may have been chance.
-const FOUND_FOR: Duration = Duration::from_secs(30);
+/// How many rounds of answers a limit that was found holds. Then one more is tried: it may have been
+/// chance.
+const FOUND_FOR: usize = 8;
 
 /// What is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,7 +78,9 @@ struct State {
     /// How long the quickest small answer took to begin.
     quickest: Option<Duration>,
     answered: Option<Instant>,
+    /// When a limit was found the last time, and the answers since it was tried or found.
     found: Option<Instant>,
+    answers: usize,
 }
 
 impl Default for State {
@@ -91,6 +94,7 @@ impl Default for State {
             quickest: None,
             answered: None,
             found: None,
+            answers: 0,
         }
     }
 }
@@ -182,12 +186,21 @@ impl Pass {
         if let Some(own) = state.running.get_mut(&self.number) {
             own.is_answered = true;
         }
-        if state.found.is_none_or(|found| now - found > FOUND_FOR) {
-            state.found = None;
+        state.answers += 1;
+        if state.found.is_none() || state.answers >= FOUND_FOR * state.limit {
             state.limit = (state.limit + 1).min(MOST);
+            state.answers = 0;
             drop(state);
             self.gate.changed.notify_all();
         }
+    }
+
+    /// The server says that it was asked too much.
+    pub(super) fn refused(&self) {
+        let mut state = self.gate.lock();
+        state.limit = (state.limit - 1).max(1);
+        state.found = Some(Instant::now());
+        state.answers = 0;
     }
 
     /// Whether others seem to wait for the place that this one has at the server.
@@ -224,6 +237,7 @@ impl Pass {
         state.limit = state.peak.saturating_sub(left_over).max(1);
         state.peak = 0;
         state.found = Some(now);
+        state.answers = 0;
         drop(state);
         self.gate.changed.notify_all();
         true
@@ -285,6 +299,22 @@ mod tests {
         let alone = gate.pass(Size::Small);
         thread::sleep(SOON);
         assert!(!alone.is_left_over());
+    }
+
+    #[test]
+    fn each_that_is_refused_was_one_too_many_until_many_are_answered() {
+        let gate = Arc::new(Gate::default());
+        let passes: Vec<Pass> = (0..FIRST).map(|_| gate.pass(Size::Small)).collect();
+        passes[0].answered();
+        passes[1..].iter().for_each(Pass::refused);
+        drop(passes);
+        assert_eq!(gate.lock().limit, 2);
+        for _ in 1..2 * FOUND_FOR {
+            drop(answered(&gate, Size::Small));
+        }
+        assert_eq!(gate.lock().limit, 2);
+        drop(answered(&gate, Size::Small));
+        assert_eq!(gate.lock().limit, 3);
     }
 
     #[test]
