@@ -7,6 +7,7 @@
 mod report;
 
 use anyhow::{Context, Result, bail, ensure};
+use platform::bench::Options;
 use platform::fixtures::{self, Fixtures};
 use platform::image::Image;
 use platform::lifecycle::Build;
@@ -118,24 +119,10 @@ struct Sample {
 
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let (mut runs, mut write) = (RUNS, false);
-    // Cargo says `--bench` to a bench, and nothing when it only tests whether it starts.
-    if !arguments.iter().any(|argument| argument == "--bench") {
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let Some(Options { runs, write, .. }) = Options::read(&arguments, RUNS, &[])? else {
         return Ok(());
-    }
-    let mut rest = arguments.iter();
-    while let Some(argument) = rest.next() {
-        match argument.as_str() {
-            "--runs" => {
-                let value = rest.next().context("--runs needs a number")?;
-                runs = value.parse().context("--runs needs a number")?;
-            }
-            "--write" => write = true,
-            "--bench" => {}
-            other => bail!("{other} is not known; there are --runs N and --write"),
-        }
-    }
-    ensure!(runs > 0, "--runs needs at least 1");
+    };
     let directory = tempfile::tempdir()?;
     let bench = Bench::new(directory.path())?;
     let mut figures = Figures::new();

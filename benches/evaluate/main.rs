@@ -10,6 +10,7 @@ use nix_hydra_buildpack::nix::archive::{Target, unpack_packed, unpack_release};
 use nix_hydra_buildpack::nix::{Nix, Substituters};
 use nix_hydra_buildpack::resolve::expression::Evaluator;
 use nix_hydra_buildpack::resolve::source::Source;
+use platform::bench::Options;
 use platform::fixtures::{self, Fixtures};
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -35,8 +36,7 @@ fn main() -> Result<()> {
             println!("{root}");
             Ok(())
         }
-        _ if !arguments.contains(&"--bench") => Ok(()),
-        _ => bench(&arguments),
+        _ => Options::read(&arguments, RUNS, &[])?.map_or(Ok(()), |options| bench(&options)),
     }
 }
 
@@ -80,13 +80,7 @@ impl Contender {
     }
 }
 
-fn bench(arguments: &[&str]) -> Result<()> {
-    let value = |name: &str| {
-        let place = arguments.iter().position(|argument| *argument == name)?;
-        arguments.get(place + 1)
-    };
-    let runs = value("--runs").map_or(Ok(RUNS), |runs| runs.parse())?;
-    ensure!(runs > 0, "--runs needs at least 1");
+fn bench(options: &Options) -> Result<()> {
     let fixtures = fixtures::read()?;
     let app = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/evaluate");
     let work = TempDir::new()?;
@@ -127,7 +121,7 @@ fn bench(arguments: &[&str]) -> Result<()> {
         runs: Vec::new(),
     });
     let mut root = None;
-    for turn in 0..runs {
+    for turn in 0..options.runs {
         for contender in &mut contenders {
             let directory = work.path().join(format!("{}-{turn}", contender.name));
             std::fs::create_dir(&directory)?;
@@ -152,7 +146,7 @@ fn bench(arguments: &[&str]) -> Result<()> {
             contender.runs.push(seconds);
         }
     }
-    report(&contenders, arguments.contains(&"--write"), runs, &fixtures)
+    report(&contenders, options, &fixtures)
 }
 
 type Timed = (f64, Option<String>);
@@ -241,7 +235,7 @@ fn by_nix(
     timed(&mut evaluate)
 }
 
-fn report(contenders: &[Contender], write: bool, runs: usize, fixtures: &Fixtures) -> Result<()> {
+fn report(contenders: &[Contender], options: &Options, fixtures: &Fixtures) -> Result<()> {
     for contender in contenders {
         println!(
             "evaluate.{}.wall = {:.3} s",
@@ -262,6 +256,7 @@ fn report(contenders: &[Contender], write: bool, runs: usize, fixtures: &Fixture
          | what | wall time | to the same by Nix at `/nix/store` |\n|---|---|---|\n",
         std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
         fixtures.nix_version,
+        runs = options.runs,
     );
     for contender in contenders {
         let ratio = RATIOS.iter().find(|(_, of, _)| *of == contender.name);
@@ -276,7 +271,7 @@ fn report(contenders: &[Contender], write: bool, runs: usize, fixtures: &Fixture
         );
     }
     println!("\n{table}");
-    if write {
+    if options.write {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/performance.md");
         platform::docs::put(&path, "evaluate", &table)?;
     }

@@ -1,8 +1,9 @@
 //! What is downloaded: the binary caches that `script/setup` has made, and the cases of the bench.
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use nix_derivation::{StoreDir, StorePath};
 use nix_narinfo::NarInfo;
+use platform::bench::Options;
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -43,9 +44,12 @@ struct Nix {
     nix_version: String,
 }
 
+/// The names of all cases.
+pub(crate) const NAMES: [&str; 7] = ["zstd", "none", "xz", "latency", "pixz", "huge", "small"];
+
 /// One closure from one cache.
 pub(crate) struct Case {
-    /// Its name in figures and for `--case`.
+    /// Its name in figures and on the command line.
     pub(crate) name: &'static str,
     /// What the table calls it.
     pub(crate) title: &'static str,
@@ -68,8 +72,8 @@ impl Fixtures {
         })
     }
 
-    /// The cases called `names`, or all.
-    pub(crate) fn cases(&self, names: &[String]) -> Result<Vec<Case>> {
+    /// The cases that are to be measured.
+    pub(crate) fn cases(&self, options: &Options) -> Result<Vec<Case>> {
         let big = |name, title, compression: &str, distant| -> Result<Case> {
             Ok(Case {
                 name,
@@ -106,14 +110,7 @@ impl Fixtures {
                 distant: false,
             },
         ];
-        let known: Vec<_> = all.iter().map(|case| case.name).collect();
-        if let Some(unknown) = names.iter().find(|name| !known.contains(&name.as_str())) {
-            bail!(
-                "no case is called {unknown}; there are: {}",
-                known.join(" ")
-            );
-        }
-        let wanted = |case: &Case| names.is_empty() || names.iter().any(|name| name == case.name);
+        let wanted = |case: &Case| options.wants(case.name);
         Ok(all.into_iter().filter(wanted).collect())
     }
 

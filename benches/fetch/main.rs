@@ -11,20 +11,13 @@ mod proxy;
 mod report;
 mod servers;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
+use platform::bench::Options;
 use std::path::Path;
 use std::process::Command;
 
 /// How often each contender runs a case, unless `--runs` says otherwise.
 const RUNS: usize = 5;
-
-struct Options {
-    runs: usize,
-    /// Only these cases; all where there is none.
-    cases: Vec<String>,
-    /// Whether the table goes into `docs/performance.md`.
-    write: bool,
-}
 
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -33,9 +26,8 @@ fn main() -> Result<()> {
         ["ours", how, url, key, root, store] => ours::run(how, url, key, root, Path::new(store)),
         ["floor", cache, root, store] => floor::run(Path::new(cache), root, Path::new(store)),
         ["proxy", upstream] => proxy::run(upstream),
-        // Cargo says `--bench` to a bench, and nothing when it only tests whether it starts.
-        _ if !arguments.contains(&"--bench") => Ok(()),
-        _ => bench(&options(&arguments)?),
+        _ => Options::read(&arguments, RUNS, &cases::NAMES)?
+            .map_or(Ok(()), |options| bench(&options)),
     }
 }
 
@@ -48,36 +40,9 @@ fn keep_apart(directory: &Path) {
     let _ = Command::new("chattr").arg("+T").arg(directory).output();
 }
 
-fn options(arguments: &[&str]) -> Result<Options> {
-    let mut options = Options {
-        runs: RUNS,
-        cases: Vec::new(),
-        write: false,
-    };
-    let mut arguments = arguments.iter();
-    while let Some(argument) = arguments.next() {
-        let mut value = || {
-            arguments
-                .next()
-                .with_context(|| format!("{argument} needs a value"))
-        };
-        match *argument {
-            "--runs" => options.runs = value()?.parse().context("--runs needs a number")?,
-            "--case" => options.cases.push((*value()?).to_string()),
-            "--write" => options.write = true,
-            "--bench" => {}
-            other => bail!("{other} is not known; there are --runs N, --case NAME and --write"),
-        }
-    }
-    if options.runs == 0 {
-        bail!("--runs needs at least 1");
-    }
-    Ok(options)
-}
-
 fn bench(options: &Options) -> Result<()> {
     let fixtures = cases::Fixtures::read()?;
-    let cases = fixtures.cases(&options.cases)?;
+    let cases = fixtures.cases(options)?;
     let directory = tempfile::Builder::new()
         .prefix("bench-")
         .tempdir_in(&fixtures.directory)?;

@@ -13,6 +13,7 @@ use nix_hydra_buildpack::closure::references::References;
 use nix_hydra_buildpack::config::TrustSettings;
 use nix_hydra_buildpack::http::Http;
 use nix_hydra_buildpack::limits;
+use platform::bench::Options;
 use platform::narrow;
 use platform::server::{Request, Response, Server};
 use sha2::{Digest, Sha256};
@@ -24,6 +25,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use wait4::Wait4 as _;
+
+const CASES: [&str; 6] = [
+    "many",
+    "huge",
+    "latency",
+    "two_requests",
+    "five_connections",
+    "two_connections",
+];
 
 /// A closure that is a binary tree of store paths, all of the same shape.
 #[derive(Clone, Copy)]
@@ -63,24 +73,16 @@ fn main() -> Result<()> {
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match arguments[..] {
         ["fetch", url, store] => run(url, Path::new(store)),
-        // Cargo says `--bench` to a bench, and nothing when it only tests whether it starts.
-        _ if !arguments.contains(&"--bench") => Ok(()),
-        _ => bench(&arguments),
+        _ => Options::read(&arguments, 1, &CASES)?.map_or(Ok(()), |options| bench(&options)),
     }
 }
 
-fn bench(arguments: &[&str]) -> Result<()> {
-    let wanted = |name: &str| {
-        let mut named = arguments
-            .iter()
-            .filter(|argument| !argument.starts_with('-'));
-        named.clone().next().is_none() || named.any(|argument| *argument == name)
-    };
-    if wanted("many") {
+fn bench(options: &Options) -> Result<()> {
+    if options.wants("many") {
         let server = made_up(MANY, |_| None)?;
         case("many", &server.url(), MANY.paths)?;
     }
-    if wanted("huge") {
+    if options.wants("huge") {
         let directory = tempfile::tempdir()?;
         let narinfo = huge(&directory.path().join("nar"))?;
         let server = Server::with_hook(directory.path(), move |request| match &*request.path {
@@ -90,14 +92,14 @@ fn bench(arguments: &[&str]) -> Result<()> {
         })?;
         case("huge", &server.url(), 1)?;
     }
-    if wanted("latency") {
+    if options.wants("latency") {
         let server = made_up(SOME, |_| {
             std::thread::sleep(LATENCY);
             None
         })?;
         case("latency", &server.url(), SOME.paths)?;
     }
-    if wanted("two_requests") {
+    if options.wants("two_requests") {
         let active = AtomicUsize::new(0);
         let server = made_up(SOME, move |_| {
             let busy = active.fetch_add(1, Ordering::SeqCst) >= ALLOWED;
@@ -109,21 +111,14 @@ fn bench(arguments: &[&str]) -> Result<()> {
         })?;
         case("two_requests", &server.url(), SOME.paths)?;
     }
-    if wanted("two_connections") {
-        let server = made_up(SOME, |_| {
-            std::thread::sleep(WORK);
-            None
-        })?;
-        case(
-            "five_connections",
-            &narrow::way_to(&server, WORKERS)?,
-            SOME.paths,
-        )?;
-        case(
-            "two_connections",
-            &narrow::way_to(&server, ALLOWED)?,
-            SOME.paths,
-        )?;
+    for (name, connections) in [("five_connections", WORKERS), ("two_connections", ALLOWED)] {
+        if options.wants(name) {
+            let server = made_up(SOME, |_| {
+                std::thread::sleep(WORK);
+                None
+            })?;
+            case(name, &narrow::way_to(&server, connections)?, SOME.paths)?;
+        }
     }
     Ok(())
 }

@@ -31,6 +31,7 @@
 //! # }
 //! ```
 
+pub mod bench;
 pub mod docker;
 pub mod docs;
 mod env;

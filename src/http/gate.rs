@@ -3,7 +3,8 @@
 //! Some servers serve few connections, and let the others wait unanswered until one of the first is
 //! idle for long enough: nix-serve's serves five, and waits a second. Others refuse what is too much. So
 //! the number at once grows from a few with each answer, and a request that is refused, or waits while
-//! others are answered, tells where to stop. Until then a connection is closed once its answer is read, so that one that waits gets its place.
+//! others are answered, tells where to stop. Until then a connection is closed once its answer is
+//! read, so that one that waits gets its place.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -19,8 +20,8 @@ const MOST: usize = 128;
 /// others are served first. The slowest tells nothing: it may have waited for its turn.
 const TIMES_QUICKEST: u32 = 20;
 
-/// The least of that for what is small.
-const SMALL: Duration = Duration::from_millis(500);
+/// The least of that for what is small: longer than a network's cache takes to ask the one behind it.
+const SMALL: Duration = Duration::from_secs(2);
 
 /// How long a small answer is waited for where there was none yet.
 const FIRST_SMALL: Duration = Duration::from_secs(5);
@@ -31,11 +32,11 @@ const LARGE: Duration = Duration::from_secs(30);
 
 /// How long an answer takes at least that seems to wait for another's connection, and how many times as
 /// long as the quickest.
-const WAITS: Duration = Duration::from_millis(100);
+const WAITS: Duration = Duration::from_millis(400);
 const WAITS_TIMES_QUICKEST: u32 = 4;
 
 /// How many rounds of answers a limit that was found holds. Then one more is tried: it may have been
-/// chance.
+/// chance. Each time that was one too many, the limit holds twice as long.
 const FOUND_FOR: usize = 8;
 
 /// What is asked for.
@@ -78,9 +79,13 @@ struct State {
     /// How long the quickest small answer took to begin.
     quickest: Option<Duration>,
     answered: Option<Instant>,
-    /// When a limit was found the last time, and the answers since it was tried or found.
+    /// When a limit was found the last time, the answers since it was tried or found, and for how many
+    /// rounds of them it holds.
     found: Option<Instant>,
     answers: usize,
+    holds: usize,
+    /// One more than was found is being tried.
+    is_trying: bool,
 }
 
 impl Default for State {
@@ -95,6 +100,8 @@ impl Default for State {
             answered: None,
             found: None,
             answers: 0,
+            holds: FOUND_FOR,
+            is_trying: false,
         }
     }
 }
@@ -112,6 +119,16 @@ impl State {
     fn count(&self) -> usize {
         let running = self.running.values();
         running.filter(|other| !other.is_left_over).count()
+    }
+
+    /// More was asked than is served: `limit` is what may be.
+    fn found(&mut self, limit: usize) {
+        self.limit = limit.max(1);
+        if std::mem::take(&mut self.is_trying) {
+            self.holds *= 2;
+        }
+        self.found = Some(Instant::now());
+        self.answers = 0;
     }
 }
 
@@ -164,6 +181,10 @@ pub(super) struct Pass {
 }
 
 impl Pass {
+    pub(super) fn size(&self) -> Size {
+        self.size
+    }
+
     /// How long the beginning of the answer is waited for at first.
     pub(super) fn patience(&self) -> Duration {
         let quickest = self.gate.lock().quickest;
@@ -187,9 +208,10 @@ impl Pass {
             own.is_answered = true;
         }
         state.answers += 1;
-        if state.found.is_none() || state.answers >= FOUND_FOR * state.limit {
+        if state.found.is_none() || state.answers >= state.holds * state.limit {
             state.limit = (state.limit + 1).min(MOST);
             state.answers = 0;
+            state.is_trying = state.found.is_some();
             drop(state);
             self.gate.changed.notify_all();
         }
@@ -198,9 +220,8 @@ impl Pass {
     /// The server says that it was asked too much.
     pub(super) fn refused(&self) {
         let mut state = self.gate.lock();
-        state.limit = (state.limit - 1).max(1);
-        state.found = Some(Instant::now());
-        state.answers = 0;
+        let limit = state.limit - 1;
+        state.found(limit);
     }
 
     /// Whether others seem to wait for the place that this one has at the server.
@@ -224,6 +245,11 @@ impl Pass {
         let others = state.running.values().any(|other| other.is_answered)
             || state.answered.is_some_and(|answered| answered > self.begun);
         if !others {
+            // It is silent altogether: how many ask makes no difference, and whoever waits to pass had
+            // better learn it soon.
+            state.limit = MOST;
+            drop(state);
+            self.gate.changed.notify_all();
             return false;
         }
         let waited = now - self.begun;
@@ -234,10 +260,9 @@ impl Pass {
                 left_over += 1;
             }
         }
-        state.limit = state.peak.saturating_sub(left_over).max(1);
+        let limit = state.peak.saturating_sub(left_over);
+        state.found(limit);
         state.peak = 0;
-        state.found = Some(now);
-        state.answers = 0;
         drop(state);
         self.gate.changed.notify_all();
         true
@@ -299,6 +324,7 @@ mod tests {
         let alone = gate.pass(Size::Small);
         thread::sleep(SOON);
         assert!(!alone.is_left_over());
+        assert_eq!(gate.lock().limit, MOST);
     }
 
     #[test]
@@ -310,6 +336,14 @@ mod tests {
         drop(passes);
         assert_eq!(gate.lock().limit, 2);
         for _ in 1..2 * FOUND_FOR {
+            drop(answered(&gate, Size::Small));
+        }
+        assert_eq!(gate.lock().limit, 2);
+        drop(answered(&gate, Size::Small));
+        assert_eq!(gate.lock().limit, 3);
+        // It was one too many: so soon it is not tried again.
+        gate.pass(Size::Small).refused();
+        for _ in 1..4 * FOUND_FOR {
             drop(answered(&gate, Size::Small));
         }
         assert_eq!(gate.lock().limit, 2);
