@@ -1,12 +1,13 @@
-//! Seconds that the real lifecycle takes to export a redeploy, where `pack`, Docker and a builder are
-//! there.
+//! What the real lifecycle takes to export a redeploy to a registry, where `pack`, Docker, a builder and
+//! `docker-registry` are there.
 //!
-//! They are from the line that begins the export to the last line. One layer for all is a buildpack of two
-//! scripts, which copies the closure and changes one file.
+//! The seconds are from the line that begins the export to the last line. One layer for all is a
+//! buildpack of two scripts, which copies the closure and changes one file.
 
 use anyhow::{Context, Result, ensure};
 use platform::image::Image;
-use platform::pack::{PackImage, builder};
+use platform::pack::{PackImage, builder, run_image};
+use platform::registry::Registry;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
@@ -24,40 +25,59 @@ printf '[types]\\nlaunch = true\\n' >\"$CNB_LAYERS_DIR/all.toml\"
 
 /// Exports by the real lifecycle.
 pub(crate) struct Exports<'a> {
-    /// The image that is built and changed.
-    image: PackImage,
+    builder: String,
+    registry: Registry,
+    run_image: String,
     app: &'a Path,
     buildpack: PathBuf,
 }
 
+/// What one export took.
+#[derive(Clone, Copy)]
+pub(crate) struct Export {
+    pub(crate) seconds: f64,
+    /// What the registry did not have: layers compressed, and what describes the image.
+    pub(crate) pushed: u64,
+}
+
 impl<'a> Exports<'a> {
     /// Nothing where something is missing, which is said.
-    pub(crate) fn find(app: &'a Path, buildpack: PathBuf) -> Option<Self> {
-        let builder = builder().map_err(|missing| {
-            platform::left_out(&format!("seconds of the export: {missing}"));
+    ///
+    /// The registry keeps its images below `parent`.
+    pub(crate) fn find(app: &'a Path, buildpack: PathBuf, parent: &Path) -> Option<Self> {
+        let builder = builder().map_err(anyhow::Error::msg);
+        let found = builder.and_then(|builder| {
+            let registry = Registry::start(parent)?;
+            let run_image = registry.push(&run_image(&builder)?)?;
+            Ok(Self {
+                builder,
+                registry,
+                run_image,
+                app,
+                buildpack,
+            })
         });
-        Some(Self {
-            image: PackImage::new(&builder.ok()?, "nix-hydra-redeploy"),
-            app,
-            buildpack,
-        })
+        told(found)
     }
 
-    /// Seconds that the export of a build with the settings `after` takes, after one with those of `before`.
-    ///
-    /// Both are of one image: a platform that exports to Docker has kept layers in that image's cache.
+    fn image(&self, name: &str) -> PackImage {
+        PackImage::published(&self.builder, name, &self.registry, &self.run_image)
+    }
+
+    /// What the export of a build with the settings `after` takes, after one with those of `before`.
     pub(crate) fn redeploy(
         &self,
         before: &[(&str, String)],
         after: &[(&str, String)],
-    ) -> Result<f64> {
-        let build = |env| seconds(set(self.image.build(self.app, &[&self.buildpack]), env));
+    ) -> Result<Export> {
+        let image = self.image("nix-hydra-redeploy");
+        let build = |env| self.export(set(image.build(self.app, &[&self.buildpack]), env));
         build(before)?;
         build(after)
     }
 
-    /// Seconds that the same store paths take where they are one layer, and something in it has changed.
-    pub(crate) fn one_layer(&self, image: &Image, directory: &Path) -> Result<f64> {
+    /// What the same store paths take where they are one layer, and something in it has changed.
+    pub(crate) fn one_layer(&self, image: &Image, directory: &Path) -> Result<Export> {
         let all = directory.join("all");
         fs::create_dir(&all)?;
         fs::set_permissions(&all, fs::Permissions::from_mode(0o755))?;
@@ -82,16 +102,24 @@ impl<'a> Exports<'a> {
         }
         let descriptor = "api = '0.10'\n[buildpack]\nid = 'test/one'\nversion = '0.0.1'\n";
         fs::write(buildpack.join("buildpack.toml"), descriptor)?;
-        let image = PackImage::new(self.image.builder(), "nix-hydra-one-layer");
+        let image = self.image("nix-hydra-one-layer");
         let build = || {
             let mut command = image.build(self.app, &[&buildpack]);
             command
                 .arg("--volume")
                 .arg(format!("{}:/all:ro", all.display()));
-            seconds(command)
+            self.export(command)
         };
         build()?;
         build()
+    }
+
+    fn export(&self, command: Command) -> Result<Export> {
+        let before = self.registry.bytes()?;
+        Ok(Export {
+            seconds: seconds(command)?,
+            pushed: self.registry.bytes()? - before,
+        })
     }
 }
 
@@ -102,10 +130,11 @@ fn set(mut command: Command, env: &[(&str, String)]) -> Command {
     command
 }
 
-/// What was measured; a failure of `pack` or Docker is told, and does not end the bench.
-pub(crate) fn told(seconds: Result<f64>) -> Option<f64> {
-    seconds
-        .inspect_err(|error| platform::left_out(&format!("seconds of the export: {error:#}")))
+/// What was measured; what is missing, or a failure of `pack` or Docker, is told, and does not end the
+/// bench.
+pub(crate) fn told<T>(measured: Result<T>) -> Option<T> {
+    measured
+        .inspect_err(|error| platform::left_out(&format!("the export: {error:#}")))
         .ok()
 }
 

@@ -8,7 +8,8 @@
 mod export;
 
 use anyhow::{Context, Result, ensure};
-use export::Exports;
+use export::{Export, Exports};
+use platform::bench::Options;
 use platform::fixtures;
 use platform::image::Image;
 use platform::lifecycle::{Build, Outcome};
@@ -57,8 +58,8 @@ struct Figures {
     /// Of what is exported, what the changed paths are alone.
     least_exported: u64,
     seconds: f64,
-    /// Seconds of the export by the real lifecycle, where it is there.
-    export_seconds: Option<f64>,
+    /// The export by the real lifecycle, where it is there.
+    export: Option<Export>,
     requests: usize,
 }
 
@@ -75,10 +76,10 @@ struct Bench<'a> {
 
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    // Cargo says `--bench` to a bench, and nothing when it only tests whether it starts.
-    if !arguments.iter().any(|argument| argument == "--bench") {
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let Some(options) = Options::read(&arguments, 1, &[])? else {
         return Ok(());
-    }
+    };
     let fixtures = fixtures::read()?;
     let big = fixtures::path().with_file_name("big.json");
     let text =
@@ -91,7 +92,7 @@ fn main() -> Result<()> {
     let buildpack = std::env::var_os("NIX_HYDRA_BUILDPACK")
         .context("NIX_HYDRA_BUILDPACK is not set: run this by script/bench redeploy")?;
     let bench = Bench {
-        exports: Exports::find(app.path(), buildpack.clone().into()),
+        exports: Exports::find(app.path(), buildpack.clone().into(), beside(&fixtures)?),
         buildpack: buildpack.into(),
         app: app.path(),
         closure: read(cache, &root)?,
@@ -103,8 +104,8 @@ fn main() -> Result<()> {
     let closure = &bench.closure;
     let mut table = String::from(
         "| what changed | paths | their NARs | unpacked | of the least | downloaded, of the least | \
-         in changed layers | of the least | one layer | in the buildpack | export | one layer |\n\
-         |---|---|---|---|---|---|---|---|---|---|---|---|\n",
+         in changed layers | of the least | one layer | in the buildpack | exported in | pushed | one layer |\n\
+         |---|---|---|---|---|---|---|---|---|---|---|---|---|\n",
     );
     for (title, seed) in HISTORIES {
         let changed = seed.map_or_else(BTreeSet::new, |seed| dependents(closure, seed));
@@ -132,16 +133,16 @@ fn main() -> Result<()> {
             println!("redeploy.{figure}.{name} = {value} {unit}");
         }
         println!("redeploy.{figure}.seconds = {:.3} s", figures.seconds);
-        if let Some(seconds) = figures.export_seconds {
+        if let Some(Export { seconds, pushed }) = figures.export {
             println!("redeploy.{figure}.export_seconds = {seconds:.3} s");
+            println!("redeploy.{figure}.pushed = {pushed} bytes");
         }
-        let export = |seconds: Option<f64>| match seconds {
-            Some(seconds) => format!("{seconds:.1} s"),
-            None => "left out".to_string(),
-        };
+        let left_out = || "left out".to_string();
+        let seconds = |export: Export| format!("{:.1} s", export.seconds);
+        let pushed = |export: Export| format!("{:.1} MB", float(export.pushed) / 1e6);
         let _ = writeln!(
             table,
-            "| {title} | {} | {:.1} MB | {:.1} MB | {} | {} | {:.1} MB | {} | {:.1} MB | {:.2} s | {} | {} |",
+            "| {title} | {} | {:.1} MB | {:.1} MB | {} | {} | {:.1} MB | {} | {:.1} MB | {:.2} s | {} | {} | {} |",
             changed.len(),
             float(least) / 1e6,
             float(figures.unpacked) / 1e6,
@@ -155,16 +156,17 @@ fn main() -> Result<()> {
                 float(all) / 1e6
             },
             figures.seconds,
-            export(figures.export_seconds),
-            if changed.is_empty() {
-                "-".to_string()
-            } else {
-                export(one_layer)
+            figures.export.map_or_else(left_out, seconds),
+            figures.export.map_or_else(left_out, pushed),
+            match one_layer {
+                _ if changed.is_empty() => "-".to_string(),
+                Some(export) => format!("{}, {}", seconds(export), pushed(export)),
+                None => left_out(),
             },
         );
     }
     println!("\n{table}");
-    if arguments.iter().any(|argument| argument == "--write") {
+    if options.write {
         let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/performance.md");
         platform::docs::put(&page, "redeploy", &table)?;
     }
@@ -201,12 +203,11 @@ impl Bench<'_> {
 
     /// A directory beside the fixtures, for what is large.
     fn directory(&self) -> Result<tempfile::TempDir> {
-        let beside = self.fixtures.rootfs.parent().context("no directory")?;
-        Ok(tempfile::tempdir_in(beside)?)
+        Ok(tempfile::tempdir_in(beside(&self.fixtures)?)?)
     }
 
-    /// How long the export of one layer for all takes.
-    fn export_one_layer(&self) -> Result<Option<f64>> {
+    /// What the export of one layer for all takes.
+    fn export_one_layer(&self) -> Result<Option<Export>> {
         let Some(exports) = &self.exports else {
             return Ok(None);
         };
@@ -215,11 +216,12 @@ impl Bench<'_> {
         let env = self.env(&server, &tools, &self.root);
         let outcome = self.build(env, &directory.path().join("image"))?;
         let image = outcome.image.context("no image")?;
-        let seconds = export::told(exports.one_layer(&image, directory.path()));
-        if let Some(seconds) = seconds {
+        let export = export::told(exports.one_layer(&image, directory.path()));
+        if let Some(Export { seconds, pushed }) = export {
             println!("redeploy.one_layer.export_seconds = {seconds:.3} s");
+            println!("redeploy.one_layer.pushed = {pushed} bytes");
         }
-        Ok(seconds)
+        Ok(export)
     }
 
     /// Builds the closure, and again where `changed` has changed.
@@ -266,10 +268,9 @@ impl Bench<'_> {
         let exports = self.exports.as_ref();
         let env = |root: &str| self.env(&server, &tools, root);
         let (before, after) = (env(root), env(&renamed(root, changed)));
-        let export_seconds =
-            exports.and_then(|exports| export::told(exports.redeploy(&before, &after)));
+        let export = exports.and_then(|exports| export::told(exports.redeploy(&before, &after)));
         Ok(Figures {
-            export_seconds,
+            export,
             least_exported,
             downloaded: fetched.iter().map(|path| path.file_size).sum(),
             unpacked: fetched.iter().map(|path| path.size).sum(),
@@ -281,6 +282,11 @@ impl Bench<'_> {
             requests: nars.len(),
         })
     }
+}
+
+/// Where the fixtures are: a directory for what is large.
+fn beside(fixtures: &fixtures::Fixtures) -> Result<&Path> {
+    fixtures.rootfs.parent().context("no directory")
 }
 
 /// Reads the closure of `root` from the narinfos in `cache`.

@@ -44,6 +44,7 @@ pub mod narrow;
 pub mod pack;
 pub mod package;
 pub mod process;
+pub mod registry;
 mod restore;
 pub mod sandbox;
 pub mod server;

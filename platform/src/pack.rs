@@ -1,5 +1,6 @@
 //! Images that the real `pack` and lifecycle make, where they, Docker and a builder are there.
 
+use crate::registry::Registry;
 use anyhow::{Context, Result, ensure};
 use std::path::Path;
 use std::process::Command;
@@ -29,11 +30,28 @@ fn succeeds(program: &str, arguments: &[&str]) -> bool {
     output.is_ok_and(|output| output.status.success())
 }
 
+/// The run image of a builder that Docker has.
+///
+/// # Errors
+/// When Docker has no such builder.
+pub fn run_image(builder: &str) -> Result<String> {
+    let label = r#"{{index .Config.Labels "io.buildpacks.builder.metadata"}}"#;
+    let output = Command::new("docker")
+        .args(["image", "inspect", "--format", label, builder])
+        .output()?;
+    let metadata: serde_json::Value = serde_json::from_slice(&output.stdout)?;
+    let image = metadata["images"][0]["image"].as_str();
+    Ok(image.context("the builder names no run image")?.to_string())
+}
+
 /// An image and the volumes of its caches, gone when dropped.
 #[derive(Debug)]
 pub struct PackImage {
     builder: String,
-    name: String,
+    /// What it and the volumes of its caches are called.
+    id: String,
+    /// Where it is published instead of in Docker: its name there, and that of its run image.
+    published: Option<[String; 2]>,
 }
 
 impl PackImage {
@@ -42,25 +60,37 @@ impl PackImage {
     pub fn new(builder: &str, name: &str) -> Self {
         Self {
             builder: builder.to_string(),
-            name: format!("{name}-{}", std::process::id()),
+            id: format!("{name}-{}", std::process::id()),
+            published: None,
         }
     }
 
+    /// The same, which is published to `registry` over the run image that is called `run_image` there.
     #[must_use]
-    pub fn builder(&self) -> &str {
-        &self.builder
+    pub fn published(builder: &str, name: &str, registry: &Registry, run_image: &str) -> Self {
+        let mut image = Self::new(builder, name);
+        image.published = Some([registry.reference(&image.id), run_image.to_string()]);
+        image
     }
 
     /// The volumes of the build's and the image's cache.
     fn volumes(&self) -> [String; 2] {
-        ["build", "launch"].map(|kind| format!("{}.{kind}-cache", self.name))
+        ["build", "launch"].map(|kind| format!("{}.{kind}-cache", self.id))
     }
 
     /// `pack build` of `app`, in this machine's network; more arguments may follow.
     #[must_use]
     pub fn build(&self, app: &Path, buildpacks: &[&Path]) -> Command {
         let mut command = Command::new("pack");
-        command.args(["build", &self.name, "--builder", &self.builder]);
+        match &self.published {
+            Some([name, run_image]) => {
+                command.args(["build", name, "--publish", "--run-image", run_image]);
+            }
+            None => {
+                command.args(["build", &self.id]);
+            }
+        }
+        command.args(["--builder", &self.builder]);
         command.args(["--pull-policy", "if-not-present", "--network", "host"]);
         command.args(["--trust-builder", "--trust-extra-buildpacks"]);
         for (kind, volume) in ["build", "launch"].iter().zip(self.volumes()) {
@@ -81,15 +111,15 @@ impl PackImage {
     pub fn layers(&self) -> Result<Vec<String>> {
         let output = Command::new("docker")
             .args(["image", "inspect", "--format", "{{json .RootFS.Layers}}"])
-            .arg(&self.name)
+            .arg(&self.id)
             .output()?;
-        ensure!(output.status.success(), "there is no image {}", self.name);
+        ensure!(output.status.success(), "there is no image {}", self.id);
         serde_json::from_slice(&output.stdout).context("Docker's answer")
     }
 
     /// Removes the image, but not its caches.
     pub fn remove(&self) {
-        crate::docker::remove(&self.name);
+        crate::docker::remove(&self.id);
     }
 }
 
