@@ -37,11 +37,12 @@ pub fn remove(tag: &str) {
         .output();
 }
 
-/// Makes the Docker image `tag` of an image and the root file system in the directory `rootfs`.
+/// Makes the Docker image `tag` of an image and the root file system in the directory `rootfs`, and
+/// answers the tag of the latter, which is kept for the next image.
 ///
 /// # Errors
 /// When Docker refuses, with what it said.
-pub fn export(image: &Image, rootfs: &Path, tag: &str) -> Result<()> {
+pub fn export(image: &Image, rootfs: &Path, tag: &str) -> Result<String> {
     let _held = IMAGES.lock();
     let base = base(rootfs)?;
     let record = &image.record;
@@ -94,7 +95,8 @@ pub fn export(image: &Image, rootfs: &Path, tag: &str) -> Result<()> {
         .env("DOCKER_BUILDKIT", "0")
         .args(["build", "--quiet", "--tag", tag, "--file", "-"])
         .arg(&image.dir);
-    run(build, dockerfile.as_bytes()).map(drop)
+    run(build, dockerfile.as_bytes())?;
+    Ok(base)
 }
 
 /// The launcher's script, with this image's processes.

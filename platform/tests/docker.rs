@@ -50,7 +50,7 @@ END
         .image
         .unwrap();
     let tag = format!("platform-test:{}", std::process::id());
-    docker::export(&image, &case.rootfs, &tag).unwrap();
+    let base = docker::export(&image, &case.rootfs, &tag).unwrap();
     let here = Launch::new(&image, &case.rootfs)
         .env("SET", "user")
         .run()
@@ -65,7 +65,8 @@ END
         "-c",
         "echo $PRE$ONLY",
     ]);
-    let _ = Command::new("docker").args(["rmi", &tag]).output();
+    docker::remove(&tag);
+    docker::remove(&base);
     let kept = |text: &str| {
         let lines = text
             .lines()
