@@ -366,6 +366,9 @@ fn cache_url(name: &'static str, url: &str) -> Result<CacheUrl, ConfigError> {
             CacheUrlError::NotAUrl | CacheUrlError::Scheme => {
                 "URLs of binary caches, separated by spaces, such as `https://hydra.example.org` or `file:///var/cache/nix`"
             }
+            CacheUrlError::FileHost => {
+                "a directory of this machine behind `file://`, from its first slash on, such as `file:///var/cache/nix`"
+            }
             CacheUrlError::Priority => "`?priority=` followed by a whole number",
             CacheUrlError::Trusted => "`?trusted=` followed by `true` or `false`",
         };
@@ -684,12 +687,16 @@ fn download(
     };
     let parsed = Url::parse(url.trim())
         .ok()
-        .filter(|url| matches!(url.scheme(), "https" | "http" | "file"))
+        .filter(|url| match url.scheme() {
+            "https" | "http" => true,
+            "file" => !url.has_host(),
+            _ => false,
+        })
         .ok_or_else(|| {
             invalid(
                 url_name,
                 CacheUrl::without_credentials(&url),
-                "an `https`, `http` or `file` URL",
+                "an `https`, `http` or `file` URL, such as `file:///var/cache/archive`",
             )
         })?;
     let sha256 = hex::decode(sha256.trim())
@@ -817,6 +824,7 @@ mod tests {
         for (name, value) in [
             ("NIX_EXTRA_BINARY_CACHE", "hydra.acme.net"),
             ("NIX_EXTRA_BINARY_CACHE", "s3://bucket"),
+            ("NIX_EXTRA_BINARY_CACHE", "file://cache/nix"),
             (
                 "NIX_EXTRA_BINARY_CACHE",
                 "http://hydra.acme.net?priority=high",

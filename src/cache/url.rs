@@ -23,6 +23,8 @@ pub enum CacheUrlError {
     NotAUrl,
     /// Only `https`, `http` and `file` can be read.
     Scheme,
+    /// What stands behind `file://` is a host: a slash was forgotten.
+    FileHost,
     Priority,
     Trusted,
 }
@@ -59,6 +61,9 @@ impl FromStr for CacheUrl {
         let mut base = Url::parse(text).map_err(|_| CacheUrlError::NotAUrl)?;
         if !matches!(base.scheme(), "https" | "http" | "file") {
             return Err(CacheUrlError::Scheme);
+        }
+        if base.scheme() == "file" && base.has_host() {
+            return Err(CacheUrlError::FileHost);
         }
         let mut priority = None;
         let mut trusted = false;
@@ -125,6 +130,16 @@ mod tests {
     fn it_is_printed_as_the_user_knows_it_but_without_credentials() {
         let url: CacheUrl = "https://token:x@acme.cachix.org/".parse().unwrap();
         assert_eq!(url.to_string(), "https://acme.cachix.org");
+    }
+
+    #[test]
+    fn a_file_is_on_this_machine() {
+        for text in ["file:///cache", "file:/cache", "file://localhost/cache"] {
+            let url: CacheUrl = text.parse().unwrap();
+            assert_eq!(url.base.as_str(), "file:///cache/");
+        }
+        let error = "file://cache/nix".parse::<CacheUrl>();
+        assert_eq!(error, Err(CacheUrlError::FileHost));
     }
 
     #[test]
