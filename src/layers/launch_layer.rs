@@ -68,17 +68,21 @@ impl LaunchLayer {
     /// Whether the previous image has the layer.
     #[must_use]
     pub fn is_declared(&self) -> bool {
-        self.toml.exists()
+        self.toml.exists() && !self.path.exists()
     }
 
     /// Removes what there is of the layer, and answers the previous image's metadata, if it can be
     /// read.
+    ///
+    /// The lifecycle never restores the content of a launch layer. Where there is some, a build left it
+    /// that broke off later, and the previous image need not have the layer.
     pub fn take<M: DeserializeOwned>(&self) -> Result<Option<M>, LayerError> {
         let text = match fs::read_to_string(&self.toml) {
             Ok(text) => Some(text),
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(error) => return Err(self.error(error)),
         };
+        let text = text.filter(|_| !self.path.exists());
         // Metadata of another version of this buildpack may have any shape: then it does not hold.
         let metadata = text
             .as_deref()
@@ -113,15 +117,10 @@ impl LaunchLayer {
 
     /// Removes the directory and its declaration, so that nothing half-made is left.
     pub fn remove(&self) -> Result<(), LayerError> {
-        for result in [fs::remove_dir_all(&self.path), fs::remove_file(&self.toml)] {
-            match result {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    return Err(self.error(error));
-                }
-                _ => {}
-            }
-        }
-        Ok(())
+        // Whoever is killed in between must not leave what looks like a layer of the previous image.
+        absent(fs::remove_file(&self.toml))
+            .and_then(|()| absent(fs::remove_dir_all(&self.path)))
+            .map_err(|error| self.error(error))
     }
 
     fn error(&self, reason: io::Error) -> LayerError {
@@ -129,6 +128,14 @@ impl LaunchLayer {
             path: self.path.clone(),
             reason,
         }
+    }
+}
+
+/// What was to be removed may not have been there.
+fn absent(removed: io::Result<()>) -> io::Result<()> {
+    match removed {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
     }
 }
 
@@ -182,6 +189,16 @@ mod tests {
         let state = layer.keep_if::<Metadata>(|_| false).unwrap();
         assert!(matches!(state, LayerState::Empty { previous: Some(_) }));
         assert!(layer.path.is_dir());
+        assert!(!layers.path().join("closure.toml").exists());
+    }
+
+    #[test]
+    fn a_layer_that_has_content_is_not_of_the_previous_image() {
+        let layers = tempfile::tempdir().unwrap();
+        let layer = restored(layers.path());
+        fs::create_dir(&layer.path).unwrap();
+        let state = layer.keep_if::<Metadata>(|_| true).unwrap();
+        assert!(matches!(state, LayerState::Empty { previous: None }));
         assert!(!layers.path().join("closure.toml").exists());
     }
 

@@ -327,6 +327,11 @@ fn for_seeds(
     happened.into_inner().unwrap()
 }
 
+/// Runs a build, which fails if the platform finds fault with what it left.
+fn ran(build: &Build) -> Result<Outcome, String> {
+    build.run().map_err(|error| format!("{error:#}"))
+}
+
 #[test]
 fn whatever_the_network_does_the_closure_is_right_or_the_error_is_clear() {
     let Some(scene) = Scene::new() else { return };
@@ -334,7 +339,7 @@ fn whatever_the_network_does_the_closure_is_right_or_the_error_is_clear() {
         let what = What::of(seed);
         let image = scene.image();
         let servers = Servers::start(&scene.fixtures, Some(seed));
-        let outcome = scene.build_of(what, image.path(), &servers).run().unwrap();
+        let outcome = ran(&scene.build_of(what, image.path(), &servers))?;
         scene.check(what, image.path(), &outcome)?;
         if outcome.success() {
             return Ok(format!("{what:?}: built"));
@@ -348,7 +353,7 @@ fn whatever_the_network_does_the_closure_is_right_or_the_error_is_clear() {
         } else {
             again.on_leftovers()
         };
-        let outcome = again.run().unwrap();
+        let outcome = ran(&again)?;
         scene.check(what, image.path(), &outcome)?;
         if !outcome.success() {
             return Err(format!("not even afterwards:\n{}", outcome.log));
@@ -378,7 +383,7 @@ fn a_build_that_is_killed_leaves_nothing_that_the_next_one_takes_for_whole() {
         let time = Random::new(seed).below(u64::try_from(whole).unwrap());
         let build = scene.build_of(what, image.path(), &servers);
         let killed = build.clone().kill_after(Duration::from_micros(time));
-        let outcome = killed.run().unwrap();
+        let outcome = ran(&killed)?;
         scene.check(what, image.path(), &outcome)?;
         if outcome.success() {
             return Ok(format!("{what:?}: built before the kill"));
@@ -391,7 +396,7 @@ fn a_build_that_is_killed_leaves_nothing_that_the_next_one_takes_for_whole() {
         } else {
             build.on_leftovers()
         };
-        let outcome = again.run().unwrap();
+        let outcome = ran(&again)?;
         scene.check(what, image.path(), &outcome)?;
         if !outcome.success() {
             return Err(format!("not even afterwards:\n{}", outcome.log));
