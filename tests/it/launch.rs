@@ -9,6 +9,7 @@ use platform::server::Server;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
@@ -558,7 +559,11 @@ fn every_signal_reaches_the_app() {
         let mut expected = "ready\n".to_string();
         for (signal, said) in signals {
             process.signal(signal).unwrap();
-            process.wait_for(said, LIMIT).unwrap();
+            if let Err(error) = process.wait_for(said, LIMIT) {
+                let processes =
+                    output(Command::new("ps").args(["-eo", "pid,ppid,pgid,stat,wchan,comm"]));
+                panic!("{said}, without {forbidden:?}: {error}\n{processes}");
+            }
             expected = format!("{expected}{said}\n");
         }
         assert_eq!(process.wait_timeout(LIMIT).unwrap(), Some(4));
