@@ -78,7 +78,8 @@ pub struct Sandbox {
 
 impl Sandbox {
     /// A sandbox over the root file system in the directory `rootfs` (one that `debootstrap` made,
-    /// say; it must have `env` and, for root, `setpriv`), with an environment of `PATH` and `HOME`.
+    /// say; it must have the `env` of coreutils 8.31 and, for root, `setpriv`), with an environment
+    /// of `PATH` and `HOME`.
     #[must_use]
     pub fn new(rootfs: impl Into<PathBuf>) -> Self {
         let rootfs = rootfs.into();
@@ -273,7 +274,9 @@ impl Sandbox {
                 .arg(format!("--regid={}", self.user))
                 .args(["--clear-groups", "--inh-caps=-all", "--pdeathsig=keep"]);
         }
-        bwrap.args(["/usr/bin/env", "-i"]);
+        // A signal that whoever started this program ignores (nohup: HUP) would stay ignored, and no
+        // shell inside could trap it. A container engine starts with nothing ignored.
+        bwrap.args(["/usr/bin/env", "--default-signal", "-i"]);
         for (name, value) in &self.env {
             let mut pair = name.clone();
             pair.push("=");

@@ -69,6 +69,14 @@ fn a_signal_reaches_the_process_itself() {
 }
 
 #[test]
+fn a_process_takes_signals_that_its_parents_ignore() {
+    let Some(case) = Case::new() else { return };
+    let sandbox = Sandbox::new(&case.rootfs).started_by(["nohup"]);
+    let output = sandbox.run(["sh", "-c", "trap 'echo taken' HUP; kill -HUP $$"]);
+    assert_eq!(output.unwrap().stdout, "taken\n");
+}
+
+#[test]
 fn a_process_dies_with_the_thread_that_started_it() {
     let Some(case) = Case::new() else { return };
     let image = case.built(PROCESSES).image.unwrap();
