@@ -7,7 +7,7 @@
 mod report;
 
 use anyhow::{Context, Result, bail, ensure};
-use platform::bench::Options;
+use platform::bench::{Options, Takes};
 use platform::fixtures::{self, Fixtures};
 use platform::image::Image;
 use platform::lifecycle::Build;
@@ -21,7 +21,11 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// How often each contender is measured, unless `--runs` says otherwise.
-const RUNS: usize = 3;
+const TAKES: Takes = Takes {
+    runs: Some(3),
+    write: true,
+    cases: &[],
+};
 
 /// How many processes are started one after the other in a turn.
 const STARTS: usize = 30;
@@ -119,8 +123,7 @@ struct Sample {
 
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    let Some(Options { runs, write, .. }) = Options::read(&arguments, RUNS, &[])? else {
+    let Some(Options { runs, write, .. }) = Options::read(&arguments, TAKES)? else {
         return Ok(());
     };
     let directory = tempfile::tempdir()?;

@@ -10,7 +10,7 @@ use nix_hydra_buildpack::nix::archive::{Target, unpack_packed, unpack_release};
 use nix_hydra_buildpack::nix::{Nix, Substituters};
 use nix_hydra_buildpack::resolve::expression::Evaluator;
 use nix_hydra_buildpack::resolve::source::Source;
-use platform::bench::Options;
+use platform::bench::{Options, Takes};
 use platform::fixtures::{self, Fixtures};
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -18,7 +18,11 @@ use std::process::Command;
 use std::time::Instant;
 use tempfile::TempDir;
 
-const RUNS: usize = 5;
+const TAKES: Takes = Takes {
+    runs: Some(5),
+    write: true,
+    cases: &[],
+};
 
 /// What is compared with what, like with like.
 const RATIOS: [(&str, &str, &str); 3] = [
@@ -36,7 +40,7 @@ fn main() -> Result<()> {
             println!("{root}");
             Ok(())
         }
-        _ => Options::read(&arguments, RUNS, &[])?.map_or(Ok(()), |options| bench(&options)),
+        _ => Options::read(&arguments, TAKES)?.map_or(Ok(()), |options| bench(&options)),
     }
 }
 

@@ -12,12 +12,16 @@ mod report;
 mod servers;
 
 use anyhow::{Context, Result};
-use platform::bench::Options;
+use platform::bench::{Options, Takes};
 use std::path::Path;
 use std::process::Command;
 
 /// How often each contender runs a case, unless `--runs` says otherwise.
-const RUNS: usize = 5;
+const TAKES: Takes = Takes {
+    runs: Some(6),
+    write: true,
+    cases: &cases::NAMES,
+};
 
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -26,8 +30,7 @@ fn main() -> Result<()> {
         ["ours", how, url, key, root, store] => ours::run(how, url, key, root, Path::new(store)),
         ["floor", cache, root, store] => floor::run(Path::new(cache), root, Path::new(store)),
         ["proxy", upstream] => proxy::run(upstream),
-        _ => Options::read(&arguments, RUNS, &cases::NAMES)?
-            .map_or(Ok(()), |options| bench(&options)),
+        _ => Options::read(&arguments, TAKES)?.map_or(Ok(()), |options| bench(&options)),
     }
 }
 
@@ -47,8 +50,6 @@ fn bench(options: &Options) -> Result<()> {
         .prefix("bench-")
         .tempdir_in(&fixtures.directory)?;
     keep_apart(directory.path());
-    // What was written before is not to be written out while somebody is measured.
-    let _ = Command::new("sync").status();
     let servers = servers::Servers::start(&cases, directory.path())?;
     let mut results = Vec::new();
     for case in &cases {

@@ -5,7 +5,7 @@ use crate::servers::Servers;
 use anyhow::{Context, Result, bail, ensure};
 use nix_narinfo::NarInfo;
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Write as _};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Instant;
@@ -147,12 +147,12 @@ pub(crate) fn case(
         let mut file = File::open(case.cache.join(narinfo.url()))?;
         io::copy(&mut file, &mut io::sink())?;
     }
+    let written: u64 = narinfos.iter().map(NarInfo::nar_size).sum();
     let mut figures: [Vec<Figures>; Contender::ALL.len()] = Default::default();
     for turn in 0..runs {
-        for place in 0..Contender::ALL.len() {
-            // Each comes after each other one in turn.
-            let place = (place + turn) % Contender::ALL.len();
+        for place in order(turn) {
             let contender = Contender::ALL[place];
+            warm(directory, written)?;
             let fresh = directory.join(format!("{}-{}-{turn}", case.name, contender.name()));
             fs::create_dir(&fresh)?;
             let command = contender.command(case, &url, fixtures, &fresh)?;
@@ -188,6 +188,42 @@ pub(crate) fn case(
             .zip(figures.iter().map(|figures| medians(figures)))
             .collect(),
     })
+}
+
+/// The places of the contenders in a turn: in as many turns as there are contenders, each one comes
+/// once after each other one, since what one leaves behind (memory, a busy disk) falls on the next.
+/// This is a Williams design, which there is of this form for even counts.
+fn order(turn: usize) -> impl Iterator<Item = usize> {
+    const COUNT: usize = Contender::ALL.len();
+    const { assert!(COUNT.is_multiple_of(2)) };
+    (0..COUNT).map(move |step| {
+        let zigzag = if step % 2 == 0 {
+            COUNT - step / 2
+        } else {
+            step.div_ceil(2)
+        };
+        (zigzag + turn) % COUNT
+    })
+}
+
+/// Writes a file as large as what a run writes, and gives it back. A host takes back the memory that
+/// its guest does not use, and the first to fill the page cache again would pay for finding it: up
+/// to two seconds for the file of 2 GiB.
+fn warm(directory: &Path, written: u64) -> Result<()> {
+    const WRITTEN_AT_ONCE: usize = 256 * 1024;
+    /// For what a run has of its own: Nix's up to 60 MiB, nginx's, and what is read.
+    const OTHERWISE: u64 = 256 * 1024 * 1024;
+    let mut file = File::create(directory.join("warm"))?;
+    let bytes = vec![1; WRITTEN_AT_ONCE];
+    let mut left = written + OTHERWISE;
+    while left > 0 {
+        file.write_all(&bytes)?;
+        left = left.saturating_sub(WRITTEN_AT_ONCE as u64);
+    }
+    file.set_len(0)?;
+    // Nor is anyone to be measured while the system writes out what another one left.
+    rustix::fs::sync();
+    Ok(())
 }
 
 /// Gives the space of a run back, but not its inodes: see [`crate::keep_apart`].

@@ -2,11 +2,10 @@
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use nix_derivation::StorePath;
-use nix_hydra_buildpack::closure::Closure;
 use nix_hydra_buildpack::closure::early::Early;
 use nix_hydra_buildpack::closure::fetch::fetch;
 use nix_hydra_buildpack::closure::plan::{Caches, Known};
-use nix_hydra_buildpack::closure::references::References;
+use nix_hydra_buildpack::closure::references::{References, Sought};
 use nix_hydra_buildpack::closure::relocate::Relocation;
 use nix_hydra_buildpack::closure::survey::Survey;
 use nix_hydra_buildpack::config::TrustSettings;
@@ -28,10 +27,8 @@ pub(crate) fn run(how: &str, url: &str, key: &str, root: &str, store: &Path) -> 
     let caches = Arc::new(Caches::open(&[url], trust, &Http::new()));
     std::fs::create_dir_all(store)?;
     let survey = match how {
-        "plain" => early(&caches, root, store, |_| None)?,
-        "looked" => early(&caches, root, store, |closure| {
-            Some(References::new(closure.paths.keys(), None))
-        })?,
+        "plain" => early(&caches, root, store, Sought::Nothing)?,
+        "looked" => early(&caches, root, store, Sought::Declared)?,
         "moved" => moved(&caches, root, store)?,
         other => bail!("{other}: there are plain, looked and moved"),
     };
@@ -43,20 +40,15 @@ pub(crate) fn run(how: &str, url: &str, key: &str, root: &str, store: &Path) -> 
     Ok(())
 }
 
-fn early(
-    caches: &Arc<Caches>,
-    root: StorePath,
-    store: &Path,
-    references: impl FnOnce(&Closure) -> Option<References>,
-) -> Result<Survey> {
-    let early = Early::begin(Arc::clone(caches), &store.join("early"))?;
-    let closure = caches
+fn early(caches: &Arc<Caches>, root: StorePath, store: &Path, sought: Sought) -> Result<Survey> {
+    let early = Early::begin(Arc::clone(caches), &store.join("early"), sought)?;
+    caches
         .plan_telling(&[root], &Known::default(), |path, info| {
             early.want(path, info);
         })
         .map_err(|misses| anyhow!("{misses:?}"))?;
     let fetched = early
-        .finish(references(&closure), |path| store.join(path.to_basename()))
+        .finish(|path| store.join(path.to_basename()))
         .map_err(|error| anyhow!("{error:?}"))?;
     let mut survey = Survey::default();
     for (_, found) in fetched {
@@ -75,5 +67,5 @@ fn moved(caches: &Caches, root: StorePath, store: &Path) -> Result<Survey> {
     std::os::unix::fs::symlink(store, &layer)?;
     let relocation = Relocation::new(&layer).map_err(|error| anyhow!("{error:?}"))?;
     let references = References::new(closure.paths.keys(), Some(relocation));
-    fetch(&closure, caches, store, Some(references)).map_err(|error| anyhow!("{error:?}"))
+    fetch(&closure, caches, store, &Sought::All(references)).map_err(|error| anyhow!("{error:?}"))
 }

@@ -9,11 +9,11 @@ use nix_archive::nar::Encoder;
 use nix_derivation::{NixHash, StorePath};
 use nix_hydra_buildpack::closure::early::Early;
 use nix_hydra_buildpack::closure::plan::{Caches, Known};
-use nix_hydra_buildpack::closure::references::References;
+use nix_hydra_buildpack::closure::references::Sought;
 use nix_hydra_buildpack::config::TrustSettings;
 use nix_hydra_buildpack::http::Http;
 use nix_hydra_buildpack::limits;
-use platform::bench::Options;
+use platform::bench::{Options, Takes};
 use platform::narrow;
 use platform::server::{Request, Response, Server};
 use sha2::{Digest, Sha256};
@@ -26,14 +26,18 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use wait4::Wait4 as _;
 
-const CASES: [&str; 6] = [
-    "many",
-    "huge",
-    "latency",
-    "two_requests",
-    "five_connections",
-    "two_connections",
-];
+const TAKES: Takes = Takes {
+    runs: None,
+    write: false,
+    cases: &[
+        "many",
+        "huge",
+        "latency",
+        "two_requests",
+        "five_connections",
+        "two_connections",
+    ],
+};
 
 /// A closure that is a binary tree of store paths, all of the same shape.
 #[derive(Clone, Copy)]
@@ -73,7 +77,7 @@ fn main() -> Result<()> {
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match arguments[..] {
         ["fetch", url, store] => run(url, Path::new(store)),
-        _ => Options::read(&arguments, 1, &CASES)?.map_or(Ok(()), |options| bench(&options)),
+        _ => Options::read(&arguments, TAKES)?.map_or(Ok(()), |options| bench(&options)),
     }
 }
 
@@ -134,13 +138,12 @@ fn run(url: &str, store: &Path) -> Result<()> {
     let url = url.map_err(|error| anyhow::anyhow!("{error:?}"))?;
     let caches = Arc::new(Caches::open(&[url], trust, &Http::new()));
     fs::create_dir(store)?;
-    let early = Early::begin(Arc::clone(&caches), &store.join("early"))?;
+    let early = Early::begin(Arc::clone(&caches), &store.join("early"), Sought::Declared)?;
     let planned = caches.plan_telling(&[path(0)?], &Known::default(), |path, info| {
         early.want(path, info);
     });
-    let closure = planned.map_err(|misses| anyhow::anyhow!("{:?}", misses.first()))?;
-    let references = References::new(closure.paths.keys(), None);
-    let fetched = early.finish(Some(references), |path| store.join(path.to_basename()));
+    planned.map_err(|misses| anyhow::anyhow!("{:?}", misses.first()))?;
+    let fetched = early.finish(|path| store.join(path.to_basename()));
     fetched.map_err(|error| anyhow::anyhow!("{error:?}"))?;
     Ok(())
 }

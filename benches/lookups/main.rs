@@ -6,7 +6,7 @@
 
 use anyhow::{Context, Result, ensure};
 use nix_hydra_start::image::{FILE, Image as Description};
-use platform::bench::Options;
+use platform::bench::{Options, Takes};
 use platform::fixtures::{self, Fixtures};
 use platform::image::Image;
 use platform::lifecycle::Build;
@@ -20,7 +20,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// How often each arrangement is measured, unless `--runs` says otherwise.
-const RUNS: usize = 12;
+const TAKES: Takes = Takes {
+    runs: Some(12),
+    write: true,
+    cases: &[],
+};
 
 /// How many files of each kind are looked up, and how deep in their store paths they are.
 const FILES: usize = 8;
@@ -77,8 +81,7 @@ type Figures = BTreeMap<&'static str, BTreeMap<&'static str, Vec<f64>>>;
 
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    let Some(Options { runs, write, .. }) = Options::read(&arguments, RUNS, &[])? else {
+    let Some(Options { runs, write, .. }) = Options::read(&arguments, TAKES)? else {
         return Ok(());
     };
     let directory = tempfile::tempdir()?;

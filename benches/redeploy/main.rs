@@ -9,7 +9,7 @@ mod export;
 
 use anyhow::{Context, Result, ensure};
 use export::{Export, Exports};
-use platform::bench::Options;
+use platform::bench::{Options, Takes};
 use platform::fixtures;
 use platform::image::Image;
 use platform::lifecycle::{Build, Outcome};
@@ -63,6 +63,12 @@ struct Figures {
     requests: usize,
 }
 
+const TAKES: Takes = Takes {
+    runs: None,
+    write: true,
+    cases: &[],
+};
+
 /// What every history begins with.
 struct Bench<'a> {
     fixtures: fixtures::Fixtures,
@@ -76,8 +82,7 @@ struct Bench<'a> {
 
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    let Some(options) = Options::read(&arguments, 1, &[])? else {
+    let Some(options) = Options::read(&arguments, TAKES)? else {
         return Ok(());
     };
     let fixtures = fixtures::read()?;

@@ -104,7 +104,7 @@ fn unpack(place: &mut Place, nar: &[u8], flags: u8, destination: &Path) {
     };
     let result = unpacker.unpack(reader, &expected, destination, references);
     match result {
-        Ok(met) => {
+        Ok(_) => {
             assert!(!lies);
             let entries = nar::decode(nar).expect("it was unpacked");
             let moves_to = moves.and_then(|moves| moves.directory);
@@ -119,10 +119,6 @@ fn unpack(place: &mut Place, nar: &[u8], flags: u8, destination: &Path) {
                     again.escape_ascii().to_string(),
                     nar.escape_ascii().to_string()
                 );
-                if let Some(references) = references {
-                    let later = unpacker.look(destination, references);
-                    assert_eq!(later.expect("it can be read"), met);
-                }
             }
         }
         // A path can be too long as a whole.

@@ -7,7 +7,7 @@ use super::fetch::{FetchError, fetch_each};
 use super::path_info::PathInfo;
 use super::plan::Caches;
 use super::queue::{Queue, Wanted};
-use super::references::References;
+use super::references::Sought;
 use super::survey::Survey;
 use nix_derivation::StorePath;
 use std::fs;
@@ -35,14 +35,14 @@ type Fetched = Result<Vec<(Wanted, Survey)>, FetchError>;
 
 impl Early {
     /// Has paths wait in `directory`, which is made, and must be on the file system of the layers.
-    pub fn begin(caches: Arc<Caches>, directory: &Path) -> io::Result<Self> {
+    pub fn begin(caches: Arc<Caches>, directory: &Path, sought: Sought) -> io::Result<Self> {
         fs::create_dir_all(directory)?;
         let queue = Arc::new(Queue::default());
         let work = Arc::clone(&queue);
         Ok(Self {
             queue,
             directory: directory.to_path_buf(),
-            fetching: Some(thread::spawn(move || fetch_each(&work, &caches))),
+            fetching: Some(thread::spawn(move || fetch_each(&work, &caches, &sought))),
         })
     }
 
@@ -56,13 +56,9 @@ impl Early {
     }
 
     /// Waits for all that was asked for, has each path moved to its `place`, and answers what was found
-    /// in it when `references` were looked for.
-    pub fn finish(
-        mut self,
-        references: Option<References>,
-        place: impl Fn(&StorePath) -> PathBuf,
-    ) -> Fetched {
-        self.queue.close(references);
+    /// in it.
+    pub fn finish(mut self, place: impl Fn(&StorePath) -> PathBuf) -> Fetched {
+        self.queue.close();
         let mut fetched = self.joined()?;
         for (wanted, _) in &mut fetched {
             let waited = mem::replace(&mut wanted.place, place(&wanted.path));

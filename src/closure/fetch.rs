@@ -3,8 +3,8 @@
 use super::Closure;
 use super::path_info::PathInfo;
 use super::plan::Caches;
-use super::queue::{Queue, Task, Unlooked, Wanted, When};
-use super::references::References;
+use super::queue::{Queue, Wanted};
+use super::references::{References, Sought};
 use super::survey::{Met, Survey, survey};
 use super::turns::Turns;
 use super::unpack::{Expected, UnpackError, Unpacker};
@@ -46,6 +46,7 @@ pub enum FetchFailure {
 struct Work<'a> {
     queue: &'a Queue,
     caches: &'a Caches,
+    sought: &'a Sought,
     turns: Arc<Turns>,
 }
 
@@ -53,13 +54,11 @@ struct Work<'a> {
 ///
 /// `store` must exist and hold none of the paths. On an error it holds some of them, and is to be
 /// thrown away: a closure is whole or nothing.
-///
-/// Where `references` are given they are looked for, and rewritten if they move.
 pub fn fetch(
     closure: &Closure,
     caches: &Caches,
     store: &Path,
-    references: Option<References>,
+    sought: &Sought,
 ) -> Result<Survey, FetchError> {
     let wanted = closure.paths.iter().map(|(path, info)| Wanted {
         path: path.clone(),
@@ -67,7 +66,7 @@ pub fn fetch(
         place: store.join(path.to_basename()),
     });
     let mut survey = Survey::default();
-    for (_, found) in fetch_each(&Queue::of(wanted, references), caches)? {
+    for (_, found) in fetch_each(&Queue::of(wanted), caches, sought)? {
         survey.add(found);
     }
     survey.obstacles.sort();
@@ -76,9 +75,11 @@ pub fn fetch(
 
 /// The same for all that is in `queue`, each path to a place of its own, until it is closed and
 /// empty; each with what was found in it.
-///
-/// References are rewritten only where the queue was closed from the beginning.
-pub fn fetch_each(queue: &Queue, caches: &Caches) -> Result<Vec<(Wanted, Survey)>, FetchError> {
+pub fn fetch_each(
+    queue: &Queue,
+    caches: &Caches,
+    sought: &Sought,
+) -> Result<Vec<(Wanted, Survey)>, FetchError> {
     let failed: Mutex<Option<FetchError>> = Mutex::new(None);
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let workers = (cores * WORKERS_PER_CORE)
@@ -87,6 +88,7 @@ pub fn fetch_each(queue: &Queue, caches: &Caches) -> Result<Vec<(Wanted, Survey)
     let work = Work {
         queue,
         caches,
+        sought,
         turns: Turns::new(cores + SPARE_TURNS),
     };
     let surveyed = Mutex::new(Vec::new());
@@ -94,9 +96,9 @@ pub fn fetch_each(queue: &Queue, caches: &Caches) -> Result<Vec<(Wanted, Survey)
         for _ in 0..workers {
             scope.spawn(|| {
                 let mut unpacker = Unpacker::default();
-                while let Some(task) = queue.next() {
-                    match work.run(task, &mut unpacker) {
-                        Ok(done) => lock(&surveyed).extend(done),
+                while let Some(wanted) = queue.next() {
+                    match work.run(&wanted, &mut unpacker) {
+                        Ok(survey) => lock(&surveyed).push((wanted, survey)),
                         Err(error) => {
                             lock(&failed).get_or_insert(error);
                             // Nobody needs the rest any more.
@@ -120,48 +122,28 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Work<'_> {
-    /// Answers a path that is done with, and what was found in it.
-    fn run(
-        &self,
-        task: Task,
-        unpacker: &mut Unpacker,
-    ) -> Result<Option<(Wanted, Survey)>, FetchError> {
-        let (wanted, met, references) = match task {
-            Task::Fetch(wanted, When::Later) => {
-                let leaves = fetch_path(&wanted, self, unpacker, None)?.leaves;
-                self.queue.look_later(Unlooked { wanted, leaves });
-                return Ok(None);
+    /// Fetches a path, and answers what was found in it.
+    fn run(&self, wanted: &Wanted, unpacker: &mut Unpacker) -> Result<Survey, FetchError> {
+        let Wanted { path, info, place } = wanted;
+        let declared = &info.references;
+        let own;
+        let references = match self.sought {
+            Sought::Nothing => None,
+            Sought::Declared => {
+                own = References::new(declared.iter().chain([path]), None);
+                Some(&own)
             }
-            Task::Fetch(wanted, When::Now(references)) => {
-                let met = fetch_path(&wanted, self, unpacker, references.as_deref())?;
-                (wanted, met, references)
-            }
-            Task::Look(Unlooked { wanted, leaves }, None) => {
-                let met = Met {
-                    leaves,
-                    ..Met::default()
-                };
-                (wanted, met, None)
-            }
-            Task::Look(Unlooked { wanted, .. }, Some(references)) => {
-                let met = unpacker
-                    .look(&wanted.place, &references)
-                    .map_err(|error| FetchError::on_disk(&wanted, error))?;
-                (wanted, met, Some(references))
-            }
+            Sought::All(references) => Some(references),
         };
-        let survey = match references {
-            None => Survey {
+        let met = fetch_path(wanted, self, unpacker, references)?;
+        match references {
+            None => Ok(Survey {
                 leaves: met.leaves,
                 ..Survey::default()
-            },
-            Some(references) => {
-                let declared = &wanted.info.references;
-                survey(&wanted.path, &wanted.place, met, declared, &references)
-                    .map_err(|error| FetchError::on_disk(&wanted, error))?
-            }
-        };
-        Ok(Some((wanted, survey)))
+            }),
+            Some(references) => survey(path, place, met, declared, references)
+                .map_err(|error| FetchError::on_disk(wanted, error)),
+        }
     }
 }
 

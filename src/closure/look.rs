@@ -1,13 +1,11 @@
-//! Looks for references in one store path: while its files are written, or later, on disk.
+//! Looks for references in one store path while its files are written.
 
 use super::packed::Packing;
 use super::references::{OVERLAP, References, Sight};
-use super::survey::{Met, is_checksum_file, within};
+use super::survey::{Met, is_checksum_file};
 use std::collections::BTreeSet;
-use std::fs::{self, File};
-use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// Looks through one file, piece by piece.
 pub(super) struct Look<'a> {
@@ -144,42 +142,6 @@ pub(super) fn at_target(
     met.links += usize::from(sight.references > 0);
     met.references += sight.references;
     met.hashes.extend(sight.hashes);
-}
-
-/// Looks at the store path that is at `place`; nothing is rewritten. What comes of it is the same as
-/// if it had been looked at while it was written there.
-pub(super) fn at_tree(place: &Path, references: &References, buffer: &mut [u8]) -> io::Result<Met> {
-    let mut met = Met::default();
-    let mut waiting = vec![PathBuf::new()];
-    while let Some(path) = waiting.pop() {
-        let on_disk = within(place, &path);
-        let kind = fs::symlink_metadata(&on_disk)?.file_type();
-        if let Some(name) = path.file_name() {
-            at_name(name.as_bytes(), references, &mut met, || path.clone());
-        }
-        if kind.is_dir() {
-            for entry in fs::read_dir(&on_disk)? {
-                waiting.push(path.join(entry?.file_name()));
-            }
-        } else if kind.is_symlink() {
-            let target = fs::read_link(&on_disk)?;
-            let mut target = target.into_os_string().into_encoded_bytes();
-            met.leaves |= leads_out(&target, path.components().count());
-            at_target(&mut target, references, &mut met, || path.clone());
-        } else {
-            let mut file = File::open(&on_disk)?;
-            let mut look = Look::new(references);
-            pass(
-                file.metadata()?.len(),
-                buffer,
-                Some(&mut look),
-                |piece| file.read_exact(piece),
-                |_| Ok(()),
-            )?;
-            look.note(path, &mut met);
-        }
-    }
-    Ok(met)
 }
 
 /// Whether the relative target of a link leads out of the store path, from a directory that is so

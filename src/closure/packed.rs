@@ -13,6 +13,7 @@ use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Cursor, Read, Seek, SeekFrom, Write};
 use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use zip::result::ZipError;
 use zip::write::SimpleFileOptions;
 use zip::{ZipArchive, ZipWriter};
@@ -23,6 +24,9 @@ const MAX_LOOK: u64 = 4 * 1024 * 1024 * 1024;
 /// The largest file or member that is packed anew, and the largest packed member of a zip that is
 /// looked into: these are held in memory, one at a time.
 const MAX_HELD: u64 = 64 * 1024 * 1024;
+
+/// Held by whoever has a whole file in memory, so that many threads need no more than one.
+static WHOLE_FILE: Mutex<()> = Mutex::new(());
 
 /// Zips in zips in zips are looked into, such as the jars of a war in an ear, and what they hold.
 const MAX_DEPTH: usize = 3;
@@ -137,10 +141,14 @@ pub fn look_into(path: &Path, packing: Packing, references: &References) -> io::
     } else if found && (odd || packing != Packing::Gzip || seen.size > MAX_HELD) {
         inside.fixed = Some(Fixed::Packing(packing));
     } else if found && references.relocation().is_some() {
-        let _held = references.hold();
+        let _held = hold();
         rewrite_gzip(path, references)?;
     }
     Ok(inside)
+}
+
+fn hold() -> MutexGuard<'static, ()> {
+    WHOLE_FILE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn decoder<'a>(packing: Packing, bytes: impl BufRead + 'a) -> io::Result<Box<dyn Read + 'a>> {
@@ -231,7 +239,7 @@ fn look_into_zip(path: &Path, mut file: File, references: &References) -> io::Re
         inside.fixed = Some(Fixed::Appended);
     }
     if !moved.is_empty() && inside.fixed.is_none() && references.relocation().is_some() {
-        let _held = references.hold();
+        let _held = hold();
         if let Err(error) = rewrite_zip(path, &moved, references) {
             only_of_the_system(error)?;
             inside.fixed = Some(Fixed::Packing(Packing::Zip));
@@ -281,7 +289,7 @@ fn look_through_zip<R: Read + Seek>(
         if let Some(packing) = Packing::of_beginning(&head[..length]) {
             let seen = if depth > 0 && size <= MAX_HELD {
                 // Only the outermost holds: nested ones are its own.
-                let _held = (depth == MAX_DEPTH).then(|| references.hold());
+                let _held = (depth == MAX_DEPTH).then(hold);
                 let mut nested = Vec::new();
                 // What does not fit its checksum is looked at as far as it goes.
                 let _ = bytes.take(MAX_HELD).read_to_end(&mut nested);

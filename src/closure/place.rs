@@ -57,6 +57,8 @@ struct Group {
     size: u128,
     /// All that the members depend on, themselves included: what changes the layer.
     changed_by: Bits,
+    /// Bytes that move in sum when each path of the closure changes once.
+    moved: u128,
 }
 
 /// A set of a closure's paths, by their numbers.
@@ -224,11 +226,10 @@ fn grouped(
         .into_iter()
         .enumerate()
         .filter(|(index, _)| !own.contains(index))
-        .map(|(index, changed_by)| Group {
-            members: vec![index],
+        .map(|(index, changed_by)| {
             // What is empty has to be somewhere too.
-            size: u128::from(paths[index].1.nar_size) + 1,
-            changed_by,
+            let size = u128::from(paths[index].1.nar_size) + 1;
+            Group::of(index, size, changed_by)
         });
     let groups = alone.by_ref().take(MAX_COMPARED).collect();
     let mut groups = joined(groups, MAX_LAYERS - own.len());
@@ -243,7 +244,7 @@ fn grouped(
 
 /// Joins groups until there are at most `most`, and further where that costs next to nothing.
 fn joined(groups: Vec<Group>, most: usize) -> Vec<Group> {
-    let total: u128 = groups.iter().map(Group::moved).sum();
+    let total: u128 = groups.iter().map(|group| group.moved).sum();
     let mut groups: Vec<Option<Group>> = groups.into_iter().map(Some).collect();
     // For each group the one that it is best joined with, of those before it.
     let mut best: Vec<Option<(u128, usize)>> = Vec::new();
@@ -295,15 +296,20 @@ fn best_before(groups: &[Option<Group>], index: usize) -> Option<(u128, usize)> 
 }
 
 impl Group {
-    /// Bytes that move in sum when each path of the closure changes once.
-    fn moved(&self) -> u128 {
-        self.size * self.changed_by.count()
+    /// One path of this size.
+    fn of(index: usize, size: u128, changed_by: Bits) -> Self {
+        Self {
+            members: vec![index],
+            size,
+            moved: size * changed_by.count(),
+            changed_by,
+        }
     }
 
-    /// How many more that are when this and `other` are one layer.
+    /// How many more bytes move when this and `other` are one layer.
     fn cost(&self, other: &Self) -> u128 {
         let together = self.changed_by.count_with(&other.changed_by) * (self.size + other.size);
-        together - self.moved() - other.moved()
+        together - self.moved - other.moved
     }
 
     fn join(&mut self, mut other: Self) {
@@ -311,6 +317,7 @@ impl Group {
         self.members.sort_unstable();
         self.size += other.size;
         self.changed_by.join(&other.changed_by);
+        self.moved = self.size * self.changed_by.count();
     }
 }
 

@@ -1,7 +1,6 @@
 //! What is still to be done for a closure: NARs to fetch, the largest first, as they become known.
 
 use super::path_info::PathInfo;
-use super::references::References;
 use nix_derivation::StorePath;
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
@@ -44,42 +43,16 @@ pub struct Queue {
 #[derive(Debug, Default)]
 struct State {
     waiting: BinaryHeap<Wanted>,
-    /// Paths that are on disk, but were not looked at: the closure was not known by then.
-    unlooked: Vec<Unlooked>,
-    when: When,
-}
-
-/// A path that was fetched before it was known what to look for in it.
-#[derive(Debug)]
-pub(super) struct Unlooked {
-    pub(super) wanted: Wanted,
-    /// Whether a link leads out of it, which shows without looking for anything.
-    pub(super) leaves: bool,
-}
-
-/// What one thread does next.
-#[derive(Debug)]
-pub(super) enum Task {
-    Fetch(Wanted, When),
-    Look(Unlooked, Option<Arc<References>>),
-}
-
-/// When it is looked for references, and for which.
-#[derive(Debug, Clone, Default)]
-pub(super) enum When {
-    /// Once all paths are known, which they are not while the queue is open.
-    #[default]
-    Later,
-    /// While a path is unpacked. There may be none to look for.
-    Now(Option<Arc<References>>),
+    /// Whether nothing more is added.
+    closed: bool,
 }
 
 impl Queue {
     /// A queue to which nothing will be added.
-    pub fn of(wanted: impl IntoIterator<Item = Wanted>, references: Option<References>) -> Self {
+    pub fn of(wanted: impl IntoIterator<Item = Wanted>) -> Self {
         let queue = Self::default();
         queue.lock().waiting = wanted.into_iter().collect();
-        queue.close(references);
+        queue.close();
         queue
     }
 
@@ -88,9 +61,9 @@ impl Queue {
         self.changed.notify_one();
     }
 
-    /// Nothing more will be added, so it is known what to look for.
-    pub fn close(&self, references: Option<References>) {
-        self.lock().when = When::Now(references.map(Arc::new));
+    /// Nothing more will be added.
+    pub fn close(&self) {
+        self.lock().closed = true;
         self.changed.notify_all();
     }
 
@@ -117,31 +90,20 @@ impl Queue {
     /// How many are waiting; nothing while more may come.
     pub(super) fn len(&self) -> Option<usize> {
         let state = self.lock();
-        matches!(state.when, When::Now(_)).then(|| state.waiting.len())
+        state.closed.then(|| state.waiting.len())
     }
 
-    pub(super) fn look_later(&self, unlooked: Unlooked) {
-        self.lock().unlooked.push(unlooked);
-        self.changed.notify_one();
-    }
-
-    /// Waits for the next thing to do; nothing once all is done or being done.
-    pub(super) fn next(&self) -> Option<Task> {
+    /// Waits for the next path; nothing once all are taken.
+    pub(super) fn next(&self) -> Option<Wanted> {
         let mut state = self.lock();
         loop {
             if self.is_stopped() {
                 return None;
             }
-            let when = state.when.clone();
-            if let When::Now(references) = &when
-                && let Some(unlooked) = state.unlooked.pop()
-            {
-                return Some(Task::Look(unlooked, references.clone()));
-            }
             if let Some(wanted) = state.waiting.pop() {
-                return Some(Task::Fetch(wanted, when));
+                return Some(wanted);
             }
-            if let When::Now(_) = when {
+            if state.closed {
                 return None;
             }
             state = self
@@ -197,31 +159,24 @@ mod tests {
         }
     }
 
-    fn size(task: Option<Task>) -> Option<(u64, &'static str)> {
-        Some(match task? {
-            Task::Fetch(wanted, When::Later) => (wanted.info.nar_size, "fetch"),
-            Task::Fetch(wanted, When::Now(_)) => (wanted.info.nar_size, "fetch and look"),
-            Task::Look(unlooked, _) => (unlooked.wanted.info.nar_size, "look"),
-        })
+    fn size(wanted: Option<Wanted>) -> Option<u64> {
+        wanted.map(|wanted| wanted.info.nar_size)
     }
 
     #[test]
-    fn the_largest_of_what_is_known_comes_first_and_what_came_early_is_looked_at_later() {
+    fn the_largest_of_what_is_known_comes_first() {
         let queue = Queue::default();
         for wanted in [wanted('1', 10), wanted('2', 30), wanted('3', 20)] {
             queue.add(wanted);
         }
         assert_eq!(queue.len(), None);
-        assert_eq!(size(queue.next()), Some((30, "fetch")));
-        queue.look_later(Unlooked {
-            wanted: wanted('2', 30),
-            leaves: false,
-        });
-        assert_eq!(size(queue.next()), Some((20, "fetch")));
-        queue.close(None);
-        assert_eq!(queue.len(), Some(1));
-        assert_eq!(size(queue.next()), Some((30, "look")));
-        assert_eq!(size(queue.next()), Some((10, "fetch and look")));
+        assert_eq!(size(queue.next()), Some(30));
+        queue.add(wanted('4', 25));
+        queue.close();
+        assert_eq!(queue.len(), Some(3));
+        assert_eq!(size(queue.next()), Some(25));
+        assert_eq!(size(queue.next()), Some(20));
+        assert_eq!(size(queue.next()), Some(10));
         assert_eq!(size(queue.next()), None);
     }
 
@@ -233,8 +188,8 @@ mod tests {
             thread::sleep(Duration::from_millis(20));
             queue.add(wanted('1', 10));
             thread::sleep(Duration::from_millis(20));
-            queue.close(None);
-            assert_eq!(taken.join().unwrap(), [Some((10, "fetch")), None]);
+            queue.close();
+            assert_eq!(taken.join().unwrap(), [Some(10), None]);
         });
     }
 

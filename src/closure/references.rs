@@ -8,7 +8,6 @@
 use super::relocate::{HASH_LENGTH, REFERENCE_LENGTH, Relocation, STORE_PREFIX, is_nix32};
 use nix_derivation::StorePath;
 use std::collections::{BTreeSet, HashMap};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// The hash part of a store path.
 pub type HashPart = [u8; HASH_LENGTH];
@@ -25,7 +24,18 @@ pub const OVERLAP: usize = 256;
 pub struct References {
     paths: HashMap<HashPart, StorePath>,
     relocation: Option<Relocation>,
-    whole_file: Mutex<()>,
+}
+
+/// What is looked for in the store paths of a closure.
+#[derive(Debug)]
+pub enum Sought {
+    Nothing,
+    /// In each path itself and what its narinfo declares: Nix found nothing else in it. This does not
+    /// need the rest of the closure, and makes what is found a fact of the path alone.
+    Declared,
+    /// These, and they are rewritten if they move. For a closure that moves they are all its paths: a
+    /// reference that was not declared would else lead nowhere.
+    All(References),
 }
 
 /// What was found in a run of bytes: a file, a name, or what is packed in a file.
@@ -53,20 +63,12 @@ impl References {
                 .filter_map(|path| Some((hash_part(path)?, path.clone())))
                 .collect(),
             relocation,
-            whole_file: Mutex::new(()),
         }
     }
 
     #[must_use]
     pub fn relocation(&self) -> Option<&Relocation> {
         self.relocation.as_ref()
-    }
-
-    /// Held by whoever has a whole file in memory, so that many threads need no more than one.
-    pub(super) fn hold(&self) -> MutexGuard<'_, ()> {
-        self.whole_file
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Looks through `bytes`, of which all from `fresh` on were not seen before, and rewrites the

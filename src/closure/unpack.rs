@@ -4,7 +4,7 @@
 //! could have made point elsewhere. Modes are Nix's own (0444, or 0555 where executable), given at
 //! creation; directories stay writable so that a layer can be removed again.
 
-use super::look::{Look, at_name, at_target, at_tree, leads_out, pass};
+use super::look::{Look, at_name, at_target, leads_out, pass};
 use super::references::{OVERLAP, References};
 use super::survey::Met;
 use nix_archive::nar::{self, Event, FileContents, ReadEvent, decode_events_reader};
@@ -137,12 +137,6 @@ impl Unpacker {
         } else {
             Err(UnpackError::WrongHash(hash))
         }
-    }
-
-    /// Looks for references in what was unpacked at `place`, as [`Unpacker::unpack`] would have; none
-    /// is rewritten.
-    pub fn look(&mut self, place: &Path, references: &References) -> io::Result<Met> {
-        at_tree(place, references, &mut self.file_buffer)
     }
 }
 

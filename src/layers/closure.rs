@@ -8,6 +8,7 @@ use crate::closure::early::Early;
 use crate::closure::fetch::FetchError;
 use crate::closure::path_info::PathInfo;
 use crate::closure::plan::{Caches, Known, Miss};
+use crate::closure::references::Sought;
 use crate::closure::relocate::{DirectoryTooLong, Relocation};
 use crate::closure::survey::{Obstacle, Survey};
 use crate::config::Config;
@@ -313,18 +314,20 @@ fn plan(
     known.facts.retain(|_, info| caches.upholds(info));
     // What is known may be in a layer that is kept.
     let nothing_known = known.facts.is_empty() && known.guesses.is_empty();
-    let is_moved = matches!(engine, EngineSetting::Relocate | EngineSetting::Auto);
-    let early = if nothing_known && !is_moved {
-        let early = Early::begin(Arc::clone(&caches), waiting).map_err(|reason| {
-            ClosureLayerError::Layer(LayerError {
-                path: waiting.to_path_buf(),
-                reason,
-            })
-        })?;
-        Some(early)
-    } else {
-        None
+    let sought = match engine {
+        EngineSetting::Unset => Some(Sought::Declared),
+        EngineSetting::Only(_) => Some(Sought::Nothing),
+        // Where references lead depends on the whole closure.
+        EngineSetting::Relocate | EngineSetting::Auto => None,
     };
+    let begin = |sought| Early::begin(Arc::clone(&caches), waiting, sought);
+    let early = sought.filter(|_| nothing_known).map(begin).transpose();
+    let early = early.map_err(|reason| {
+        ClosureLayerError::Layer(LayerError {
+            path: waiting.to_path_buf(),
+            reason,
+        })
+    })?;
     let planned = caches.plan_telling(&root_paths, &known, |path, info| {
         if let Some(early) = &early {
             early.want(path, info);

@@ -11,7 +11,7 @@ use crate::closure::path_info::PathInfo;
 use crate::closure::place::{Placement, is_layer};
 use crate::closure::plan::Caches;
 use crate::closure::queue::{Queue, Wanted};
-use crate::closure::references::References;
+use crate::closure::references::{References, Sought};
 use crate::closure::relocate::Relocation;
 use crate::closure::survey::{Obstacle, Reason, Survey};
 use crate::launch::describe::{Seen, files, programs};
@@ -147,12 +147,14 @@ impl<'a> Plan<'a> {
         }
     }
 
-    fn references(&self) -> Option<References> {
-        let paths = self.closure.paths.keys();
+    fn sought(&self) -> Sought {
         match &self.references {
-            Looking::Not => None,
-            Looking::Only => Some(References::new(paths, None)),
-            Looking::Moving(relocation) => Some(References::new(paths, Some(relocation.clone()))),
+            Looking::Not => Sought::Nothing,
+            Looking::Only => Sought::Declared,
+            Looking::Moving(relocation) => {
+                let paths = self.closure.paths.keys();
+                Sought::All(References::new(paths, Some(relocation.clone())))
+            }
         }
     }
 
@@ -359,7 +361,7 @@ impl StoreLayers {
                 info: info.clone(),
                 place: plan.place(path),
             });
-        surveys(fetch_each(&Queue::of(wanted, plan.references()), caches))
+        surveys(fetch_each(&Queue::of(wanted), caches, &plan.sought()))
     }
 
     /// Waits for a download that has begun, of all that the layers are to hold.
@@ -367,7 +369,7 @@ impl StoreLayers {
         for name in plan.placement.layers.keys() {
             self.layer(name).create().map_err(FillError::Layer)?;
         }
-        surveys(early.finish(plan.references(), |path| plan.place(path)))
+        surveys(early.finish(|path| plan.place(path)))
     }
 
     /// Declares the layers, so that they are in the image.

@@ -7,7 +7,7 @@ use nix_hydra_buildpack::closure::early::Early;
 use nix_hydra_buildpack::closure::fetch::fetch_each;
 use nix_hydra_buildpack::closure::plan::Known;
 use nix_hydra_buildpack::closure::queue::{Queue, Wanted};
-use nix_hydra_buildpack::closure::references::References;
+use nix_hydra_buildpack::closure::references::{References, Sought};
 use nix_hydra_buildpack::closure::survey::Survey;
 use platform::narrow;
 use platform::server::{Response, Server};
@@ -118,13 +118,12 @@ fn a_cache_that_serves_few_connections_is_asked_no_more_than_it_serves() {
 }
 
 #[test]
-fn what_is_looked_through_later_is_found_as_if_it_had_been_at_once() {
+fn what_a_path_declares_is_all_that_is_found_in_it_with_the_whole_closure_known() {
     let Some(fixtures) = fixtures() else { return };
     let server = Server::start(&fixtures.cache).unwrap();
     let caches = Arc::new(caches(&[server.url()], &[&fixtures.public_key], true));
     let root: StorePath = fixtures.apps["python"].store_path.parse().unwrap();
     let closure = caches.plan(&[root], &Known::default()).unwrap();
-    let references = || Some(References::new(closure.paths.keys(), None));
     let found = |fetched: Vec<(Wanted, Survey)>| -> BTreeMap<String, Survey> {
         let found = fetched.into_iter();
         found
@@ -133,29 +132,25 @@ fn what_is_looked_through_later_is_found_as_if_it_had_been_at_once() {
     };
 
     let directory = TempDir::new().unwrap();
-    let (at_once, later) = (
-        directory.path().join("at-once"),
-        directory.path().join("later"),
-    );
-    fs::create_dir(&at_once).unwrap();
+    let (later, early) = (directory.path().join("later"), directory.path().join("x"));
     fs::create_dir(&later).unwrap();
+    fs::create_dir(&early).unwrap();
     let wanted = closure.paths.iter().map(|(path, info)| Wanted {
         path: path.clone(),
         info: info.clone(),
-        place: at_once.join(path.to_basename()),
+        place: later.join(path.to_basename()),
     });
-    let expected = found(fetch_each(&Queue::of(wanted, references()), &caches).unwrap());
+    let all = Sought::All(References::new(closure.paths.keys(), None));
+    let expected = found(fetch_each(&Queue::of(wanted), &caches, &all).unwrap());
     assert!(expected.values().any(|survey| survey.references > 0));
 
-    let _ = server.take_requests();
-    let early = Early::begin(Arc::clone(&caches), &directory.path().join("early")).unwrap();
+    let waiting = directory.path().join("early");
+    let begun = Early::begin(Arc::clone(&caches), &waiting, Sought::Declared).unwrap();
     for (path, info) in &closure.paths {
-        early.want(path, info);
+        begun.want(path, info);
     }
-    // All have been begun before it is known what to look for.
-    assert!(wait_until(|| server.requests().len() == closure.paths.len()));
-    let fetched = early.finish(references(), |path| later.join(path.to_basename()));
+    let fetched = begun.finish(|path| early.join(path.to_basename()));
     assert_eq!(found(fetched.unwrap()), expected);
-    assert!(!directory.path().join("early").exists());
-    assert_eq!(fs::read_dir(&later).unwrap().count(), closure.paths.len());
+    assert!(!waiting.exists());
+    assert_eq!(fs::read_dir(&early).unwrap().count(), closure.paths.len());
 }

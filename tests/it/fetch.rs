@@ -4,6 +4,7 @@ use crate::common::{caches, fixtures, nix, output};
 use nix_derivation::StorePath;
 use nix_hydra_buildpack::closure::fetch::fetch;
 use nix_hydra_buildpack::closure::plan::{Answer, Caches, Known};
+use nix_hydra_buildpack::closure::references::Sought;
 use platform::fixtures::Fixtures;
 use platform::server::{Response, Server};
 use std::collections::BTreeMap;
@@ -55,7 +56,7 @@ fn fetched(caches: &Caches, root: &StorePath) -> TempDir {
     let closure = caches
         .plan(std::slice::from_ref(root), &Known::default())
         .unwrap();
-    fetch(&closure, caches, store.path(), None).unwrap();
+    fetch(&closure, caches, store.path(), &Sought::Nothing).unwrap();
     store
 }
 

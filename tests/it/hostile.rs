@@ -11,6 +11,7 @@ use nix_hydra_buildpack::cache::CacheUrl;
 use nix_hydra_buildpack::closure::Closure;
 use nix_hydra_buildpack::closure::fetch::fetch;
 use nix_hydra_buildpack::closure::plan::{Caches, Known};
+use nix_hydra_buildpack::closure::references::Sought;
 use nix_hydra_buildpack::config::{Download, TrustSettings};
 use nix_hydra_buildpack::errors::BuildpackError;
 use nix_hydra_buildpack::http::{Http, Patience};
@@ -178,7 +179,7 @@ fn attempt(name: &str, server: &Server, http: &Http) -> Result<(), String> {
     let caches = open(&server.url(), http);
     let home = Home::new();
     let result = plan(&caches).and_then(|closure| {
-        fetch(&closure, &caches, &home.store(), None)
+        fetch(&closure, &caches, &home.store(), &Sought::Nothing)
             .map(|_| ())
             .map_err(|error| said(ClosureLayerError::Fetch(Box::new(error))))
     });
@@ -470,7 +471,7 @@ fn graphs_of_any_shape_are_walked_to_their_end_or_refused() {
     let closure = plan(&caches).unwrap();
     assert_eq!(closure.paths.len(), 2);
     let store = TempDir::new().unwrap();
-    fetch(&closure, &caches, store.path(), None).unwrap();
+    fetch(&closure, &caches, store.path(), &Sought::Nothing).unwrap();
 
     // 10,000 references; of the others all is known.
     let content = small.clone();
@@ -703,7 +704,7 @@ fn a_server_that_plays_tricks_is_left_in_time() {
                     let caches = open(&url, &Http::with_patience(IMPATIENT));
                     let started = Instant::now();
                     let result = plan(&caches).and_then(|closure| {
-                        fetch(&closure, &caches, &home.store(), None)
+                        fetch(&closure, &caches, &home.store(), &Sought::Nothing)
                             .map(|_| ())
                             .map_err(|error| said(ClosureLayerError::Fetch(Box::new(error))))
                     });

@@ -8,6 +8,7 @@ use nix_derivation::{NixHash, StorePath};
 use nix_hydra_buildpack::cache::{BinaryCache, Trust, Untrusted, nar_decoder};
 use nix_hydra_buildpack::closure::fetch::fetch;
 use nix_hydra_buildpack::closure::plan::{Answer, Caches, Known};
+use nix_hydra_buildpack::closure::references::Sought;
 use nix_hydra_buildpack::config::Config;
 use nix_hydra_buildpack::errors::BuildpackError;
 use nix_hydra_buildpack::http::Http;
@@ -331,7 +332,7 @@ fn fetch_all(caches: &Caches, objects: &[Object]) {
         .plan(&[objects[0].path()], &Known::default())
         .unwrap();
     let store = TempDir::new().unwrap();
-    fetch(&closure, caches, store.path(), None).unwrap();
+    fetch(&closure, caches, store.path(), &Sought::Nothing).unwrap();
     let names: BTreeSet<String> = fs::read_dir(store.path())
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
@@ -740,7 +741,7 @@ fn a_redirect_that_leads_nowhere_is_an_error() {
             .plan(&[objects[0].path()], &Known::default())
             .unwrap();
         let store = TempDir::new().unwrap();
-        let error = fetch(&closure, &caches, store.path(), None).unwrap_err();
+        let error = fetch(&closure, &caches, store.path(), &Sought::Nothing).unwrap_err();
         let error = format!("{error:?}");
         assert!(error.contains(reason), "{error}");
     }
@@ -794,7 +795,7 @@ fn a_nar_s_url_that_has_expired_since_the_last_build_is_asked_for_again() {
     }
     let closure = caches.plan(&[objects[0].path()], &known).unwrap();
     let store = TempDir::new().unwrap();
-    fetch(&closure, &caches, store.path(), None).unwrap();
+    fetch(&closure, &caches, store.path(), &Sought::Nothing).unwrap();
     let queries = server
         .requests()
         .iter()
