@@ -10,7 +10,7 @@ use nix_hydra_buildpack::closure::place::{MAX_LAYERS, MAX_OWN, Placement, is_lay
 use std::collections::BTreeSet;
 
 /// More than there are layers, and few enough to be quick.
-const MAX_PATHS: usize = 100;
+const MAX_PATHS: usize = 80;
 
 const NAMES: [&str; 6] = [
     "zlib-1.3",
