@@ -7,11 +7,12 @@ mod gate;
 pub use body::Body;
 pub use gate::Size;
 
+use body::Steady;
 use gate::{Gates, Pass};
 use std::fmt;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::{self, Read};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 use ureq::http::{HeaderMap, Response, header};
 use ureq::tls::{PemItem, RootCerts, TlsConfig, parse_pem};
 use ureq::{Agent, Body as UreqBody};
@@ -299,17 +300,22 @@ impl Http {
         let started = Instant::now();
         let mut attempt = 1;
         loop {
-            let reply = self.ask_once(url, credentials, ask, limit);
+            let (reply, asked_wait) = match self.ask_once(url, credentials, ask, limit) {
+                Ok((reply, wait)) => (Ok(reply), wait),
+                Err(error) => (Err(error), None),
+            };
             let passing = match (&reply, ask) {
                 // What a server says against a document that was sent, it will say again.
                 (Ok(reply), Ask::Post { .. }) => matches!(reply.status, 429 | 502..=504),
                 (Ok(reply), Ask::Get) => HttpError::Status(reply.status).is_passing(),
                 (Err(error), _) => error.is_passing(),
             };
-            if !passing || attempt == ATTEMPTS || started.elapsed() > self.patience.retry {
+            let wait = asked_wait.unwrap_or_else(|| backoff(attempt));
+            let too_late = started.elapsed().saturating_add(wait) > self.patience.retry;
+            if !passing || attempt == ATTEMPTS || too_late {
                 return reply;
             }
-            std::thread::sleep(backoff(attempt));
+            std::thread::sleep(wait);
             attempt += 1;
         }
     }
@@ -320,7 +326,7 @@ impl Http {
         credentials: Option<&Credentials>,
         ask: Ask,
         limit: u64,
-    ) -> Result<Reply, HttpError> {
+    ) -> Result<(Reply, Option<Duration>), HttpError> {
         let mut headers = vec![(header::ACCEPT, "application/json".to_string())];
         if let Some(credentials) = credentials {
             headers.push((header::AUTHORIZATION, credentials.header()));
@@ -361,9 +367,8 @@ impl Http {
             cookies,
             body: Vec::new(),
         };
-        response
-            .into_body()
-            .into_reader()
+        let wait = retry_after(response.headers());
+        Steady::new(response, self.patience.read)
             .take(limit + 1)
             .read_to_end(&mut reply.body)
             .map_err(|error| HttpError::Transport(error.to_string()))?;
@@ -371,7 +376,7 @@ impl Http {
             let reason = format!("the answer is longer than {limit} bytes");
             return Err(HttpError::Transport(reason));
         }
-        Ok(reply)
+        Ok((reply, wait))
     }
 
     fn request(
@@ -405,7 +410,7 @@ impl Http {
                     }
                     let error = HttpError::Status(status.as_u16());
                     let wait = retry_after(response.headers());
-                    discard(response);
+                    self.discard(response);
                     (error, wait)
                 }
                 Err(error) => {
@@ -467,7 +472,7 @@ impl Http {
             let Some(location) = header_text(response.headers(), &header::LOCATION) else {
                 return Ok(response);
             };
-            discard(response);
+            self.discard(response);
             target = target
                 .join(&location)
                 .ok()
@@ -480,6 +485,13 @@ impl Http {
             }
         }
         Err(HttpError::Redirect("it redirects too often"))
+    }
+
+    /// Reads a short answer to its end, so that its connection is kept.
+    fn discard(&self, response: Response<UreqBody>) {
+        let body = Steady::new(response, self.patience.read);
+        // One that cannot be read is closed, as one that is too long.
+        let _ = io::copy(&mut body.take(MAX_UNWANTED_SIZE), &mut io::sink());
     }
 }
 
@@ -530,21 +542,14 @@ pub(crate) fn leads_to_link_local(url: &Url, other: &Url) -> bool {
     is_link_local(other) && !is_link_local(url)
 }
 
-/// Reads a short answer to its end, so that its connection is kept.
-fn discard(response: Response<UreqBody>) {
-    // One that cannot be read is closed, as one that is too long.
-    let _ = io::copy(
-        &mut response.into_body().into_reader().take(MAX_UNWANTED_SIZE),
-        &mut io::sink(),
-    );
-}
-
-/// What `Retry-After` asks for, in its form in seconds; the date form is rare and ignored.
+/// How long `Retry-After` asks to wait, in seconds or until a date.
 fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    header_text(headers, &header::RETRY_AFTER)?
-        .parse()
-        .ok()
-        .map(Duration::from_secs)
+    let text = header_text(headers, &header::RETRY_AFTER)?;
+    if let Ok(seconds) = text.parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let until = httpdate::parse_http_date(&text).ok()?;
+    Some(until.duration_since(SystemTime::now()).unwrap_or_default())
 }
 
 fn header_text(headers: &HeaderMap, name: &header::HeaderName) -> Option<String> {

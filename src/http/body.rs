@@ -29,7 +29,7 @@ pub struct Body {
     url: Url,
     credentials: Option<Credentials>,
     /// None once all is read and the connection is closed.
-    reader: Option<BodyReader<'static>>,
+    reader: Option<Steady>,
     size: Size,
     /// Until all is read.
     pass: Option<Pass>,
@@ -42,9 +42,51 @@ pub struct Body {
     /// Where it was taken up the last time, and how often in a row it got no further.
     resumed_at: u64,
     in_vain: u32,
+}
+
+/// What comes of a response, as long as it comes: it ends with an error where it trickles.
+pub(super) struct Steady {
+    reader: BodyReader<'static>,
+    /// The [`Patience::read`](super::Patience::read).
+    patience: Duration,
     /// Time spent waiting for bytes, and what came in it, since it was last checked.
     waited: Duration,
     brought: u64,
+}
+
+impl Steady {
+    pub(super) fn new(response: Response<UreqBody>, patience: Duration) -> Self {
+        Self {
+            reader: response.into_body().into_reader(),
+            patience,
+            waited: Duration::ZERO,
+            brought: 0,
+        }
+    }
+}
+
+impl Read for Steady {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let started = Instant::now();
+        let count = self.reader.read(buffer).map_err(|error| {
+            let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
+            match inner {
+                Some(ureq::Error::Timeout(_)) => {
+                    io::Error::new(io::ErrorKind::TimedOut, "nothing more came in time")
+                }
+                _ => error,
+            }
+        })?;
+        self.waited += started.elapsed();
+        self.brought += count as u64;
+        if self.waited > self.patience {
+            if count > 0 && self.brought < MIN_BYTES {
+                return Err(io::Error::new(io::ErrorKind::TimedOut, TOO_SLOW));
+            }
+            (self.waited, self.brought) = (Duration::ZERO, 0);
+        }
+        Ok(count)
+    }
 }
 
 impl Body {
@@ -62,15 +104,13 @@ impl Body {
             credentials,
             length: response.body().content_length(),
             content_encoding: header_text(response.headers(), &header::CONTENT_ENCODING),
-            reader: Some(response.into_body().into_reader()),
+            reader: Some(Steady::new(response, http.patience.read)),
             size: pass.size(),
             pass: Some(pass),
             position: 0,
             resumes: 0,
             resumed_at: 0,
             in_vain: 0,
-            waited: Duration::ZERO,
-            brought: 0,
         }
     }
 
@@ -90,19 +130,7 @@ impl Body {
         let Some(reader) = &mut self.reader else {
             return Ok(0);
         };
-        let started = Instant::now();
-        let count = reader.read(buffer).map_err(|error| match error.kind() {
-            io::ErrorKind::TimedOut => io::Error::new(error.kind(), "nothing more came in time"),
-            _ => error,
-        })?;
-        self.waited += started.elapsed();
-        self.brought += count as u64;
-        if self.waited > self.http.patience.read {
-            if count > 0 && self.brought < MIN_BYTES {
-                return Err(io::Error::new(io::ErrorKind::TimedOut, TOO_SLOW));
-            }
-            (self.waited, self.brought) = (Duration::ZERO, 0);
-        }
+        let count = reader.read(buffer)?;
         let short = self.length.is_some_and(|length| self.position < length);
         if count == 0 && short && !buffer.is_empty() {
             return Err(io::ErrorKind::UnexpectedEof.into());
@@ -124,7 +152,7 @@ impl Body {
                 .request(&self.url, credentials, Some(self.position), self.size)?;
         self.pass = Some(pass);
         let ranged = response.status().as_u16() == 206;
-        let mut reader = response.into_body().into_reader();
+        let mut reader = Steady::new(response, self.http.patience.read);
         if !ranged {
             let skipped = io::copy(&mut reader.by_ref().take(self.position), &mut io::sink());
             if !matches!(skipped, Ok(count) if count == self.position) {

@@ -86,6 +86,8 @@ struct State {
     holds: usize,
     /// One more than was found is being tried.
     is_trying: bool,
+    /// The limit is from a refusal, which comes at once: a round of answers shows that it was chance.
+    is_refusal: bool,
 }
 
 impl Default for State {
@@ -102,6 +104,7 @@ impl Default for State {
             answers: 0,
             holds: FOUND_FOR,
             is_trying: false,
+            is_refusal: false,
         }
     }
 }
@@ -208,10 +211,15 @@ impl Pass {
             own.is_answered = true;
         }
         state.answers += 1;
+        if state.is_trying && state.is_refusal && state.answers >= state.limit {
+            // More is served than was, so there is no limit now; where one is found again, it holds
+            // for longer.
+            state.found = None;
+        }
         if state.found.is_none() || state.answers >= state.holds * state.limit {
             state.limit = (state.limit + 1).min(MOST);
             state.answers = 0;
-            state.is_trying = state.found.is_some();
+            state.is_trying |= state.found.is_some();
             drop(state);
             self.gate.changed.notify_all();
         }
@@ -222,6 +230,7 @@ impl Pass {
         let mut state = self.gate.lock();
         let limit = state.limit - 1;
         state.found(limit);
+        state.is_refusal = true;
     }
 
     /// Whether others seem to wait for the place that this one has at the server.
@@ -262,6 +271,7 @@ impl Pass {
         }
         let limit = state.peak.saturating_sub(left_over);
         state.found(limit);
+        state.is_refusal = false;
         state.peak = 0;
         drop(state);
         self.gate.changed.notify_all();
@@ -349,6 +359,25 @@ mod tests {
         assert_eq!(gate.lock().limit, 2);
         drop(answered(&gate, Size::Small));
         assert_eq!(gate.lock().limit, 3);
+    }
+
+    #[test]
+    fn what_was_refused_by_chance_is_forgotten_once_more_is_served() {
+        let gate = Arc::new(Gate::default());
+        gate.pass(Size::Small).refused();
+        assert_eq!(gate.lock().limit, FIRST - 1);
+        for _ in 0..(FIRST - 1) * FOUND_FOR + FIRST {
+            drop(answered(&gate, Size::Small));
+        }
+        // From here on there is one more with each answer.
+        let limit = gate.lock().limit;
+        for _ in 0..40 {
+            drop(answered(&gate, Size::Small));
+        }
+        assert_eq!(gate.lock().limit, limit + 40);
+        // A server that refuses after all is tried again more rarely.
+        gate.pass(Size::Small).refused();
+        assert_eq!(gate.lock().holds, 2 * FOUND_FOR);
     }
 
     #[test]

@@ -5,14 +5,20 @@ use nix_derivation::StorePath;
 use nix_hydra_buildpack::closure::fetch::fetch;
 use nix_hydra_buildpack::closure::plan::{Answer, Caches, Known};
 use nix_hydra_buildpack::closure::references::Sought;
+use nix_hydra_buildpack::config::TrustSettings;
+use nix_hydra_buildpack::http::{Http, Patience};
 use platform::fixtures::Fixtures;
 use platform::server::{Response, Server};
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::{self, Read, Write};
+use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime};
 use tempfile::TempDir;
 
 /// A file as Nix sees one: content, executable bit, or a link's target.
@@ -256,6 +262,100 @@ fn passing_failures_are_tried_again() {
     .unwrap();
     let caches = caches(&[server.url()], &[&fixtures.public_key], true);
     fetched(&caches, &root(&fixtures, "static"));
+}
+
+#[test]
+fn a_server_that_says_when_to_come_again_is_asked_no_sooner() {
+    let Some(fixtures) = fixtures() else { return };
+    for (status, seconds, as_date) in [
+        (408, 1, false),
+        (429, 2, false),
+        (503, 3, true),
+        (503, 0, true),
+    ] {
+        let when = if as_date {
+            httpdate::fmt_http_date(SystemTime::now() + Duration::from_secs(seconds))
+        } else {
+            seconds.to_string()
+        };
+        // Dates have no fractions of a second.
+        let least = Duration::from_secs(seconds.saturating_sub(u64::from(as_date)));
+        let asked: Arc<Mutex<Vec<Instant>>> = Arc::default();
+        let header = when.clone();
+        let seen = Arc::clone(&asked);
+        let server = Server::with_hook(&fixtures.cache, move |request| {
+            if !request.path.ends_with(".narinfo") {
+                return None;
+            }
+            let mut asked = seen.lock().unwrap();
+            asked.push(Instant::now());
+            (asked.len() == 1).then(|| Response::new(status).header("Retry-After", &header))
+        })
+        .unwrap();
+        let caches = caches(&[server.url()], &[&fixtures.public_key], true);
+        fetched(&caches, &root(&fixtures, "static"));
+        let asked = asked.lock().unwrap();
+        let waited = asked[1] - asked[0];
+        assert!(waited >= least, "{status}, {when}: {waited:?}");
+        assert!(
+            waited < Duration::from_secs(10),
+            "{status}, {when}: {waited:?}"
+        );
+    }
+}
+
+/// A binary cache that has nothing, and takes hours to say so.
+fn slow_to_say_no() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    thread::spawn(move || {
+        for connection in listener.incoming() {
+            let mut connection = connection.unwrap();
+            thread::spawn(move || -> io::Result<()> {
+                let mut head = [0; 4096];
+                let count = connection.read(&mut head)?;
+                if head[..count].starts_with(b"GET /nix-cache-info ") {
+                    let info = "StoreDir: /nix/store\n";
+                    let length = info.len();
+                    let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n");
+                    return write!(connection, "{head}Connection: close\r\n\r\n{info}");
+                }
+                write!(
+                    connection,
+                    "HTTP/1.1 404 No\r\nContent-Length: 60000\r\n\r\n"
+                )?;
+                loop {
+                    connection.write_all(b" ")?;
+                    thread::sleep(Duration::from_millis(100));
+                }
+            });
+        }
+    });
+    url
+}
+
+#[test]
+fn an_answer_that_nobody_wants_is_not_read_for_hours() {
+    let Some(fixtures) = fixtures() else { return };
+    let server = Server::start(&fixtures.cache).unwrap();
+    let impatient = Http::with_patience(Patience {
+        read: Duration::from_secs(1),
+        ..Patience::default()
+    });
+    let urls = [slow_to_say_no(), server.url()].map(|url| url.parse().unwrap());
+    let trust = TrustSettings {
+        keys: vec![fixtures.public_key.parse().unwrap()],
+        required: true,
+    };
+    let caches = Caches::open(&urls, trust, &impatient);
+    assert_eq!(caches.unusable().count(), 0);
+    let started = Instant::now();
+    fetched(&caches, &root(&fixtures, "static"));
+    assert!(
+        started.elapsed() < Duration::from_secs(10),
+        "{:?}",
+        started.elapsed()
+    );
 }
 
 #[test]
