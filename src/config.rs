@@ -318,7 +318,11 @@ fn caches(
     // Set to nothing, it is left out on purpose.
     let default =
         setting("NIX_DEFAULT_BINARY_CACHE").unwrap_or_else(|| DEFAULT_BINARY_CACHE.to_string());
-    caches.extend(named("NIX_DEFAULT_BINARY_CACHE", default)?);
+    let default = named("NIX_DEFAULT_BINARY_CACHE", default)?;
+    caches.extend(default.into_iter().map(|cache| CacheUrl {
+        must_sign: true,
+        ..cache
+    }));
 
     let file = setting("NIX_NETRC_FILE").filter(|file| !file.trim().is_empty());
     if let Some(file) = &file
@@ -747,6 +751,7 @@ mod tests {
         assert_eq!(expression(&[]).file, Path::new("shell.nix"));
         assert_eq!(config.caches.len(), 1);
         assert_eq!(config.caches[0].to_string(), "https://cache.nixos.org");
+        assert!(config.caches[0].must_sign, "its key is known");
         assert!(!config.trust.required);
         assert_eq!(config.source_name, "source");
     }

@@ -3,13 +3,14 @@
 
 mod hydra;
 
-use crate::cache::Untrusted;
 use crate::cache::credentials::CredentialsError;
+use crate::cache::{CacheError, Untrusted};
 use crate::closure::fetch::{FetchError, FetchFailure};
 use crate::closure::plan::{Answer, Miss};
 use crate::closure::unpack::UnpackError;
 use crate::config::{ConfigError, EXPRESSION_FILES, Job};
 use crate::doctor::Diagnosis;
+use crate::http::HttpError;
 use crate::hydra::HydraError;
 use crate::launch::NoProcess;
 use crate::launch::hook::HookError;
@@ -24,6 +25,7 @@ use crate::resolve::expression::ExpressionError;
 use crate::resolve::source::SourceError;
 use crate::tools::ToolError;
 use indoc::formatdoc;
+use nix_derivation::StorePath;
 use std::fmt::Write as _;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -623,6 +625,10 @@ fn answer_in_words(answer: &Answer) -> String {
     }
 }
 
+const GIVE_CREDENTIALS: &str = "The binary cache wants to know who asks, or knows another password: give the build\n\
+     credentials for it in a service binding of type `nix-binary-cache`, a netrc file\n\
+     (NIX_NETRC_FILE) or the URL.";
+
 /// The likeliest reason first: a wrong signature, then a cache that did not answer, then paths that
 /// differ.
 fn miss_hint(misses: &[Miss], unusable: &[(String, String)]) -> String {
@@ -644,10 +650,7 @@ fn miss_hint(misses: &[Miss], unusable: &[(String, String)]) -> String {
             .to_string();
     }
     if answers().any(|(_, answer)| matches!(answer, Answer::Refused(_))) {
-        return "The binary cache wants to know who asks, or knows another password: give the build\n\
-                credentials for it in a service binding of type `nix-binary-cache`, a netrc file\n\
-                (NIX_NETRC_FILE) or the URL."
-            .to_string();
+        return GIVE_CREDENTIALS.to_string();
     }
     let failed = answers().any(|(_, answer)| matches!(answer, Answer::Failed(_)));
     if failed || !unusable.is_empty() {
@@ -672,40 +675,73 @@ fn fetch(error: &FetchError) -> Message {
         cache,
         reason,
     } = error;
-    let again = "Nothing of this closure was kept. Build again; if it comes back, the binary cache has\n\
-                 a broken file, and the path must be put into it again.";
-    let failed = |what: String| {
+    let failed = |what: String, next: &str| {
         Message::new(
             "Failed to download a store path",
-            format!("{path}\nfrom {cache}: {what}.\n\n{again}"),
+            format!("{path}\nfrom {cache}: {what}.\n\n{next}"),
         )
     };
+    let broken = |what| {
+        let next = "Nothing of this closure was kept. Build again; if it comes back, the binary cache has\n\
+                    a broken file, and the path must be put into it again.";
+        failed(what, next)
+    };
     match reason {
-        FetchFailure::Open(error) if error.is_absent() => Message::new(
-            "Failed to download a store path",
-            formatdoc! {"
-                {path}
-                from {cache}: {error}.
-
-                The binary cache describes this path, but does not have its content: it was
-                garbage-collected. Have Hydra build it again, or keep it with a release.
-            "},
+        FetchFailure::Open(error) if error.is_absent() => failed(
+            error.to_string(),
+            "The binary cache describes this path, but does not have its content: it was\n\
+             garbage-collected. Have Hydra build it again, or keep it with a release.",
         ),
-        FetchFailure::Open(error) => failed(error.to_string()),
+        FetchFailure::Open(error @ CacheError::Http(HttpError::Status(401 | 407))) => {
+            failed(error.to_string(), GIVE_CREDENTIALS)
+        }
+        FetchFailure::Open(CacheError::Http(error)) if error.is_passing() => failed(
+            error.to_string(),
+            "The binary cache, or the way to it, failed again and again. Nothing of this closure was\n\
+             kept: build again once it can be reached from where the image is built.",
+        ),
+        FetchFailure::Open(error) => broken(error.to_string()),
+        FetchFailure::Lost(answers) => lost(path, cache, answers),
         FetchFailure::Unpack(error) => match error {
             UnpackError::Write(path, error) => disk("Failed to unpack a store path", path, error),
-            UnpackError::Read(error) => failed(format!("its NAR cannot be read: {error}")),
+            UnpackError::Read(error) => broken(format!("its NAR cannot be read: {error}")),
             UnpackError::Truncated(size) => {
-                failed(format!("its NAR ended early, after {}", bytes(*size)))
+                broken(format!("its NAR ended early, after {}", bytes(*size)))
             }
-            UnpackError::TooLong => failed("its NAR is longer than its narinfo says".to_string()),
-            UnpackError::Format(reason) => failed(format!("it is no sound NAR: {reason}")),
-            UnpackError::WrongHash(hash) => failed(format!(
+            UnpackError::TooLong => broken("its NAR is longer than its narinfo says".to_string()),
+            UnpackError::Format(reason) => broken(format!("it is no sound NAR: {reason}")),
+            UnpackError::WrongHash(hash) => broken(format!(
                 "its NAR is not the one that its narinfo describes; its hash is {}",
                 hash.to_nix_nixbase32_string()
             )),
+            UnpackError::WrongContent(hash) => failed(
+                format!(
+                    "nobody has signed it, and its content is not the one that its name was made\nfrom, {hash}"
+                ),
+                "Nothing of it was used. The binary cache, or whoever is between it and this build, has\n\
+                 put other content under this name.",
+            ),
         },
     }
+}
+
+/// A path that an earlier build had, and that has to be downloaded again.
+fn lost(path: &StorePath, cache: &str, answers: &[(String, Answer)]) -> Message {
+    let misses = [Miss {
+        path: path.clone(),
+        wanted_by: Vec::new(),
+        answers: answers.to_vec(),
+    }];
+    let is_absent = |(_, answer): &(String, Answer)| *answer == Answer::Absent;
+    let hint = if answers.iter().all(is_absent) {
+        format!(
+            "An earlier build had it from {cache}.\n\
+             Since then it was garbage-collected, or that binary cache is no longer named."
+        )
+    } else {
+        miss_hint(&misses, &[])
+    };
+    miss(&misses, &hint)
 }
 
 fn proot(error: &PRootLayerError) -> Message {
@@ -824,10 +860,9 @@ fn without_credentials(url: &url::Url) -> String {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::cache::{CacheError, CacheUrlError};
+    use crate::cache::CacheUrlError;
     use crate::closure::relocate::Relocation;
     use crate::closure::survey::{Obstacle, Reason};
-    use crate::http::HttpError;
     use nix_derivation::{NixHash, StorePath};
 
     fn path(name: &str) -> StorePath {
@@ -1073,7 +1108,12 @@ mod tests {
                 FetchFailure::Unpack(UnpackError::Truncated(1234)),
                 FetchFailure::Unpack(UnpackError::TooLong),
                 FetchFailure::Unpack(UnpackError::Format("not a NAR: bad magic".into())),
+                FetchFailure::Open(CacheError::Http(HttpError::Status(401))),
+                FetchFailure::Open(CacheError::NarUrl("ftp://elsewhere".into())),
                 FetchFailure::Unpack(UnpackError::WrongHash(NixHash::Sha256([0; 32]))),
+                FetchFailure::Unpack(UnpackError::WrongContent("fixed:sha256:0".into())),
+                FetchFailure::Lost(vec![(hydra.into(), Answer::Absent)]),
+                FetchFailure::Lost(vec![(hydra.into(), Answer::Failed("no answer".into()))]),
                 FetchFailure::Unpack(UnpackError::Write("/layers/x".into(), full())),
             ]
             .map(fetch_error),

@@ -148,6 +148,7 @@ pub(crate) fn sample() -> Closure {
         compression: "xz".into(),
         file_size: None,
         trust,
+        content: None,
     };
     let (zlib, gcc, app) = (
         path("a", "gtk+-2.24"),

@@ -87,6 +87,7 @@ fn unpack(place: &mut Place, nar: &[u8], flags: u8, destination: &Path) {
     let expected = Expected {
         hash: if flags & LIE == 0 { &real } else { &NO_HASH },
         size: promised,
+        content: None,
     };
     let moves = (flags & LOOK != 0).then(|| moves(flags >> 6));
     let references = moves.map(|moves| &moves.references);

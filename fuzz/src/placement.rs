@@ -86,6 +86,7 @@ fn closure(data: &[u8]) -> Closure {
                 compression: String::new(),
                 file_size: None,
                 trust: Trust::Signed,
+                content: None,
             }
         });
     Closure {

@@ -2,7 +2,7 @@
 
 use super::CacheUrl;
 use crate::config::TrustSettings;
-use nix_derivation::StoreDir;
+use nix_derivation::{CAHash, StoreDir};
 use nix_narinfo::NarInfo;
 
 /// Why a store path may be used.
@@ -10,7 +10,7 @@ use nix_narinfo::NarInfo;
 pub enum Trust {
     /// A known key has signed it.
     Signed,
-    /// Its name follows from its content, which is checked anyway.
+    /// Its name follows from its content, and the content is held against that.
     ContentAddressed,
     /// The user calls the cache it comes from trusted, with `?trusted=true`.
     TrustedCache,
@@ -65,7 +65,7 @@ impl TrustSettings {
         if narinfo.has_valid_signature(&store_dir, &self.keys) {
             return Ok(Trust::Signed);
         }
-        if narinfo.is_content_addressed(&store_dir) {
+        if is_content_addressed(narinfo, &store_dir) {
             return Ok(Trust::ContentAddressed);
         }
         if cache.trusted {
@@ -83,7 +83,7 @@ impl TrustSettings {
         if let Some(forged) = forged {
             return Err(Untrusted::BadSignature(forged.clone()));
         }
-        if !self.required {
+        if !self.required && !cache.must_sign {
             return Ok(Trust::Unsigned);
         }
         Err(if signers.is_empty() {
@@ -92,4 +92,21 @@ impl TrustSettings {
             Untrusted::UnknownKeys(signers)
         })
     }
+}
+
+/// Whether the name of the path follows from a hash of its content that [`crate::closure::content`]
+/// can check. The narinfo alone proves nothing: that the content has this hash is seen once it is here.
+fn is_content_addressed(narinfo: &NarInfo, store_dir: &StoreDir) -> bool {
+    let is_checked = match narinfo.content_address() {
+        None | Some(CAHash::Git(_)) => false,
+        // What is checked of each NAR is this very hash, unless it refers to itself.
+        Some(CAHash::Nar(hash))
+            if hash.algorithm() == narinfo.nar_hash().algorithm()
+                && !narinfo.references().contains(narinfo.store_path()) =>
+        {
+            hash == narinfo.nar_hash()
+        }
+        Some(CAHash::Nar(_) | CAHash::Flat(_) | CAHash::Text(_)) => true,
+    };
+    is_checked && narinfo.is_content_addressed(store_dir)
 }

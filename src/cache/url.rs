@@ -15,6 +15,8 @@ pub struct CacheUrl {
     pub priority: Option<u32>,
     /// Nix's `?trusted=true`: its paths need no signature.
     pub trusted: bool,
+    /// Whether its paths need a signature where nobody has named a key: one of cache.nixos.org's is known.
+    pub must_sign: bool,
 }
 
 /// Why a text is no URL of a binary cache.
@@ -95,6 +97,7 @@ impl FromStr for CacheUrl {
             credentials,
             priority,
             trusted,
+            must_sign: false,
         })
     }
 }

@@ -1,8 +1,9 @@
 //! Downloads a planned closure into a store directory: NARs side by side, largest first.
 
 use super::Closure;
+use super::content::Content;
 use super::path_info::PathInfo;
-use super::plan::Caches;
+use super::plan::{Answer, Caches};
 use super::queue::{Queue, Wanted};
 use super::references::{References, Sought};
 use super::survey::{Met, Survey, survey};
@@ -23,8 +24,11 @@ const WORKERS: std::ops::RangeInclusive<usize> = 16..=32;
 /// NARs that are decoded at once beyond one a core: decoders also wait for the disk.
 const SPARE_TURNS: usize = 1;
 
-/// How often a NAR is downloaded from one cache before another one is asked.
+/// How often a NAR is downloaded from one URL before another one is asked for.
 const ATTEMPTS: u32 = 2;
+
+/// How many URLs of one NAR are tried at one cache, which may give another with each answer.
+const URLS: usize = 3;
 
 /// Why a closure could not be downloaded: the path, where it came from, and what went wrong.
 #[derive(Debug)]
@@ -40,6 +44,8 @@ pub struct FetchError {
 pub enum FetchFailure {
     Open(CacheError),
     Unpack(UnpackError),
+    /// An earlier build had it from the cache, which cannot be asked now; what all of them say.
+    Lost(Vec<(String, Answer)>),
 }
 
 /// What all threads need: what there is to do, and where NARs come from.
@@ -74,7 +80,7 @@ pub fn fetch(
 }
 
 /// The same for all that is in `queue`, each path to a place of its own, until it is closed and
-/// empty; each with what was found in it.
+/// empty; each with where it came from in the end, and what was found in it.
 pub fn fetch_each(
     queue: &Queue,
     caches: &Caches,
@@ -96,8 +102,8 @@ pub fn fetch_each(
         for _ in 0..workers {
             scope.spawn(|| {
                 let mut unpacker = Unpacker::default();
-                while let Some(wanted) = queue.next() {
-                    match work.run(&wanted, &mut unpacker) {
+                while let Some(mut wanted) = queue.next() {
+                    match work.run(&mut wanted, &mut unpacker) {
                         Ok(survey) => lock(&surveyed).push((wanted, survey)),
                         Err(error) => {
                             lock(&failed).get_or_insert(error);
@@ -122,125 +128,146 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Work<'_> {
-    /// Fetches a path, and answers what was found in it.
-    fn run(&self, wanted: &Wanted, unpacker: &mut Unpacker) -> Result<Survey, FetchError> {
-        let Wanted { path, info, place } = wanted;
-        let declared = &info.references;
+    /// Fetches a path, notes where it came from, and answers what was found in it.
+    fn run(&self, wanted: &mut Wanted, unpacker: &mut Unpacker) -> Result<Survey, FetchError> {
         let own;
         let references = match self.sought {
             Sought::Nothing => None,
             Sought::Declared => {
-                own = References::new(declared.iter().chain([path]), None);
+                let declared = wanted.info.references.iter();
+                own = References::new(declared.chain([&wanted.path]), None);
                 Some(&own)
             }
             Sought::All(references) => Some(references),
         };
-        let met = fetch_path(wanted, self, unpacker, references)?;
+        let met = self.fetch(wanted, unpacker, references)?;
+        let Wanted { path, info, place } = &*wanted;
         match references {
             None => Ok(Survey {
                 leaves: met.leaves,
                 ..Survey::default()
             }),
-            Some(references) => survey(path, place, met, declared, references)
+            Some(references) => survey(path, place, met, &info.references, references)
                 .map_err(|error| FetchError::on_disk(wanted, error)),
         }
     }
-}
 
-/// Fetches one path from the cache that it was planned from, else from any other that has the same.
-fn fetch_path(
-    wanted: &Wanted,
-    work: &Work<'_>,
-    unpacker: &mut Unpacker,
-    references: Option<&References>,
-) -> Result<Met, FetchError> {
-    let Wanted {
-        path,
-        info: planned,
-        place: destination,
-    } = wanted;
-    let mut fetch_from = |info: &PathInfo| {
+    /// Fetches a path from the cache that it was planned from, else from any other that has the same.
+    fn fetch(
+        &self,
+        wanted: &mut Wanted,
+        unpacker: &mut Unpacker,
+        references: Option<&References>,
+    ) -> Result<Met, FetchError> {
+        let planned = &wanted.info;
+        let mut tried: Vec<(String, FetchError)> = Vec::new();
+        let mut offer = Some(planned.clone()).filter(|info| self.caches.offers(info));
+        loop {
+            // Only what has the same content and references fits into the closure that was planned.
+            let suits = |other: &PathInfo| {
+                let of_cache = || tried.iter().filter(|(_, error)| error.cache == other.cache);
+                other.nar_hash == planned.nar_hash
+                    && other.references == planned.references
+                    && of_cache().count() < URLS
+                    && !of_cache().any(|(url, _)| *url == other.url)
+            };
+            let info = match offer.take() {
+                Some(info) => info,
+                None => match self.caches.look_up(&wanted.path, suits) {
+                    Ok(info) => info,
+                    // What was wrong with the one that was planned says most.
+                    Err(answers) => {
+                        let first = tried.into_iter().next().map(|(_, error)| error);
+                        let lost = || FetchError::new(wanted, planned, FetchFailure::Lost(answers));
+                        return Err(first.unwrap_or_else(lost));
+                    }
+                },
+            };
+            match self.fetch_from(wanted, &info, unpacker, references) {
+                Ok(met) => {
+                    wanted.info = info;
+                    return Ok(met);
+                }
+                Err(reason) => {
+                    let is_last = self.queue.is_stopped() || reason.is_local();
+                    let error = FetchError::new(wanted, &info, reason);
+                    if is_last {
+                        return Err(error);
+                    }
+                    remove(&wanted.place)
+                        .map_err(|reason| FetchError::new(wanted, &info, reason))?;
+                    tried.push((info.url, error));
+                }
+            }
+        }
+    }
+
+    /// Fetches a path as `info` has it, again where something may have happened on the way.
+    fn fetch_from(
+        &self,
+        wanted: &Wanted,
+        info: &PathInfo,
+        unpacker: &mut Unpacker,
+        references: Option<&References>,
+    ) -> Result<Met, FetchFailure> {
         let mut attempt = 1;
         loop {
-            match fetch_once(info, work, destination, unpacker, references) {
+            match self.fetch_once(wanted, info, unpacker, references) {
                 Err(reason)
-                    if attempt < ATTEMPTS && !reason.is_final() && !work.queue.is_stopped() =>
+                    if attempt < ATTEMPTS && !reason.is_final() && !self.queue.is_stopped() =>
                 {
                     attempt += 1;
-                    remove(destination)?;
+                    remove(&wanted.place)?;
                 }
                 result => return result,
             }
         }
-    };
-    let mut tried = Vec::new();
-    let mut info = planned.clone();
-    let first = loop {
-        match fetch_from(&info) {
-            Ok(met) => return Ok(met),
-            Err(reason) => tried.push((info.url.clone(), info.cache.clone(), reason)),
-        }
-        if work.queue.is_stopped() || tried.iter().any(|(_, _, reason)| reason.is_local()) {
-            break tried.swap_remove(tried.len() - 1);
-        }
-        // Only what has the same content and references fits into the closure that was planned.
-        let other = work.caches.look_up(path, |other| {
-            other.nar_hash == planned.nar_hash
-                && other.references == planned.references
-                && !tried
-                    .iter()
-                    .any(|(url, cache, _)| (url, cache) == (&other.url, &other.cache))
-        });
-        match other {
-            Ok(other) => info = other,
-            Err(_) => break tried.swap_remove(0),
-        }
-        if let Err(reason) = remove(destination) {
-            break (info.url.clone(), info.cache.clone(), reason);
-        }
-    };
-    let (_, cache, reason) = first;
-    Err(FetchError {
-        path: path.clone(),
-        cache,
-        reason,
-    })
-}
-
-fn fetch_once(
-    info: &PathInfo,
-    work: &Work<'_>,
-    destination: &Path,
-    unpacker: &mut Unpacker,
-    references: Option<&References>,
-) -> Result<Met, FetchFailure> {
-    let cache = work
-        .caches
-        .get(&info.cache)
-        .ok_or(FetchFailure::Open(CacheError::NoCacheInfo))?;
-    let nar = cache.nar(&info.url).map_err(FetchFailure::Open)?;
-    let mut nar = work.queue.until_stopped(nar);
-    if !is_identity(&info.compression) {
-        let bytes = work.turns.read_ahead(nar);
-        nar = nar_decoder(bytes, &info.compression, info.nar_size)
-            .map_err(|error| FetchFailure::Open(CacheError::Decode(error)))?;
     }
-    let expected = Expected {
-        hash: &info.nar_hash,
-        size: info.nar_size,
-    };
-    unpacker
-        .unpack(&mut nar, &expected, destination, references)
-        .map_err(FetchFailure::Unpack)
+
+    fn fetch_once(
+        &self,
+        wanted: &Wanted,
+        info: &PathInfo,
+        unpacker: &mut Unpacker,
+        references: Option<&References>,
+    ) -> Result<Met, FetchFailure> {
+        let attempt = self.caches.attempt(info);
+        let attempt = attempt.ok_or(FetchFailure::Open(CacheError::NoCacheInfo))?;
+        let nar = attempt.nar(info).map_err(FetchFailure::Open)?;
+        let mut nar = self.queue.until_stopped(nar);
+        if !is_identity(&info.compression) {
+            let bytes = self.turns.read_ahead(nar);
+            nar = nar_decoder(bytes, &info.compression, info.nar_size)
+                .map_err(|error| FetchFailure::Open(CacheError::Decode(error)))?;
+        }
+        let content = info.content.as_ref();
+        let expected = Expected {
+            hash: &info.nar_hash,
+            size: info.nar_size,
+            content: content.map(|address| Content::new(address, &wanted.path, &info.references)),
+        };
+        let result = unpacker.unpack(&mut nar, &expected, &wanted.place, references);
+        match &result {
+            Ok(_) => attempt.answered(),
+            Err(UnpackError::Read(error)) if !self.queue.is_stopped() => attempt.broke(error),
+            Err(_) => {}
+        }
+        result.map_err(FetchFailure::Unpack)
+    }
 }
 
 impl FetchError {
     /// Something is wrong with the place that a path was written to.
     pub(super) fn on_disk(wanted: &Wanted, error: io::Error) -> Self {
+        let reason = FetchFailure::Unpack(UnpackError::Write(wanted.place.clone(), error));
+        Self::new(wanted, &wanted.info, reason)
+    }
+
+    fn new(wanted: &Wanted, info: &PathInfo, reason: FetchFailure) -> Self {
         Self {
             path: wanted.path.clone(),
-            cache: wanted.info.cache.clone(),
-            reason: FetchFailure::Unpack(UnpackError::Write(wanted.place.clone(), error)),
+            cache: info.cache.clone(),
+            reason,
         }
     }
 }

@@ -392,6 +392,7 @@ mod tests {
             compression: String::new(),
             file_size: None,
             trust: Trust::Signed,
+            content: None,
         }
     }
 

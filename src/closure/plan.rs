@@ -7,6 +7,8 @@ use crate::config::TrustSettings;
 use crate::http::{Http, HttpError};
 use nix_derivation::StorePath;
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::io::{self, Read};
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 
 /// Narinfo requests that run at once. Each is small, so with any latency more is faster; most
@@ -14,8 +16,15 @@ use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 const REQUESTS: usize = 48;
 
 /// Store paths that are asked for at most: a whole NixOS system with a desktop has some 10,000. A
-/// cache that makes up narinfos could go on for ever.
-const MAX_PATHS: usize = 100_000;
+/// cache that makes up narinfos could go on for ever, and placing takes memory that grows with the
+/// square of them: 110 MB for so many.
+const MAX_PATHS: usize = 30_000;
+
+/// References of all of them at most, some 100 bytes of memory each: such a system has 100,000.
+const MAX_REFERENCES: usize = 500_000;
+
+/// Requests in a row that fail although they were repeated, after which a cache is left alone.
+const MAX_FAILURES: u32 = 4;
 
 /// The binary caches of a build, in the order in which they are asked.
 #[derive(Debug)]
@@ -29,8 +38,27 @@ struct Asked {
     url: CacheUrl,
     /// The cache, or why it could not be used from the start.
     cache: Result<BinaryCache, CacheError>,
-    /// Set once the cache stops answering, so that it is not waited for again and again.
+    narinfos: Health,
+    /// NARs may come from another server.
+    nars: Health,
+}
+
+/// How a cache fares with one kind of request.
+#[derive(Debug, Default)]
+struct Health {
+    /// Set once it stops answering, so that it is not waited for again and again.
     down: OnceLock<String>,
+    /// How many requests were answered, and how many have failed since while none was.
+    answers: AtomicU32,
+    failures: AtomicU32,
+}
+
+/// A request to a cache, and what it had answered when it was begun.
+#[derive(Debug)]
+pub struct Attempt<'a> {
+    cache: &'a BinaryCache,
+    health: &'a Health,
+    answers: u32,
 }
 
 /// What one binary cache answered about a store path that none of them could give.
@@ -74,6 +102,95 @@ impl Answer {
     }
 }
 
+impl Asked {
+    /// The cache, if it can still be asked, or why not.
+    fn usable(&self) -> Result<&BinaryCache, Answer> {
+        match (&self.cache, self.down()) {
+            (Err(error), _) => Err(Answer::of(error)),
+            (Ok(_), Some(reason)) => Err(Answer::Failed(reason.clone())),
+            (Ok(cache), None) => Ok(cache),
+        }
+    }
+
+    /// What has stopped working, if something has.
+    fn down(&self) -> Option<&String> {
+        self.narinfos.down.get().or(self.nars.down.get())
+    }
+
+    fn look_up(
+        &self,
+        path: &StorePath,
+        trust: &TrustSettings,
+        suits: impl Fn(&PathInfo) -> bool,
+    ) -> Result<PathInfo, Answer> {
+        let cache = self.usable()?;
+        let attempt = self.narinfos.attempt(cache);
+        let narinfo = cache.narinfo(path).map_err(|error| {
+            attempt.failed(&error);
+            Answer::of(&error)
+        })?;
+        attempt.answered();
+        let narinfo = narinfo.ok_or(Answer::Absent)?;
+        let trust = trust.check(&narinfo, cache.url());
+        let info = PathInfo::new(&narinfo, cache.url(), trust.map_err(Answer::Untrusted)?);
+        if suits(&info) {
+            Ok(info)
+        } else {
+            Err(Answer::Absent)
+        }
+    }
+}
+
+impl Health {
+    fn attempt<'a>(&'a self, cache: &'a BinaryCache) -> Attempt<'a> {
+        Attempt {
+            cache,
+            health: self,
+            answers: self.answers.load(Relaxed),
+        }
+    }
+}
+
+impl Attempt<'_> {
+    /// Opens the NAR of a path.
+    pub fn nar(&self, info: &PathInfo) -> Result<Box<dyn Read>, CacheError> {
+        let nar = self.cache.nar(&info.url);
+        nar.inspect_err(|error| self.failed(error))
+    }
+
+    /// The cache did what it was asked.
+    pub fn answered(&self) {
+        self.health.answers.fetch_add(1, Relaxed);
+        self.health.failures.store(0, Relaxed);
+    }
+
+    /// What was read of its answer broke off with `error`.
+    pub fn broke(&self, error: &io::Error) {
+        // What cannot be decoded says nothing of the next one.
+        if is_broken(error) {
+            let error = io::Error::new(error.kind(), error.to_string());
+            self.failed(&CacheError::Io(error));
+        }
+    }
+
+    /// Has the cache be left alone where the next request would fail too. One that answers others
+    /// meanwhile is not down, whatever it makes of a few.
+    fn failed(&self, error: &CacheError) {
+        let is_outage = match error {
+            CacheError::Http(error) => error.is_passing(),
+            CacheError::Io(_) => true,
+            _ => false,
+        };
+        if is_outage
+            && self.health.answers.load(Relaxed) == self.answers
+            && self.health.failures.fetch_add(1, Relaxed) + 1 >= MAX_FAILURES
+        {
+            // Another thread may have said so already.
+            let _ = self.health.down.set(error.to_string());
+        }
+    }
+}
+
 impl Miss {
     /// Whether a cache has the path, but nobody who is trusted vouches for it.
     #[must_use]
@@ -100,7 +217,8 @@ impl Caches {
                 .map(|(url, opening)| Asked {
                     url: url.clone(),
                     cache: opening.join().unwrap_or(Err(CacheError::NoCacheInfo)),
-                    down: OnceLock::new(),
+                    narinfos: Health::default(),
+                    nars: Health::default(),
                 })
                 .collect()
         });
@@ -119,7 +237,7 @@ impl Caches {
         self.caches.iter().filter_map(|asked| {
             let reason = match &asked.cache {
                 Err(error) => error.to_string(),
-                Ok(_) => asked.down.get()?.clone(),
+                Ok(_) => asked.down()?.clone(),
             };
             Some((asked.url.to_string(), reason))
         })
@@ -128,10 +246,26 @@ impl Caches {
     /// The cache of this URL, as [`PathInfo::cache`] has it.
     #[must_use]
     pub fn get(&self, url: &str) -> Option<&BinaryCache> {
-        self.caches
-            .iter()
-            .filter_map(|asked| asked.cache.as_ref().ok())
-            .find(|cache| cache.url().to_string() == url)
+        self.asked(url)?.cache.as_ref().ok()
+    }
+
+    /// A request for a NAR to the cache that `info` is from.
+    #[must_use]
+    pub fn attempt(&self, info: &PathInfo) -> Option<Attempt<'_>> {
+        let asked = self.asked(&info.cache)?;
+        Some(asked.nars.attempt(asked.cache.as_ref().ok()?))
+    }
+
+    /// Whether the path can be fetched as `info` has it.
+    #[must_use]
+    pub fn offers(&self, info: &PathInfo) -> bool {
+        let asked = self.asked(&info.cache);
+        !info.url.is_empty() && asked.is_some_and(|asked| asked.usable().is_ok())
+    }
+
+    fn asked(&self, url: &str) -> Option<&Asked> {
+        let mut caches = self.caches.iter();
+        caches.find(|asked| asked.url.to_string() == url)
     }
 
     /// The URL of every cache that can be used, and how many bytes of NARs have come from it so far.
@@ -150,31 +284,10 @@ impl Caches {
     ) -> Result<PathInfo, Vec<(String, Answer)>> {
         let mut answers = Vec::new();
         for asked in &self.caches {
-            let answer = match (&asked.cache, asked.down.get()) {
-                (Err(error), _) => Answer::of(error),
-                (Ok(_), Some(reason)) => Answer::Failed(reason.clone()),
-                (Ok(cache), None) => match cache.narinfo(path) {
-                    Ok(None) => Answer::Absent,
-                    Ok(Some(narinfo)) => match self.trust.check(&narinfo, cache.url()) {
-                        Ok(trust) => {
-                            let info = PathInfo::new(&narinfo, cache.url(), trust);
-                            if suits(&info) {
-                                return Ok(info);
-                            }
-                            Answer::Absent
-                        }
-                        Err(untrusted) => Answer::Untrusted(untrusted),
-                    },
-                    Err(error) => {
-                        if let CacheError::Http(HttpError::Transport(_)) = error {
-                            // Another thread may have said so already.
-                            let _ = asked.down.set(error.to_string());
-                        }
-                        Answer::of(&error)
-                    }
-                },
-            };
-            answers.push((asked.url.to_string(), answer));
+            match asked.look_up(path, &self.trust, &suits) {
+                Ok(info) => return Ok(info),
+                Err(answer) => answers.push((asked.url.to_string(), answer)),
+            }
         }
         Err(answers)
     }
@@ -226,6 +339,22 @@ impl Caches {
     }
 }
 
+/// Whether a download broke on its way.
+fn is_broken(error: &io::Error) -> bool {
+    use io::ErrorKind::{
+        BrokenPipe, ConnectionAborted, ConnectionRefused, ConnectionReset, NotConnected, TimedOut,
+    };
+    matches!(
+        error.kind(),
+        BrokenPipe
+            | ConnectionAborted
+            | ConnectionRefused
+            | ConnectionReset
+            | NotConnected
+            | TimedOut
+    )
+}
+
 /// A walk over the graph of references, shared by the threads that ask.
 struct Walk<'a> {
     facts: &'a BTreeMap<StorePath, PathInfo>,
@@ -242,8 +371,10 @@ struct State {
     asked: usize,
     /// Every path met so far.
     met: HashSet<StorePath>,
+    /// How many references they have.
+    references: usize,
     answers: Answers,
-    /// The cache that led to more than [`MAX_PATHS`].
+    /// The cache that led to more than [`MAX_PATHS`] or [`MAX_REFERENCES`].
     endless: Option<String>,
 }
 
@@ -288,7 +419,8 @@ impl<'a> Walk<'a> {
             for reference in &info.references {
                 state.meet(reference, self.facts);
             }
-            if state.met.len() > MAX_PATHS {
+            state.references += info.references.len();
+            if state.met.len() > MAX_PATHS || state.references > MAX_REFERENCES {
                 state.waiting.clear();
                 state.endless.get_or_insert(info.cache.clone());
             }
@@ -308,7 +440,9 @@ impl<'a> Walk<'a> {
         let Some(cache) = state.endless else {
             return Ok(state.answers);
         };
-        let reason = format!("its narinfos lead to more than {MAX_PATHS} store paths");
+        let reason = format!(
+            "its narinfos lead to more than {MAX_PATHS} store paths or {MAX_REFERENCES} references"
+        );
         let miss = |path: &StorePath| Miss {
             path: path.clone(),
             wanted_by: Vec::new(),

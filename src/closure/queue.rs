@@ -154,6 +154,7 @@ mod tests {
                 compression: String::new(),
                 file_size: None,
                 trust: Trust::Signed,
+                content: None,
             },
             place: PathBuf::new(),
         }

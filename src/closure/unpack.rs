@@ -4,6 +4,7 @@
 //! could have made point elsewhere. Modes are Nix's own (0444, or 0555 where executable), given at
 //! creation; directories stay writable so that a layer can be removed again.
 
+use super::content::{Content, NarContent};
 use super::look::{Look, at_name, at_target, leads_out, pass};
 use super::references::{OVERLAP, References};
 use super::survey::Met;
@@ -34,11 +35,13 @@ const MAX_TARGET: usize = 4095;
 const SHOWN: usize = 64;
 
 /// What a NAR must be, as its narinfo says.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Expected<'a> {
     pub hash: &'a NixHash,
     /// Bytes of the NAR, decoded.
     pub size: u64,
+    /// What its store path's name was made from, where that is to be checked too.
+    pub content: Option<Content<'a>>,
 }
 
 /// Why a NAR was not unpacked. What was written of it is still there.
@@ -54,6 +57,8 @@ pub enum UnpackError {
     Format(String),
     /// Its hash is this one.
     WrongHash(NixHash),
+    /// Its content does not have this hash, which its store path's name was made from.
+    WrongContent(String),
     /// A file or directory could not be written.
     Write(PathBuf, io::Error),
 }
@@ -95,7 +100,10 @@ impl Unpacker {
     ) -> Result<Met, UnpackError> {
         let mut reader = HashedReader {
             inner: nar,
-            hasher: NixHasher::new(expected.hash.algorithm()),
+            hashes: Hashes {
+                nar: NixHasher::new(expected.hash.algorithm()),
+                content: expected.content.as_ref().and_then(Content::of_nar),
+            },
             left: expected.size,
             too_long: false,
             buffer: &mut self.field_buffer,
@@ -108,6 +116,7 @@ impl Unpacker {
             buffer: &mut self.file_buffer,
             failed: None,
             references,
+            content: expected.content.as_ref().and_then(Content::of_file),
             met: Met::default(),
         };
         let decoded = decode_events_reader(&mut reader, |event| writer.write(event));
@@ -131,12 +140,19 @@ impl Unpacker {
         if reader.left > 0 {
             return Err(UnpackError::Truncated(expected.size - reader.left));
         }
-        let hash = reader.hasher.finalize();
-        if hash == *expected.hash {
-            Ok(writer.met)
-        } else {
-            Err(UnpackError::WrongHash(hash))
+        let hash = reader.hashes.nar.finalize();
+        if hash != *expected.hash {
+            return Err(UnpackError::WrongHash(hash));
         }
+        if let Some(content) = &expected.content {
+            let of_nar = reader.hashes.content.map(NarContent::finalize);
+            let of_file = writer.content.map(NixHasher::finalize);
+            let found = of_nar.unwrap_or_else(|| of_file.into_iter().collect());
+            if !content.is(&found) {
+                return Err(UnpackError::WrongContent(content.expected()));
+            }
+        }
+        Ok(writer.met)
     }
 }
 
@@ -146,13 +162,28 @@ impl Unpacker {
 /// framing are served from a buffer of their own.
 struct HashedReader<'a> {
     inner: &'a mut dyn Read,
-    hasher: NixHasher,
+    hashes: Hashes,
     /// Bytes that may still come.
     left: u64,
     too_long: bool,
     buffer: &'a mut [u8],
     start: usize,
     end: usize,
+}
+
+/// What is made of all bytes of a NAR.
+struct Hashes {
+    nar: NixHasher,
+    content: Option<NarContent>,
+}
+
+impl Hashes {
+    fn update(&mut self, bytes: &[u8]) {
+        self.nar.update(bytes);
+        if let Some(content) = &mut self.content {
+            content.update(bytes);
+        }
+    }
 }
 
 impl HashedReader<'_> {
@@ -172,12 +203,12 @@ impl Read for HashedReader<'_> {
             if into.len() >= self.buffer.len() {
                 let count = self.inner.read(into)?;
                 self.account(count)?;
-                self.hasher.update(&into[..count]);
+                self.hashes.update(&into[..count]);
                 return Ok(count);
             }
             let count = self.inner.read(self.buffer)?;
             self.account(count)?;
-            self.hasher.update(&self.buffer[..count]);
+            self.hashes.update(&self.buffer[..count]);
             (self.start, self.end) = (0, count);
         }
         let count = into.len().min(self.end - self.start);
@@ -196,12 +227,24 @@ struct TreeWriter<'a> {
     /// The first thing that could not be written.
     failed: Option<(PathBuf, io::Error)>,
     references: Option<&'a References>,
+    /// Hashes the one file of an archive that is to be no more than that.
+    content: Option<NixHasher>,
     met: Met,
 }
 
 impl TreeWriter<'_> {
     fn write<R: Read>(&mut self, event: ReadEvent<'_, R>) -> Result<(), nar::Error> {
         check(&event)?;
+        if !matches!(
+            event,
+            Event::Regular {
+                name: None,
+                executable: false,
+                ..
+            }
+        ) {
+            self.content = None;
+        }
         match event {
             Event::DirectoryStart { name } => {
                 self.look_at_name(name);
@@ -256,11 +299,18 @@ impl TreeWriter<'_> {
     ) -> Result<(), nar::Error> {
         let mut look = self.references.map(Look::new);
         let mut failed = None;
+        let content = &mut self.content;
         let passed = pass(
             contents.size(),
             self.buffer,
             look.as_mut(),
-            |piece| Ok(contents.read_exact(piece)?),
+            |piece| {
+                contents.read_exact(piece)?;
+                if let Some(content) = content {
+                    content.update(piece);
+                }
+                Ok(())
+            },
             |piece| {
                 file.write_all(piece).map_err(|error| {
                     let kind = error.kind();

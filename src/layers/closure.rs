@@ -33,7 +33,7 @@ use std::sync::Arc;
 const NAME: &str = "closure";
 
 /// Raised whenever what this layer or those with the store paths hold changes its form.
-const FORMAT: &str = "5";
+const FORMAT: &str = "6";
 
 /// How many store paths `PRoot` gets a binding for. Each costs every look-up of a path about a
 /// four-hundredth more; a link costs those through it nearly half more: see `docs/performance.md`.
@@ -123,11 +123,8 @@ pub fn handle(
         .map(|root| root.path.to_absolute_path())
         .collect();
     let trust = trust(config);
-    let ignored: Vec<String> = config
-        .relocate_ignore
-        .iter()
-        .map(|pattern| pattern.as_str().to_string())
-        .collect();
+    let ignored = config.relocate_ignore.iter();
+    let ignored: Vec<String> = ignored.map(|pattern| pattern.as_str().into()).collect();
     let had_layer = layer.is_declared();
     let previous: Option<Metadata> = layer.take().map_err(ClosureLayerError::Layer)?;
     let previous = previous.filter(|previous| previous.format == FORMAT);
@@ -152,7 +149,9 @@ pub fn handle(
         .as_ref()
         .is_some_and(|previous| previous.trust == trust);
     let known = known(&stores, same_trust);
-    let planned = plan(roots, known, config.engine, &layer.path, open_caches);
+    // What is known may be in a layer that is kept, and is then not to be fetched.
+    let waiting = stores.are_new().then_some(layer.path.as_path());
+    let planned = plan(roots, known, config.engine, waiting, open_caches);
     if let (Err(_), Some(previous)) = (&planned, &previous) {
         // Whoever comes again with other roots, built meanwhile, is to find what there is.
         stores
@@ -163,6 +162,7 @@ pub fn handle(
     let Planned {
         closure,
         caches,
+        left_out,
         early,
     } = planned?;
     if let Some(afresh) = afresh(had_layer, previous.as_ref(), config.engine) {
@@ -191,6 +191,7 @@ pub fn handle(
     if !made.message.is_empty() {
         print::sub_bullet(&made.message);
     }
+    warn_of_left_out(caches.unusable().filter(|cache| !left_out.contains(cache)));
     report_on(layers_dir, &closure)?;
     if config.debug {
         print_largest_paths(&closure, LARGEST);
@@ -296,58 +297,65 @@ fn known_closure(roots: &[Root], facts: &BTreeMap<StorePath, PathInfo>) -> Optio
 struct Planned {
     closure: Closure,
     caches: Arc<Caches>,
+    /// The caches that cannot be used, with the reason.
+    left_out: Vec<(String, String)>,
     early: Option<Early>,
 }
 
 /// Asks for the whole closure, and says what is odd about it. What is needed for certain, and need
-/// not be rewritten, is fetched meanwhile; until it has a layer it is in the new directory `waiting`.
+/// not be rewritten, is fetched meanwhile, where it may be; until it has a layer it is in the new
+/// directory `waiting`.
 fn plan(
     roots: &[Root],
     mut known: Known,
     engine: EngineSetting,
-    waiting: &Path,
+    waiting: Option<&Path>,
     open_caches: impl FnOnce() -> Caches,
 ) -> Result<Planned, ClosureLayerError> {
     let timer = print::sub_start_timer("Asking the binary caches");
     let caches = Arc::new(open_caches());
     let root_paths: Vec<_> = roots.iter().map(|root| root.path.clone()).collect();
     known.facts.retain(|_, info| caches.upholds(info));
-    // What is known may be in a layer that is kept.
-    let nothing_known = known.facts.is_empty() && known.guesses.is_empty();
     let sought = match engine {
         EngineSetting::Unset => Some(Sought::Declared),
         EngineSetting::Only(_) => Some(Sought::Nothing),
         // Where references lead depends on the whole closure.
         EngineSetting::Relocate | EngineSetting::Auto => None,
     };
-    let begin = |sought| Early::begin(Arc::clone(&caches), waiting, sought);
-    let early = sought.filter(|_| nothing_known).map(begin).transpose();
-    let early = early.map_err(|reason| {
-        ClosureLayerError::Layer(LayerError {
-            path: waiting.to_path_buf(),
-            reason,
+    let early = waiting.zip(sought).map(|(waiting, sought)| {
+        Early::begin(Arc::clone(&caches), waiting, sought).map_err(|reason| {
+            ClosureLayerError::Layer(LayerError {
+                path: waiting.to_path_buf(),
+                reason,
+            })
         })
-    })?;
+    });
+    let early = early.transpose()?;
     let planned = caches.plan_telling(&root_paths, &known, |path, info| {
         if let Some(early) = &early {
             early.want(path, info);
         }
     });
     timer.done();
-    let unusable: Vec<_> = caches.unusable().collect();
+    let left_out: Vec<_> = caches.unusable().collect();
     let closure = planned.map_err(|misses| ClosureLayerError::Miss {
         misses,
-        unusable: unusable.clone(),
+        unusable: left_out.clone(),
     })?;
-    for (cache, reason) in unusable {
-        output::warning(&format!("{cache} was left out: {reason}."));
-    }
+    warn_of_left_out(left_out.iter().cloned());
     warn_unsigned(&closure);
     Ok(Planned {
         closure,
         caches,
+        left_out,
         early,
     })
+}
+
+fn warn_of_left_out(caches: impl Iterator<Item = (String, String)>) {
+    for (cache, reason) in caches {
+        output::warning(&format!("{cache} was left out: {reason}."));
+    }
 }
 
 /// What filling the layers needs to know.
@@ -479,7 +487,8 @@ impl<'a> Work<'a> {
         let all = plan.closure.paths.iter();
         let (old, new): (Vec<_>, Vec<_>) = all.partition(|(path, _)| is_kept(path));
         let size = |paths: &[(&StorePath, &PathInfo)]| -> u64 {
-            paths.iter().map(|(_, info)| info.nar_size).sum()
+            let sizes = paths.iter().map(|(_, info)| info.nar_size);
+            sizes.fold(0, u64::saturating_add)
         };
         if !old.is_empty() {
             print::sub_bullet(format!(
@@ -500,7 +509,8 @@ impl<'a> Work<'a> {
         let filled = if new.is_empty() {
             fill()
         } else {
-            let total = new.iter().map(|(_, info)| info.download_size()).sum();
+            let sizes = new.iter().map(|(_, info)| info.download_size());
+            let total = sizes.fold(0, u64::saturating_add);
             let what = format!(
                 "Downloading {}: {}, {} unpacked",
                 paths(new.len()),

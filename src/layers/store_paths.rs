@@ -233,6 +233,12 @@ impl StoreLayers {
         })
     }
 
+    /// Whether the previous image has none of them.
+    #[must_use]
+    pub fn are_new(&self) -> bool {
+        self.previous.is_empty()
+    }
+
     /// Keeps the previous image's layers of these names; whether it has them all.
     pub fn keep(&self, names: &[String]) -> Result<bool, LayerError> {
         let kept: Option<Vec<_>> = names.iter().map(|name| self.previous.get(name)).collect();
@@ -301,7 +307,7 @@ impl StoreLayers {
             .filter(|name| !kept.contains(*name))
             .cloned()
             .collect();
-        let mut surveys = match source.early {
+        let mut found = match source.early {
             Some(early) => self.finish(plan, early)?,
             None => self.fetch(plan, &fresh, source.caches)?,
         };
@@ -316,7 +322,7 @@ impl StoreLayers {
                     Ok(programs) => break programs,
                     Err(Unseen::Kept(layer)) => {
                         let one = BTreeSet::from([layer.clone()]);
-                        surveys.extend(self.fetch(plan, &one, source.caches)?);
+                        found.extend(self.fetch(plan, &one, source.caches)?);
                         fresh.insert(layer);
                     }
                     Err(Unseen::Unreadable(reason)) => {
@@ -330,7 +336,7 @@ impl StoreLayers {
         let mut layers = BTreeMap::new();
         for (name, paths) in &plan.placement.layers {
             let metadata = if fresh.contains(name) {
-                Metadata::of(plan, paths, &mut surveys, &mut files)
+                Metadata::of(plan, paths, &mut found, &mut files)
             } else {
                 self.previous.get(name).cloned().unwrap_or_default()
             };
@@ -345,7 +351,7 @@ impl StoreLayers {
         plan: &Plan,
         names: &BTreeSet<String>,
         caches: &Caches,
-    ) -> Result<BTreeMap<StorePath, Survey>, FillError> {
+    ) -> Result<Found, FillError> {
         for name in names {
             self.layer(name).create().map_err(FillError::Layer)?;
         }
@@ -361,15 +367,15 @@ impl StoreLayers {
                 info: info.clone(),
                 place: plan.place(path),
             });
-        surveys(fetch_each(&Queue::of(wanted), caches, &plan.sought()))
+        found(fetch_each(&Queue::of(wanted), caches, &plan.sought()))
     }
 
     /// Waits for a download that has begun, of all that the layers are to hold.
-    fn finish(&self, plan: &Plan, early: Early) -> Result<BTreeMap<StorePath, Survey>, FillError> {
+    fn finish(&self, plan: &Plan, early: Early) -> Result<Found, FillError> {
         for name in plan.placement.layers.keys() {
             self.layer(name).create().map_err(FillError::Layer)?;
         }
-        surveys(early.finish(|path| plan.place(path)))
+        found(early.finish(|path| plan.place(path)))
     }
 
     /// Declares the layers, so that they are in the image.
@@ -391,14 +397,14 @@ impl StoreLayers {
     }
 }
 
-/// What was found in each path.
-fn surveys(
-    fetched: Result<Vec<(Wanted, Survey)>, FetchError>,
-) -> Result<BTreeMap<StorePath, Survey>, FillError> {
+/// Where each path came from in the end, and what was found in it.
+type Found = BTreeMap<StorePath, (PathInfo, Survey)>;
+
+fn found(fetched: Result<Vec<(Wanted, Survey)>, FetchError>) -> Result<Found, FillError> {
     let fetched = fetched.map_err(|error| FillError::Fetch(Box::new(error)))?;
     let found = fetched.into_iter();
     Ok(found
-        .map(|(wanted, survey)| (wanted.path, survey))
+        .map(|(wanted, survey)| (wanted.path, (wanted.info, survey)))
         .collect())
 }
 
@@ -450,7 +456,7 @@ impl Metadata {
     fn of(
         plan: &Plan,
         paths: &BTreeSet<StorePath>,
-        surveys: &mut BTreeMap<StorePath, Survey>,
+        found: &mut Found,
         programs: &mut BTreeMap<&StorePath, Vec<String>>,
     ) -> Self {
         let mut metadata = Self {
@@ -460,14 +466,14 @@ impl Metadata {
         let mut survey = Survey::default();
         for path in paths {
             let base_name = path.to_basename();
-            if let Some(info) = plan.closure.paths.get(path) {
-                metadata.paths.extend(info.to_line(path));
-            }
-            let mut found = files(&plan.place(path));
-            found.extend(programs.remove(path).unwrap_or_default());
-            let lines = found.into_iter().map(|file| format!("{base_name} {file}"));
+            let Some((info, one)) = found.remove(path) else {
+                continue;
+            };
+            metadata.paths.extend(info.to_line(path));
+            let mut names = files(&plan.place(path));
+            names.extend(programs.remove(path).unwrap_or_default());
+            let lines = names.into_iter().map(|file| format!("{base_name} {file}"));
             metadata.files.extend(lines);
-            let one = surveys.remove(path).unwrap_or_default();
             if one.leaves {
                 metadata.leaving.push(base_name);
             }
@@ -525,6 +531,7 @@ mod tests {
             compression: "none".into(),
             file_size: None,
             trust: Trust::Signed,
+            content: None,
         };
         Closure {
             roots: vec![path.clone()],

@@ -33,7 +33,7 @@ impl Substituters {
     /// Lines of `nix.conf`.
     #[must_use]
     pub fn settings(&self) -> String {
-        let urls: Vec<String> = self.caches.iter().map(url).collect();
+        let urls: Vec<String> = self.caches.iter().map(|cache| self.url(cache)).collect();
         let keys: Vec<String> = self
             .trust
             .keys
@@ -47,11 +47,27 @@ impl Substituters {
             })
             .collect();
         format!(
-            "substituters = {}\ntrusted-public-keys = {}\nrequire-sigs = {}\n",
+            "substituters = {}\ntrusted-public-keys = {}\nrequire-sigs = true\n",
             urls.join(" "),
-            keys.join(" "),
-            self.trust.required
+            keys.join(" ")
         )
+    }
+
+    /// A cache's URL with Nix's store parameters.
+    fn url(&self, cache: &CacheUrl) -> String {
+        let mut parameters = Vec::new();
+        if let Some(priority) = cache.priority {
+            parameters.push(format!("priority={priority}"));
+        }
+        if cache.trusted || !(self.trust.required || cache.must_sign) {
+            parameters.push("trusted=true".to_string());
+        }
+        let base = cache.base.as_str().trim_end_matches('/');
+        if parameters.is_empty() {
+            base.to_string()
+        } else {
+            format!("{base}?{}", parameters.join("&"))
+        }
     }
 
     /// Writes the credentials where nobody else can read them. A token is a password without a
@@ -81,23 +97,6 @@ impl Substituters {
             .mode(0o600)
             .open(file)?
             .write_all(text.as_bytes())
-    }
-}
-
-/// A cache's URL with Nix's store parameters.
-fn url(cache: &CacheUrl) -> String {
-    let mut parameters = Vec::new();
-    if let Some(priority) = cache.priority {
-        parameters.push(format!("priority={priority}"));
-    }
-    if cache.trusted {
-        parameters.push("trusted=true".to_string());
-    }
-    let base = cache.base.as_str().trim_end_matches('/');
-    if parameters.is_empty() {
-        base.to_string()
-    } else {
-        format!("{base}?{}", parameters.join("&"))
     }
 }
 

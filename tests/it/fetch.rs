@@ -2,20 +2,21 @@
 
 use crate::common::{caches, fixtures, nix, output};
 use nix_derivation::StorePath;
-use nix_hydra_buildpack::closure::fetch::fetch;
+use nix_hydra_buildpack::closure::fetch::{FetchFailure, fetch, fetch_each};
 use nix_hydra_buildpack::closure::plan::{Answer, Caches, Known};
+use nix_hydra_buildpack::closure::queue::{Queue, Wanted};
 use nix_hydra_buildpack::closure::references::Sought;
 use nix_hydra_buildpack::config::TrustSettings;
 use nix_hydra_buildpack::http::{Http, Patience};
 use platform::fixtures::Fixtures;
 use platform::server::{Response, Server};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{self, Read, Write};
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
@@ -302,6 +303,138 @@ fn a_server_that_says_when_to_come_again_is_asked_no_sooner() {
             "{status}, {when}: {waited:?}"
         );
     }
+}
+
+#[test]
+fn a_cache_that_has_a_new_url_for_a_lost_nar_each_time_is_not_asked_for_ever() {
+    let Some(fixtures) = fixtures() else { return };
+    let directory = fixtures.cache.clone();
+    let count = AtomicUsize::new(0);
+    let server = Server::with_hook(&fixtures.cache, move |request| {
+        if request.path.starts_with("/nar/") {
+            return Some(Response::new(404));
+        }
+        let text = fs::read_to_string(directory.join(&request.path[1..])).unwrap();
+        let number = count.fetch_add(1, Ordering::Relaxed);
+        let text = text.replace("URL: nar/", &format!("URL: nar/{number}/"));
+        Some(Response::new(200).body(text.as_bytes()))
+    })
+    .unwrap();
+    let caches = caches(&[server.url()], &[&fixtures.public_key], true);
+    let root = root(&fixtures, "static");
+    let closure = caches.plan(&[root], &Known::default()).unwrap();
+    let store = TempDir::new().unwrap();
+    let error = fetch(&closure, &caches, store.path(), &Sought::Nothing).unwrap_err();
+    assert!(
+        matches!(&error.reason, FetchFailure::Open(error) if error.is_absent()),
+        "{error:?}"
+    );
+    let nars = server.requests();
+    let nars = nars
+        .iter()
+        .filter(|request| request.path.starts_with("/nar/"));
+    assert_eq!(nars.count(), 3);
+}
+
+#[test]
+fn a_cache_that_goes_down_after_the_plan_is_waited_for_once() {
+    let Some(fixtures) = fixtures() else { return };
+    let other = Server::start(&fixtures.cache).unwrap();
+    let is_down = Arc::new(AtomicBool::new(false));
+    let goes_down = Arc::clone(&is_down);
+    let first = Server::with_hook(&fixtures.cache, move |_| {
+        let fails = goes_down.load(Ordering::Relaxed);
+        fails.then(|| Response::new(500))
+    })
+    .unwrap();
+    let caches = caches(&[first.url(), other.url()], &[&fixtures.public_key], true);
+    let root = root(&fixtures, "python");
+    let closure = caches
+        .plan(std::slice::from_ref(&root), &Known::default())
+        .unwrap();
+    let url = first.url().trim_end_matches('/').to_string();
+    assert!(closure.paths.values().all(|info| info.cache == url));
+    assert_eq!(caches.unusable().count(), 0);
+    let _ = first.take_requests();
+    is_down.store(true, Ordering::Relaxed);
+    let store = TempDir::new().unwrap();
+    let queue = Queue::of(closure.paths.iter().map(|(path, info)| Wanted {
+        path: path.clone(),
+        info: info.clone(),
+        place: store.path().join(path.to_basename()),
+    }));
+    let fetched = fetch_each(&queue, &caches, &Sought::Nothing).unwrap();
+    // Those that are at work at once are asked for in all their attempts, and nothing later.
+    let asked: BTreeSet<_> = first.requests().into_iter().map(|one| one.path).collect();
+    let nars = asked
+        .iter()
+        .filter(|path| path.starts_with("/nar/"))
+        .count();
+    assert!((4..=16).contains(&nars), "{asked:?}");
+    let unusable: Vec<_> = caches.unusable().map(|(url, _)| url).collect();
+    assert_eq!(unusable, [url]);
+    // What is kept of a path is where it came from in the end.
+    let from = other.url().trim_end_matches('/').to_string();
+    assert!(fetched.iter().all(|(wanted, _)| wanted.info.cache == from));
+    assert_eq!(fetched.len(), closure.paths.len());
+    assert!(fetched.len() > 20);
+}
+
+#[test]
+fn a_cache_that_fails_again_and_again_is_left_alone_and_one_that_fails_now_and_then_is_not() {
+    let Some(fixtures) = fixtures() else { return };
+    let other = Server::start(&fixtures.cache).unwrap();
+    let python = root(&fixtures, "python");
+    for (one_in, is_left_out) in [(1, true), (5, false)] {
+        // The same path fails each time that it is asked for.
+        let broken = Server::with_hook(&fixtures.cache, move |request| {
+            let fails = request.path.ends_with(".narinfo")
+                && usize::from(request.path.as_bytes()[1]) % one_in == 0;
+            fails.then(|| Response::new(500))
+        })
+        .unwrap();
+        let caches = caches(&[broken.url(), other.url()], &[&fixtures.public_key], true);
+        let closure = caches.plan(std::slice::from_ref(&python), &Known::default());
+        assert!(closure.unwrap().paths.len() > 20);
+        assert_eq!(
+            caches.unusable().count(),
+            usize::from(is_left_out),
+            "{one_in}"
+        );
+    }
+}
+
+#[test]
+fn a_path_of_which_no_url_was_kept_is_asked_for_again() {
+    let Some(fixtures) = fixtures() else { return };
+    let server = Server::start(&fixtures.cache).unwrap();
+    let keys = [fixtures.public_key.as_str()];
+    let closure = || {
+        let caches = caches(&[server.url()], &keys, true);
+        let root = root(&fixtures, "static");
+        let mut closure = caches.plan(&[root], &Known::default()).unwrap();
+        closure.paths.values_mut().for_each(|info| info.url.clear());
+        closure
+    };
+    let store = TempDir::new().unwrap();
+    let caches_now = caches(&[server.url()], &keys, true);
+    fetch(&closure(), &caches_now, store.path(), &Sought::Nothing).unwrap();
+    assert_eq!(fs::read_dir(store.path()).unwrap().count(), 1);
+
+    // It was in a cache that is no longer named, and the other one does not have it.
+    let empty = TempDir::new().unwrap();
+    fs::write(
+        empty.path().join("nix-cache-info"),
+        "StoreDir: /nix/store\n",
+    )
+    .unwrap();
+    let others = caches(&[format!("file://{}", empty.path().display())], &keys, true);
+    let store = TempDir::new().unwrap();
+    let error = fetch(&closure(), &others, store.path(), &Sought::Nothing).unwrap_err();
+    assert!(
+        matches!(&error.reason, FetchFailure::Lost(answers) if answers[0].1 == Answer::Absent),
+        "{error:?}"
+    );
 }
 
 /// A binary cache that has nothing, and takes hours to say so.

@@ -12,6 +12,7 @@
 mod common;
 
 mod conditions;
+mod content;
 mod deploy;
 mod detect;
 mod disturbed;

@@ -5,7 +5,7 @@ use nix_hydra_buildpack::closure::place::is_layer;
 use platform::image::Image;
 use platform::lifecycle::Outcome;
 use platform::process::Launch;
-use platform::server::Server;
+use platform::server::{Response, Server};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fs;
@@ -197,4 +197,83 @@ fn a_changed_engine_moves_the_closure_and_back_again() {
     assert_eq!(why.as_deref(), engine);
     assert_eq!(all_digests(&image), first);
     works(&deploy, &image);
+}
+
+#[test]
+fn a_cache_whose_nars_have_whole_urls_is_asked_for_no_more_of_them_than_any_other() {
+    let Some(deploy) = python() else { return };
+    let directory = deploy.fixtures.cache.clone();
+    let app = deploy.fixtures.apps["python"].store_path.clone();
+    let narinfo = directory.join(format!("{}.narinfo", &app[11..43]));
+    let narinfo = fs::read_to_string(narinfo).unwrap();
+    let mut words = narinfo.split_whitespace();
+    let python3 = words.find(|word| word.contains("-python3-")).unwrap();
+    let counts = [false, true].map(|whole| {
+        let directory = directory.clone();
+        let server = Server::with_hook(&deploy.fixtures.cache, move |request| {
+            let file = request.path.trim_start_matches('/');
+            if !whole || !file.ends_with(".narinfo") {
+                return None;
+            }
+            let text = fs::read_to_string(directory.join(file)).ok()?;
+            let host = request.header("host")?;
+            let text = text.replace("URL: ", &format!("URL: http://{host}/"));
+            Some(Response::new(200).body(text))
+        })
+        .unwrap();
+        let mut deploy = python().unwrap();
+        deploy.set("NIX_EXTRA_BINARY_CACHE", &server.url());
+        let before = digests(&deploy.built());
+        let nars = || {
+            let requests = server.take_requests().into_iter();
+            requests
+                .filter(|request| request.path.starts_with("/nar/"))
+                .count()
+        };
+        let all = nars();
+        deploy.set("NIX_STORE_PATH", &format!("/nix/store/{python3}"));
+        let image = deploy.built();
+        let kept = digests(&image);
+        let kept = kept
+            .iter()
+            .filter(|(name, digest)| before.get(*name) == Some(*digest));
+        assert!(kept.count() > 2);
+        (all, nars())
+    });
+    assert_eq!(counts[0], counts[1]);
+    assert!(counts[0].1 * 2 < counts[0].0, "{counts:?}");
+}
+
+#[test]
+fn a_cache_that_is_down_is_named_where_another_one_has_the_path() {
+    let Some(mut deploy) = python() else { return };
+    let gone = Server::start(&deploy.fixtures.cache).unwrap().url();
+    let both = format!("{gone} {}", deploy.cache.url());
+    deploy.set("NIX_EXTRA_BINARY_CACHE", &both);
+    let outcome = deploy.build();
+    assert!(outcome.success(), "{}", outcome.log);
+    let log = strip_ansi(&outcome.log);
+    let gone = gone.trim_end_matches('/');
+    assert!(log.contains(&format!("{gone} was left out: ")), "{log}");
+
+    // One whose NARs are on a server that is down.
+    let Some(mut deploy) = python() else { return };
+    let half = Server::with_hook(&deploy.fixtures.cache, |request| {
+        request
+            .path
+            .starts_with("/nar/")
+            .then(|| Response::new(503))
+    })
+    .unwrap();
+    let both = format!("{} {}", half.url(), deploy.cache.url());
+    deploy.set("NIX_EXTRA_BINARY_CACHE", &both);
+    let outcome = deploy.build();
+    assert!(outcome.success(), "{}", outcome.log);
+    let log = strip_ansi(&outcome.log);
+    let url = half.url();
+    let said = format!(
+        "{} was left out: HTTP status 503",
+        url.trim_end_matches('/')
+    );
+    assert!(log.contains(&said), "{log}");
 }
