@@ -71,7 +71,7 @@ impl Buildpack for HydraBuildpack {
             let reported = doctor::report(&context, &config, &resolved, hydra.as_mut(), &http);
             // What is deployed is none the worse for it.
             if let Err(error) = reported {
-                print::warning(errors::message(&error).to_string());
+                output::warning(&errors::message(&error).to_string());
             }
         }
 

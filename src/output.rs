@@ -26,14 +26,16 @@ pub(crate) fn list(items: &[String]) -> String {
     }
 }
 
-/// `28s`, `2m 10s`, `1h 5m`.
-pub(crate) fn duration(duration: Duration) -> String {
-    let seconds = duration.as_secs();
-    match seconds {
-        0..60 => format!("{seconds}s"),
-        60..3600 => format!("{}m {}s", seconds / 60, seconds % 60),
-        _ => format!("{}h {}m", seconds / 3600, seconds % 3600 / 60),
-    }
+/// `40 seconds`, `3 minutes`, `2 hours`, `5 days`.
+pub(crate) fn duration(time: Duration) -> String {
+    let seconds = time.as_secs();
+    let (count, unit) = match seconds {
+        0..120 => (seconds, "second"),
+        120..7200 => (seconds / 60, "minute"),
+        7200..172_800 => (seconds / 3600, "hour"),
+        _ => (seconds / 86_400, "day"),
+    };
+    format!("{count} {unit}{}", if count == 1 { "" } else { "s" })
 }
 
 /// Runs `work`, a download of `total` bytes of NARs, under the heading `what`: says how it gets on
@@ -59,7 +61,7 @@ pub(crate) fn downloading<T: Send, E: Send>(
         PACE,
         |line| match timer.take() {
             Some(timer) => timer.cancel(line),
-            None => print::sub_bullet(line),
+            None => sub_bullet(line),
         },
         work,
     );
@@ -67,11 +69,11 @@ pub(crate) fn downloading<T: Send, E: Send>(
         Some(timer) => {
             timer.done();
         }
-        None => print::sub_bullet(format!("Done after {}", duration(begun.elapsed()))),
+        None => sub_bullet(format!("Done after {}", duration(begun.elapsed()))),
     }
     if done.is_ok() {
         for (cache, count) in from_each().filter(|(_, count)| *count > 0) {
-            print::sub_bullet(format!("{} came from {cache}", bytes(count)));
+            sub_bullet(format!("{} came from {cache}", bytes(count)));
         }
     }
     done
@@ -176,7 +178,8 @@ pub(crate) fn printable(text: &str) -> String {
             .map(|rest| {
                 rest.trim_start_matches(|digit: char| digit.is_ascii_digit() || digit == ';')
             })
-            .and_then(|rest| rest.strip_prefix('m'))
+            // Compilers have their colours go on to the end of the line.
+            .and_then(|rest| rest.strip_prefix(['m', 'K']))
             .filter(|_| letter == '\u{1b}');
         if let Some(rest) = colour {
             letters = rest.chars();
@@ -191,8 +194,16 @@ pub(crate) fn printable(text: &str) -> String {
     shown
 }
 
-/// A warning of one paragraph.
-pub(crate) fn warning(text: &str) {
+/// A line of the log below a step, which may hold what a server or an archive says.
+// Every other line of this kind goes through here: see `disallowed-methods` in `clippy.toml`.
+#[expect(clippy::disallowed_methods)]
+pub(crate) fn sub_bullet(text: impl AsRef<str>) {
+    print::sub_bullet(printable(text.as_ref()).replace('\n', "\\n"));
+}
+
+/// A warning, which may hold the same.
+#[expect(clippy::disallowed_methods)]
+pub fn warning(text: &str) {
     print::warning(printable(text));
 }
 
@@ -259,8 +270,14 @@ mod tests {
     }
 
     #[test]
-    fn times_are_told_as_exactly_as_they_matter() {
-        for (seconds, text) in [(9, "9s"), (130, "2m 10s"), (3_930, "1h 5m")] {
+    fn durations_read_as_people_say_them() {
+        for (seconds, text) in [
+            (0, "0 seconds"),
+            (1, "1 second"),
+            (180, "3 minutes"),
+            (7200, "2 hours"),
+            (400_000, "4 days"),
+        ] {
             assert_eq!(duration(Duration::from_secs(seconds)), text);
         }
     }
@@ -268,9 +285,20 @@ mod tests {
     #[test]
     fn nothing_that_a_server_says_moves_the_cursor() {
         assert_eq!(
-            printable("a\u{1b}[2J\u{9b}2J\r\u{7}\tb\n\u{1b}[1;31mred\u{1b}[0m\u{1b}[m"),
+            printable("a\u{1b}[2J\u{9b}2J\r\u{7}\tb\n\u{1b}[1;31m\u{1b}[Kred\u{1b}[0m\u{1b}[m"),
             "a\\u{1b}[2J\\u{9b}2J\\r\\u{7}\tb\nred"
         );
+    }
+
+    #[test]
+    fn a_line_of_the_log_stays_one_whatever_is_in_it() {
+        let log = bullet_stream::global::with_locked_writer(Vec::new(), || {
+            sub_bullet("lib/\u{1b}[2J\r\n- Done");
+            warning("\u{1b}[1A\u{1b}[2K is its name");
+        });
+        let log = String::from_utf8(log).unwrap();
+        assert!(log.contains("  - lib/\\u{1b}[2J\\r\\n- Done\n"), "{log}");
+        assert!(log.contains("\\u{1b}[1A is its name"), "{log}");
     }
 
     #[test]

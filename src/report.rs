@@ -71,7 +71,7 @@ pub fn print_largest_paths(closure: &Closure, count: usize) {
     let chains = closure.chains();
     print::bullet("Largest store paths, since NIX_DEBUG is set");
     for index in closure.by_size().into_iter().take(count) {
-        print::sub_bullet(format!(
+        output::sub_bullet(format!(
             "{}  {}",
             bytes(closure.paths()[index].size),
             closure.chain_words(&chains[index])

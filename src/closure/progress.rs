@@ -108,17 +108,17 @@ mod tests {
             (
                 moment(0, 0),
                 moment(10, 98_300_000),
-                "98.3 MB of 812.4 MB, 9.8 MB/s, 1m 12s left",
+                "98.3 MB of 812.4 MB, 9.8 MB/s, 72 seconds left",
             ),
             (
                 moment(10, 98_300_000),
                 moment(20, 310_300_000),
-                "310.3 MB of 812.4 MB, 21.2 MB/s, 23s left",
+                "310.3 MB of 812.4 MB, 21.2 MB/s, 23 seconds left",
             ),
             (
                 moment(20, 310_300_000),
                 moment(30, 310_300_000),
-                "310.3 MB of 812.4 MB, and nothing came for 10s",
+                "310.3 MB of 812.4 MB, and nothing came for 10 seconds",
             ),
             (
                 moment(30, 310_300_000),

@@ -18,6 +18,7 @@ use crate::http::Http;
 use crate::hydra::deploy::short;
 use crate::hydra::{Hydra, revision};
 use crate::layers::closure::ClosureLayerError;
+use crate::output;
 use crate::resolve::source::Source;
 use crate::resolve::{self, Resolved};
 use bullet_stream::global::print;
@@ -238,10 +239,10 @@ pub fn report<B: Buildpack<Error = BuildpackError>>(
     };
     if let Some(diagnosis) = diagnosis {
         let (answer, explanation) = (diagnosis.answer(), diagnosis.explanation());
-        print::warning(format!("{answer}\n\n{explanation}"));
+        output::warning(&format!("{answer}\n\n{explanation}"));
     } else {
         print::bullet("Doctor");
-        print::sub_bullet("There is no expression in the app to compare with Hydra's build");
+        output::sub_bullet("There is no expression in the app to compare with Hydra's build");
     }
     Ok(())
 }

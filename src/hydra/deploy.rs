@@ -3,8 +3,9 @@
 
 use super::api::{Build, Evaluation, Evaluations, Jobset, Step};
 use super::wait::{Say, Wait, since};
-use super::{Hydra, HydraError, Patience, duration, jobset_path, segment};
+use super::{Hydra, HydraError, Patience, jobset_path, segment};
 use crate::config::{Job, Revision};
+use crate::output::duration;
 use nix_derivation::StorePath;
 use std::time::Duration;
 
@@ -230,12 +231,8 @@ fn wait_for_evaluation(
         {
             continue;
         }
-        let error = hydra
-            .get::<Jobset>(&format!("{}/errors", jobset_path(job)))
-            .ok()
-            .and_then(|jobset| jobset.errormsg)
-            .and_then(|errors| job_error(&errors, None));
         let fetch_error = jobset.fetcherrormsg.filter(|error| !error.is_empty());
+        let error = fetch_error.or_else(|| evaluation_error(hydra, job, None));
         return Err(DeployError::NotEvaluated(Box::new(NotEvaluated {
             revision: revision.clone(),
             page: hydra.page(&jobset_path(job)),
@@ -246,7 +243,7 @@ fn wait_for_evaluation(
             waited: wait.waited(),
             doing,
             disabled,
-            error: fetch_error.or(error).map(|error| excerpt(&error)),
+            error: error.map(|error| excerpt(&error)),
         }))
         .into());
     }
@@ -280,11 +277,7 @@ pub fn build_of(
             jobs.sort();
             let count = jobs.len();
             jobs.truncate(JOBS_SHOWN);
-            let error = hydra
-                .get::<Jobset>(&format!("{}/errors", jobset_path(job)))
-                .ok()
-                .and_then(|jobset| jobset.errormsg)
-                .and_then(|errors| job_error(&errors, Some(&job.job)));
+            let error = evaluation_error(hydra, job, Some(&job.job));
             Err(DeployError::NoJob(Box::new(NoJob {
                 job: job.clone(),
                 page: hydra.page(&format!("eval/{}", evaluation.id)),
@@ -383,15 +376,8 @@ fn jobset_in_words(jobset: &Jobset) -> String {
 
 /// What Hydra does about a build at the moment. Its steps are asked for only here, once a minute.
 fn build_in_words(hydra: &mut Hydra, build: &Build) -> String {
-    let mut last: Option<(u64, Step)> = None;
-    for number in 1..=STEPS {
-        match hydra.get::<Step>(&format!("build/{}/step/{number}", build.id)) {
-            Ok(step) => last = Some((number, step)),
-            Err(_) => break,
-        }
-    }
     let queued = build.timestamp.map(since).unwrap_or_default();
-    let Some((number, step)) = last else {
+    let Some((number, step)) = last_step(hydra, build) else {
         // A Hydra from before 2026 has no pages for steps, but lists the builds that have some.
         let busy = hydra.get::<Vec<Build>>("status").unwrap_or_default();
         return if busy.iter().any(|other| other.id == build.id) {
@@ -421,20 +407,23 @@ fn build_in_words(hydra: &mut Hydra, build: &Build) -> String {
     text
 }
 
+/// The last step of a build, with its number; nothing where there is none, or none is shown.
+fn last_step(hydra: &mut Hydra, build: &Build) -> Option<(u64, Step)> {
+    (1..=STEPS)
+        .map_while(|number| {
+            let step = hydra.get(&format!("build/{}/step/{number}", build.id));
+            Some((number, step.ok()?))
+        })
+        .last()
+}
+
 fn failed(hydra: &mut Hydra, job: &Job, build: &Build) -> DeployError {
     let tail = |hydra: &Hydra, path: Option<&String>| hydra.log_tail(path?, LOG_LINES);
     let mut log = hydra.page(&format!("build/{}/log", build.id));
     let mut lines = tail(hydra, build.drvpath.as_ref());
     if lines.is_none() {
         // A dependency failed: the last step is where Hydra gave up.
-        let mut last = None;
-        for number in 1..=STEPS {
-            match hydra.get::<Step>(&format!("build/{}/step/{number}", build.id)) {
-                Ok(step) => last = Some((number, step)),
-                Err(_) => break,
-            }
-        }
-        if let Some((number, step)) = last {
+        if let Some((number, step)) = last_step(hydra, build) {
             lines = tail(hydra, step.drvpath.as_ref());
             log = hydra.page(&format!("build/{}/step/{number}/log", build.id));
         }
@@ -468,6 +457,13 @@ fn outputs(build: &Build) -> Option<Vec<StorePath>> {
     paths.filter(|paths| !paths.is_empty())
 }
 
+/// What Hydra says of the jobset's last evaluation: about `of`, as [`job_error`] has it.
+fn evaluation_error(hydra: &mut Hydra, job: &Job, of: Option<&str>) -> Option<String> {
+    let path = format!("{}/errors", jobset_path(job));
+    let jobset: Jobset = hydra.get(&path).ok()?;
+    job_error(&jobset.errormsg?, of)
+}
+
 /// What a jobset's errors say about a job; about the whole, or else the first, where none is named.
 /// Format: `hydra-eval-jobset` writes `in job ‘name’:` or `at top-level:` before each.
 fn job_error(errors: &str, job: Option<&str>) -> Option<String> {
@@ -486,7 +482,7 @@ fn job_error(errors: &str, job: Option<&str>) -> Option<String> {
     };
     let rest = &errors[start..];
     let end = rest.find("\n\nin job ‘").unwrap_or(rest.len());
-    Some(super::without_controls(rest[..end].trim()))
+    Some(rest[..end].trim().to_string())
 }
 
 /// The last lines of an error, which have its cause.
@@ -520,7 +516,7 @@ mod tests {
 
     #[test]
     fn a_jobset_s_errors_are_told_apart_by_job() {
-        let errors = "in job ‘a’:\nerror: one\n\nmore\n\nin job ‘b’:\nerror: \u{1b}[31mtwo\n\n";
+        let errors = "in job ‘a’:\nerror: one\n\nmore\n\nin job ‘b’:\nerror: two\n\n";
         assert_eq!(
             job_error(errors, Some("a")).as_deref(),
             Some("error: one\n\nmore")

@@ -14,12 +14,12 @@ use crate::cache::{CacheUrl, content_decoder};
 use crate::config::{Config, Job, Wanted};
 use crate::errors::BuildpackError;
 use crate::http::{Ask, Credentials, Http, HttpError, Reply, Size, is_same_server};
+use crate::output;
 use bullet_stream::global::print;
 use serde::de::DeserializeOwned;
 use std::fmt;
 use std::io::{self, Read};
 use std::path::Path;
-use std::time::Duration;
 use url::Url;
 
 /// The most that is read of one answer: an evaluation lists the numbers of all its builds, and
@@ -28,6 +28,9 @@ const MAX_ANSWER_SIZE: u64 = 256 * 1024 * 1024;
 
 /// Redirects that are followed for one question.
 const REDIRECTS: u32 = 5;
+
+/// The most that is kept of a log to show its last lines: they are a few, and some are long.
+const MAX_END_SIZE: usize = 64 * 1024;
 
 /// A Hydra, and what lets one into it.
 #[derive(Debug, Clone)]
@@ -186,7 +189,7 @@ impl Hydra {
         let text = content_decoder(Box::new(body), &encoding).ok()?;
         let end = end_of(text.take(MAX_ANSWER_SIZE)).ok()?;
         let end = String::from_utf8_lossy(&end);
-        let all: Vec<String> = end.lines().map(without_controls).collect();
+        let all: Vec<String> = end.lines().map(str::to_string).collect();
         Some(all[all.len().saturating_sub(lines)..].to_vec())
     }
 
@@ -350,12 +353,10 @@ pub fn set_up(
             .map_err(BuildpackError::Hydra)?;
         match inputs {
             Some(inputs) => {
-                inputs.lines(name).into_iter().for_each(|line| {
-                    print::sub_bullet(line);
-                });
+                inputs.lines(name).into_iter().for_each(output::sub_bullet);
                 config.lookups = inputs.lookups(config.nix_path.as_deref());
             }
-            None => print::sub_bullet("The jobset has no evaluation yet, so no inputs either"),
+            None => output::sub_bullet("The jobset has no evaluation yet, so no inputs either"),
         }
     }
     Ok(Some(hydra))
@@ -381,49 +382,22 @@ pub(crate) fn segment(text: &str) -> String {
 /// What Hydra says in place of what was asked for, where it is Hydra who says it.
 fn refusal(body: &[u8]) -> Option<String> {
     let refusal: Refusal = serde_json::from_slice(body).ok()?;
-    Some(without_controls(refusal.error.trim()))
+    Some(refusal.error.trim().to_string())
 }
 
 /// The last bytes of a text that may be long.
 fn end_of(mut text: impl Read) -> io::Result<Vec<u8>> {
-    const KEPT: usize = 64 * 1024;
     let mut end = Vec::new();
     loop {
-        let read = text.by_ref().take(KEPT as u64).read_to_end(&mut end)?;
+        let read = text
+            .by_ref()
+            .take(MAX_END_SIZE as u64)
+            .read_to_end(&mut end)?;
         if read == 0 {
             return Ok(end);
         }
-        end.drain(..end.len().saturating_sub(KEPT));
+        end.drain(..end.len().saturating_sub(MAX_END_SIZE));
     }
-}
-
-/// Logs and errors have colours, and may hold anything else.
-fn without_controls(text: &str) -> String {
-    let mut shown = String::new();
-    let mut characters = text.chars().peekable();
-    while let Some(character) = characters.next() {
-        if character == '\u{1b}' && characters.peek() == Some(&'[') {
-            characters.next();
-            // A control sequence ends with a letter.
-            characters.find(|end| ('@'..='~').contains(end));
-        } else if character == '\t' || character == '\n' || !character.is_control() {
-            shown.push(character);
-        }
-    }
-    shown
-}
-
-/// `40 seconds`, `3 minutes`, `2 hours`, `5 days`.
-#[must_use]
-pub fn duration(time: Duration) -> String {
-    let seconds = time.as_secs();
-    let (count, unit) = match seconds {
-        0..120 => (seconds, "second"),
-        120..7200 => (seconds / 60, "minute"),
-        7200..172_800 => (seconds / 3600, "hour"),
-        _ => (seconds / 86_400, "day"),
-    };
-    format!("{count} {unit}{}", if count == 1 { "" } else { "s" })
 }
 
 #[cfg(test)]
@@ -466,27 +440,6 @@ mod tests {
         ] {
             let to = hydra(base).rehome(&asked.parse().unwrap(), location.parse().unwrap());
             assert_eq!(to.as_str(), followed);
-        }
-    }
-
-    #[test]
-    fn logs_are_shown_without_colours_and_controls() {
-        assert_eq!(
-            without_controls("\u{1b}[31;1merror:\u{1b}[0m\tx\u{7}"),
-            "error:\tx"
-        );
-    }
-
-    #[test]
-    fn durations_read_as_people_say_them() {
-        for (seconds, text) in [
-            (0, "0 seconds"),
-            (1, "1 second"),
-            (180, "3 minutes"),
-            (7200, "2 hours"),
-            (400_000, "4 days"),
-        ] {
-            assert_eq!(duration(Duration::from_secs(seconds)), text);
         }
     }
 

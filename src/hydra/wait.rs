@@ -1,6 +1,7 @@
 //! Waiting for what Hydra has not done yet: gently, with a line a minute, and not for ever.
 
-use super::{HydraError, duration};
+use super::HydraError;
+use crate::output::duration;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Where lines of the log go.

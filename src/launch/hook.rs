@@ -1,6 +1,7 @@
 //! Runs the programs that a root has for the end of a build, as the earlier buildpacks did.
 
 use crate::layers::proot::RUN_PROOT;
+use crate::output;
 use bullet_stream::global::print;
 use std::io;
 use std::path::Path;
@@ -18,7 +19,7 @@ pub fn run(hooks: &[String], layers_dir: &Path, app_dir: &Path) -> Result<(), Ho
     let start_program = layers_dir.join("proot/bin").join(RUN_PROOT);
     for hook in hooks {
         print::bullet("Compile hook");
-        print::sub_bullet(format!("Running {hook}"));
+        output::sub_bullet(format!("Running {hook}"));
         let status = Command::new(&start_program)
             .arg(hook)
             .arg(app_dir)

@@ -72,7 +72,7 @@ pub fn launch(
     let Some(procfile) = procfile else {
         let main_program = roots.first().and_then(|root| root.main_program.as_deref());
         let program = main_process(main_program, programs)?;
-        print::sub_bullet(format!(
+        output::sub_bullet(format!(
             "{DEFAULT_PROCESS}: {program}, the {} program, since there is no `Procfile`",
             if main_program.is_some() {
                 "main"
@@ -93,8 +93,8 @@ pub fn launch(
     };
     for (name, value) in procfile.processes() {
         match ProcessCommand::parse(value) {
-            ProcessCommand::Words(_) => print::sub_bullet(format!("{name}: {value}")),
-            ProcessCommand::Shell(_) => print::sub_bullet(format!("{name}: {value}, by a shell")),
+            ProcessCommand::Words(_) => output::sub_bullet(format!("{name}: {value}")),
+            ProcessCommand::Shell(_) => output::sub_bullet(format!("{name}: {value}, by a shell")),
         }
     }
     Ok(processes(procfile, layers_dir))

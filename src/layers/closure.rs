@@ -166,7 +166,7 @@ pub fn handle(
         early,
     } = planned?;
     if let Some(afresh) = afresh(had_layer, previous.as_ref(), config.engine) {
-        print::sub_bullet(format!("Starting afresh: {afresh}"));
+        output::sub_bullet(format!("Starting afresh: {afresh}"));
     }
     let work = Work {
         layers_dir,
@@ -189,7 +189,7 @@ pub fn handle(
         }
     };
     if !made.message.is_empty() {
-        print::sub_bullet(&made.message);
+        output::sub_bullet(&made.message);
     }
     warn_of_left_out(caches.unusable().filter(|cache| !left_out.contains(cache)));
     report_on(layers_dir, &closure)?;
@@ -228,9 +228,9 @@ fn kept(
     roots: &[Root],
     stores: &StoreLayers,
 ) -> Result<ClosureLayer, ClosureLayerError> {
-    print::sub_bullet(format!("Using the previous image's: {}", previous.content));
+    output::sub_bullet(format!("Using the previous image's: {}", previous.content));
     if !previous.relocation_message.is_empty() {
-        print::sub_bullet(&previous.relocation_message);
+        output::sub_bullet(&previous.relocation_message);
     }
     // Where something of it is not known, the lifecycle has restored the SBOM.
     if let Some(closure) = known_closure(roots, &stores.facts().collect()) {
@@ -423,7 +423,7 @@ impl<'a> Work<'a> {
         if self.config.engine == EngineSetting::Relocate {
             return Err(ClosureLayerError::Relocation(against));
         }
-        print::sub_bullet("It cannot be relocated, and is taken as it is");
+        output::sub_bullet("It cannot be relocated, and is taken as it is");
         // What was found is kept, so that the next build need not try again.
         let plan = self.plan(Looking::Only);
         let filled = self.download(&plan, None)?;
@@ -491,7 +491,7 @@ impl<'a> Work<'a> {
             sizes.fold(0, u64::saturating_add)
         };
         if !old.is_empty() {
-            print::sub_bullet(format!(
+            output::sub_bullet(format!(
                 "Keeping the previous image's {}, {}",
                 paths(old.len()),
                 bytes(size(&old))
@@ -629,7 +629,7 @@ fn print_largest_files(
     });
     print::bullet("Largest files of what was downloaded, since NIX_DEBUG is set");
     for (size, path) in files.into_iter().take(LARGEST) {
-        print::sub_bullet(format!("{}  {}", bytes(size), path.display()));
+        output::sub_bullet(format!("{}  {}", bytes(size), path.display()));
     }
     Ok(())
 }

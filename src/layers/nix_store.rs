@@ -8,7 +8,7 @@
 use crate::http::Http;
 use crate::layers::launch_layer::LayerError;
 use crate::nix::archive::{self, ArchiveError, Target};
-use crate::output::tool_name;
+use crate::output::{self, tool_name};
 use crate::resolve::Root;
 use crate::resolve::memo::{Key, Memo};
 use crate::tools::{self, ToolError, ToolSource};
@@ -102,7 +102,7 @@ impl NixStoreLayer {
         let packed = self.path.join(&name);
         let kept = fs::read_to_string(hash_file(&packed)).unwrap_or_default();
         if hash_of(&packed).is_ok_and(|hash| hash == kept) {
-            print::sub_bullet(format!("Using {} from the cache", tool_name(source)));
+            output::sub_bullet(format!("Using {} from the cache", tool_name(source)));
             return Ok(NixArchive {
                 packed,
                 release: None,

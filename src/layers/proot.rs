@@ -5,7 +5,7 @@ use super::loader::Loaders;
 use crate::config::Config;
 use crate::http::Http;
 use crate::nix::archive::AtMost;
-use crate::output::tool_name;
+use crate::output::{self, tool_name};
 use crate::tools::{Tool, ToolError, ToolSource};
 use bullet_stream::global::print;
 use flate2::read::MultiGzDecoder;
@@ -109,7 +109,7 @@ pub fn handle(
     }
     if let LayerState::Kept(_) = state {
         if source.is_some() {
-            print::sub_bullet("Using the previous image's");
+            output::sub_bullet("Using the previous image's");
         }
         return Ok(());
     }

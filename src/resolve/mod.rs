@@ -88,7 +88,7 @@ pub fn resolve<B: Buildpack<Error = BuildpackError>>(
     match &config.wanted {
         Wanted::StorePath(path) => {
             print::bullet("Store path");
-            print::sub_bullet(format!("{path}, as NIX_STORE_PATH says"));
+            output::sub_bullet(format!("{path}, as NIX_STORE_PATH says"));
             Ok(Resolved {
                 roots: vec![Root::from_path(path.clone())],
                 evaluated: None,
@@ -102,9 +102,9 @@ pub fn resolve<B: Buildpack<Error = BuildpackError>>(
             print::bullet("Source");
             let source = Source::read(&context.app_dir, &config.source_name)
                 .map_err(BuildpackError::Source)?;
-            print::sub_bullet(format!("{} files are {}", source.files, source.path));
+            output::sub_bullet(format!("{} files are {}", source.files, source.path));
             for name in &source.left_out {
-                print::sub_bullet(format!("Without `{name}`, which is not from git"));
+                output::sub_bullet(format!("Without `{name}`, which is not from git"));
             }
             for warning in checkout::warnings(&source, &context.app_dir) {
                 output::warning(&warning);
@@ -131,7 +131,7 @@ fn by_hydra<B: Buildpack<Error = BuildpackError>>(
     let settings = &config.hydra;
     let revision = revision::find(settings.revision.as_ref(), &context.app_dir)
         .map_err(|error| BuildpackError::Hydra(HydraError::Revision(error)))?;
-    print::sub_bullet(format!(
+    output::sub_bullet(format!(
         "Looking for {job} at {} ({}) on {hydra}",
         revision.name, revision.from
     ));
@@ -142,13 +142,11 @@ fn by_hydra<B: Buildpack<Error = BuildpackError>>(
         settings.input.as_deref(),
         system(&context.target.arch)?,
         Patience::of(settings.wait),
-        &mut |line| {
-            print::sub_bullet(line);
-        },
+        &mut |line| output::sub_bullet(line),
     )
     .map_err(BuildpackError::Hydra)?;
     for path in &deployed.paths {
-        print::sub_bullet(path.to_string());
+        output::sub_bullet(path.to_string());
     }
     Ok(deployed.paths.into_iter().map(Root::from_path).collect())
 }
@@ -170,7 +168,7 @@ pub fn resolve_fully<B: Buildpack<Error = BuildpackError>>(
         return Ok(resolved);
     }
     print::bullet("Miss");
-    print::sub_bullet("No binary cache has the result: evaluating again, with every detail");
+    output::sub_bullet("No binary cache has the result: evaluating again, with every detail");
     evaluate_fully(context, config, expression, http)
 }
 
@@ -264,7 +262,7 @@ impl<B: Buildpack<Error = BuildpackError>> Step<'_, B> {
         );
         let known = key.as_ref().filter(|_| effort == Effort::Least);
         if let Some(roots) = known.and_then(|key| layer.recall(key)) {
-            print::sub_bullet(format!(
+            output::sub_bullet(format!(
                 "`{}` was evaluated before",
                 expression.file.display()
             ));
@@ -277,7 +275,7 @@ impl<B: Buildpack<Error = BuildpackError>> Step<'_, B> {
 
         let mut nix = match on_path {
             Some((bin, version)) => {
-                print::sub_bullet(format!("Using Nix {version} on PATH"));
+                output::sub_bullet(format!("Using Nix {version} on PATH"));
                 Nix::new(bin, Substituters::new(self.config)).map_err(BuildpackError::Nix)?
             }
             None => self.unpacked_nix(&layer, &tool)?,
@@ -316,7 +314,7 @@ impl<B: Buildpack<Error = BuildpackError>> Step<'_, B> {
         timer.done();
         let (nix, needs_engine) = unpacked.map_err(BuildpackError::Nix)?;
         if let Some(reason) = needs_engine {
-            print::sub_bullet(format!(
+            output::sub_bullet(format!(
                 "Running it {}, since it cannot run elsewhere than at /nix/store here: {reason}",
                 nix.engine().name()
             ));
@@ -342,7 +340,7 @@ impl<B: Buildpack<Error = BuildpackError>> Step<'_, B> {
             Err(ExpressionError::MustBuild(derivation)) => derivation,
             outcome => return outcome.map_err(BuildpackError::Expression),
         };
-        print::sub_bullet(format!(
+        output::sub_bullet(format!(
             "{derivation} must be built to evaluate (import from derivation): no binary cache has it"
         ));
         let engine = nix
@@ -353,7 +351,7 @@ impl<B: Buildpack<Error = BuildpackError>> Step<'_, B> {
         timer.done();
         let outcome = outcome.map_err(BuildpackError::Expression)?;
         for derivation in &outcome.built {
-            print::sub_bullet(format!("Built {derivation}"));
+            output::sub_bullet(format!("Built {derivation}"));
         }
         Ok(outcome)
     }
@@ -378,7 +376,7 @@ impl<B: Buildpack<Error = BuildpackError>> Step<'_, B> {
 
 fn print_roots(roots: &[Root]) {
     for root in roots {
-        print::sub_bullet(root.path.to_string());
+        output::sub_bullet(root.path.to_string());
     }
 }
 

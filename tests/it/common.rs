@@ -207,7 +207,7 @@ impl Deploy {
             log = log.replace(from, to);
         }
         // What is quick is slow on a busy machine.
-        let progress = r" \.+ \([^()]* (left|unpacked|[0-9]s)\)\n(  - .* (left|unpacked|[0-9]s)\n)*  - Done after [0-9ms ]+\n";
+        let progress = r" \.+ \([^()]* (left|unpacked|seconds|minutes)\)\n(  - .* (left|unpacked|seconds|minutes)\n)*  - Done after [0-9]+ [a-z]+\n";
         let log = regex(progress).replace_all(&log, " ... (<time>)\n");
         let timer = regex(r"\.* ?\.+ \((< )?[0-9.]+s\)");
         let log = timer.replace_all(&log, " ... (<time>)");

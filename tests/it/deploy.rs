@@ -167,7 +167,7 @@ fn a_long_download_says_how_it_gets_on() {
     assert!(outcome.success(), "{}", outcome.log);
     let log = strip_ansi(&outcome.log);
     let said = regex(
-        r"unpacked \.+ \(0 bytes of 320.0 kB, and nothing came for 1[0-9]s\)\n  - Done after 1[0-9]s\n  - 320.0 kB came from http://127",
+        r"unpacked \.+ \(0 bytes of 320.0 kB, and nothing came for 1[0-9] seconds\)\n  - Done after 1[0-9] seconds\n  - 320.0 kB came from http://127",
     );
     assert!(said.is_match(&log), "{log}");
 }

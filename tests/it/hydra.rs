@@ -654,6 +654,25 @@ fn a_job_is_deployed_with_no_nix_from_a_private_hydra_that_is_the_binary_cache()
 }
 
 #[test]
+fn what_hydra_says_moves_no_cursor_in_the_log() {
+    let Some(path) = sample("static") else { return };
+    let hydra = HydraServer::new(|state| {
+        let inputs = json!({ "app\u{1b}[2J\n- Done": git(APP, &revision('a')) });
+        state.add(eval(1, &inputs), build(10, &[1], &path));
+    });
+    let Some(mut deploy) = Deploy::with_hook("static", hydra.hook()) else {
+        return;
+    };
+    deploy
+        .set("NIX_HYDRA_JOB", "acme/main/myapp")
+        .set("NIX_REVISION", &revision('a'));
+    let outcome = deploy.build();
+    assert!(outcome.success(), "{}", outcome.log);
+    let shown = "of input app\\u{1b}[2J\\n- Done\n";
+    assert!(outcome.log.contains(shown), "{}", outcome.log);
+}
+
+#[test]
 fn what_hydra_has_built_and_nobody_has_kept_is_told_apart() {
     let hydra = full_hydra(PATH);
     let Some(mut deploy) = Deploy::with_hook("static", hydra.hook()) else {
