@@ -3,6 +3,8 @@
 
 mod hydra;
 
+pub(crate) use self::hydra::in_short as hydra_in_short;
+
 use crate::cache::credentials::CredentialsError;
 use crate::cache::{CacheError, Untrusted};
 use crate::closure::fetch::{FetchError, FetchFailure};

@@ -2,6 +2,7 @@
 
 use super::compare::name;
 use crate::config::{Config, Job};
+use crate::errors::hydra_in_short;
 use crate::hydra::api::{Build, Evaluation, Evaluations, Found};
 use crate::hydra::deploy::{build_of, find_evaluation, revisions};
 use crate::hydra::{Hydra, HydraError, jobset_path, segment};
@@ -50,8 +51,8 @@ pub(super) fn look(
         None => of_name(hydra, derivation, revision),
     };
     found.unwrap_or_else(|error| {
-        let message = crate::errors::BuildpackError::Hydra(error).message();
-        HydraSide::Unasked(format!("{hydra} could not be asked: {}", message.header))
+        let why = hydra_in_short(&error);
+        HydraSide::Unasked(format!("{hydra} could not be asked: {why}"))
     })
 }
 

@@ -13,7 +13,7 @@ mod words;
 
 use crate::closure::plan::{Answer, Caches, Miss};
 use crate::config::{Config, Expression, Wanted};
-use crate::errors::BuildpackError;
+use crate::errors::{BuildpackError, hydra_in_short};
 use crate::http::Http;
 use crate::hydra::deploy::short;
 use crate::hydra::{Hydra, revision};
@@ -194,7 +194,7 @@ fn examine<B: Buildpack<Error = BuildpackError>>(
         Ok(hydra)
     } else {
         found = Hydra::find(config.hydra.url.as_ref(), &config.caches, None, http)
-            .map_err(|error| BuildpackError::Hydra(error).message().header);
+            .map_err(|error| hydra_in_short(&error));
         found.as_mut().map_err(|why| why.clone())
     };
     let open_caches = |hydra: Option<&Hydra>| {

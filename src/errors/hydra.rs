@@ -12,7 +12,7 @@ use std::fmt::Write as _;
 
 pub(super) fn hydra(error: &HydraError) -> Message {
     match error {
-        HydraError::NoHydra(caches) => Message::new(
+        HydraError::NoHydra(caches, unreached) if unreached.is_empty() => Message::new(
             "There is no Hydra to ask",
             formatdoc! {"
                 {asked}
@@ -22,6 +22,16 @@ pub(super) fn hydra(error: &HydraError) -> Message {
                 [] => "NIX_HYDRA_JOB is set, but neither NIX_HYDRA_URL nor a binary cache is.".to_string(),
                 caches => format!("NIX_HYDRA_JOB is set, but none of the binary caches is a Hydra: {}.", list(caches)),
             }},
+        ),
+        HydraError::NoHydra(caches, unreached) => Message::new(
+            "No binary cache has answered as a Hydra does",
+            formatdoc! {"
+                The binary caches are {caches}. Of these could not be asked:
+
+                {unreached}
+                Check that they can be reached from where the image is built; or set NIX_HYDRA_URL to the
+                URL of the Hydra that is meant.
+            ", caches = list(caches), unreached = indented(&reasons(unreached), unreached.len())},
         ),
         HydraError::Http(url, error @ HttpError::Status(401 | 407)) => Message::new(
             "Hydra cannot be asked without credentials",
@@ -80,6 +90,28 @@ pub(super) fn hydra(error: &HydraError) -> Message {
         HydraError::Revision(error) => revision(error),
         HydraError::Deploy(error) => deploy(error),
     }
+}
+
+/// The same in one line.
+pub(crate) fn in_short(error: &HydraError) -> String {
+    let header = hydra(error).header;
+    let why = match error {
+        HydraError::Http(url, error) => format!("{url}: {error}"),
+        HydraError::Answer(url, reason) => format!("{url}: {reason}"),
+        HydraError::Refused { url, said, .. } | HydraError::SignIn(url, said) => {
+            format!("{url}: {said}")
+        }
+        HydraError::NoHydra(_, unreached) if !unreached.is_empty() => list(&reasons(unreached)),
+        _ => return header,
+    };
+    format!("{header} ({why})")
+}
+
+fn reasons(unreached: &[(String, HttpError)]) -> Vec<String> {
+    let reasons = unreached.iter();
+    reasons
+        .map(|(url, error)| format!("{url}: {error}"))
+        .collect()
 }
 
 /// What to do about a path that Hydra has built, and nobody has.

@@ -13,7 +13,9 @@ pub use self::wait::{Patience, Say};
 use crate::cache::{CacheUrl, content_decoder};
 use crate::config::{Config, Job, Wanted};
 use crate::errors::BuildpackError;
-use crate::http::{Ask, Credentials, Http, HttpError, Reply, Size, is_same_server};
+use crate::http::{
+    Ask, Credentials, Http, HttpError, Reply, Size, is_same_server, leads_to_link_local,
+};
 use crate::output;
 use bullet_stream::global::print;
 use serde::de::DeserializeOwned;
@@ -29,6 +31,13 @@ const MAX_ANSWER_SIZE: u64 = 256 * 1024 * 1024;
 /// Redirects that are followed for one question.
 const REDIRECTS: u32 = 5;
 
+/// How often a password is sent to sign in: with the URL that the user named as the one that it comes
+/// from, with the one that Hydra believes to have, and once more.
+const SIGN_INS: u32 = 3;
+
+/// The longest URL that is taken for one that Hydra believes to have: servers take no longer header.
+const MAX_REFERER_SIZE: usize = 4096;
+
 /// The most that is kept of a log to show its last lines: they are a few, and some are long.
 const MAX_END_SIZE: usize = 64 * 1024;
 
@@ -43,8 +52,9 @@ pub struct Hydra {
 /// Why Hydra could not say what to deploy.
 #[derive(Debug)]
 pub enum HydraError {
-    /// Neither is `NIX_HYDRA_URL` set, nor is any of these binary caches a Hydra.
-    NoHydra(Vec<String>),
+    /// Neither is `NIX_HYDRA_URL` set, nor has any of these binary caches answered as a Hydra does;
+    /// with what was asked of those that may be one, and why they did not answer.
+    NoHydra(Vec<String>, Vec<(String, HttpError)>),
     /// There was no answer: the URL that was asked, and the reason.
     Http(String, HttpError),
     /// Hydra refused, with this status and in these words.
@@ -109,6 +119,7 @@ impl Hydra {
             return Ok(Self::new(url.clone(), http.clone()));
         }
         let question = job.map_or_else(|| "api/queue?nr=1".to_string(), jobset_path);
+        let mut unreached = Vec::new();
         for cache in caches.iter().filter(|cache| cache.base.scheme() != "file") {
             let mut hydra = Self::new(cache.clone(), http.clone());
             match hydra.get::<serde_json::Value>(&question) {
@@ -116,11 +127,20 @@ impl Hydra {
                 Err(error @ (HydraError::Private(_) | HydraError::SignIn(..))) => {
                     return Err(error);
                 }
+                Err(HydraError::Http(url, error)) if may_be_hidden(&error) => {
+                    unreached.push((url, error));
+                }
                 Err(_) => {}
             }
         }
+        // Where only one may be it, why that did not answer is all that matters.
+        if unreached.len() == 1
+            && let Some((url, error)) = unreached.pop()
+        {
+            return Err(HydraError::Http(url, error));
+        }
         let asked = caches.iter().map(ToString::to_string).collect();
-        Err(HydraError::NoHydra(asked))
+        Err(HydraError::NoHydra(asked, unreached))
     }
 
     /// The binary caches to use with this Hydra: where one of them is it, with what it let us in
@@ -218,6 +238,9 @@ impl Hydra {
                         .filter(|to| matches!(to.scheme(), "http" | "https"))
                         .ok_or_else(|| answer_error(self, "it redirects to nowhere"))?;
                     url = self.rehome(&url, location);
+                    if leads_to_link_local(&self.url.base, &url) {
+                        return Err(answer_error(self, "it redirects to a link-local address"));
+                    }
                     if url.scheme() == "https" && is_same_server(&self.url.base, &url) {
                         // From here on, nothing is sent in the clear any more.
                         self.url.base.set_scheme("https").ok();
@@ -285,7 +308,8 @@ impl Hydra {
             .map_err(|_| refused("its URL cannot be made".to_string()))?;
         let document = serde_json::json!({ "username": user, "password": password }).to_string();
         let mut referer = self.url.base.to_string();
-        loop {
+        let mut said = String::new();
+        for _ in 0..SIGN_INS {
             let ask = Ask::Post {
                 json: &document,
                 referer: &referer,
@@ -309,7 +333,7 @@ impl Hydra {
                 });
                 return Ok(());
             }
-            let said =
+            said =
                 refusal(&reply.body).unwrap_or_else(|| HttpError::Status(reply.status).to_string());
             // Behind a proxy, Hydra may believe that it has another URL than the user named.
             let wanted = said
@@ -317,13 +341,13 @@ impl Hydra {
                 .and_then(|(_, rest)| rest.split_once('’'))
                 .map(|(wanted, _)| wanted.to_string());
             match wanted {
-                Some(wanted) if wanted != referer => referer = wanted,
-                _ => return Err(refused(said)),
-            }
-            if referer.len() > 4096 {
-                return Err(refused(said));
+                Some(wanted) if wanted != referer && wanted.len() <= MAX_REFERER_SIZE => {
+                    referer = wanted;
+                }
+                _ => break,
             }
         }
+        Err(refused(said))
     }
 }
 
@@ -360,6 +384,12 @@ pub fn set_up(
         }
     }
     Ok(Some(hydra))
+}
+
+/// Whether a server of which this was heard may be a Hydra: one that is down, or behind something that
+/// wants a password. Any other server has no such page.
+fn may_be_hidden(error: &HttpError) -> bool {
+    error.is_passing() || matches!(error, HttpError::Status(401 | 407))
 }
 
 /// The path of a job's jobset.

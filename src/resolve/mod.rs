@@ -126,7 +126,8 @@ fn by_hydra<B: Buildpack<Error = BuildpackError>>(
     job: &Job,
     hydra: Option<&mut Hydra>,
 ) -> libcnb::Result<Vec<Root>, BuildpackError> {
-    let hydra = hydra.ok_or_else(|| BuildpackError::Hydra(HydraError::NoHydra(Vec::new())))?;
+    let hydra =
+        hydra.ok_or_else(|| BuildpackError::Hydra(HydraError::NoHydra(Vec::new(), Vec::new())))?;
     print::bullet("Hydra");
     let settings = &config.hydra;
     let revision = revision::find(settings.revision.as_ref(), &context.app_dir)

@@ -10,7 +10,7 @@ use nix_hydra_buildpack::http::Http;
 use nix_hydra_buildpack::hydra::Hydra;
 use nix_hydra_buildpack::resolve::source::Source;
 use platform::fixtures::Fixtures;
-use platform::server::Server;
+use platform::server::{Request, Response, Server};
 use serde_json::json;
 use std::fmt::Write as _;
 use std::fs;
@@ -488,6 +488,30 @@ fn what_hydra_says_of_the_build_is_told_where_nothing_can_be_compared() {
     hydra.state.state().builds.clear();
     texts.push(look(&[]));
     insta::assert_snapshot!(texts.join("\n\n==========\n\n"));
+}
+
+#[test]
+fn why_hydra_could_not_be_asked_is_told() {
+    let Some(fixtures) = fixtures() else { return };
+    let case = Case::new("closed", PLAIN, |_| {});
+    let closed = Server::with_hook("/nonexistent", |_| Some(Response::new(401))).unwrap();
+    let found = diagnosis(&fixtures, &case.here(), &[], Some(&closed));
+    let text = found.explanation().replace(&closed.url(), "http://hydra");
+    let why = "http://hydra could not be asked: Hydra cannot be asked without credentials \
+               (http://hydra/search?query=-myapp.drv: HTTP status 401 Unauthorized).";
+    assert!(text.contains(why), "{text}");
+    // Also where it is only one of the binary caches.
+    let hook = |request: &Request| (request.path == "/api/queue").then(|| Response::new(401));
+    let Some(mut deploy) = Deploy::with_hook("static", hook) else {
+        return;
+    };
+    deploy.set("NIX_DEBUG", "doctor");
+    let outcome = deploy.build();
+    assert!(outcome.success(), "{}", outcome.log);
+    let log = deploy.stable(&outcome.log);
+    let why = "Hydra cannot be asked without credentials \
+               (http://cache/api/queue?nr=1: HTTP status 401 Unauthorized)";
+    assert!(log.contains(why), "{log}");
 }
 
 #[test]

@@ -546,6 +546,84 @@ fn the_first_binary_cache_that_is_a_hydra_is_asked() {
 }
 
 #[test]
+fn a_cache_that_may_be_the_hydra_is_told_with_what_it_said() {
+    let job: Job = "acme/main/myapp".parse().unwrap();
+    let no_hydra = Server::start("/nonexistent").unwrap();
+    let down = Server::with_hook("/nonexistent", |_| Some(Response::new(502))).unwrap();
+    let proxy = Server::with_hook("/nonexistent", |_| Some(Response::new(401))).unwrap();
+    let nobody = format!("http://127.0.0.1:{}", crate::common::free_port());
+    let urls = [
+        (no_hydra.url(), "http://other"),
+        (down.url(), "http://down"),
+        (proxy.url(), "http://proxy"),
+        (nobody, "http://nobody"),
+    ];
+    let message = |named: &[usize]| {
+        let urls = &urls;
+        let caches: Vec<CacheUrl> = named
+            .iter()
+            .map(|index| urls[*index].0.parse().unwrap())
+            .collect();
+        let error = Hydra::find(None, &caches, Some(&job), &Http::new()).unwrap_err();
+        let text = BuildpackError::Hydra(error).message().to_string();
+        urls.iter()
+            .fold(text, |text, (url, name)| text.replace(url, name))
+    };
+    let messages = [&[0, 1][..], &[0, 2], &[3], &[0, 2, 3]].map(message);
+    insta::assert_snapshot!(messages.join("\n\n==========\n\n"));
+}
+
+#[test]
+fn a_hydra_leads_nobody_to_a_link_local_address() {
+    let metadata = "http://169.254.169.254";
+    let mut asked = Asked::new(one);
+    asked.server = Server::with_hook("/nonexistent", move |request| {
+        let to = format!("{metadata}{}", request.path);
+        Some(Response::new(302).header("Location", &to))
+    })
+    .unwrap();
+    asked.hydra = Hydra::new(asked.server.url().parse().unwrap(), Http::new());
+    let error = asked.hydra.get::<Value>("latest/meta-data").unwrap_err();
+    let text = asked.text(error);
+    assert!(
+        text.contains("it redirects to a link-local address"),
+        "{text}"
+    );
+    // One that a proxy knows by such an address is asked where it was named.
+    let mut asked = Asked::new(|state| {
+        one(state);
+        state.base = metadata.to_string();
+    });
+    let deployed = asked.deploy(&revision('a'), Settings::default());
+    assert_eq!(deployed.unwrap().build.id, 10);
+}
+
+#[test]
+fn a_password_is_not_sent_for_ever_to_a_hydra_that_does_not_know_its_url() {
+    let logins = std::sync::atomic::AtomicUsize::new(0);
+    let mut asked = Asked::new(|_| {});
+    asked.server = Server::with_hook("/nonexistent", move |request| {
+        let said = if request.path == "/login" {
+            let count = logins.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+            assert!(count < 20, "for ever");
+            let other = ["a", "b"][count % 2];
+            format!("POST requests should come from ‘http://{other}/’.")
+        } else {
+            "This page requires you to sign in.".to_string()
+        };
+        let body = json!({ "error": said }).to_string();
+        Some(Response::new(403).body(body))
+    })
+    .unwrap();
+    let mut asked = asked.signing_in_as(USER, PASSWORD);
+    let error = asked.hydra.get::<Value>("build/1").unwrap_err();
+    assert!(matches!(error, HydraError::SignIn(..)), "{error:?}");
+    let requests = asked.server.requests();
+    let logins = requests.iter().filter(|request| request.path == "/login");
+    assert_eq!(logins.count(), 3);
+}
+
+#[test]
 fn the_revision_is_the_one_that_is_named_else_that_of_a_clean_checkout() {
     let app = TempDir::new().unwrap();
     let unknown = find(None, app.path()).unwrap_err();
