@@ -236,7 +236,7 @@ impl Config {
         let caches = caches(&setting, &bindings, &mut hydra.url)?;
         Ok(Self {
             wanted: wanted(&get, &hydra, app_dir)?,
-            on_miss: on_miss(&get, &caches)?,
+            on_miss: on_miss(&get, caches.is_empty() && hydra.url.is_none())?,
             caches,
             trust: trust(&get, &bindings)?,
             source_name: source_name(&get)?,
@@ -647,9 +647,9 @@ fn source_name(get: &Get) -> Result<String, ConfigError> {
     }
 }
 
-fn on_miss(get: &Get, caches: &[CacheUrl]) -> Result<OnMiss, ConfigError> {
+fn on_miss(get: &Get, names_no_cache: bool) -> Result<OnMiss, ConfigError> {
     match get("NIX_ON_MISS").as_deref().map(str::trim) {
-        None if caches.is_empty() => Ok(OnMiss::Build),
+        None if names_no_cache => Ok(OnMiss::Build),
         None | Some("error") => Ok(OnMiss::Error),
         Some("build") => Ok(OnMiss::Build),
         Some(value) => Err(invalid(
@@ -795,6 +795,10 @@ mod tests {
             (&[][..], OnMiss::Error),
             (&[("NIX_ON_MISS", "build")], OnMiss::Build),
             (&[none], OnMiss::Build),
+            (
+                &[none, ("NIX_HYDRA_URL", "http://hydra.acme.net")],
+                OnMiss::Error,
+            ),
             (&[none, ("NIX_ON_MISS", "error")], OnMiss::Error),
         ] {
             assert_eq!(read(settings).unwrap().on_miss, on_miss, "{settings:?}");

@@ -42,7 +42,7 @@ impl Buildpack for HydraBuildpack {
         let mut resolved = resolve::resolve(&context, &config, hydra.as_mut(), &http)?;
         // It may have signed in meanwhile.
         if let Some(hydra) = &hydra {
-            config.caches = hydra.caches(&config.caches);
+            hydra.let_into(&mut config.caches);
         }
 
         let fill = |roots: &[Root], caches: &[CacheUrl]| {

@@ -188,20 +188,19 @@ fn examine<B: Buildpack<Error = BuildpackError>>(
         system: resolve::system(&context.target.arch)?,
     };
     let timer = print::sub_start_timer("Comparing it with Hydra's");
-    // Where no job is named, a Hydra among the caches may know the name.
+    // Where neither it nor a job is named, a Hydra among the caches may know the name.
     let mut found;
     let hydra = if let Some(hydra) = hydra {
         Ok(hydra)
     } else {
-        found = Hydra::find(config.hydra.url.as_ref(), &config.caches, None, http)
-            .map_err(|error| hydra_in_short(&error));
+        found = Hydra::find(&config.caches, None, http).map_err(|error| hydra_in_short(&error));
         found.as_mut().map_err(|why| why.clone())
     };
     let open_caches = |hydra: Option<&Hydra>| {
-        let urls = hydra.map_or_else(
-            || config.caches.clone(),
-            |hydra| hydra.caches(&config.caches),
-        );
+        let mut urls = config.caches.clone();
+        if let Some(hydra) = hydra {
+            hydra.let_into(&mut urls);
+        }
         Caches::open(&urls, config.trust.clone(), http)
     };
     let diagnosis = diagnose(

@@ -107,17 +107,9 @@ impl Hydra {
         Self { url, http }
     }
 
-    /// The Hydra at `url`; else the first of `caches` that is one. Which it is shows in how it
-    /// answers for the jobset of `job`, or for its queue where no job is known.
-    pub fn find(
-        url: Option<&CacheUrl>,
-        caches: &[CacheUrl],
-        job: Option<&Job>,
-        http: &Http,
-    ) -> Result<Self, HydraError> {
-        if let Some(url) = url {
-            return Ok(Self::new(url.clone(), http.clone()));
-        }
+    /// The first of `caches` that is a Hydra. Which it is shows in how it answers for the jobset of
+    /// `job`, or for its queue where no job is known.
+    pub fn find(caches: &[CacheUrl], job: Option<&Job>, http: &Http) -> Result<Self, HydraError> {
         let question = job.map_or_else(|| "api/queue?nr=1".to_string(), jobset_path);
         let mut unreached = Vec::new();
         for cache in caches.iter().filter(|cache| cache.base.scheme() != "file") {
@@ -143,35 +135,33 @@ impl Hydra {
         Err(HydraError::NoHydra(asked, unreached))
     }
 
-    /// The binary caches to use with this Hydra: where one of them is it, with what it let us in
-    /// with; and it itself, where it serves what it has built.
-    #[must_use]
-    pub fn caches(&self, caches: &[CacheUrl]) -> Vec<CacheUrl> {
-        let mut caches = caches.to_vec();
-        let is_it = |cache: &CacheUrl| cache.base == self.url.base;
-        for cache in caches.iter_mut().filter(|cache| is_it(cache)) {
-            cache.credentials.clone_from(&self.url.credentials);
+    /// Adds this Hydra to the binary caches to use, unless it is one of them, or says that it is none
+    /// because it stores elsewhere. One that says nothing of the kind may be one, and be down.
+    pub fn add_to(&mut self, caches: &mut Vec<CacheUrl>) {
+        if caches.iter().any(|cache| self.is(cache)) {
+            return;
         }
-        if !caches.iter().any(is_it) {
-            // Where it stores elsewhere it is of no use, but for the message should a path be
-            // missing because nobody said where.
-            let others = caches
-                .iter()
-                .any(|cache| cache.to_string() != "https://cache.nixos.org");
-            if !others || self.serves_a_cache() {
-                caches.insert(0, self.url.clone());
-            }
+        let says_no = matches!(
+            self.follow("nix-cache-info"),
+            Err(HydraError::Refused { status: 404, .. } | HydraError::Answer(..))
+        );
+        if !says_no {
+            caches.insert(0, self.url.clone());
         }
-        caches
     }
 
-    fn serves_a_cache(&self) -> bool {
-        let reply = self.url.base.join("nix-cache-info").ok().and_then(|url| {
-            self.http
-                .ask(&url, self.url.credentials.as_ref(), Ask::Get, 64 * 1024)
-                .ok()
-        });
-        reply.is_some_and(|reply| reply.status == 200)
+    /// Gives the binary cache that is this Hydra what it let us in with.
+    pub fn let_into(&self, caches: &mut [CacheUrl]) {
+        let own = caches.iter_mut().filter(|cache| self.is(cache));
+        for cache in own.filter(|_| self.url.credentials.is_some()) {
+            cache.base.clone_from(&self.url.base);
+            cache.credentials.clone_from(&self.url.credentials);
+        }
+    }
+
+    fn is(&self, cache: &CacheUrl) -> bool {
+        // It may have led from `http` to `https` meanwhile.
+        is_same_server(&cache.base, &self.url.base) && cache.base.path() == self.url.base.path()
     }
 
     /// The page of something, for people: `build/12`.
@@ -351,24 +341,23 @@ impl Hydra {
     }
 }
 
-/// The Hydra that the settings name, where they name a job on one; with the jobset's inputs for
-/// the evaluation where that is asked for.
+/// The Hydra that the settings name, which is a binary cache as well; where they name a job alone, the
+/// binary cache that has it. With the jobset's inputs for the evaluation where that is asked for.
 pub fn set_up(
     config: &mut Config,
     app_dir: &Path,
     http: &Http,
 ) -> Result<Option<Hydra>, BuildpackError> {
     let settings = &config.hydra;
-    let Some(job) = settings
-        .job
-        .as_ref()
-        .filter(|_| !matches!(config.wanted, Wanted::StorePath(_)))
-    else {
-        return Ok(None);
+    let is_asked = !matches!(config.wanted, Wanted::StorePath(_));
+    let job = settings.job.as_ref().filter(|_| is_asked);
+    let mut hydra = match (&settings.url, job) {
+        (Some(url), _) => Hydra::new(url.clone(), http.clone()),
+        (None, Some(_)) => Hydra::find(&config.caches, job, http).map_err(BuildpackError::Hydra)?,
+        (None, None) => return Ok(None),
     };
-    let mut hydra = Hydra::find(settings.url.as_ref(), &config.caches, Some(job), http)
-        .map_err(BuildpackError::Hydra)?;
-    if settings.inputs {
+    hydra.add_to(&mut config.caches);
+    if let Some(job) = job.filter(|_| settings.inputs) {
         print::bullet("Hydra");
         let revision = revision::find(settings.revision.as_ref(), app_dir).ok();
         let revision = revision.filter(|revision| revision.name != "latest");

@@ -30,7 +30,7 @@ struct Asked {
     server_state: HydraServer,
     /// What was said.
     log: Vec<String>,
-    _files: TempDir,
+    files: TempDir,
 }
 
 impl Asked {
@@ -43,7 +43,7 @@ impl Asked {
             server,
             server_state,
             log: Vec::new(),
-            _files: files,
+            files,
         }
     }
 
@@ -447,8 +447,11 @@ fn a_private_hydra_is_signed_in_to_once_whatever_it_believes_its_url_to_be() {
     // The first came from the URL that the user named, the second from the one it believes in.
     assert_eq!(logins.count(), 2);
     // Its cookie is for it as a binary cache as well, and for nobody else.
-    let caches = ["https://cache.nixos.org".parse().unwrap()];
-    let caches = asked.hydra.caches(&caches);
+    let info = asked.files.path().join("nix-cache-info");
+    fs::write(info, "StoreDir: /nix/store\n").unwrap();
+    let mut caches = vec!["https://cache.nixos.org".parse().unwrap()];
+    asked.hydra.add_to(&mut caches);
+    asked.hydra.let_into(&mut caches);
     let cookies: Vec<_> = caches
         .iter()
         .map(|cache| matches!(cache.credentials, Some(Credentials::Session { .. })))
@@ -518,11 +521,11 @@ fn the_first_binary_cache_that_is_a_hydra_is_asked() {
     .iter()
     .map(|url| url.parse().unwrap())
     .collect();
-    let found = Hydra::find(None, &caches, Some(&job), &Http::new()).unwrap();
+    let found = Hydra::find(&caches, Some(&job), &Http::new()).unwrap();
     assert_eq!(found.to_string(), asked.server.url());
-    let none = Hydra::find(None, &caches[..2], Some(&job), &Http::new()).unwrap_err();
+    let none = Hydra::find(&caches[..2], Some(&job), &Http::new()).unwrap_err();
     let none = BuildpackError::Hydra(none).message().to_string();
-    let nobody = Hydra::find(None, &[], Some(&job), &Http::new()).unwrap_err();
+    let nobody = Hydra::find(&[], Some(&job), &Http::new()).unwrap_err();
     let nobody = BuildpackError::Hydra(nobody).message().to_string();
     // A proxy that wants something else.
     let proxy = Server::with_hook("/nonexistent", |_| Some(Response::new(401))).unwrap();
@@ -564,7 +567,7 @@ fn a_cache_that_may_be_the_hydra_is_told_with_what_it_said() {
             .iter()
             .map(|index| urls[*index].0.parse().unwrap())
             .collect();
-        let error = Hydra::find(None, &caches, Some(&job), &Http::new()).unwrap_err();
+        let error = Hydra::find(&caches, Some(&job), &Http::new()).unwrap_err();
         let text = BuildpackError::Hydra(error).message().to_string();
         urls.iter()
             .fold(text, |text, (url, name)| text.replace(url, name))
@@ -764,6 +767,46 @@ fn what_hydra_has_built_and_nobody_has_kept_is_told_apart() {
     let log = deploy.stable(&outcome.log);
     let error: Vec<&str> = log.lines().filter(|line| line.starts_with('!')).collect();
     insta::assert_snapshot!(error.join("\n"));
+}
+
+#[test]
+fn a_hydra_is_a_binary_cache_unless_it_says_that_it_is_none() {
+    let names = |hydra: &mut Hydra, named: &[String]| -> Vec<String> {
+        let mut caches = named.iter().map(|url| url.parse().unwrap()).collect();
+        hydra.add_to(&mut caches);
+        caches.iter().map(ToString::to_string).collect()
+    };
+    let mut asked = Asked::new(|state| state.stores_elsewhere = true);
+    assert_eq!(names(&mut asked.hydra, &[]), [""; 0]);
+    let own = asked.server.url();
+    // Whoever names it as one is to read why it is none.
+    assert_eq!(
+        names(&mut asked.hydra, std::slice::from_ref(&own)),
+        [own.as_str()]
+    );
+    let proxy = Server::with_hook("/nonexistent", |_| Some(Response::new(401))).unwrap();
+    let mut closed = Hydra::new(proxy.url().parse().unwrap(), Http::new());
+    assert_eq!(
+        names(&mut closed, std::slice::from_ref(&own)),
+        [proxy.url(), own]
+    );
+}
+
+#[test]
+fn the_hydra_that_is_named_is_a_binary_cache_also_without_a_job() {
+    let Some(path) = sample("static") else { return };
+    let Some(mut deploy) = Deploy::with_hook("static", full_hydra(&path).hook()) else {
+        return;
+    };
+    let url = deploy.cache.url();
+    deploy
+        .unset("NIX_EXTRA_BINARY_CACHE")
+        .set("NIX_HYDRA_URL", &url);
+    let outcome = deploy.build();
+    assert!(outcome.success(), "{}", outcome.log);
+    let log = deploy.stable(&outcome.log);
+    assert!(log.contains("Evaluating `"), "{log}");
+    assert!(log.contains("320.0 kB came from http://cache"), "{log}");
 }
 
 /// A checkout as Hydra has it, and as it is fetched from a git server.
