@@ -15,6 +15,7 @@ pub use self::trust::{Trust, Untrusted};
 pub use self::url::{CacheUrl, CacheUrlError};
 
 use crate::http::{Ask, Http, HttpError, Size, leads_to_link_local};
+use crate::hydra::Hydra;
 use ::url::Url;
 use nix_derivation::{StoreDir, StorePath};
 use nix_narinfo::{MAX_NARINFO_SIZE, NarInfo};
@@ -71,7 +72,15 @@ impl BinaryCache {
             priority: CacheInfo::default().priority,
             received: Arc::default(),
         };
-        let text = match cache.read_small("nix-cache-info", MAX_CACHE_INFO_SIZE) {
+        let mut text = cache.read_small("nix-cache-info", MAX_CACHE_INFO_SIZE);
+        // A Hydra may let nobody in who has not signed in.
+        if let Err(CacheError::Http(HttpError::Status(403))) = text
+            && let Ok(url) = Hydra::new(cache.url.clone(), cache.http.clone()).signed_in()
+        {
+            cache.url = url;
+            text = cache.read_small("nix-cache-info", MAX_CACHE_INFO_SIZE);
+        }
+        let text = match text {
             // Every cache lets its `nix-cache-info` be read: where it does not, something is amiss.
             Err(error @ CacheError::Http(HttpError::Status(403))) => return Err(error),
             Err(error) if error.is_absent() => return Err(cache.why_no_cache()),

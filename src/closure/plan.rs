@@ -96,7 +96,9 @@ pub struct Known {
 impl Answer {
     fn of(error: &CacheError) -> Self {
         match error {
-            CacheError::Http(HttpError::Status(401 | 407)) => Self::Refused(error.to_string()),
+            CacheError::Http(HttpError::Status(401 | 403 | 407)) => {
+                Self::Refused(error.to_string())
+            }
             _ => Self::Failed(error.to_string()),
         }
     }

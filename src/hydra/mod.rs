@@ -280,6 +280,12 @@ impl Hydra {
         }
     }
 
+    /// Signs in where there is a user and password for it, and answers its URL with the cookie.
+    pub(crate) fn signed_in(mut self) -> Result<CacheUrl, HydraError> {
+        self.sign_in()?;
+        Ok(self.url)
+    }
+
     /// Signs in as the API does, and keeps the cookie beside the credentials.
     fn sign_in(&mut self) -> Result<(), HydraError> {
         let (user, password) = match &self.url.credentials {

@@ -735,6 +735,30 @@ fn a_job_is_deployed_with_no_nix_from_a_private_hydra_that_is_the_binary_cache()
 }
 
 #[test]
+fn a_private_hydra_that_is_the_binary_cache_of_an_evaluated_app_is_signed_in_to() {
+    let Some(path) = sample("static") else { return };
+    let hydra = full_hydra(&path);
+    hydra.state().private = true;
+    let Some(mut deploy) = Deploy::with_hook("static", hydra.hook()) else {
+        return;
+    };
+    let with = |password: &str| {
+        let user = format!("http://{USER}:{password}@");
+        deploy.cache.url().replace("http://", &user)
+    };
+    let (right, wrong) = (with(PASSWORD), with("letmein"));
+    deploy.set("NIX_EXTRA_BINARY_CACHE", &wrong);
+    let outcome = deploy.build();
+    assert!(!outcome.success(), "{}", outcome.log);
+    let hint = "wants to know who asks, or knows another password";
+    assert!(outcome.log.contains(hint), "{}", outcome.log);
+    deploy.set("NIX_EXTRA_BINARY_CACHE", &right);
+    let outcome = deploy.build();
+    assert!(outcome.success(), "{}", outcome.log);
+    assert!(!outcome.log.contains("left out"), "{}", outcome.log);
+}
+
+#[test]
 fn what_hydra_says_moves_no_cursor_in_the_log() {
     let Some(path) = sample("static") else { return };
     let hydra = HydraServer::new(|state| {

@@ -946,7 +946,7 @@ fn a_server_that_is_no_cache_for_this_store_is_left_out_and_named() {
         })
         .unwrap();
         let expected = match status {
-            401 => Answer::Refused(reason.to_string()),
+            401 | 403 => Answer::Refused(reason.to_string()),
             _ => Answer::Failed(reason.to_string()),
         };
         assert_eq!(answer(&server, &fixtures, &objects), expected);
