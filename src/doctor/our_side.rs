@@ -62,7 +62,7 @@ pub(super) fn look(
         source_files: evaluated.source_files,
         tree: store.tree(evaluated.source).unwrap_or_default(),
         sources: sources(evaluated.root, store),
-        unpinned: unpinned(app_dir, expression, config.nix_path.as_deref()),
+        unpinned: unpinned(app_dir, expression, config),
         changes,
         nix_path: config.nix_path.as_deref().map(without_credentials),
         ..OurSide::default()
@@ -88,7 +88,8 @@ fn sources(root: &StorePath, store: &mut DirectoryStore) -> Vec<(StorePath, usiz
 
 /// Looks through the app's expressions for what nothing pins. This reads text, not Nix: it names
 /// what deserves a look.
-fn unpinned(app_dir: &Path, expression: &Expression, nix_path: Option<&str>) -> Vec<Unpinned> {
+fn unpinned(app_dir: &Path, expression: &Expression, config: &Config) -> Vec<Unpinned> {
+    let nix_path = config.nix_path.as_deref().unwrap_or_default();
     let mut found = BTreeSet::new();
     let mut directories = vec![app_dir.to_path_buf()];
     let is_flake = expression.file.ends_with("flake.nix");
@@ -111,7 +112,7 @@ fn unpinned(app_dir: &Path, expression: &Expression, nix_path: Option<&str>) -> 
                 let file = path.strip_prefix(app_dir).unwrap_or(&path);
                 let file = file.display().to_string();
                 found.extend(
-                    in_text(&text, nix_path, is_flake)
+                    in_text(&text, nix_path, &config.lookups, is_flake)
                         .into_iter()
                         .map(|(line, what)| Unpinned {
                             file: file.clone(),
@@ -125,13 +126,16 @@ fn unpinned(app_dir: &Path, expression: &Expression, nix_path: Option<&str>) -> 
     found.into_iter().collect()
 }
 
-fn in_text(text: &str, nix_path: Option<&str>, is_flake: bool) -> Vec<(usize, String)> {
+fn in_text(text: &str, nix_path: &str, lookups: &[String], is_flake: bool) -> Vec<(usize, String)> {
     let mut found = Vec::new();
     for (index, line) in text.lines().enumerate() {
         let code = line.split('#').next().unwrap_or_default();
-        for name in lookups(code).filter(|_| !is_flake) {
+        for name in looked_up(code).filter(|_| !is_flake) {
             let first = name.split('/').next().unwrap_or_default();
-            if first != "nix" && !is_pinned_in(nix_path, first) {
+            let is_input = lookups
+                .iter()
+                .any(|lookup| lookup.split('=').next() == Some(first));
+            if first != "nix" && !is_input && is_open_in(nix_path, first) {
                 found.push((index + 1, format!("<{name}>")));
             }
         }
@@ -159,7 +163,7 @@ fn in_text(text: &str, nix_path: Option<&str>, is_flake: bool) -> Vec<(usize, St
 }
 
 /// The names in `<…>` of a line of code.
-fn lookups(code: &str) -> impl Iterator<Item = &str> {
+fn looked_up(code: &str) -> impl Iterator<Item = &str> {
     code.split('<').skip(1).filter_map(|rest| {
         let (name, _) = rest.split_once('>')?;
         let is_name = name.starts_with(|c: char| c.is_ascii_alphabetic())
@@ -170,19 +174,23 @@ fn lookups(code: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-/// Whether `NIX_PATH` gives a name a store path, or a URL with a revision.
-fn is_pinned_in(nix_path: Option<&str>, name: &str) -> bool {
-    let entries = nix_path.unwrap_or_default();
-    let prefix = format!("{name}=");
-    let Some(at) = entries.find(&prefix) else {
-        return false;
+/// Whether `NIX_PATH` gives a name what may be another thing on Hydra: neither a store path nor a URL with
+/// a revision. A name that it does not give is the stand-in's, which is the same everywhere.
+fn is_open_in(nix_path: &str, name: &str) -> bool {
+    let mut parts = nix_path.split(':');
+    let value = parts.find_map(|part| part.strip_prefix(name)?.strip_prefix('='));
+    let url = match value {
+        Some(path) if path.contains('/') => return !path.starts_with("/nix/store/"),
+        // What follows its colon belongs to a scheme: `https:`, `channel:`.
+        Some(_) => parts.next().unwrap_or_default(),
+        // It may be in a directory that has no name; `//` is the rest of a URL.
+        None => {
+            let mut parts = nix_path.split(':');
+            return parts.any(|part| part.starts_with('/') && !part.starts_with("//"));
+        }
     };
-    let value = &entries[at + prefix.len()..];
-    let value = value.split(' ').next().unwrap_or_default();
-    value.starts_with("/nix/store/")
-        || value
-            .split(|c: char| !c.is_ascii_hexdigit())
-            .any(|word| matches!(word.len(), 40 | 64))
+    !url.split(|c: char| !c.is_ascii_hexdigit())
+        .any(|word| matches!(word.len(), 40 | 64))
 }
 
 /// Whether a fetcher's argument, which begins `rest`, is one without a hash or revision.
@@ -225,19 +233,32 @@ let
   e = import <nix/fetchurl.nix>;
 in if 1 <2 then builtins.getEnv \"HOME\" else fetchTarball \"https://x/84a3aecb1d976366060d0f0fd4df7d67b0855f5e.tar.gz\"
 ";
-        let found = |nix_path| -> Vec<String> {
-            let found = in_text(text, nix_path, false).into_iter();
+        let found_with = |nix_path, lookups: &[String]| -> Vec<String> {
+            let found = in_text(text, nix_path, lookups, false).into_iter();
             found.map(|(line, what)| format!("{line} {what}")).collect()
         };
+        let found = |nix_path| found_with(nix_path, &[]);
         let rest = [
             "3 fetchTarball without a hash or `rev`",
             "8 fetchGit without a hash or `rev`",
             "11 builtins.getEnv",
         ];
-        assert_eq!(found(None)[0], "1 <nixpkgs>");
-        assert_eq!(found(None)[1..], rest);
-        let pinned = "a=/x:nixpkgs=https://x/84a3aecb1d976366060d0f0fd4df7d67b0855f5e.tar.gz";
-        assert_eq!(found(Some(pinned)), rest);
-        assert_eq!(found(Some("nixpkgs=channel:nixos-26.05"))[0], "1 <nixpkgs>");
+        let pinned = "nixpkgs=https://x/84a3aecb1d976366060d0f0fd4df7d67b0855f5e.tar.gz";
+        // Where nothing says which nixpkgs is meant, it is the stand-in.
+        for closed in ["", "a=/x", "a=https://x/y", "nixpkgs=/nix/store/x", pinned] {
+            assert_eq!(found(closed), rest, "{closed}");
+        }
+        let path = format!("a=/x:{pinned}");
+        assert_eq!(found(&path), rest);
+        for open in [
+            "/pins",
+            "nixpkgs=channel:nixos-26.05",
+            &format!("nixpkgs=/x:a-{pinned}"),
+        ] {
+            assert_eq!(found(open)[0], "1 <nixpkgs>", "{open}");
+            assert_eq!(found(open)[1..], rest);
+            // Hydra's inputs have revisions.
+            assert_eq!(found_with(open, &[pinned.to_string()]), rest, "{open}");
+        }
     }
 }

@@ -523,7 +523,10 @@ fn without_a_hydra_what_enters_and_what_is_not_pinned_is_told() {
     write(pins.path(), "setup.sh", "");
     let nix_path = ("NIX_PATH", format!("nixpkgs={}", pins.path().display()));
     let unpinned = Case::new("unpinned", WITH_NIXPKGS, |_| {});
-    let nothing = Case::new("nothing", PLAIN, |_| {});
+    let nothing = Case::new("nothing", PLAIN, |case| {
+        // Nothing pins it, and nothing evaluates it; it would be the stand-in, the same everywhere.
+        case.both("old.nix", "import <nixpkgs> { }\n");
+    });
     let uncommitted = cases(pins.path())
         .into_iter()
         .find(|case| case.name == "uncommitted");
