@@ -6,8 +6,8 @@ use libcnb::detect::{DetectContext, DetectResult, DetectResultBuilder};
 use libcnb::generic::{GenericMetadata, GenericPlatform};
 use libcnb::{Buildpack, additional_buildpack_binary_path, buildpack_main};
 use nix_hydra_buildpack::cache::CacheUrl;
-use nix_hydra_buildpack::closure::plan::Caches;
-use nix_hydra_buildpack::config::{Config, OnMiss};
+use nix_hydra_buildpack::closure::plan::{Caches, Miss};
+use nix_hydra_buildpack::config::Config;
 use nix_hydra_buildpack::errors::{self, BuildpackError};
 use nix_hydra_buildpack::http::Http;
 use nix_hydra_buildpack::layers::closure::{ClosureLayer, ClosureLayerError};
@@ -51,16 +51,15 @@ impl Buildpack for HydraBuildpack {
             })
         };
         let mut filled = fill(&resolved.roots, &config.caches);
-        if is_miss(&filled) {
+        if let Some(misses) = misses(&filled) {
             let first = resolved.roots.clone();
-            resolved = resolve::resolve_fully(&context, &config, resolved, &http)?;
+            resolved = resolve::resolve_fully(&context, &config, resolved, misses, &http)?;
             if resolved.roots != first {
                 filled = fill(&resolved.roots, &config.caches);
             }
         }
-        if is_miss(&filled)
-            && config.on_miss == OnMiss::Build
-            && let Some(built) = resolve::build(&context, &config, &mut resolved, &http)?
+        if let Some(misses) = misses(&filled)
+            && let Some(built) = resolve::build(&context, &config, &mut resolved, misses, &http)?
         {
             filled = fill(&resolved.roots, &[built]);
         }
@@ -111,9 +110,12 @@ impl Buildpack for HydraBuildpack {
     }
 }
 
-/// Whether there are paths that building could bring.
-fn is_miss(filled: &Result<ClosureLayer, ClosureLayerError>) -> bool {
-    matches!(filled, Err(ClosureLayerError::Miss { .. }))
+/// The paths that no binary cache could give, if that is what is wrong.
+fn misses(filled: &Result<ClosureLayer, ClosureLayerError>) -> Option<&[Miss]> {
+    match filled {
+        Err(ClosureLayerError::Miss { misses, .. }) => Some(misses),
+        _ => None,
+    }
 }
 
 /// Settings are variables of the build's environment, where the platform puts the user's.

@@ -194,6 +194,13 @@ impl Attempt<'_> {
 }
 
 impl Miss {
+    /// Whether every cache says that it does not have the path.
+    #[must_use]
+    pub fn is_certain(&self) -> bool {
+        let mut answers = self.answers.iter();
+        answers.all(|(_, answer)| *answer == Answer::Absent)
+    }
+
     /// Whether a cache has the path, but nobody who is trusted vouches for it.
     #[must_use]
     pub fn is_untrusted(&self) -> bool {

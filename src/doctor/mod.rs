@@ -11,7 +11,7 @@ pub mod stores;
 pub mod tree;
 mod words;
 
-use crate::closure::plan::{Answer, Caches, Miss};
+use crate::closure::plan::Caches;
 use crate::config::{Config, Expression, Wanted};
 use crate::errors::{BuildpackError, hydra_in_short};
 use crate::http::Http;
@@ -246,17 +246,6 @@ pub fn report<B: Buildpack<Error = BuildpackError>>(
     Ok(())
 }
 
-/// The root that a miss is about, if it may be one that Hydra built under another path: every cache
-/// answered, and none has it.
-#[must_use]
-pub fn missing_root(misses: &[Miss]) -> Option<&StorePath> {
-    let absent = |miss: &&Miss| {
-        let mut answers = miss.answers.iter();
-        miss.wanted_by.is_empty() && answers.all(|(_, answer)| *answer == Answer::Absent)
-    };
-    misses.iter().find(absent).map(|miss| &miss.path)
-}
-
 /// Adds to a failed closure why its root is missing, where that can be found out.
 pub fn explain<B: Buildpack<Error = BuildpackError>>(
     error: ClosureLayerError,
@@ -269,7 +258,7 @@ pub fn explain<B: Buildpack<Error = BuildpackError>>(
     let ClosureLayerError::Miss { misses, unusable } = error else {
         return BuildpackError::ClosureLayer(error);
     };
-    let diagnosis = match (missing_root(&misses), &config.wanted) {
+    let diagnosis = match (resolve::missing_root(&misses), &config.wanted) {
         (Some(_), Wanted::HydraJob(job, _)) => {
             return BuildpackError::NotKept {
                 misses,

@@ -6,7 +6,8 @@ pub mod memo;
 pub mod source;
 
 use crate::cache::CacheUrl;
-use crate::config::{Config, Expression, Job, Wanted};
+use crate::closure::plan::Miss;
+use crate::config::{Config, Expression, Job, OnMiss, Wanted};
 use crate::errors::BuildpackError;
 use crate::http::Http;
 use crate::hydra::{self, Hydra, HydraError, Patience, revision};
@@ -152,6 +153,20 @@ fn by_hydra<B: Buildpack<Error = BuildpackError>>(
     Ok(deployed.paths.into_iter().map(Root::from_path).collect())
 }
 
+/// The root that a miss is about, if it may be one that Hydra built under another path: every cache
+/// answered, and none has it.
+#[must_use]
+pub fn missing_root(misses: &[Miss]) -> Option<&StorePath> {
+    let is_root = |miss: &&Miss| miss.wanted_by.is_empty() && miss.is_certain();
+    misses.iter().find(is_root).map(|miss| &miss.path)
+}
+
+/// Whether what is missing is built: where that is asked for, and no cache may have any of it. An outage
+/// is no reason to compile for hours, nor is a password or a key that the settings lack.
+fn is_built(config: &Config, misses: &[Miss]) -> bool {
+    config.on_miss == OnMiss::Build && misses.iter().all(Miss::is_certain)
+}
+
 /// Resolves again what no binary cache has, with nothing left out that Hydra does.
 ///
 /// It comes to the same, but for expressions that look for their own copies in the store by a path
@@ -160,16 +175,25 @@ pub fn resolve_fully<B: Buildpack<Error = BuildpackError>>(
     context: &BuildContext<B>,
     config: &Config,
     resolved: Resolved,
+    misses: &[Miss],
     http: &Http,
 ) -> libcnb::Result<Resolved, BuildpackError> {
     let Wanted::Expression(expression) = &config.wanted else {
         return Ok(resolved);
     };
+    let missing = match missing_root(misses) {
+        Some(_) => "the result",
+        None if is_built(config, misses) => "all of the result",
+        // Neither another evaluation nor a comparison would tell more.
+        None => return Ok(resolved),
+    };
     if resolved.evaluated.is_some() {
         return Ok(resolved);
     }
     print::bullet("Miss");
-    output::sub_bullet("No binary cache has the result: evaluating again, with every detail");
+    output::sub_bullet(format!(
+        "No binary cache has {missing}: evaluating again, with every detail"
+    ));
     evaluate_fully(context, config, expression, http)
 }
 
@@ -190,16 +214,27 @@ pub fn evaluate_fully<B: Buildpack<Error = BuildpackError>>(
     step.by_evaluation(&source, expression, Effort::Full)
 }
 
-/// Builds the roots, or what of them no binary cache has, from their derivations.
+/// Builds the roots, or what of them no binary cache has, from their derivations, if the settings ask
+/// for that.
 ///
 /// Answers them as a binary cache, which is there as long as `resolved` is; nothing where the roots
-/// are no derivations that are known here.
+/// are no derivations that are known here, or a cache may have what is missing.
 pub fn build<B: Buildpack<Error = BuildpackError>>(
     context: &BuildContext<B>,
     config: &Config,
     resolved: &mut Resolved,
+    misses: &[Miss],
     http: &Http,
 ) -> libcnb::Result<Option<CacheUrl>, BuildpackError> {
+    if !is_built(config, misses) {
+        if config.on_miss == OnMiss::Build {
+            print::bullet("Miss");
+            output::sub_bullet(
+                "Nothing is built: not every binary cache says that it does not have what is missing",
+            );
+        }
+        return Ok(None);
+    }
     let step = Step {
         context,
         config,

@@ -3,7 +3,7 @@
 use crate::common::{Deploy, own_layer, python_app_answers, regex, strip_ansi};
 use platform::process::Launch;
 use platform::sandbox::Forbidden;
-use platform::server::{Response, Server};
+use platform::server::{Request, Response, Server};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::thread::sleep;
@@ -275,6 +275,77 @@ fn what_no_binary_cache_has_is_built_where_that_is_asked_for() {
     assert!(!again.log.contains("Build"), "{}", again.log);
     assert_eq!(again.image.unwrap().changed_layers(), [] as [&str; 0]);
     assert_eq!(deploy.requests(), [] as [&str; 0]);
+}
+
+/// How often an app was evaluated in a build that must fail, and its log.
+fn failed(deploy: &Deploy) -> (usize, String) {
+    let outcome = deploy.build();
+    assert!(!outcome.success(), "{}", outcome.log);
+    assert!(!outcome.log.contains("Building"), "{}", outcome.log);
+    let log = deploy.stable(&outcome.log);
+    (log.matches("- Evaluating `").count(), log)
+}
+
+#[test]
+fn what_a_binary_cache_may_have_is_neither_built_nor_evaluated_twice() {
+    let nothing_built = "- Miss\n  - Nothing is built: not every binary cache says";
+    for (status, said) in [
+        (400, "http://cache: HTTP status 400 Bad Request"),
+        (401, "http://cache: HTTP status 401 Unauthorized"),
+    ] {
+        let hook = move |request: &Request| {
+            let is_narinfo = request.path.contains(".narinfo");
+            is_narinfo.then(|| Response::new(status))
+        };
+        let Some(mut deploy) = Deploy::with_hook("static", hook) else {
+            return;
+        };
+        buildable(&deploy);
+        let (evaluations, log) = failed(&deploy);
+        assert_eq!(evaluations, 1, "{log}");
+        assert!(log.contains(said) && !log.contains("- Miss"), "{log}");
+        deploy.set("NIX_ON_MISS", "build");
+        let (evaluations, log) = failed(&deploy);
+        assert_eq!(evaluations, 1, "{log}");
+        assert!(log.contains(said) && log.contains(nothing_built), "{log}");
+    }
+    let Some(mut deploy) = Deploy::new("static") else {
+        return;
+    };
+    let other = "other-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY=";
+    deploy
+        .set("NIX_TRUSTED_PUBLIC_KEYS", other)
+        .set("NIX_ON_MISS", "build");
+    let (evaluations, log) = failed(&deploy);
+    assert_eq!(evaluations, 1, "{log}");
+    assert!(log.contains("which is not trusted"), "{log}");
+    assert!(log.contains(nothing_built), "{log}");
+}
+
+#[test]
+fn an_app_of_which_a_part_is_missing_is_not_evaluated_twice() {
+    let Some(fixtures) = crate::common::fixtures() else {
+        return;
+    };
+    let root = &fixtures.apps["python"].store_path["/nix/store/".len()..];
+    let narinfo = fixtures.cache.join(format!("{}.narinfo", &root[..32]));
+    let narinfo = fs::read_to_string(narinfo).unwrap();
+    let references = narinfo
+        .lines()
+        .find_map(|line| line.strip_prefix("References: "));
+    let mut references = references.unwrap().split(' ');
+    let part = references.find(|path| *path != root).unwrap()[..32].to_string();
+    let hook = move |request: &Request| {
+        let is_part = request.path == format!("/{part}.narinfo");
+        is_part.then(|| Response::new(404))
+    };
+    let Some(deploy) = Deploy::with_hook("python", hook) else {
+        return;
+    };
+    let (evaluations, log) = failed(&deploy);
+    assert_eq!(evaluations, 1, "{log}");
+    assert!(log.contains("wanted by /nix/store/"), "{log}");
+    assert!(!log.contains("- Miss"), "{log}");
 }
 
 #[test]
