@@ -30,19 +30,22 @@ pub(crate) fn find(found: &Found) -> Result<PathBuf, NoShell> {
         .iter()
         .map(|root| root.join("bin"))
         .collect();
-    [images, roots]
-        .iter()
-        .find_map(|directories| {
-            let shells = SHELLS.iter().flat_map(|shell| {
-                let candidates = directories.iter();
-                candidates.map(move |directory| directory.join(shell))
-            });
-            shells
-                .into_iter()
-                .find(|shell| may_execute(&found.outside(shell)))
-        })
+    first(found, &images)
+        .or_else(|| first(found, &roots))
         .or_else(|| found.image.shell.clone())
         .ok_or(NoShell)
+}
+
+/// The best shell in these directories, any of which may lead to another store path.
+fn first(found: &Found, directories: &[PathBuf]) -> Option<PathBuf> {
+    let shells = SHELLS.iter().flat_map(|shell| {
+        let candidates = directories.iter();
+        candidates.map(move |directory| directory.join(shell))
+    });
+    shells.into_iter().find(|shell| {
+        let place = found.followed(shell);
+        place.is_some_and(|place| may_execute(&place))
+    })
 }
 
 fn may_execute(file: &Path) -> bool {
@@ -55,9 +58,11 @@ pub(crate) fn profile(found: &Found) -> Option<OsString> {
     let mut text = Vec::new();
     for root in &found.image.roots {
         let directory = root.join("etc/profile.d");
-        let entries = fs::read_dir(found.outside(&directory));
+        // Often `etc` leads to another store path, where nothing is until an engine runs.
+        let entries = found.followed(&directory).map(fs::read_dir);
         let mut names: Vec<OsString> = entries
             .into_iter()
+            .flatten()
             .flatten()
             .filter_map(|entry| entry.ok().map(|entry| entry.file_name()))
             .filter(|name| name.as_bytes().ends_with(b".sh"))
@@ -93,6 +98,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use crate::image::Image;
+    use std::os::unix::fs::{PermissionsExt, symlink};
 
     #[test]
     fn profiles_of_all_roots_are_read_in_their_order_by_name() {
@@ -121,5 +127,36 @@ mod tests {
              . '/nix/store/a/etc/profile.d/1.sh'\n\
              exec \"$@\""
         );
+    }
+
+    #[test]
+    fn profiles_and_shells_are_found_where_links_lead_to_other_store_paths() {
+        let layers = tempfile::tempdir().unwrap();
+        let store = layers.path();
+        for directory in ["env", "own/etc", "own/profile.d", "own/bin"] {
+            fs::create_dir_all(store.join(directory)).unwrap();
+        }
+        fs::write(store.join("own/profile.d/1.sh"), "").unwrap();
+        fs::write(store.join("own/bin/sh"), "").unwrap();
+        fs::set_permissions(store.join("own/bin/sh"), PermissionsExt::from_mode(0o755)).unwrap();
+        symlink("/nix/store/own/profile.d", store.join("own/etc/profile.d")).unwrap();
+        for name in ["etc", "bin"] {
+            symlink(
+                Path::new("/nix/store/own").join(name),
+                store.join("env").join(name),
+            )
+            .unwrap();
+        }
+        let found = Found {
+            image: Image::parse("root /nix/store/env\n"),
+            store: store.to_path_buf(),
+            layer: PathBuf::new(),
+        };
+        assert_eq!(
+            profile(&found).unwrap(),
+            ". '/nix/store/env/etc/profile.d/1.sh'\nexec \"$@\""
+        );
+        let shell = first(&found, &["/nix/store/env/bin".into()]);
+        assert_eq!(shell, Some("/nix/store/env/bin/sh".into()));
     }
 }
