@@ -1,6 +1,7 @@
 //! What the build asks of the kernel for its own process and those that it starts.
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::fs::Mode;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit, umask};
 
 /// Files that may be open at once, where the host allows: each NAR that is unpacked holds one a
 /// directory that it is in, and there are up to 32 NARs and some 100 connections.
@@ -11,7 +12,11 @@ const OPEN_FILES: u64 = 8192;
 /// No core is dumped: it would hold the credentials of private caches, and lie in the app's
 /// directory, which becomes part of the image. One byte is too little for a file, and the one limit
 /// that also keeps the kernel from piping a core to a program (core(5)).
+///
+/// Modes are the same on every platform: they are a part of a layer's digest, and an app may run as
+/// another user than the one that builds.
 pub fn set() {
+    umask(Mode::WGRP | Mode::WOTH);
     let _ = setrlimit(
         Resource::Core,
         Rlimit {

@@ -1,7 +1,8 @@
 //! The closure as a CycloneDX 1.6 bill of materials (<https://cyclonedx.org/docs/1.6/json/>).
 //!
 //! It says the same of the same closure every time, so that an image whose closure has not changed
-//! keeps its digest: there is neither a time nor a random serial number.
+//! keeps its digest: there is neither a time nor a random serial number, nor the binary cache that
+//! each path came from, since any cache may have it.
 
 use super::package_name::{purl, split};
 use crate::closure::Closure;
@@ -22,8 +23,6 @@ pub(super) fn document(closure: &Closure) -> Value {
                 { "name": "nix:store_path", "value": path.to_absolute_path() },
                 { "name": "nix:nar_hash", "value": info.nar_hash.to_nix_nixbase32_string() },
                 { "name": "nix:nar_size", "value": info.nar_size.to_string() },
-                { "name": "nix:binary_cache", "value": info.cache },
-                { "name": "nix:trust", "value": info.trust.as_str() },
             ],
         });
         if let Some(version) = version {

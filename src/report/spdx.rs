@@ -1,7 +1,7 @@
 //! The closure as an SPDX 2.3 document in JSON (<https://spdx.github.io/spdx-spec/v2.3/>).
 //!
-//! It says the same of the same closure every time: its time is the one that the lifecycle gives all
-//! files of an image, and its namespace is made from what is in it.
+//! It says the same of the same closure every time, from whichever binary cache it comes: its time is
+//! the one that the lifecycle gives all files of an image, and its namespace is made from what is in it.
 
 use super::package_name::{purl, split};
 use crate::closure::Closure;
@@ -36,10 +36,7 @@ pub(super) fn document(closure: &Closure) -> Value {
             "licenseConcluded": "NOASSERTION",
             "licenseDeclared": "NOASSERTION",
             "copyrightText": "NOASSERTION",
-            "comment": format!(
-                "NAR of {} bytes, {hash}, from {} ({})",
-                info.nar_size, info.cache, info.trust.as_str()
-            ),
+            "comment": format!("NAR of {} bytes, {hash}", info.nar_size),
             "externalRefs": [{
                 "referenceCategory": "PACKAGE-MANAGER",
                 "referenceType": "purl",

@@ -52,8 +52,19 @@ fn a_root_of_the_same_closure_moves_only_what_says_so() {
     assert_eq!(output.stdout, "42\n", "{output:?}");
 }
 
+/// The digests of all that an image has of its closure: its layers, what leads to them, and the bills
+/// of materials.
+fn whole(image: &Image) -> BTreeMap<String, String> {
+    let mut digests = digests(image);
+    let closure = &image.record.layers["closure"].blob.digest;
+    let sbom = &image.record.sbom.as_ref().unwrap().digest;
+    digests.insert("closure".to_string(), closure.clone());
+    digests.insert("bills of materials".to_string(), sbom.clone());
+    digests
+}
+
 #[test]
-fn layers_are_the_same_whichever_cache_and_compression_they_come_from() {
+fn layers_and_bills_of_materials_are_the_same_whichever_cache_and_compression_they_come_from() {
     let Some(mut deploy) = Deploy::new("python") else {
         return;
     };
@@ -80,12 +91,36 @@ fn layers_are_the_same_whichever_cache_and_compression_they_come_from() {
     output(&mut copy);
     let server = Server::start(other.path()).unwrap();
     deploy.set("NIX_STORE_PATH", &app);
-    let one = digests(&deploy.built());
+    let one = whole(&deploy.built());
     let mut deploy = Deploy::new("python").unwrap();
     deploy
         .set("NIX_STORE_PATH", &app)
         .set("NIX_EXTRA_BINARY_CACHE", &server.url());
-    assert_eq!(digests(&deploy.built()), one);
+    assert_eq!(whole(&deploy.built()), one);
+
+    // Nor does it matter whose word was taken for it.
+    let mut deploy = Deploy::new("python").unwrap();
+    deploy
+        .set("NIX_STORE_PATH", &app)
+        .unset("NIX_TRUSTED_PUBLIC_KEYS");
+    assert_eq!(whole(&deploy.built()), one);
+}
+
+#[test]
+fn all_layers_are_the_same_whatever_files_the_platform_lets_others_read() {
+    let Some(mut deploy) = python() else { return };
+    let one = all_digests(&deploy.built());
+    let mut deploy_privately = python().unwrap();
+    let private = ["sh", "-c", "umask 077; exec \"$@\"", "sh"];
+    deploy_privately.in_sandbox(move |sandbox| sandbox.started_by(private));
+    assert_eq!(all_digests(&deploy_privately.built()), one);
+    for deploy in [&mut deploy, &mut deploy_privately] {
+        deploy.set("NIX_ENGINE", "relocate");
+    }
+    assert_eq!(
+        all_digests(&deploy_privately.built()),
+        all_digests(&deploy.built())
+    );
 }
 
 /// The sample Python app, as a store path.
