@@ -142,7 +142,7 @@ pub fn handle(
             .map_err(ClosureLayerError::Layer)?
     {
         layer.write(previous).map_err(ClosureLayerError::Layer)?;
-        return kept(previous, layers_dir, roots, &stores);
+        return kept(previous, layers_dir, roots, config, &stores);
     }
 
     let same_trust = previous
@@ -226,6 +226,7 @@ fn kept(
     previous: &Metadata,
     layers_dir: &Path,
     roots: &[Root],
+    config: &Config,
     stores: &StoreLayers,
 ) -> Result<ClosureLayer, ClosureLayerError> {
     output::sub_bullet(format!("Using the previous image's: {}", previous.content));
@@ -235,6 +236,10 @@ fn kept(
     // Where something of it is not known, the lifecycle has restored the SBOM.
     if let Some(closure) = known_closure(roots, &stores.facts().collect()) {
         report_on(layers_dir, &closure)?;
+        // The largest files are in layers that are not here.
+        if config.debug {
+            print_largest_paths(&closure, LARGEST);
+        }
     }
     Ok(ClosureLayer {
         contents: Contents {

@@ -197,6 +197,11 @@ fn nix_debug_lists_what_is_large() {
     let log = deploy.stable(&outcome.log);
     let log = regex("[0-9a-z]{32}-").replace_all(&log, "<hash>-");
     insta::assert_snapshot!("debug", log);
+
+    let again = deploy.stable(&deploy.build().log);
+    let largest = "- Largest store paths, since NIX_DEBUG is set\n  - 687.3 kB  myapp\n";
+    assert!(again.contains("Using the previous image's"), "{again}");
+    assert!(again.contains(largest), "{again}");
 }
 
 #[test]
