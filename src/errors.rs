@@ -169,6 +169,20 @@ impl BuildpackError {
     }
 }
 
+/// The message for a build that a signal has ended.
+#[must_use]
+pub fn interrupted(signal: i32) -> Message {
+    let name = signal_hook::low_level::signal_name(signal).unwrap_or("a signal");
+    Message::new(
+        "The build was interrupted",
+        formatdoc! {"
+            It got {name}: somebody stopped it, or its time was up.
+
+            Nothing half-written was kept; an image that was there before stays as it is. Build again.
+        "},
+    )
+}
+
 fn internal(header: &str, body: &str) -> Message {
     Message::new(
         header,

@@ -26,6 +26,8 @@ pub mod launch;
 
 pub mod limits;
 
+pub mod interrupt;
+
 pub mod report;
 
 pub mod output;

@@ -12,7 +12,7 @@ use nix_hydra_buildpack::errors::{self, BuildpackError};
 use nix_hydra_buildpack::http::Http;
 use nix_hydra_buildpack::layers::closure::{ClosureLayer, ClosureLayerError};
 use nix_hydra_buildpack::resolve::Root;
-use nix_hydra_buildpack::{doctor, hydra, launch, layers, limits, output, resolve};
+use nix_hydra_buildpack::{doctor, hydra, interrupt, launch, layers, limits, output, resolve};
 
 struct HydraBuildpack;
 
@@ -31,6 +31,7 @@ impl Buildpack for HydraBuildpack {
 
     fn build(&self, context: BuildContext<Self>) -> libcnb::Result<BuildResult, Self::Error> {
         limits::set();
+        interrupt::watch();
         let started = print::buildpack("Nix software built by Hydra");
 
         let mut config = Config::read(setting, &context.app_dir).map_err(BuildpackError::Config)?;

@@ -44,7 +44,7 @@ pub struct Build {
     cache: PathBuf,
     env: BTreeMap<String, String>,
     clear_cache: bool,
-    kill_after: Option<Duration>,
+    signal_after: Option<(Signal, Duration)>,
     on_leftovers: bool,
     read_only_layers: bool,
     sandbox: Sandbox,
@@ -134,7 +134,7 @@ impl Build {
             image,
             env: BTreeMap::new(),
             clear_cache: false,
-            kill_after: None,
+            signal_after: None,
             on_leftovers: false,
             read_only_layers: false,
             sandbox: Sandbox::new(rootfs).streams(Streams::Merged),
@@ -158,8 +158,21 @@ impl Build {
 
     /// Kills `bin/build` after this time, with no warning; its status is then 137.
     #[must_use]
-    pub fn kill_after(mut self, time: Duration) -> Self {
-        self.kill_after = Some(time);
+    pub fn kill_after(self, time: Duration) -> Self {
+        self.signal_after(Signal::KILL, time)
+    }
+
+    /// Sends `bin/build` a signal after this time.
+    #[must_use]
+    pub fn signal_after(mut self, signal: Signal, time: Duration) -> Self {
+        self.signal_after = Some((signal, time));
+        self
+    }
+
+    /// Takes another buildpack.
+    #[must_use]
+    pub fn buildpack(mut self, buildpack: impl Into<PathBuf>) -> Self {
+        self.buildpack = buildpack.into();
         self
     }
 
@@ -389,11 +402,11 @@ impl Running<'_> {
         };
         let mut process =
             sandbox.spawn([&[&*format!("{inside}/bin/{program}")], arguments].concat())?;
-        if let Some(time) = self.build.kill_after.filter(|_| program == "build")
+        if let Some((signal, time)) = self.build.signal_after.filter(|_| program == "build")
             && process.wait_timeout(time)?.is_none()
         {
             // An error here means that it has just ended by itself.
-            let _ = process.signal(Signal::KILL);
+            let _ = process.signal(signal);
         }
         let code = process.wait()?;
         Ok((code, process.stdout()))

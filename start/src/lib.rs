@@ -18,6 +18,7 @@ pub mod image;
 mod inside;
 mod namespace;
 mod picture;
+pub mod processes;
 mod proot;
 mod report;
 mod run;

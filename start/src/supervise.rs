@@ -19,6 +19,7 @@ use crate::environment::Change;
 use crate::image::Found;
 use crate::inside;
 use crate::namespace::{Refusal, View};
+use crate::processes::descendants;
 use crate::proot::PRoot;
 use crate::report::{Report, receive, send};
 use crate::sys::{self, Arrived, Fork, Mask, Signals};
@@ -32,7 +33,6 @@ use rustix::process::{
 };
 use rustix::termios::{tcgetpgrp, tcsetpgrp};
 use std::ffi::OsString;
-use std::fs;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
@@ -411,47 +411,4 @@ impl Supervisor {
 fn is_readable(pipe: &OwnedFd) -> bool {
     let mut fds = [PollFd::new(pipe, PollFlags::IN)];
     poll(&mut fds, Some(&Timespec::default())).is_ok_and(|count| count > 0)
-}
-
-/// All processes below this one.
-fn descendants() -> Vec<i32> {
-    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
-    let processes: Vec<(i32, i32)> = entries
-        .filter_map(|entry| {
-            let pid = entry.file_name().to_str()?.parse().ok()?;
-            let stat = fs::read(entry.path().join("stat")).ok()?;
-            Some((pid, parent(&stat)?))
-        })
-        .collect();
-    let mut found = vec![getpid().as_raw_nonzero().get()];
-    let mut next = 0;
-    while let Some(parent) = found.get(next).copied() {
-        found.extend(
-            processes
-                .iter()
-                .filter(|(_, of)| *of == parent)
-                .map(|(pid, _)| *pid),
-        );
-        next += 1;
-    }
-    found.split_off(1)
-}
-
-/// The parent that a `/proc/PID/stat` tells: `PID (name) STATE PARENT …`, with any name.
-fn parent(stat: &[u8]) -> Option<i32> {
-    let name_end = stat.iter().rposition(|byte| *byte == b')')?;
-    let rest = str::from_utf8(&stat[name_end + 1..]).ok()?;
-    rest.split_whitespace().nth(1)?.parse().ok()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_parent_is_found_behind_any_name() {
-        assert_eq!(parent(b"12 (a) S 3 12 12 0"), Some(3));
-        assert_eq!(parent(b"12 (x) R 1) (b) Z 7 12 12 0"), Some(7));
-        assert_eq!(parent(b"12 (cut"), None);
-    }
 }

@@ -25,6 +25,7 @@ mod fetch;
 mod hostile;
 mod hydra;
 mod hydra_server;
+mod interrupted;
 mod launch;
 mod pack;
 mod parity;
