@@ -68,6 +68,8 @@ pub struct Config {
     /// The binary caches to ask, as the user ordered them, the default one last.
     pub caches: Vec<CacheUrl>,
     pub trust: TrustSettings,
+    /// The credentials of other servers too, from which an expression may fetch.
+    pub netrc: Netrc,
     /// Name of the source's store path: `source` since 2017-12-25, `git-export` before.
     pub source_name: String,
     /// `NIX_PATH` for the evaluation, as given.
@@ -233,12 +235,14 @@ impl Config {
         let get = |name: &str| setting(name).filter(|value| !value.trim().is_empty());
         let bindings = bindings(&get)?;
         let mut hydra = hydra(&get)?;
-        let caches = caches(&setting, &bindings, &mut hydra.url)?;
+        let netrc = netrc(&get, &bindings)?;
+        let caches = caches(&setting, &bindings, &netrc, &mut hydra.url)?;
         Ok(Self {
             wanted: wanted(&get, &hydra, app_dir)?,
             on_miss: on_miss(&get, caches.is_empty() && hydra.url.is_none())?,
             caches,
             trust: trust(&get, &bindings)?,
+            netrc,
             source_name: source_name(&get)?,
             nix_path: get("NIX_PATH"),
             lookups: Vec::new(),
@@ -290,11 +294,30 @@ fn bindings(get: &Get) -> Result<Vec<Binding>, ConfigError> {
     })
 }
 
+/// What the bindings' netrc files have, then what the user's has.
+fn netrc(get: &Get, bindings: &[Binding]) -> Result<Netrc, ConfigError> {
+    const NAME: &str = "NIX_NETRC_FILE";
+    let file = get(NAME);
+    if let Some(file) = &file
+        && !Path::new(file.trim()).is_file()
+    {
+        // Whoever sets it to the file's content must not read a password in the log.
+        let shown = if file.starts_with('/') { file } else { "…" };
+        let expected = "the path of a netrc file that is there during the build";
+        return Err(invalid(NAME, shown, expected));
+    }
+    let file = file.unwrap_or_else(|| DEFAULT_NETRC_FILE.to_string());
+    let own = Netrc::read(Path::new(file.trim())).map_err(ConfigError::Credentials)?;
+    let bound = bindings.iter().map(|binding| &binding.netrc);
+    Ok(bound.chain([&own]).fold(Netrc::default(), Netrc::then))
+}
+
 /// The caches that the user names, then those that the platform describes, then the default one,
 /// each with its credentials; `hydra` gets its own in the same ways.
 fn caches(
     setting: &impl Fn(&str) -> Option<String>,
     bindings: &[Binding],
+    netrc: &Netrc,
     hydra: &mut Option<CacheUrl>,
 ) -> Result<Vec<CacheUrl>, ConfigError> {
     let named = |name, value: String| {
@@ -305,9 +328,17 @@ fn caches(
     };
     let extra = setting("NIX_EXTRA_BINARY_CACHE").unwrap_or_default();
     let mut caches = named("NIX_EXTRA_BINARY_CACHE", extra)?;
+    // Set to nothing, it is left out on purpose.
+    let default =
+        setting("NIX_DEFAULT_BINARY_CACHE").unwrap_or_else(|| DEFAULT_BINARY_CACHE.to_string());
+    let mut default = named("NIX_DEFAULT_BINARY_CACHE", default)?;
+    for cache in &mut default {
+        cache.must_sign = true;
+    }
     for bound in bindings.iter().filter_map(|binding| binding.url.as_ref()) {
         // One that is named as well is the same one, and the binding has its credentials.
-        match caches.iter_mut().find(|cache| cache.base == bound.base) {
+        let mut all = caches.iter_mut().chain(&mut default);
+        match all.find(|cache| cache.base == bound.base) {
             Some(cache) if cache.credentials.is_none() => {
                 cache.credentials.clone_from(&bound.credentials);
             }
@@ -315,35 +346,8 @@ fn caches(
             None => caches.push(bound.clone()),
         }
     }
-    // Set to nothing, it is left out on purpose.
-    let default =
-        setting("NIX_DEFAULT_BINARY_CACHE").unwrap_or_else(|| DEFAULT_BINARY_CACHE.to_string());
-    let default = named("NIX_DEFAULT_BINARY_CACHE", default)?;
-    caches.extend(default.into_iter().map(|cache| CacheUrl {
-        must_sign: true,
-        ..cache
-    }));
+    caches.extend(default);
 
-    let file = setting("NIX_NETRC_FILE").filter(|file| !file.trim().is_empty());
-    if let Some(file) = &file
-        && !Path::new(file.trim()).is_file()
-    {
-        // Whoever sets it to the file's content must not read a password in the log.
-        let shown = if file.starts_with('/') { file } else { "…" };
-        return Err(invalid(
-            "NIX_NETRC_FILE",
-            shown,
-            "the path of a netrc file that is there during the build",
-        ));
-    }
-    let file = file.unwrap_or_else(|| DEFAULT_NETRC_FILE.to_string());
-    let netrc = Netrc::read(Path::new(file.trim())).map_err(ConfigError::Credentials)?;
-    let netrcs = || {
-        bindings
-            .iter()
-            .map(|binding| &binding.netrc)
-            .chain([&netrc])
-    };
     if let Some(hydra) = hydra.as_mut().filter(|hydra| hydra.credentials.is_none()) {
         let same = |cache: &&CacheUrl| cache.base.origin() == hydra.base.origin();
         let known = caches
@@ -358,7 +362,7 @@ fn caches(
     {
         let host = cache.base.host_str().unwrap_or_default().to_string();
         if cache.base.scheme() != "file" {
-            cache.credentials = netrcs().find_map(|netrc| netrc.find(&host));
+            cache.credentials = netrc.find(&host);
         }
     }
     Ok(caches)
@@ -607,30 +611,28 @@ fn expression_file(app_dir: &Path) -> Option<PathBuf> {
 
 fn trust(get: &Get, bindings: &[Binding]) -> Result<TrustSettings, ConfigError> {
     let given = get("NIX_TRUSTED_PUBLIC_KEYS").unwrap_or_default();
-    let bound = bindings.iter().flat_map(|binding| &binding.public_keys);
-    let given: Vec<&str> = given
-        .split_whitespace()
-        .chain(bound.map(String::as_str))
-        .collect();
-    let required = flag("NIX_REQUIRE_SIGNATURES", get)? || !given.is_empty();
-    let keys = given
-        .into_iter()
-        .chain([DEFAULT_PUBLIC_KEY])
-        .map(|key| {
-            key.parse::<TrustedPublicKey>().map_err(|_| {
-                // It may be a secret key, put here by mistake.
-                let shown = match key.split_once(':') {
-                    Some((name, _)) => format!("{name}:…"),
-                    None => "…".to_string(),
-                };
-                invalid(
-                    "NIX_TRUSTED_PUBLIC_KEYS",
-                    shown,
-                    format!("public keys separated by spaces, such as `{DEFAULT_PUBLIC_KEY}`"),
-                )
-            })
+    let key = |key: &str| {
+        key.parse::<TrustedPublicKey>().map_err(|_| {
+            // It may be a secret key, put here by mistake.
+            let shown = match key.split_once(':') {
+                Some((name, _)) => format!("{name}:…"),
+                None => "…".to_string(),
+            };
+            invalid(
+                "NIX_TRUSTED_PUBLIC_KEYS",
+                shown,
+                format!("public keys separated by spaces, such as `{DEFAULT_PUBLIC_KEY}`"),
+            )
         })
+    };
+    let mut keys: Vec<_> = given
+        .split_whitespace()
+        .map(key)
         .collect::<Result<_, _>>()?;
+    let bound = bindings.iter().flat_map(|binding| &binding.public_keys);
+    keys.extend(bound.cloned());
+    let required = flag("NIX_REQUIRE_SIGNATURES", get)? || !keys.is_empty();
+    keys.push(key(DEFAULT_PUBLIC_KEY)?);
     Ok(TrustSettings { keys, required })
 }
 
@@ -924,6 +926,26 @@ mod tests {
             assert_eq!(cache.to_string(), url);
             assert!(cache.credentials == credentials, "{url}");
         }
+    }
+
+    #[test]
+    fn a_binding_of_the_default_cache_gives_it_credentials_and_leaves_it_last() {
+        let bindings = tempfile::tempdir().unwrap();
+        for (name, url) in [("1", "https://default.net"), ("2", "https://other.net")] {
+            let binding = bindings.path().join(name);
+            std::fs::create_dir(&binding).unwrap();
+            for (file, text) in [("type", "nix-binary-cache"), ("url", url), ("token", "t")] {
+                std::fs::write(binding.join(file), text).unwrap();
+            }
+        }
+        let caches = read(&[
+            ("NIX_DEFAULT_BINARY_CACHE", "https://default.net/"),
+            ("SERVICE_BINDING_ROOT", bindings.path().to_str().unwrap()),
+        ]);
+        let caches = caches.unwrap().caches;
+        let names: Vec<_> = caches.iter().map(ToString::to_string).collect();
+        assert_eq!(names, ["https://other.net", "https://default.net"]);
+        assert!(caches.iter().all(|cache| cache.credentials.is_some()));
     }
 
     #[test]

@@ -297,6 +297,14 @@ fn credentials(error: &CredentialsError) -> Message {
                 It takes one, such as `https://cache.example.org`.
             ", path = path.display()},
         ),
+        CredentialsError::PublicKey(path) => Message::new(
+            "A service binding cannot be used",
+            formatdoc! {"
+                {path} holds what is no public key.
+
+                It takes public keys, `name:base64`, separated by spaces.
+            ", path = path.display()},
+        ),
         CredentialsError::NoUrl(directory) => Message::new(
             "A service binding cannot be used",
             formatdoc! {"
@@ -944,6 +952,9 @@ mod tests {
             ConfigError::Credentials(CredentialsError::Url(
                 "/bindings/acme/url".into(),
                 CacheUrlError::Scheme,
+            )),
+            ConfigError::Credentials(CredentialsError::PublicKey(
+                "/bindings/acme/public-key".into(),
             )),
             ConfigError::Credentials(CredentialsError::NoUrl("/bindings/acme".into())),
             ConfigError::NothingToDeploy,

@@ -5,6 +5,8 @@
 
 use super::{CacheUrl, CacheUrlError};
 use crate::http::Credentials;
+use nix_narinfo::TrustedPublicKey;
+use std::fmt;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -12,13 +14,20 @@ use std::path::{Path, PathBuf};
 /// The type of service binding that describes a binary cache.
 pub const BINDING_TYPE: &str = "nix-binary-cache";
 
-/// The hosts of a netrc file with their credentials, in the file's order.
-#[derive(Default)]
+/// The hosts of netrc files with their credentials, in the files' order.
+#[derive(Clone, Default)]
 pub struct Netrc {
     entries: Vec<Entry>,
 }
 
-#[derive(Default)]
+/// Never prints what it holds.
+impl fmt::Debug for Netrc {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("Netrc(…)")
+    }
+}
+
+#[derive(Clone, Default)]
 struct Entry {
     /// No machine: the `default` entry, which fits every host.
     machine: Option<String>,
@@ -32,7 +41,7 @@ struct Entry {
 pub struct Binding {
     pub url: Option<CacheUrl>,
     pub netrc: Netrc,
-    pub public_keys: Vec<String>,
+    pub public_keys: Vec<TrustedPublicKey>,
 }
 
 /// Why a binding or a netrc file cannot be used. The file's content is never shown.
@@ -41,6 +50,8 @@ pub enum CredentialsError {
     Read(PathBuf, io::Error),
     /// The `url` of a binding is none of a binary cache.
     Url(PathBuf, CacheUrlError),
+    /// The `public-key` of a binding holds what is no public key.
+    PublicKey(PathBuf),
     /// A binding has a user or token, but no `url` that it is for.
     NoUrl(PathBuf),
 }
@@ -84,15 +95,34 @@ impl Netrc {
                     .as_deref()
                     .is_none_or(|machine| machine == host)
             })
-            .map(|entry| Credentials::Basic {
-                user: entry.login.clone(),
-                password: entry.password.clone(),
-            })
+            .map(Entry::credentials)
+    }
+
+    /// The hosts that are named, with their credentials.
+    pub fn hosts(&self) -> impl Iterator<Item = (&str, Credentials)> {
+        let entries = self.entries.iter();
+        entries.filter_map(|entry| Some((entry.machine.as_deref()?, entry.credentials())))
+    }
+
+    /// The entries of one file after those of another.
+    #[must_use]
+    pub fn then(mut self, other: &Self) -> Self {
+        self.entries.extend_from_slice(&other.entries);
+        self
     }
 
     /// Reads a file that may not be there.
     pub fn read(path: &Path) -> Result<Self, CredentialsError> {
         Ok(read_entry(path)?.map_or_else(Self::default, |text| Self::parse(&text)))
+    }
+}
+
+impl Entry {
+    fn credentials(&self) -> Credentials {
+        Credentials::Basic {
+            user: self.login.clone(),
+            password: self.password.clone(),
+        }
     }
 }
 
@@ -108,19 +138,40 @@ fn words(text: &str) -> Vec<String> {
         }
         let mut rest = line.trim_start();
         while !rest.is_empty() && !rest.starts_with('#') {
-            let (word, after) = match rest.strip_prefix('"') {
-                Some(quoted) => quoted.split_once('"').unwrap_or((quoted, "")),
-                None => rest.split_at(rest.find(char::is_whitespace).unwrap_or(rest.len())),
+            let (word, after) = if let Some(quoted) = rest.strip_prefix('"') {
+                unquoted(quoted)
+            } else {
+                let end = rest.find(char::is_whitespace).unwrap_or(rest.len());
+                (rest[..end].to_string(), &rest[end..])
             };
             if word == "macdef" {
                 in_macro = true;
                 break;
             }
-            words.push(word.to_string());
+            words.push(word);
             rest = after.trim_start();
         }
     }
     words
+}
+
+/// A quoted word behind its first quote, and what follows its last one. A backslash escapes.
+fn unquoted(text: &str) -> (String, &str) {
+    let mut word = String::new();
+    let mut letters = text.chars();
+    while let Some(letter) = letters.next() {
+        match letter {
+            '"' => break,
+            '\\' => word.extend(letters.next().map(|escaped| match escaped {
+                'n' => '\n',
+                'r' => '\r',
+                't' => '\t',
+                other => other,
+            })),
+            other => word.push(other),
+        }
+    }
+    (word, letters.as_str())
 }
 
 /// Reads the bindings of binary caches below `root`; a directory that is not there holds none.
@@ -169,14 +220,15 @@ impl Binding {
             (Some(url), credentials) => url.credentials = credentials,
             (None, Some(_)) => return Err(CredentialsError::NoUrl(directory.to_path_buf())),
         }
+        let keys = entry("public-key")?.unwrap_or_default();
         Ok(Self {
             url,
             netrc: Netrc::read(&directory.join("netrc"))?,
-            public_keys: entry("public-key")?
-                .unwrap_or_default()
+            public_keys: keys
                 .split_whitespace()
-                .map(str::to_string)
-                .collect(),
+                .map(str::parse)
+                .collect::<Result<_, _>>()
+                .map_err(|_| CredentialsError::PublicKey(directory.join("public-key")))?,
         })
     }
 }
@@ -199,7 +251,7 @@ fn read_entry(path: &Path) -> Result<Option<String>, CredentialsError> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
+    #![allow(clippy::unwrap_used, clippy::panic)]
     use super::*;
 
     fn basic(user: &str, password: &str) -> Credentials {
@@ -212,11 +264,11 @@ mod tests {
     #[test]
     fn a_netrc_is_read_as_curl_reads_it() {
         let netrc = Netrc::parse(
-            "# caches\nmachine cache.acme.net login deploy password \"two words\"\n\
+            "# caches\nmachine cache.acme.net login deploy password \"two \\\"words\\\\\"\n\
              machine other.net\n  login o # the robot\n  account x\n  password p\n\
              macdef init\n  machine not.net login n\n\ndefault login anyone password secret\n",
         );
-        assert!(netrc.find("cache.acme.net") == Some(basic("deploy", "two words")));
+        assert!(netrc.find("cache.acme.net") == Some(basic("deploy", "two \"words\\")));
         assert!(netrc.find("other.net") == Some(basic("o", "p")));
         assert!(netrc.find("not.net") == Some(basic("anyone", "secret")));
     }
@@ -227,6 +279,8 @@ mod tests {
         assert!(netrc.find("b.net").is_none());
         assert!(Netrc::parse("login a password b").find("a.net").is_none());
     }
+
+    const KEY: &str = "acme-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY=";
 
     fn binding(files: &[(&str, &str)]) -> Result<Vec<Binding>, CredentialsError> {
         let root = tempfile::tempdir().unwrap();
@@ -244,13 +298,13 @@ mod tests {
             ("type", "Nix-Binary-Cache\n"),
             ("url", "https://cache.acme.net/x\n"),
             ("token", "t0ken\n"),
-            ("public-key", "acme-1:abc\n"),
+            ("public-key", &format!("{KEY}\n")),
         ])
         .unwrap_or_default();
         let url = bindings[0].url.clone().unwrap();
         assert_eq!(url.to_string(), "https://cache.acme.net/x");
         assert!(url.credentials == Some(Credentials::Bearer("t0ken".into())));
-        assert_eq!(bindings[0].public_keys, ["acme-1:abc"]);
+        assert_eq!(bindings[0].public_keys, [KEY.parse().unwrap()]);
     }
 
     #[test]
@@ -262,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn credentials_without_a_url_to_use_them_for_are_an_error() {
+    fn a_binding_that_cannot_be_used_is_an_error() {
         let result = binding(&[("type", BINDING_TYPE), ("username", "u"), ("password", "p")]);
         assert!(matches!(result, Err(CredentialsError::NoUrl(_))));
         let result = binding(&[("type", BINDING_TYPE), ("url", "s3://bucket")]);
@@ -270,5 +324,10 @@ mod tests {
             result,
             Err(CredentialsError::Url(_, CacheUrlError::Scheme))
         ));
+        let result = binding(&[("type", BINDING_TYPE), ("public-key", "acme-1:abc")]);
+        let Err(CredentialsError::PublicKey(file)) = result else {
+            panic!("a key that is too short")
+        };
+        assert!(file.ends_with("cache/public-key"));
     }
 }

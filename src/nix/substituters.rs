@@ -4,11 +4,11 @@
 //! needs. The closure itself is downloaded by this project's own client.
 
 use crate::cache::CacheUrl;
+use crate::cache::credentials::Netrc;
 use crate::config::{Config, TrustSettings};
 use crate::http::Credentials;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
-use std::fmt::Write as _;
 use std::fs::OpenOptions;
 use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt;
@@ -18,6 +18,7 @@ use std::path::Path;
 #[derive(Debug, Clone)]
 pub struct Substituters {
     caches: Vec<CacheUrl>,
+    netrc: Netrc,
     trust: TrustSettings,
 }
 
@@ -26,6 +27,7 @@ impl Substituters {
     pub fn new(config: &Config) -> Self {
         Self {
             caches: config.caches.clone(),
+            netrc: config.netrc.clone(),
             trust: config.trust.clone(),
         }
     }
@@ -70,27 +72,18 @@ impl Substituters {
         }
     }
 
-    /// Writes the credentials where nobody else can read them. A token is a password without a
-    /// user, as Cachix and attic have it in a netrc file.
+    /// Writes the credentials where nobody else can read them: the caches' own, which come first since
+    /// the first entry for a host counts, then those of other hosts that the user's netrc names. What
+    /// it has for any host is left out: the expression says which servers Nix asks.
     pub fn write_netrc(&self, file: &Path) -> io::Result<()> {
-        let mut text = String::new();
-        for cache in &self.caches {
-            let host = cache.base.host_str().unwrap_or_default();
-            // Writing to a string does not fail.
-            let _ = match &cache.credentials {
-                // A Hydra's cookie is left out, which Nix cannot be told.
-                Some(
-                    Credentials::Basic { user, password }
-                    | Credentials::Session { user, password, .. },
-                ) => {
-                    writeln!(text, "machine {host} login {user} password {password}")
-                }
-                Some(Credentials::Bearer(token)) => {
-                    writeln!(text, "machine {host} password {token}")
-                }
-                None => Ok(()),
-            };
-        }
+        let caches = self.caches.iter().filter_map(|cache| {
+            let credentials = cache.credentials.clone()?;
+            Some((cache.base.host_str()?, credentials))
+        });
+        let text: String = caches
+            .chain(self.netrc.hosts())
+            .filter_map(|(host, credentials)| netrc_entry(host, &credentials))
+            .collect();
         OpenOptions::new()
             .write(true)
             .create_new(true)
@@ -98,6 +91,30 @@ impl Substituters {
             .open(file)?
             .write_all(text.as_bytes())
     }
+}
+
+/// A line of a netrc file, as curl reads it (`lib/netrc.c`). A token is a password without a user, as
+/// Cachix and attic have it. Nothing where there is a control character, which a line cannot have;
+/// and a Hydra's cookie is left out, which Nix cannot be told.
+fn netrc_entry(host: &str, credentials: &Credentials) -> Option<String> {
+    let (user, password) = match credentials {
+        Credentials::Basic { user, password } | Credentials::Session { user, password, .. } => {
+            (user.as_str(), password.as_str())
+        }
+        Credentials::Bearer(token) => ("", token.as_str()),
+    };
+    let mut words = Vec::new();
+    for (name, word) in [("machine", host), ("login", user), ("password", password)] {
+        if word.contains(char::is_control) {
+            return None;
+        }
+        // Where there is no word, the next one would be taken for it.
+        if !word.is_empty() {
+            let word = word.replace('\\', r"\\").replace('"', "\\\"");
+            words.push(format!("{name} \"{word}\""));
+        }
+    }
+    Some(words.join(" ") + "\n")
 }
 
 #[cfg(test)]
@@ -115,6 +132,7 @@ mod tests {
             ]
             .map(|url| url.parse().unwrap())
             .into(),
+            netrc: Netrc::parse("machine git.example.org password t0ken\ndefault password all"),
             trust: TrustSettings {
                 keys: vec![
                     "acme-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY="
@@ -135,7 +153,8 @@ mod tests {
         substituters.write_netrc(&file).unwrap();
         assert_eq!(
             std::fs::read_to_string(&file).unwrap(),
-            "machine cache.example.org login user password hunter2\n"
+            "machine \"cache.example.org\" login \"user\" password \"hunter2\"\n\
+             machine \"git.example.org\" password \"t0ken\"\n"
         );
         let mode = file.metadata().unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);

@@ -1,6 +1,7 @@
 //! What lets one into a private binary cache reaches that cache, and nothing and nobody else.
 
 use crate::common::{buildpack, copy, fixtures, strip_ansi};
+use crate::evaluate::{config, evaluate, nix_in_place};
 use crate::servers::other_host;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -434,5 +435,57 @@ fn a_setting_that_makes_no_sense_is_shown_without_its_secret() {
             "{message}"
         );
         assert!(!message.contains(canary), "{message}");
+    }
+}
+
+#[test]
+fn nix_sends_what_the_build_knows_of_caches_and_of_other_servers_whatever_is_in_a_password() {
+    let Some(fixtures) = fixtures() else { return };
+    let asked = Server::with_hook("/nonexistent", |request| {
+        (request.path == "/pinned").then(|| Response::new(404))
+    })
+    .unwrap();
+    let port = asked.address().port();
+    let directory = TempDir::new().unwrap();
+    let netrc = directory.path().join("netrc");
+    // What it has for any host is for caches alone: the expression may name any server.
+    let file = "machine localhost login git password \"se \\\"cr\\\\et\"\ndefault password any";
+    fs::write(&netrc, file).unwrap();
+    for (cache, host, sent) in [
+        (
+            "http://deploy:two%20words@127.0.0.1",
+            "127.0.0.1",
+            "deploy:two words",
+        ),
+        (
+            "http://deploy:%23a%22b%5Cc@127.0.0.1",
+            "127.0.0.1",
+            "deploy:#a\"b\\c",
+        ),
+        ("http://:t0ken@127.0.0.1", "127.0.0.1", ":t0ken"),
+        (
+            "http://deploy:cache@127.0.0.1",
+            "localhost",
+            "git:se \"cr\\et",
+        ),
+        ("http://deploy:cache@192.0.2.1", "127.0.0.1", "none"),
+    ] {
+        let app = TempDir::new().unwrap();
+        let expression = format!("import (builtins.fetchurl \"http://{host}:{port}/pinned\")");
+        fs::write(app.path().join("default.nix"), expression).unwrap();
+        let settings = [
+            ("NIX_EXTRA_BINARY_CACHE", cache),
+            ("NIX_NETRC_FILE", netrc.to_str().unwrap()),
+        ];
+        let config = config(app.path(), &settings);
+        let nix = nix_in_place(&fixtures, &config);
+        assert!(evaluate(&nix, app.path(), &config).is_err());
+        let requests = asked.take_requests();
+        let authorization = requests[0].header("authorization").unwrap_or("none");
+        let expected = match sent {
+            "none" => sent.to_string(),
+            sent => format!("Basic {}", BASE64.encode(sent)),
+        };
+        assert_eq!(authorization, expected, "{cache} {host}");
     }
 }
