@@ -25,6 +25,7 @@ use crate::nix::{MIN_VERSION, NixError};
 use crate::output::{self, bytes, list};
 use crate::resolve::expression::ExpressionError;
 use crate::resolve::source::SourceError;
+use crate::temporary::NoTemporary;
 use crate::tools::ToolError;
 use indoc::formatdoc;
 use nix_derivation::StorePath;
@@ -63,8 +64,6 @@ pub enum BuildpackError {
         diagnosis: Box<Diagnosis>,
     },
     PRootLayer(PRootLayerError),
-    /// The start program that comes with the buildpack is not where it should be.
-    NoStartProgram(PathBuf),
     ReadProcfile(PathBuf, io::Error),
     Procfile(ProcfileError),
     NoProcess(NoProcess),
@@ -145,10 +144,6 @@ impl BuildpackError {
             Self::ClosureLayer(ClosureLayerError::Layer(error))
             | Self::PRootLayer(PRootLayerError::Layer(error)) => layer(error),
             Self::PRootLayer(error) => proot(error),
-            Self::NoStartProgram(path) => internal(
-                "The buildpack is not whole",
-                &format!("Its start program is missing: {}", path.display()),
-            ),
             Self::ReadProcfile(path, error) => Message::new(
                 "Failed to read the Procfile",
                 format!(
@@ -369,6 +364,7 @@ fn tool(error: &ToolError) -> Message {
             ", url = without_credentials(url)},
         ),
         ToolError::Write(path, error) => disk("Failed to write a tool", path, error),
+        ToolError::Temporary(error) => temporary(error),
         ToolError::WrongHash {
             url,
             expected,
@@ -392,15 +388,6 @@ fn nix_archive(error: &ArchiveError) -> Message {
     let hint = "Use a release of Nix 2.34 or newer for this system, as its `nix-VERSION-SYSTEM.tar.xz`\n\
                 archive, in NIX_ARCHIVE_URL; or set neither it nor NIX_ARCHIVE_SHA256.";
     match error {
-        ArchiveError::DirectoryTooLong(directory, error) => Message::new(
-            "Nix cannot be unpacked",
-            formatdoc! {"
-                The name of the temporary directory {directory} is {excess} bytes too long
-                to move Nix's store paths to it.
-
-                Set TMPDIR to a directory with a shorter name, such as `/tmp`.
-            ", directory = directory.display(), excess = error.excess},
-        ),
         ArchiveError::Read(error) => Message::new(
             "Nix cannot be unpacked",
             format!("The release archive cannot be read: {error}.\n\n{hint}"),
@@ -422,6 +409,7 @@ fn nix_archive(error: &ArchiveError) -> Message {
 fn nix(error: &NixError) -> Message {
     match error {
         NixError::Write(path, error) => disk("Failed to set up Nix", path, error),
+        NixError::Temporary(error) => temporary(error),
         NixError::Start(program, error) => Message::new(
             "Nix cannot be started",
             formatdoc! {"
@@ -876,6 +864,20 @@ fn disk(header: &str, path: &Path, error: &io::Error) -> Message {
     )
 }
 
+fn temporary(NoTemporary(tried): &NoTemporary) -> Message {
+    let tried = tried.iter();
+    let tried = tried.map(|(directory, why)| format!("  {}: {why}\n", directory.display()));
+    Message::new(
+        "There is no place for temporary files",
+        formatdoc! {"
+            Nix is unpacked to evaluate, and none of these directories can be written:
+
+            {tried}
+            Let the build write one of them, or set TMPDIR to a directory that it may write.
+        ", tried = tried.collect::<String>()},
+    )
+}
+
 fn without_credentials(url: &url::Url) -> String {
     crate::cache::CacheUrl::without_credentials(url.as_str())
 }
@@ -964,13 +966,16 @@ mod tests {
     }
 
     fn tools() -> Vec<BuildpackError> {
-        let excess = Relocation::new(Path::new("/a/very/long/temporary/directory"));
         let mut errors: Vec<_> = [
             ToolError::Inventory("no Nix for riscv64".into()),
             ToolError::Http(url(), HttpError::Status(404)),
             ToolError::Read(url(), io::ErrorKind::UnexpectedEof.into()),
             ToolError::TooLarge(url()),
             ToolError::Write("/layers/nix_hydra/proot/download".into(), full()),
+            ToolError::Temporary(NoTemporary(vec![(
+                "/tmp".into(),
+                io::ErrorKind::ReadOnlyFilesystem,
+            )])),
             ToolError::WrongHash {
                 url: url(),
                 expected: "00".repeat(32),
@@ -981,7 +986,6 @@ mod tests {
         .into();
         errors.extend(
             [
-                ArchiveError::DirectoryTooLong("/a/very".into(), excess.unwrap_err()),
                 ArchiveError::Read(io::ErrorKind::InvalidData.into()),
                 ArchiveError::Entry("../etc".into(), "its name leads out of the archive"),
                 ArchiveError::Write("/tmp/nix-1/x".into(), full()),
@@ -992,6 +996,10 @@ mod tests {
         errors.extend(
             [
                 NixError::Write("/tmp/nix-1".into(), full()),
+                NixError::Temporary(NoTemporary(vec![
+                    ("/tmp".into(), io::ErrorKind::PermissionDenied),
+                    ("/dev/shm".into(), io::ErrorKind::NotFound),
+                ])),
                 NixError::Start("/usr/bin/nix-store".into(), io::ErrorKind::NotFound.into()),
                 NixError::Failed("error: the store is odd".into()),
                 NixError::TooOld(semver::Version::new(2, 31, 2)),
@@ -1013,7 +1021,6 @@ mod tests {
             "/cnb/nix-hydra".into(),
             io::ErrorKind::NotFound.into(),
         )));
-        errors.push(BuildpackError::NoStartProgram("/cnb/nix-hydra".into()));
         errors.push(BuildpackError::Architecture("riscv64".into()));
         errors
     }

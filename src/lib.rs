@@ -26,6 +26,8 @@ pub mod launch;
 
 pub mod limits;
 
+pub mod temporary;
+
 pub mod interrupt;
 
 pub mod report;

@@ -2,6 +2,7 @@
 
 use crate::config::Download;
 use crate::http::{Http, HttpError, Size};
+use crate::temporary::NoTemporary;
 use libherokubuildpack::inventory::Inventory;
 use libherokubuildpack::inventory::artifact::{Arch, Os};
 use libherokubuildpack::inventory::version::ArtifactRequirement;
@@ -48,6 +49,7 @@ pub enum ToolError {
     Read(Url, io::Error),
     TooLarge(Url),
     Write(PathBuf, io::Error),
+    Temporary(NoTemporary),
     /// The file has another hash than it should: the URL, the expected and the real SHA-256.
     WrongHash {
         url: Url,

@@ -158,12 +158,13 @@ type Timed = (f64, Option<String>);
 fn timed_unpacking(fixtures: &Fixtures, packed: Option<&Path>) -> Result<Timed> {
     let directory = TempDir::new()?;
     let started = Instant::now();
-    Target::relocated(directory.path())
-        .and_then(|target| match packed {
-            Some(packed) => unpack_packed(packed, &target),
-            None => unpack_release(&fixtures.nix_archive, &target, None),
-        })
-        .map_err(|error| anyhow::anyhow!("{error:?}"))?;
+    let target = Target::relocated(directory.path());
+    let target = target.map_err(|error| anyhow::anyhow!("{error:?}"))?;
+    let unpacked = match packed {
+        Some(packed) => unpack_packed(packed, &target),
+        None => unpack_release(&fixtures.nix_archive, &target, None),
+    };
+    unpacked.map_err(|error| anyhow::anyhow!("{error:?}"))?;
     Ok((started.elapsed().as_secs_f64(), None))
 }
 

@@ -11,6 +11,7 @@ use crate::nix::archive::{self, ArchiveError, Target};
 use crate::output::{self, tool_name};
 use crate::resolve::Root;
 use crate::resolve::memo::{Key, Memo};
+use crate::temporary;
 use crate::tools::{self, ToolError, ToolSource};
 use bullet_stream::global::print;
 use libcnb::Buildpack;
@@ -109,8 +110,7 @@ impl NixStoreLayer {
             });
         }
         self.forget_archives();
-        let write_error = |error| ToolError::Write(std::env::temp_dir(), error);
-        let directory = TempDir::new().map_err(write_error)?;
+        let directory = temporary::directory().map_err(ToolError::Temporary)?;
         let release = directory.path().join("nix.tar.xz");
         let timer = print::sub_start_timer(format!("Downloading {}", tool_name(source)));
         let downloaded = source.download(http, &release);

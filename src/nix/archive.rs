@@ -30,8 +30,6 @@ const ZSTD_LEVEL: i32 = 3;
 /// Why an archive could not be unpacked.
 #[derive(Debug)]
 pub enum ArchiveError {
-    /// The directory to unpack to has too long a name.
-    DirectoryTooLong(PathBuf, DirectoryTooLong),
     /// The archive cannot be read.
     Read(io::Error),
     /// An entry of it must not be unpacked: its name and what is wrong.
@@ -52,10 +50,8 @@ pub enum Target {
 
 impl Target {
     /// A relocation to `directory`, where its name is short enough.
-    pub fn relocated(directory: &Path) -> Result<Self, ArchiveError> {
-        Relocation::new(directory)
-            .map(Self::Relocated)
-            .map_err(|error| ArchiveError::DirectoryTooLong(directory.to_path_buf(), error))
+    pub fn relocated(directory: &Path) -> Result<Self, DirectoryTooLong> {
+        Relocation::new(directory).map(Self::Relocated)
     }
 
     fn directory(&self) -> &Path {

@@ -9,6 +9,7 @@ mod substituters;
 
 pub use self::substituters::Substituters;
 
+use crate::temporary::{self, NoTemporary};
 use archive::{ArchiveError, Target};
 use engine::Engine;
 use memchr::memmem;
@@ -104,6 +105,7 @@ pub struct Evaluation<'a> {
 #[derive(Debug)]
 pub enum NixError {
     Write(PathBuf, io::Error),
+    Temporary(NoTemporary),
     /// The program could not be started.
     Start(PathBuf, io::Error),
     /// The program failed at something that never fails on a sound system; what it said.
@@ -120,10 +122,7 @@ pub enum NixError {
 impl Nix {
     /// A Nix whose programs run from `bin`, with a new, empty store in a temporary directory.
     pub fn new(bin: PathBuf, substituters: Substituters) -> Result<Self, NixError> {
-        let scratch = tempfile::Builder::new()
-            .prefix("nix-")
-            .tempdir()
-            .map_err(|error| NixError::Write(std::env::temp_dir(), error))?;
+        let scratch = temporary::directory().map_err(NixError::Temporary)?;
         let store = scratch.path().join("root/nix/store");
         let home = scratch.path().join("home");
         for directory in [&store, &home] {
@@ -156,23 +155,15 @@ impl Nix {
     ) -> Result<(Self, Option<String>), NixError> {
         let mut nix = Self::new(PathBuf::new(), substituters)?;
         let mut reason = String::new();
-        for directory in temporary_directories() {
-            let Ok(programs) = tempfile::Builder::new()
-                .prefix("nix-")
-                .tempdir_in(&directory)
-            else {
+        for directory in temporary::candidates() {
+            let Ok(programs) = temporary::directory_in(&directory) else {
                 continue;
             };
-            let unpacked = Target::relocated(programs.path()).and_then(|target| unpack(&target));
-            nix.bin = match unpacked {
-                Ok(bin) => bin,
-                Err(error @ ArchiveError::DirectoryTooLong(..)) => {
-                    reason = format!("{} has too long a name", directory.display());
-                    drop(error);
-                    continue;
-                }
-                Err(error) => return Err(NixError::Archive(error)),
+            let Ok(target) = Target::relocated(programs.path()) else {
+                reason = format!("{} has too long a name", directory.display());
+                continue;
             };
+            nix.bin = unpack(&target).map_err(NixError::Archive)?;
             match nix.version() {
                 Ok(version) if version < MIN_VERSION => return Err(NixError::TooOld(version)),
                 Ok(_) => {
@@ -529,6 +520,13 @@ impl Nix {
         };
         command
             .env("HOME", &home)
+            // It puts its own temporary files where this program could.
+            .envs(
+                self.scratch
+                    .path()
+                    .parent()
+                    .map(|parent| ("TMPDIR", parent)),
+            )
             .env("XDG_CONFIG_HOME", home.join("config"))
             .env("XDG_CACHE_HOME", cache)
             .env("XDG_DATA_HOME", home.join("data"))
@@ -542,18 +540,6 @@ impl Nix {
             .args(["--store", &store]);
         command
     }
-}
-
-/// Where programs may be unpacked to: the user's choice, then what has a short name everywhere.
-fn temporary_directories() -> Vec<PathBuf> {
-    let mut directories = vec![std::env::temp_dir()];
-    for usual in ["/tmp", "/var/tmp", "/dev/shm"] {
-        let usual = PathBuf::from(usual);
-        if !directories.contains(&usual) {
-            directories.push(usual);
-        }
-    }
-    directories
 }
 
 fn run(mut command: Command, input: &[u8]) -> Result<Output, NixError> {

@@ -3,8 +3,10 @@
 
 use crate::common::{Deploy, free_port, output, strip_ansi};
 use platform::lifecycle::Outcome;
+use platform::sandbox::Sandbox;
 use std::fs;
 use std::net::TcpStream;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -198,22 +200,42 @@ fn neither_home_nor_temporary_files_are_needed_where_nothing_is_evaluated() {
 }
 
 #[test]
-fn an_evaluation_needs_no_home_and_says_that_it_needs_temporary_files() {
+fn an_evaluation_needs_no_home_and_takes_any_place_for_temporary_files_or_says_that_there_is_none()
+{
+    /// Too long for Nix to be moved there.
+    const LONG: &str = "/a-directory-for-temporary-files-with-a-long-name";
+    fn bare(sandbox: Sandbox) -> Sandbox {
+        sandbox.without_env("HOME").without_tmp()
+    }
     let Some(mut deploy) = Deploy::new("static") else {
         return;
     };
-    deploy.in_sandbox(|sandbox| sandbox.without_env("HOME").without_tmp());
-    let message = failed(&deploy.build());
-    assert!(message.contains("/tmp"), "{message}");
-    deploy.in_sandbox(|sandbox| sandbox.without_env("HOME"));
+    let scratch = TempDir::new().unwrap();
+    let path = scratch.path().to_path_buf();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o777)).unwrap();
+    let shut = path.clone();
+    deploy.in_sandbox(move |sandbox| bare(sandbox).bind_ro(&shut, "/dev/shm"));
+    insta::assert_snapshot!(failed(&deploy.build()));
+
+    deploy.in_sandbox(bare);
     deploy.built();
+
+    deploy.set("TMPDIR", LONG);
+    deploy.in_sandbox(move |sandbox| {
+        let shut = bare(sandbox).bind_ro(&path, "/dev/shm");
+        shut.bind_rw(&path, LONG)
+    });
+    let outcome = deploy.to_build().clear_cache().run().unwrap();
+    assert!(outcome.success(), "{}", outcome.log);
+    let why = format!("{LONG} has too long a name");
+    assert!(outcome.log.contains(&why), "{}", outcome.log);
 }
 
 #[test]
 fn without_a_network_what_is_there_is_enough_and_what_is_missing_is_said() {
     let Some(mut deploy) = python() else { return };
     deploy.built();
-    deploy.in_sandbox(platform::sandbox::Sandbox::without_network);
+    deploy.in_sandbox(Sandbox::without_network);
     let previous = declared(&deploy.build());
     assert!(previous.is_some());
     let other = deploy.fixtures.apps["static"].store_path.clone();
