@@ -212,6 +212,9 @@ fn download(source: &ToolSource, to: &Path, http: &Http) -> Result<Vec<u8>, PRoo
 fn program(bytes: Vec<u8>) -> Result<Vec<u8>, PRootLayerError> {
     let refuse = |reason: &str| PRootLayerError::Program(reason.to_string());
     if bytes.starts_with(b"\x7fELF") {
+        if bytes.len() as u64 > MAX_PROGRAM_SIZE {
+            return Err(refuse("it is far larger than PRoot"));
+        }
         return Ok(bytes);
     }
     if !bytes.starts_with(b"\x1f\x8b") {
@@ -238,11 +241,15 @@ fn program(bytes: Vec<u8>) -> Result<Vec<u8>, PRootLayerError> {
         if entry.size() > MAX_PROGRAM_SIZE {
             return Err(refuse("its `proot` is far larger than PRoot"));
         }
+        let size = entry.size();
         let mut program = Vec::new();
         entry
             .take(MAX_PROGRAM_SIZE)
             .read_to_end(&mut program)
             .map_err(unreadable)?;
+        if program.len() as u64 != size {
+            return Err(refuse("its `proot` is cut short"));
+        }
         if program.starts_with(b"\x7fELF") {
             return Ok(program);
         }

@@ -17,8 +17,8 @@ use std::path::{Component, Path, PathBuf};
 /// The largest file taken from an archive; the largest of Nix 2.35 has 30 MB.
 const MAX_FILE_SIZE: u64 = 512 * 1024 * 1024;
 
-/// Bytes of a whole release, unpacked; that of Nix 2.34 has 60 MB. The tar reader keeps long names
-/// in memory, so this also bounds those.
+/// Bytes of a whole release, unpacked, with what follows its last entry; that of Nix 2.34 has 60 MB.
+/// The tar reader keeps long names in memory, so this also bounds those.
 const MAX_RELEASE_SIZE: u64 = 2 * 1024 * 1024 * 1024;
 
 /// Memory that xz may use to decode; release archives are made with level 6 or 9.
@@ -80,7 +80,10 @@ pub fn unpack_release(
     let stream =
         liblzma::stream::Stream::new_stream_decoder(XZ_MEMORY, liblzma::stream::CONCATENATED)
             .map_err(|error| ArchiveError::Read(error.into()))?;
-    let mut reader = XzDecoder::new_stream(BufReader::new(file), stream);
+    let mut reader = AtMost {
+        reader: XzDecoder::new_stream(BufReader::new(file), stream),
+        left: MAX_RELEASE_SIZE,
+    };
     let Some(packed) = packed else {
         return unpack(reader, target);
     };
@@ -101,10 +104,11 @@ pub fn unpack_release(
 /// Unpacks a file that [`unpack_release`] wrote.
 pub fn unpack_packed(packed: &Path, target: &Target) -> Result<PathBuf, ArchiveError> {
     let file = File::open(packed).map_err(ArchiveError::Read)?;
-    unpack(
-        zstd::Decoder::new(file).map_err(ArchiveError::Read)?,
-        target,
-    )
+    let reader = AtMost {
+        reader: zstd::Decoder::new(file).map_err(ArchiveError::Read)?,
+        left: MAX_RELEASE_SIZE,
+    };
+    unpack(reader, target)
 }
 
 /// Reads, and writes what was read elsewhere.
@@ -139,10 +143,7 @@ impl<R: Read> Read for AtMost<R> {
 }
 
 fn unpack(reader: impl Read, target: &Target) -> Result<PathBuf, ArchiveError> {
-    let mut tar = tar::Archive::new(AtMost {
-        reader,
-        left: MAX_RELEASE_SIZE,
-    });
+    let mut tar = tar::Archive::new(reader);
     let mut nix = None;
     for entry in tar.entries().map_err(ArchiveError::Read)? {
         let mut entry = entry.map_err(ArchiveError::Read)?;

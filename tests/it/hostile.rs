@@ -874,6 +874,9 @@ fn a_release_of_nix_that_plays_tricks_is_refused_and_writes_nothing_elsewhere() 
     let sound = xz_of(&tar_of(&[(&program.0, program.1)]));
     cases.push(("one that is cut off", sound[..sound.len() / 2].to_vec()));
     cases.push(("one in another compression", zstd_of(b"tar")));
+    // Compressed files in a row are one file.
+    let endless = xz_of(&vec![0; 64 << 20]).repeat(33);
+    cases.push(("gigabytes behind its end", [sound, endless].concat()));
     let told = cases
         .into_iter()
         .map(|(name, bytes)| {
@@ -881,7 +884,8 @@ fn a_release_of_nix_that_plays_tricks_is_refused_and_writes_nothing_elsewhere() 
             let archive = TempDir::new().unwrap();
             let file = archive.path().join("nix.tar.xz");
             fs::write(&file, bytes).unwrap();
-            let result = unpack_release(&file, &Target::Plain(home.store()), None);
+            let packed = archive.path().join("nix.tar.zst");
+            let result = unpack_release(&file, &Target::Plain(home.store()), Some(&packed));
             let error = result.map(|_| ()).map_err(|error| {
                 let message = BuildpackError::Nix(NixError::Archive(error)).message();
                 let store = home.store().display().to_string();
@@ -918,13 +922,19 @@ fn an_archive_of_proot_that_plays_tricks_is_refused_and_writes_nothing_elsewhere
             "a program of a terabyte",
             tar_of(&[("proot", Entry::Size(1 << 40))]),
         ),
+        (
+            "a program that is cut short",
+            [&tar_of(&[("proot", Entry::Size(4096))])[..512], elf].concat(),
+        ),
         ("nothing", tar_of(&[])),
     ]
     .map(|(name, tar)| (name, gzip_of(&tar)));
+    let mut huge = elf.to_vec();
+    huge.resize((64 << 20) + 1, 0);
     let http = Http::new();
     let told = cases
         .into_iter()
-        .chain([("a bomb", bomb)])
+        .chain([("a bomb", bomb), ("a bare program of 64 MiB", huge)])
         .map(|(name, bytes)| {
             let home = Home::new();
             let archive = TempDir::new().unwrap();
