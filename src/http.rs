@@ -506,15 +506,22 @@ fn transport_error(error: &ureq::Error) -> HttpError {
             NO_HOST.to_string()
         }
         ureq::Error::Timeout(_) => NO_ANSWER.to_string(),
-        ureq::Error::Io(error) => about_clock(error.to_string()),
-        other => about_clock(other.to_string()),
+        ureq::Error::Io(error) => about_certificate(error.to_string()),
+        other => about_certificate(other.to_string()),
     })
 }
 
-/// A certificate that is not valid now may be right, and the clock wrong.
-fn about_clock(reason: String) -> String {
+/// A certificate that is not valid now may be right, and the clock wrong; and one of an authority of
+/// the user's own may be.
+fn about_certificate(reason: String) -> String {
     if reason.contains("certificate expired") || reason.contains("certificate not valid yet") {
         return format!("{reason}; if that is not so, the clock of this machine is off");
+    }
+    if reason.contains("UnknownIssuer") {
+        return format!(
+            "{reason}; if an authority of your own has issued it, set SSL_CERT_FILE to a file with all \
+             that are to be trusted"
+        );
     }
     reason
 }
