@@ -267,27 +267,6 @@ impl Http {
         Ok(Body::new(self, url, credentials, response, pass))
     }
 
-    /// Opens `url` and answers the whole body, which must not be longer than `limit` bytes.
-    pub fn get_bytes(
-        &self,
-        url: &Url,
-        credentials: Option<&Credentials>,
-        limit: u64,
-    ) -> Result<(Vec<u8>, Option<String>), HttpError> {
-        let mut body = self.get(url, credentials, Size::Small)?;
-        let mut bytes = Vec::new();
-        body.by_ref()
-            .take(limit + 1)
-            .read_to_end(&mut bytes)
-            .map_err(|error| HttpError::Transport(error.to_string()))?;
-        if bytes.len() as u64 > limit {
-            let reason = format!("the answer is longer than {limit} bytes");
-            return Err(HttpError::Transport(reason));
-        }
-        let content_encoding = body.content_encoding().map(str::to_string);
-        Ok((bytes, content_encoding))
-    }
-
     /// Asks an API for JSON, and answers whatever it says, of at most `limit` bytes. Redirects are
     /// not followed. Failures that may pass are retried.
     pub fn ask(

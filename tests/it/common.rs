@@ -4,7 +4,7 @@ use nix_hydra_buildpack::cache::CacheUrl;
 use nix_hydra_buildpack::closure::place::is_layer;
 use nix_hydra_buildpack::closure::plan::Caches;
 use nix_hydra_buildpack::config::TrustSettings;
-use nix_hydra_buildpack::http::Http;
+use nix_hydra_buildpack::http::{Ask, Http};
 use platform::fixtures::{self, Fixtures};
 use platform::image::Image;
 use platform::lifecycle::{Build, Outcome};
@@ -347,8 +347,8 @@ pub fn python_app_answers(launch: Launch) -> serde_json::Value {
     let mut web = launch.env("PORT", &port.to_string()).start().unwrap();
     web.wait_for("listening", Duration::from_secs(20)).unwrap();
     let url = format!("http://127.0.0.1:{port}/").parse().unwrap();
-    let (body, _) = Http::new().get_bytes(&url, None, 10_000).unwrap();
-    serde_json::from_slice(&body).unwrap()
+    let reply = Http::new().ask(&url, None, Ask::Get, 10_000).unwrap();
+    serde_json::from_slice(&reply.body).unwrap()
 }
 
 /// The `share` directory of the closure of programs, to be seen at `/usr/share`: Debian's Node has

@@ -2,7 +2,7 @@
 
 use crate::common::{Deploy, copy, free_port, regex};
 use crate::hydra_server::{HydraServer, build, eval, git, revision};
-use nix_hydra_buildpack::http::Http;
+use nix_hydra_buildpack::http::{Ask, Http};
 use platform::image::Image;
 use platform::process::Launch;
 use platform::sandbox::Forbidden;
@@ -63,8 +63,8 @@ fn page(launch: Launch) -> String {
     let url = format!("http://127.0.0.1:{port}/").parse().unwrap();
     let deadline = Instant::now() + Duration::from_secs(20);
     loop {
-        match Http::new().get_bytes(&url, None, 10_000) {
-            Ok((body, _)) => return String::from_utf8(body).unwrap(),
+        match Http::new().ask(&url, None, Ask::Get, 10_000) {
+            Ok(reply) => return String::from_utf8(reply.body).unwrap(),
             Err(error) => assert!(Instant::now() < deadline, "{error}"),
         }
         sleep(Duration::from_millis(50));

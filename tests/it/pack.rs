@@ -11,7 +11,7 @@ use libcnb_test::{
     BuildConfig, BuildpackReference, ContainerConfig, ContainerContext, PackResult, SbomType,
     TestContext, TestRunner, assert_contains,
 };
-use nix_hydra_buildpack::http::Http;
+use nix_hydra_buildpack::http::{Ask, Http};
 use platform::fixtures::Fixtures;
 use platform::pack::{PackImage, builder};
 use std::fs;
@@ -117,10 +117,8 @@ fn answer(container: &ContainerContext, port: u16) -> String {
         sleep(Duration::from_millis(50));
     }
     let url = format!("http://{}/", container.address_for_port(port));
-    let (body, _) = Http::new()
-        .get_bytes(&url.parse().unwrap(), None, 10_000)
-        .unwrap();
-    String::from_utf8(body).unwrap()
+    let reply = Http::new().ask(&url.parse().unwrap(), None, Ask::Get, 10_000);
+    String::from_utf8(reply.unwrap().body).unwrap()
 }
 
 /// The image's CycloneDX document, as `pack sbom download` brings it.
