@@ -209,7 +209,7 @@ pub fn warning(text: &str) {
 
 /// Settings of the earlier buildpacks that have nothing to say any more, and why.
 const RETIRED_SETTINGS: [(&str, &str); 3] = [
-    ("NIX_BUILD_FLAGS", "nothing is built"),
+    ("NIX_BUILD_FLAGS", "no `nix-build` is run"),
     ("NIX_APP_NAME", "NIX_TARGET says whose programs come first"),
     (
         "NIX_VERSION",
@@ -253,6 +253,14 @@ mod tests {
             })
         });
         insta::assert_snapshot!(lines.join("\n"));
+    }
+
+    #[test]
+    fn every_retired_setting_is_in_the_contract() {
+        let contract = include_str!("../docs/application_contract.md");
+        for (name, _) in RETIRED_SETTINGS {
+            assert!(contract.contains(&format!("`{name}`")), "{name}");
+        }
     }
 
     #[test]
