@@ -27,6 +27,10 @@ const RETRY_TIME: Duration = Duration::from_mins(1);
 /// Redirects that are followed for one request.
 const REDIRECTS: u32 = 10;
 
+/// Bytes of the header of an answer: eight times what web servers take of a request's. It has at
+/// most 128 fields, which is the HTTP library's own limit.
+const MAX_HEADER_SIZE: usize = 64 * 1024;
+
 /// The most that is read of an answer that nobody wants, so that its connection can be used again.
 const MAX_UNWANTED_SIZE: u64 = 64 * 1024;
 
@@ -240,6 +244,7 @@ impl Http {
             .timeout_per_read(Some(patience.read))
             .max_idle_connections(2 * IDLE_CONNECTIONS)
             .max_idle_connections_per_host(IDLE_CONNECTIONS)
+            .max_response_header_size(MAX_HEADER_SIZE)
             .input_buffer_size(BUFFER_SIZE)
             .build()
             .into();

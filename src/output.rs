@@ -135,6 +135,7 @@ pub(crate) fn against(reason: &Reason) -> String {
         Reason::Unseen(packing) => format!("has more {} data than is read", packing.name()),
         Reason::Checksum(file) => format!("has a checksum of `{file}`, which is rewritten"),
         Reason::Told(words) => words.clone(),
+        Reason::TooMany => "has more files with store paths than are noted".to_string(),
         Reason::Unfound(path) => format!("refers to {path}, but in no file that can be read"),
     }
 }
@@ -244,6 +245,7 @@ mod tests {
             Reason::Appended,
             Reason::Unseen(Packing::Gzip),
             Reason::Checksum("lib/a.so".into()),
+            Reason::TooMany,
             Reason::Unfound(path.parse().unwrap()),
         ];
         let lines = reasons.map(|reason| {

@@ -38,6 +38,7 @@ mod env;
 pub mod faults;
 mod files;
 pub mod fixtures;
+pub mod greedy;
 pub mod image;
 pub mod lifecycle;
 pub mod narrow;

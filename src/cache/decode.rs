@@ -31,9 +31,13 @@ const XZ_THREADING_MEMORY: u64 = 32 * 1024 * 1024;
 /// twice as long.
 const MAX_EXPANSION: u64 = 2;
 
-/// Compressed bytes that are taken before anything comes of them. Blocks that are decoded side by
-/// side are read first, up to [`XZ_THREADING_MEMORY`].
-const MAX_FRUITLESS: u64 = 64 * 1024 * 1024;
+/// Compressed bytes that are taken before anything comes of them: the largest block of any
+/// compression is of less than one megabyte, and a decoder for each of a million empty files takes long.
+const MAX_FRUITLESS: u64 = 2 * 1024 * 1024;
+
+/// The same where blocks are decoded side by side: these are read first, up to
+/// [`XZ_THREADING_MEMORY`].
+const MAX_FRUITLESS_PARALLEL: u64 = 2 * XZ_THREADING_MEMORY;
 
 /// Empty xz streams in a row: each one costs a decoder with its threads, and nobody writes any.
 const MAX_EMPTY_STREAMS: u32 = 100;
@@ -50,7 +54,9 @@ fn decoder(bytes: impl BufRead + 'static, compression: &str) -> Result<Box<dyn R
     if is_identity(compression) {
         return Ok(Box::new(bytes));
     }
-    fruitful(bytes, |bytes| endless_decoder(bytes, compression))
+    fruitful(bytes, MAX_FRUITLESS, |bytes| {
+        endless_decoder(bytes, compression)
+    })
 }
 
 /// The same, but it may take bytes for ever and give none: empty files in a row are a file too.
@@ -112,7 +118,7 @@ pub fn nar_decoder(
     size: u64,
 ) -> Result<Box<dyn Read>, DecodeError> {
     if compression == "xz" && size >= PARALLEL_XZ_SIZE {
-        return fruitful(bytes, |bytes| {
+        return fruitful(bytes, MAX_FRUITLESS_PARALLEL, |bytes| {
             Ok(Box::new(ParallelXz::new(bytes).map_err(DecodeError::Io)?))
         });
     }
@@ -122,9 +128,10 @@ pub fn nar_decoder(
 /// Makes a decoder of `bytes` that ends with an error once it has taken far more than it gives.
 fn fruitful<R: BufRead + 'static>(
     bytes: R,
+    fruitless: u64,
     decoder: impl FnOnce(Taken<R>) -> Result<Box<dyn Read>, DecodeError>,
 ) -> Result<Box<dyn Read>, DecodeError> {
-    let left = Rc::new(Cell::new(MAX_FRUITLESS));
+    let left = Rc::new(Cell::new(fruitless));
     let decoder = decoder(Taken {
         bytes,
         left: Rc::clone(&left),
@@ -141,7 +148,8 @@ struct Taken<R> {
 impl<R: BufRead> BufRead for Taken<R> {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
         if self.left.get() == 0 {
-            return Err(io::Error::other("nothing comes of its compressed bytes"));
+            let reason = "nothing comes of its compressed bytes";
+            return Err(io::Error::new(io::ErrorKind::QuotaExceeded, reason));
         }
         self.bytes.fill_buf()
     }

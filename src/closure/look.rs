@@ -55,13 +55,18 @@ impl<'a> Look<'a> {
             wide,
             hashes,
         } = self.sight;
-        if path
+        met.hashes.extend(&hashes);
+        let is_checksum = path
             .file_name()
-            .is_some_and(|name| is_checksum_file(name.as_bytes()))
-        {
+            .is_some_and(|name| is_checksum_file(name.as_bytes()));
+        let is_packed = self.packing.is_some() || self.appended;
+        let is_noted = is_checksum || is_packed || bare || wide || references > 0;
+        if is_noted && !met.has_room(&path, hashes.len()) {
+            return;
+        }
+        if is_checksum {
             met.checksums.insert(path.clone());
         }
-        met.hashes.extend(&hashes);
         if let Some(packing) = self.packing {
             met.packed.insert(path, (packing, hashes));
             return;
@@ -122,7 +127,7 @@ pub(super) fn at_name(
     let mut sight = Sight::default();
     references.look(name, 0, &mut sight);
     if !sight.hashes.is_empty() {
-        met.bare.insert(path());
+        note_bare(met, path());
         met.hashes.extend(sight.hashes);
     }
 }
@@ -137,11 +142,17 @@ pub(super) fn at_target(
     let mut sight = Sight::default();
     references.rewrite(target, 0, &mut sight);
     if sight.bare {
-        met.bare.insert(path());
+        note_bare(met, path());
     }
     met.links += usize::from(sight.references > 0);
     met.references += sight.references;
     met.hashes.extend(sight.hashes);
+}
+
+fn note_bare(met: &mut Met, path: PathBuf) {
+    if met.has_room(&path, 0) {
+        met.bare.insert(path);
+    }
 }
 
 /// Whether the relative target of a link leads out of the store path, from a directory that is so

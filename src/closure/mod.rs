@@ -1,5 +1,6 @@
 //! The closure of the roots: planned from narinfos, then downloaded, verified and unpacked.
 
+pub mod budget;
 pub mod content;
 pub mod early;
 pub mod fetch;

@@ -4,22 +4,29 @@
 //! have any. Both may change their length: nothing outside knows where something is inside them.
 //! What is signed, nested, or packed by something else is only reported.
 
+use super::budget::Budget;
 use super::references::{HashPart, OVERLAP, References, Sight};
-use bzip2::bufread::MultiBzDecoder;
+use crate::cache::nar_decoder;
 use flate2::bufread::MultiGzDecoder;
 use flate2::{Compression, GzBuilder};
-use liblzma::bufread::XzDecoder;
 use std::collections::BTreeSet;
 use std::fs::{self, File};
-use std::io::{self, BufRead, BufReader, Cursor, Read, Seek, SeekFrom, Write};
+use std::io::{self, BufReader, Cursor, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use zip::result::ZipError;
 use zip::write::SimpleFileOptions;
 use zip::{ZipArchive, ZipWriter};
+use zstd::zstd_safe::zstd_sys::ZSTD_ErrorCode::ZSTD_error_frameParameter_windowTooLarge as WINDOW_TOO_LARGE;
 
-/// Bytes that are unpacked of one file before it is given up: a bomb must not hold up a deploy.
-const MAX_LOOK: u64 = 4 * 1024 * 1024 * 1024;
+/// Bytes that are unpacked of the packed files of one store path, with all that is in them, before
+/// the rest is given up: bombs must not hold up a deploy. bzip2, the slowest of these compressions,
+/// gives so many zeros in 12 s of one core. What is read of a zip counts too, since members may share it.
+pub const MAX_LOOK: u64 = 4 * 1024 * 1024 * 1024;
+
+/// Bytes that are read to find out what is in a zip, which is held in memory: twice what 65,535 files,
+/// the most without 64-bit numbers, have with names of 80 bytes.
+const MAX_DIRECTORY: u64 = 16 * 1024 * 1024;
 
 /// The largest file or member that is packed anew, and the largest packed member of a zip that is
 /// looked into: these are held in memory, one at a time.
@@ -36,6 +43,12 @@ const ZIP_MEMBER: &[u8; 4] = b"PK\x03\x04";
 
 /// Bytes of a zip's end record, where it has no comment.
 const ZIP_END_LENGTH: usize = 22;
+
+/// What tells the place of the end record of a zip with 64-bit numbers begins with.
+const ZIP64_LOCATOR: &[u8; 4] = b"PK\x06\x07";
+
+/// The last bytes of a file, in which the locator is: before the end record and its comment.
+const ZIP64_END_LENGTH: u64 = 64 * 1024 + 64;
 
 /// How a file is packed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -113,30 +126,48 @@ impl Packing {
 }
 
 impl Inside {
+    /// What is known of a file that was not looked into.
+    fn unseen(packing: Packing) -> Self {
+        Self {
+            fixed: Some(Fixed::Unseen(packing)),
+            ..Self::default()
+        }
+    }
+
     fn add(&mut self, sight: Sight) {
         self.hashes.extend(sight.hashes);
         self.references += sight.references;
     }
 }
 
-/// Looks into the file at `path`, and rewrites what is in it if `references` move.
+/// Looks into the file at `path`, as far as the `budget` of its store path goes, and rewrites what is
+/// in it if `references` move.
 ///
 /// Errors are those that the system gives; what is wrong in the file is none, since whoever reads it
 /// meets it too.
-pub fn look_into(path: &Path, packing: Packing, references: &References) -> io::Result<Inside> {
+pub fn look_into(
+    path: &Path,
+    packing: Packing,
+    references: &References,
+    budget: &Budget,
+) -> io::Result<Inside> {
+    if budget.is_spent() {
+        return Ok(Inside::unseen(packing));
+    }
     let file = File::open(path)?;
     if packing == Packing::Zip {
-        return look_into_zip(path, file, references);
+        return look_into_zip(path, file, references, budget);
     }
     let mut inside = Inside::default();
-    let Ok(mut decoder) = decoder(packing, BufReader::new(file)) else {
+    // With the same limits as a NAR.
+    let Ok(mut decoder) = nar_decoder(BufReader::new(file), packing.name(), 0) else {
         return Ok(inside);
     };
-    let seen = see(references, &mut decoder);
+    let seen = see(references, &mut decoder, budget);
     let odd = seen.sight.bare || seen.sight.wide;
     let found = !seen.sight.hashes.is_empty() || odd;
     inside.add(seen.sight);
-    if seen.size >= MAX_LOOK || (found && !seen.whole) {
+    if seen.beyond || (found && !seen.whole) {
         inside.fixed = Some(Fixed::Unseen(packing));
     } else if found && (odd || packing != Packing::Gzip || seen.size > MAX_HELD) {
         inside.fixed = Some(Fixed::Packing(packing));
@@ -151,16 +182,6 @@ fn hold() -> MutexGuard<'static, ()> {
     WHOLE_FILE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn decoder<'a>(packing: Packing, bytes: impl BufRead + 'a) -> io::Result<Box<dyn Read + 'a>> {
-    Ok(match packing {
-        Packing::Gzip => Box::new(MultiGzDecoder::new(bytes)),
-        Packing::Xz => Box::new(XzDecoder::new_multi_decoder(bytes)),
-        Packing::Zstd => Box::new(zstd::Decoder::with_buffer(bytes)?),
-        Packing::Bzip2 => Box::new(MultiBzDecoder::new(bytes)),
-        Packing::Zip => return Err(io::ErrorKind::Unsupported.into()),
-    })
-}
-
 /// What was seen of a stream.
 struct Seen {
     sight: Sight,
@@ -171,23 +192,33 @@ struct Seen {
     /// What cannot, such as the broken files that compressors are tested with, ends at the same
     /// place for whoever reads it.
     whole: bool,
+    /// Whether it goes on where others could read it: it is too much, or takes too much memory.
+    beyond: bool,
 }
 
-/// Looks through all that `bytes` gives, up to a limit.
-fn see(references: &References, bytes: &mut dyn Read) -> Seen {
+/// Looks through all that `bytes` gives, as far as the budget goes.
+fn see(references: &References, bytes: &mut dyn Read, budget: &Budget) -> Seen {
     let mut seen = Seen {
         sight: Sight::default(),
         size: 0,
         whole: false,
+        beyond: false,
     };
     let mut buffer = vec![0; 64 * 1024 + OVERLAP];
     let mut held = 0;
-    let mut bytes = bytes.take(MAX_LOOK);
-    while let Ok(count) = bytes.read(&mut buffer[held..]) {
-        if count == 0 {
-            seen.whole = true;
-            break;
-        }
+    let mut bytes = budget.of(bytes);
+    loop {
+        let count = match bytes.read(&mut buffer[held..]) {
+            Ok(0) => {
+                seen.whole = true;
+                break;
+            }
+            Ok(count) => count,
+            Err(error) => {
+                seen.beyond = is_limit(&error);
+                break;
+            }
+        };
         seen.size += count as u64;
         let end = held + count;
         // It may rewrite what is thrown away afterwards.
@@ -197,6 +228,17 @@ fn see(references: &References, bytes: &mut dyn Read) -> Seen {
         held = kept;
     }
     seen
+}
+
+/// Whether reading has ended at a limit, of bytes or of a decoder's memory.
+fn is_limit(error: &io::Error) -> bool {
+    let is_memory = error.get_ref().is_some_and(|error| {
+        let xz = error.downcast_ref::<liblzma::stream::Error>();
+        let zstd = error.downcast_ref::<zstd::Error>();
+        xz == Some(&liblzma::stream::Error::MemLimit)
+            || zstd.is_some_and(|error| error.is(WINDOW_TOO_LARGE))
+    });
+    is_memory || error.kind() == io::ErrorKind::QuotaExceeded
 }
 
 fn rewrite_gzip(path: &Path, references: &References) -> io::Result<()> {
@@ -221,12 +263,18 @@ fn rewrite_gzip(path: &Path, references: &References) -> io::Result<()> {
     })
 }
 
-fn look_into_zip(path: &Path, mut file: File, references: &References) -> io::Result<Inside> {
+fn look_into_zip(
+    path: &Path,
+    mut file: File,
+    references: &References,
+    budget: &Budget,
+) -> io::Result<Inside> {
     let mut head = [0; 4];
     let length = read_up_to(&mut file, &mut head)?;
     let appended = head[..length] != *ZIP_MEMBER;
     file.seek(SeekFrom::Start(0))?;
-    let (mut inside, moved) = match look_through_zip(BufReader::new(file), references, MAX_DEPTH) {
+    let looked = look_through_zip(BufReader::new(file), references, MAX_DEPTH, budget);
+    let (mut inside, moved) = match looked {
         Ok(seen) => seen,
         Err(error) => {
             // No zip after all, or one that nobody else can read either.
@@ -240,7 +288,7 @@ fn look_into_zip(path: &Path, mut file: File, references: &References) -> io::Re
     }
     if !moved.is_empty() && inside.fixed.is_none() && references.relocation().is_some() {
         let _held = hold();
-        if let Err(error) = rewrite_zip(path, &moved, references) {
+        if let Err(error) = rewrite_zip(path, &moved, references, budget) {
             only_of_the_system(error)?;
             inside.fixed = Some(Fixed::Packing(Packing::Zip));
         }
@@ -257,12 +305,44 @@ fn only_of_the_system(error: io::Error) -> io::Result<()> {
 }
 
 /// What is in a zip, and which members have references that can be rewritten.
-fn look_through_zip<R: Read + Seek>(
-    file: R,
+fn look_through_zip(
+    mut file: impl Read + Seek,
     references: &References,
     depth: usize,
+    budget: &Budget,
 ) -> Result<(Inside, BTreeSet<usize>), ZipError> {
-    let mut archive = ZipArchive::new(file)?;
+    let unseen = || Ok((Inside::unseen(Packing::Zip), BTreeSet::new()));
+    if is_zip64(&mut file)? {
+        return unseen();
+    }
+    let directory = Budget::new(MAX_DIRECTORY);
+    let opened = ZipArchive::new(directory.of(budget.of(file)));
+    if directory.is_spent() || budget.is_spent() {
+        return unseen();
+    }
+    directory.lift();
+    match look_through_members(opened?, references, depth, budget) {
+        _ if budget.is_spent() => unseen(),
+        looked => looked,
+    }
+}
+
+/// Whether a zip has 64-bit numbers. It may promise any number of members then, which no jar has, and
+/// memory is taken for all before one is read.
+fn is_zip64(file: &mut (impl Read + Seek)) -> io::Result<bool> {
+    let length = file.seek(SeekFrom::End(0))?;
+    file.seek(SeekFrom::Start(length.saturating_sub(ZIP64_END_LENGTH)))?;
+    let mut end = Vec::new();
+    file.take(ZIP64_END_LENGTH).read_to_end(&mut end)?;
+    Ok(memchr::memmem::find(&end, ZIP64_LOCATOR).is_some())
+}
+
+fn look_through_members<R: Read + Seek>(
+    mut archive: ZipArchive<R>,
+    references: &References,
+    depth: usize,
+    budget: &Budget,
+) -> Result<(Inside, BTreeSet<usize>), ZipError> {
     let signed = archive
         .file_names()
         .flatten()
@@ -293,12 +373,9 @@ fn look_through_zip<R: Read + Seek>(
                 let mut nested = Vec::new();
                 // What does not fit its checksum is looked at as far as it goes.
                 let _ = bytes.take(MAX_HELD).read_to_end(&mut nested);
-                look_into_nested(&nested, packing, references, depth)
+                look_into_nested(nested, packing, references, depth, budget)
             } else {
-                Inside {
-                    fixed: Some(Fixed::Unseen(Packing::Zip)),
-                    ..Inside::default()
-                }
+                Inside::unseen(Packing::Zip)
             };
             if !seen.hashes.is_empty() || seen.fixed.is_some() {
                 inside.fixed = seen.fixed.or(Some(Fixed::Nested));
@@ -306,10 +383,10 @@ fn look_through_zip<R: Read + Seek>(
             inside.hashes.extend(seen.hashes);
             continue;
         }
-        let seen = see(references, &mut bytes);
+        let seen = see(references, &mut bytes, budget);
         let odd = seen.sight.bare || seen.sight.wide;
         let found = odd || seen.sight.references > 0;
-        if seen.size >= MAX_LOOK || (found && !seen.whole) {
+        if seen.beyond || (found && !seen.whole) {
             inside.fixed = Some(Fixed::Unseen(Packing::Zip));
         } else if odd || (found && seen.size > MAX_HELD) {
             inside.fixed = Some(Fixed::Packing(Packing::Zip));
@@ -326,21 +403,23 @@ fn look_through_zip<R: Read + Seek>(
 
 /// What is in a packed member of a zip: in its bytes as they are, and unpacked.
 fn look_into_nested(
-    bytes: &[u8],
+    bytes: Vec<u8>,
     packing: Packing,
     references: &References,
     depth: usize,
+    budget: &Budget,
 ) -> Inside {
     let mut inside = Inside::default();
-    inside.add(see(references, &mut &*bytes).sight);
+    inside.add(see(references, &mut &bytes[..], budget).sight);
     if packing == Packing::Zip {
-        if let Ok((nested, _)) = look_through_zip(Cursor::new(bytes), references, depth - 1) {
+        let looked = look_through_zip(Cursor::new(bytes), references, depth - 1, budget);
+        if let Ok((nested, _)) = looked {
             inside.hashes.extend(nested.hashes);
             inside.fixed = nested.fixed;
         }
-    } else if let Ok(mut decoder) = decoder(packing, bytes) {
-        let seen = see(references, &mut decoder);
-        if seen.size >= MAX_LOOK || seen.sight.wide {
+    } else if let Ok(mut decoder) = nar_decoder(Cursor::new(bytes), packing.name(), 0) {
+        let seen = see(references, &mut decoder, budget);
+        if seen.beyond || seen.sight.wide {
             inside.fixed = Some(Fixed::Unseen(packing));
         }
         inside.add(seen.sight);
@@ -360,8 +439,15 @@ fn read_up_to(from: &mut impl Read, into: &mut [u8]) -> io::Result<usize> {
 }
 
 /// Packs the members in `moved` anew, and takes the others over as they are.
-fn rewrite_zip(path: &Path, moved: &BTreeSet<usize>, references: &References) -> io::Result<()> {
-    let mut archive = ZipArchive::new(BufReader::new(File::open(path)?))?;
+fn rewrite_zip(
+    path: &Path,
+    moved: &BTreeSet<usize>,
+    references: &References,
+    budget: &Budget,
+) -> io::Result<()> {
+    // Members may be the same bytes many times, and each is written.
+    let file = budget.of(BufReader::new(File::open(path)?));
+    let mut archive = ZipArchive::new(file)?;
     replace(path, |file| {
         let mut writer = ZipWriter::new(file);
         writer.set_raw_comment(archive.comment().into())?;
@@ -405,6 +491,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use crate::closure::relocate::Relocation;
+    use platform::greedy::{xz_with_a_large_dictionary, zstd_with_window};
     use std::os::unix::fs::PermissionsExt;
     use tempfile::TempDir;
 
@@ -446,13 +533,17 @@ mod tests {
 
     /// What is found in a file with these bytes, and what the file is afterwards.
     fn looked(bytes: &[u8], moves: bool) -> (Inside, Vec<u8>) {
+        looked_within(&Budget::new(MAX_LOOK), bytes, moves)
+    }
+
+    fn looked_within(budget: &Budget, bytes: &[u8], moves: bool) -> (Inside, Vec<u8>) {
         let directory = TempDir::new().unwrap();
         let path = directory.path().join("file");
         fs::write(&path, bytes).unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o555)).unwrap();
         let packing = Packing::of_beginning(bytes).unwrap_or(Packing::Zip);
         assert_eq!(packing == Packing::Zip, Packing::is_zip_end(bytes));
-        let inside = look_into(&path, packing, &references(moves)).unwrap();
+        let inside = look_into(&path, packing, &references(moves), budget).unwrap();
         assert_eq!(fs::read_dir(&directory).unwrap().count(), 1);
         let mode = fs::metadata(&path).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o555);
@@ -569,6 +660,80 @@ mod tests {
             let (inside, written) = looked(&bytes, true);
             assert!(inside.hashes.is_empty() && inside.fixed.is_none());
             assert_eq!(written, bytes);
+        }
+    }
+
+    #[test]
+    fn what_needs_too_much_memory_is_not_looked_into() {
+        let text = text();
+        let mut xz = liblzma::write::XzEncoder::new(Vec::new(), 1);
+        xz.write_all(text.as_bytes()).unwrap();
+        let xz = xz_with_a_large_dictionary(xz.finish().unwrap());
+        let zstd = zstd_with_window(28, text.as_bytes());
+        for (bytes, packing) in [
+            (xz.clone(), Packing::Xz),
+            (zstd.clone(), Packing::Zstd),
+            (zipped(&[("a.xz", &xz)]), Packing::Xz),
+            (zipped(&[("a.zst", &zstd)]), Packing::Zstd),
+        ] {
+            let (inside, _) = looked(&bytes, true);
+            assert_eq!(inside.fixed, Some(Fixed::Unseen(packing)));
+        }
+        let (inside, _) = looked(&zstd_with_window(27, text.as_bytes()), true);
+        assert_eq!(inside.fixed, Some(Fixed::Packing(Packing::Zstd)));
+    }
+
+    #[test]
+    fn empty_files_in_a_row_are_not_read_to_their_end() {
+        let mut bytes = gzipped("").repeat(200_000);
+        bytes.extend(gzipped(&text()));
+        let (inside, _) = looked(&bytes, true);
+        assert_eq!(inside.fixed, Some(Fixed::Unseen(Packing::Gzip)));
+    }
+
+    #[test]
+    fn the_files_of_a_store_path_are_looked_into_as_far_as_their_budget_goes() {
+        let file = gzipped(&"plain ".repeat(1000));
+        let budget = Budget::new(15_000);
+        let fixed = [(); 4].map(|()| looked_within(&budget, &file, true).0.fixed);
+        let unseen = Some(Fixed::Unseen(Packing::Gzip));
+        assert_eq!(fixed, [None, None, unseen, unseen]);
+    }
+
+    #[test]
+    fn the_members_of_a_zip_and_what_is_in_them_share_a_budget() {
+        let text = text().repeat(100);
+        let inner = zipped(&[("a", text.as_bytes())]);
+        let names: Vec<_> = (0..100).map(|number| number.to_string()).collect();
+        for content in [text.as_bytes(), &inner, &gzipped(&text)] {
+            let members: Vec<_> = names.iter().map(|name| (&**name, content)).collect();
+            let bytes = zipped(&members);
+            let (inside, written) = looked_within(&Budget::new(100_000), &bytes, true);
+            assert_eq!(inside.fixed, Some(Fixed::Unseen(Packing::Zip)));
+            assert_eq!(written, bytes);
+        }
+    }
+
+    #[test]
+    fn a_zip_that_says_too_much_of_itself_is_not_looked_into() {
+        // Names that are as long as a name can be.
+        let names: Vec<_> = (0..300).map(|number| format!("{number:060000}")).collect();
+        let members: Vec<_> = names.iter().map(|name| (&**name, &b""[..])).collect();
+        // 2^40 members, in an end record of 56 bytes and its place (APPNOTE 4.3.14 and 4.3.15).
+        let mut many = b"PK\x03\x04".to_vec();
+        let at = many.len() as u64;
+        many.extend(b"PK\x06\x06\x2c\0\0\0\0\0\0\0\x2d\0\x2d\0\0\0\0\0\0\0\0\0");
+        for number in [1_u64 << 40, 1 << 40, 46 << 40, 0] {
+            many.extend(number.to_le_bytes());
+        }
+        many.extend(b"PK\x06\x07\0\0\0\0");
+        many.extend(at.to_le_bytes());
+        many.extend(b"\x01\0\0\0PK\x05\x06\0\0\0\0");
+        many.extend([0xff; 12]);
+        many.extend([0; 2]);
+        for bytes in [zipped(&members), many] {
+            let (inside, _) = looked(&bytes, true);
+            assert_eq!(inside.fixed, Some(Fixed::Unseen(Packing::Zip)));
         }
     }
 }

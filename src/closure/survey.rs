@@ -1,6 +1,7 @@
 //! Says whether a closure can be moved: what was found and rewritten, and what stands against it.
 
-use super::packed::{Fixed, Packing, look_into};
+use super::budget::Budget;
+use super::packed::{Fixed, MAX_LOOK, Packing, look_into};
 use super::references::{HashPart, References, hash_part};
 use nix_derivation::StorePath;
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,6 +15,13 @@ const MAX_CHECKSUM_FILE: u64 = 1024 * 1024;
 
 /// Fewest hexadecimal digits of a checksum: MD5's.
 const MIN_CHECKSUM: usize = 32;
+
+/// Bytes that notes of the files of one store path may take: those of a hundred thousand files with
+/// references, which no store path has, and little beside what many of them unpacked at once take.
+const MAX_NOTES: usize = 16 * 1024 * 1024;
+
+/// Bytes that a note takes beside its file's name, roughly.
+const NOTE_SIZE: usize = 100;
 
 /// What was found in the files of some store paths.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
@@ -55,6 +63,8 @@ pub enum Reason {
     Unseen(Packing),
     /// A checksum of a file that is rewritten: this one, in the same store path.
     Checksum(String),
+    /// There are more such files in a store path than are noted.
+    TooMany,
     /// A reference that the narinfo names, and no file.
     Unfound(StorePath),
     /// What an earlier build said of it.
@@ -81,6 +91,17 @@ pub struct Met {
     /// Whether the target of a relative link is outside; noted whether references are looked for or
     /// not.
     pub leaves: bool,
+    /// Bytes of all these notes.
+    notes: usize,
+}
+
+impl Met {
+    /// Whether a file of this name, with so many hash parts, may be noted too.
+    pub(super) fn has_room(&mut self, path: &Path, hashes: usize) -> bool {
+        let note = NOTE_SIZE + path.as_os_str().len() + hashes * size_of::<HashPart>();
+        self.notes += note;
+        self.notes <= MAX_NOTES
+    }
 }
 
 impl Survey {
@@ -102,10 +123,14 @@ pub fn survey<'a>(
     references: &References,
 ) -> io::Result<Survey> {
     let mut found = Vec::new();
+    if met.notes > MAX_NOTES {
+        found.push((PathBuf::new(), Reason::TooMany));
+    }
     found.extend(met.bare.iter().map(|file| (file.clone(), Reason::Bare)));
     found.extend(met.wide.iter().map(|file| (file.clone(), Reason::Wide)));
+    let budget = Budget::new(MAX_LOOK);
     for (file, (packing, plain)) in &met.packed {
-        let inside = look_into(&within(place, file), *packing, references)?;
+        let inside = look_into(&within(place, file), *packing, references, &budget)?;
         let unaccounted = !plain.is_subset(&inside.hashes);
         met.hashes.extend(inside.hashes);
         if let Some(fixed) = inside.fixed {

@@ -31,7 +31,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 /// The store path that is asked for.
-const ROOT: &str = "/nix/store/xbgcfhaawi9iz9s99k58sqy8azc2a1w3-root";
+pub const ROOT: &str = "/nix/store/xbgcfhaawi9iz9s99k58sqy8azc2a1w3-root";
 
 const OK: &str = "HTTP/1.1 200 OK\r\n";
 
@@ -43,7 +43,7 @@ const IMPATIENT: Patience = Patience {
 };
 
 /// What a NAR holds; no rule of the format is kept unless the test keeps it.
-enum Node<'a> {
+pub enum Node<'a> {
     File(&'a [u8]),
     Link(&'a [u8]),
     Directory(Vec<(&'a [u8], Node<'a>)>),
@@ -79,7 +79,7 @@ fn write_node(nar: &mut Vec<u8>, node: &Node) {
     }
 }
 
-fn nar(node: &Node) -> Vec<u8> {
+pub fn nar(node: &Node) -> Vec<u8> {
     let mut nar = Vec::new();
     token(&mut nar, b"nix-archive-1");
     write_node(&mut nar, node);
@@ -95,7 +95,7 @@ fn hash(bytes: &[u8]) -> String {
     NixHash::Sha256(Sha256::digest(bytes).into()).to_nix_nixbase32_string()
 }
 
-fn narinfo(nar: &[u8], size: u64, compression: &str) -> String {
+pub fn narinfo(nar: &[u8], size: u64, compression: &str) -> String {
     let hash = hash(nar);
     format!(
         "StorePath: {ROOT}\nURL: nar/root\nCompression: {compression}\nNarHash: {hash}\n\
@@ -104,11 +104,11 @@ fn narinfo(nar: &[u8], size: u64, compression: &str) -> String {
 }
 
 /// A cache that answers `narinfo` for every path, and `file` for every NAR.
-fn cache(narinfo: String, file: Vec<u8>) -> Server {
+pub fn cache(narinfo: String, file: Vec<u8>) -> Server {
     Server::with_hook("/", move |request| answer(request, &narinfo, &file)).unwrap()
 }
 
-fn answer(request: &Request, narinfo: &str, file: &[u8]) -> Option<Response> {
+pub fn answer(request: &Request, narinfo: &str, file: &[u8]) -> Option<Response> {
     let ok = Response::new(200);
     match request.path.as_str() {
         "/nix-cache-info" => Some(ok.body("StoreDir: /nix/store\n")),
@@ -118,7 +118,7 @@ fn answer(request: &Request, narinfo: &str, file: &[u8]) -> Option<Response> {
     }
 }
 
-fn open(url: &str, http: &Http) -> Caches {
+pub fn open(url: &str, http: &Http) -> Caches {
     let url: CacheUrl = format!("{url}?trusted=true").parse().unwrap();
     let trust = TrustSettings {
         keys: Vec::new(),
@@ -127,7 +127,7 @@ fn open(url: &str, http: &Http) -> Caches {
     Caches::open(&[url], trust, http)
 }
 
-fn plan(caches: &Caches) -> Result<Closure, String> {
+pub fn plan(caches: &Caches) -> Result<Closure, String> {
     let planned = caches.plan(&[ROOT.parse().unwrap()], &Known::default());
     planned.map_err(|misses| {
         let unusable = caches.unusable().collect();
@@ -143,10 +143,10 @@ fn said(error: ClosureLayerError) -> String {
 }
 
 /// A store in a directory that has other things in it, which must stay as they are.
-struct Home(TempDir);
+pub struct Home(TempDir);
 
 impl Home {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let home = TempDir::new().unwrap();
         fs::create_dir_all(home.path().join("layers/store")).unwrap();
         fs::write(home.path().join("secret"), "untouched").unwrap();
@@ -154,12 +154,12 @@ impl Home {
         Self(home)
     }
 
-    fn store(&self) -> std::path::PathBuf {
+    pub fn store(&self) -> std::path::PathBuf {
         self.0.path().join("layers/store")
     }
 
     /// Checks that nothing came to be, changed or went but in the store path's own place.
-    fn check(self, name: &str) {
+    pub fn check(self, name: &str) {
         let place = self.store().join(ROOT.rsplit('/').next().unwrap());
         match place.symlink_metadata() {
             Ok(metadata) if metadata.is_dir() => fs::remove_dir_all(place).unwrap(),
@@ -441,13 +441,13 @@ fn a_narinfo_that_plays_tricks_is_refused() {
 }
 
 /// A path's narinfo with these references, of which only the graph matters.
-fn member(base: &str, references: &[String], nar: &[u8]) -> String {
+pub fn member(base: &str, references: &[String], nar: &[u8]) -> String {
     narinfo(nar, nar.len() as u64, "none").replace(ROOT, &format!("/nix/store/{base}"))
         + &format!("References: {}\n", references.join(" "))
 }
 
 /// The base name that `request` asks for, with a hash that is this number in digits.
-fn asked(request: &Request) -> Option<String> {
+pub fn asked(request: &Request) -> Option<String> {
     let hash = request.path.strip_prefix('/')?.strip_suffix(".narinfo")?;
     let name = if ROOT.contains(hash) { "root" } else { "x" };
     Some(format!("{hash}-{name}"))

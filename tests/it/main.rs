@@ -23,6 +23,7 @@ mod examples;
 mod faults;
 mod fetch;
 mod hostile;
+mod hostile_files;
 mod hydra;
 mod hydra_server;
 mod interrupted;

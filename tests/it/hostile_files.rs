@@ -1,0 +1,93 @@
+//! Sound NARs whose files mean harm to whoever looks for references in them.
+
+use crate::hostile::Node::{Directory, File};
+use crate::hostile::{Home, ROOT, answer, asked, cache, member, nar, narinfo, open, plan};
+use crate::servers::xz_of;
+use nix_hydra_buildpack::closure::fetch::fetch;
+use nix_hydra_buildpack::closure::packed::Packing;
+use nix_hydra_buildpack::closure::references::{References, Sought};
+use nix_hydra_buildpack::closure::relocate::Relocation;
+use nix_hydra_buildpack::closure::survey::Reason;
+use nix_hydra_buildpack::http::Http;
+use platform::greedy::{xz_with_a_large_dictionary, zstd_with_window};
+use platform::server::Server;
+use std::fs;
+use std::path::Path;
+
+/// What stands against moving what `nar` holds; it is taken all the same.
+fn obstacles(nar: Vec<u8>) -> Vec<(String, Reason)> {
+    let server = cache(narinfo(&nar, nar.len() as u64, "none"), nar);
+    let caches = open(&server.url(), &Http::new());
+    let closure = plan(&caches).unwrap();
+    let home = Home::new();
+    let survey = fetch(&closure, &caches, &home.store(), &Sought::Declared).unwrap();
+    home.check("a sound NAR");
+    let obstacles = survey.obstacles.into_iter();
+    obstacles.map(|one| (one.file, one.reason)).collect()
+}
+
+#[test]
+fn files_that_want_too_much_memory_are_not_looked_into_and_said() {
+    let base = ROOT.rsplit('/').next().unwrap();
+    let xz = xz_with_a_large_dictionary(xz_of(b"content"));
+    let zstd = zstd_with_window(28, b"content");
+    let nar = nar(&Directory(vec![
+        (b"a.xz", File(&xz)),
+        (b"b.zst", File(&zstd)),
+    ]));
+    let expected = [("a.xz", Packing::Xz), ("b.zst", Packing::Zstd)]
+        .map(|(file, packing)| (format!("{base}/{file}"), Reason::Unseen(packing)));
+    assert_eq!(obstacles(nar), expected);
+}
+
+#[test]
+fn no_more_files_of_a_store_path_are_noted_than_memory_is_for() {
+    // Deep in directories with long names, so that the notes are longer than the NAR.
+    let base = ROOT.rsplit('/').next().unwrap();
+    let hash = &base[..32];
+    let names: Vec<_> = (0..6_000)
+        .map(|number| format!("{hash}-{number:06}"))
+        .collect();
+    let files = names.iter().map(|name| (name.as_bytes(), File(b"")));
+    let long = [b'd'; 255];
+    let node = (0..13).fold(Directory(files.collect()), |node, _| {
+        Directory(vec![(&long, node)])
+    });
+    let mut obstacles = obstacles(nar(&node));
+    assert_eq!(obstacles.remove(0), (base.to_string(), Reason::TooMany));
+    assert!(
+        obstacles.len() > 1_000 && obstacles.len() < names.len(),
+        "{}",
+        obstacles.len()
+    );
+    assert!(obstacles.iter().all(|(_, reason)| *reason == Reason::Bare));
+}
+
+#[test]
+fn a_reference_that_its_narinfo_keeps_quiet_of_moves_with_the_others() {
+    // The root refers to 0, which refers to 1; so does the root, and does not say so.
+    let base = |number: usize| format!("{number:032}-x");
+    let content = format!("/nix/store/{} /nix/store/{}", base(0), base(1));
+    let file = nar(&File(content.as_bytes()));
+    let server = Server::with_hook("/", move |request| {
+        let path = asked(request).unwrap_or_default();
+        let references = match path {
+            ref path if path.ends_with("-root") => vec![base(0)],
+            ref path if *path == base(0) => vec![base(1)],
+            _ => vec![],
+        };
+        answer(request, &member(&path, &references, &file), &file)
+    })
+    .unwrap();
+    let caches = open(&server.url(), &Http::new());
+    let closure = plan(&caches).unwrap();
+    let home = Home::new();
+    let to = Relocation::new(Path::new("/layers/nix_hydra/closure")).unwrap();
+    let sought = Sought::All(References::new(closure.paths.keys(), Some(to)));
+    let survey = fetch(&closure, &caches, &home.store(), &sought).unwrap();
+    assert_eq!((survey.files, survey.references), (3, 6));
+    let root = home.store().join(ROOT.rsplit('/').next().unwrap());
+    let written = fs::read_to_string(root).unwrap();
+    assert_eq!(written.len(), content.len());
+    assert!(!written.contains("/nix/store"), "{written}");
+}
