@@ -98,6 +98,28 @@ fn a_signature_of_other_bytes() {
 }
 
 #[test]
+fn a_signature_of_other_references() {
+    let Some(deploy) = static_app(|request, file| {
+        let text = String::from_utf8(file.filter(|_| is_narinfo(request))?).unwrap();
+        let path = text
+            .lines()
+            .find_map(|line| line.strip_prefix("StorePath: "))?;
+        let base = path.trim_start_matches("/nix/store/");
+        let others = text
+            .lines()
+            .filter(|line| !line.starts_with("References:"))
+            .collect::<Vec<_>>();
+        // What is signed does not refer to itself.
+        let text = format!("{}\nReferences: {base}\n", others.join("\n"));
+        Some(Response::new(200).body(text))
+    }) else {
+        return;
+    };
+    let message = failed(&deploy);
+    insta::assert_snapshot!(stable_paths(&deploy, &message));
+}
+
+#[test]
 fn a_nar_with_another_hash() {
     let Some(mut deploy) = static_app(|request, file| {
         let text = String::from_utf8(file.filter(|_| is_narinfo(request))?).unwrap();

@@ -187,7 +187,7 @@ pub fn xz_of(bytes: &[u8]) -> Vec<u8> {
 }
 
 /// As Hydra's `pixz -0` does.
-fn xz_in_blocks(bytes: &[u8]) -> Vec<u8> {
+pub fn xz_in_blocks(bytes: &[u8]) -> Vec<u8> {
     xz_with(bytes, 512 * 1024)
 }
 
@@ -203,6 +203,12 @@ pub fn bzip2_of(bytes: &[u8]) -> Vec<u8> {
 
 pub fn gzip_of(bytes: &[u8]) -> Vec<u8> {
     let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    encoder.write_all(bytes).unwrap();
+    encoder.finish().unwrap()
+}
+
+pub fn zlib_of(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::fast());
     encoder.write_all(bytes).unwrap();
     encoder.finish().unwrap()
 }
