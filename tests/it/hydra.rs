@@ -691,7 +691,7 @@ fn the_jobset_s_inputs_are_looked_up_after_what_the_user_set() {
     insta::assert_snapshot!(logs.join("\n\n"));
 }
 
-fn full_hydra(path: &str) -> HydraServer {
+pub fn full_hydra(path: &str) -> HydraServer {
     HydraServer::new(|state| state.add(eval(1, &at('a')), build(10, &[1], path)))
 }
 

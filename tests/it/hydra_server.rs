@@ -15,7 +15,7 @@ const PAGE: usize = 20;
 
 pub const USER: &str = "deploy";
 pub const PASSWORD: &str = "hunter2";
-const COOKIE: &str = "hydra_session=0a1b2c3d4e5f60718293a4b5c6d7e8f901234567";
+pub const COOKIE: &str = "hydra_session=0a1b2c3d4e5f60718293a4b5c6d7e8f901234567";
 
 /// What happens to a Hydra before it answers: the state, and how often this was asked before.
 type Event = Box<dyn FnMut(&mut State, usize) + Send>;

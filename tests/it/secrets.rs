@@ -1,7 +1,9 @@
 //! What lets one into a private binary cache reaches that cache, and nothing and nobody else.
 
-use crate::common::{buildpack, copy, fixtures, strip_ansi};
+use crate::common::{Deploy, buildpack, copy, fixtures, strip_ansi};
 use crate::evaluate::{config, evaluate, nix_in_place};
+use crate::hydra::full_hydra;
+use crate::hydra_server::{COOKIE, PASSWORD, USER as HYDRA_USER, revision};
 use crate::servers::other_host;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -33,25 +35,37 @@ const CANARIES: [&str; 4] = [
     "canary-token",
 ];
 
+/// A password in the URLs of tools, and what lets one have a NAR by its URL alone.
+const OF_TOOLS: &str = "canary-of-tools";
+const PRE_SIGNED: &str = "canary-of-one-nar";
+
 /// What tells the builds of these tests from others: see [`Private::most_of_core`].
 static MOST_OF_CORE: AtomicU64 = AtomicU64::new(1_000_000_000);
 
 fn authorization(place: usize) -> String {
     match place {
         TOKEN => format!("Bearer {}", CANARIES[TOKEN]),
-        place => format!(
-            "Basic {}",
-            BASE64.encode(format!("deploy:{}", CANARIES[place]))
-        ),
+        place => format!("Basic {}", encoded(CANARIES[place])),
     }
+}
+
+fn encoded(password: &str) -> String {
+    BASE64.encode(format!("deploy:{password}"))
 }
 
 /// Every form in which a credential is written or sent.
 fn secrets() -> Vec<String> {
-    let plain = CANARIES.map(str::to_string);
-    let sent = [URL, NETRC, USER].map(|place| authorization(place)["Basic ".len()..].to_string());
+    let plain = [&CANARIES[..], &[OF_TOOLS, PRE_SIGNED]].concat();
+    let sent = plain.iter().map(|password| encoded(password));
     let in_url = CANARIES[URL].replace('/', "%2F");
-    plain.into_iter().chain(sent).chain([in_url]).collect()
+    let plain = plain.iter().map(|secret| (*secret).to_string());
+    plain.chain(sent).chain([in_url]).collect()
+}
+
+/// The first of `secrets` that is in `text`.
+fn found<'a>(text: &[u8], secrets: &'a [String]) -> Option<&'a String> {
+    let held = |secret: &&String| memchr::memmem::find(text, secret.as_bytes()).is_some();
+    secrets.iter().find(held)
 }
 
 /// What the private caches do to a build.
@@ -85,13 +99,19 @@ impl Case {
         match self {
             Self::Refused => Some(Response::new(401)),
             _ if narinfo && (place != TOKEN || self == Self::Absent) => Some(Response::new(404)),
-            Self::PointsElsewhere if narinfo => {
+            Self::PointsElsewhere | Self::Lost if narinfo => {
                 let text = fs::read_to_string(cache.join(file)).unwrap();
-                let text = text.replace("URL: ", &format!("URL: {other}/"));
-                Some(Response::new(200).body(text))
+                let nar = text.lines().find_map(|line| line.strip_prefix("URL: "));
+                let nar = nar.unwrap();
+                let server = match self {
+                    Self::Lost => String::new(),
+                    _ => format!("{other}/"),
+                };
+                let url = format!("{server}{nar}?signature={PRE_SIGNED}");
+                Some(Response::new(200).body(text.replace(nar, &url)))
             }
             Self::Redirects if file.starts_with("nar/") => {
-                let location = format!("{other}/{file}");
+                let location = format!("{other}/{file}?signature={PRE_SIGNED}");
                 Some(Response::new(307).header("Location", &location))
             }
             Self::Lost if file.starts_with("nar/") => Some(Response::new(410)),
@@ -161,7 +181,12 @@ impl Private {
 
         let platform = TempDir::new().unwrap();
         let netrc = format!("machine {host} login deploy password {}\n", CANARIES[NETRC]);
-        fs::write(platform.path().join("netrc"), netrc).unwrap();
+        // In a file that the user names, or in a binding.
+        let (named, bound) = match case {
+            Case::Redirects | Case::Absent | Case::Unresolvable => (&*netrc, ""),
+            Case::PointsElsewhere | Case::Refused | Case::Lost => ("", &*netrc),
+        };
+        fs::write(platform.path().join("netrc"), named).unwrap();
         for (name, files) in [
             (
                 "1-user",
@@ -175,6 +200,7 @@ impl Private {
                 "2-token",
                 &[("url", &*urls[TOKEN]), ("token", CANARIES[TOKEN])][..],
             ),
+            ("3-netrc", &[("netrc", bound)][..]),
         ] {
             let binding = platform.path().join("bindings").join(name);
             fs::create_dir_all(&binding).unwrap();
@@ -189,7 +215,9 @@ impl Private {
             urls[NETRC].clone(),
             format!("{}?priority=1", other_host(&public)),
         ];
-        let tool = |file: &Path| format!("{}{}", tools.url(), file.display());
+        let in_url = format!("http://deploy:{OF_TOOLS}@");
+        let tools_url = tools.url().replace("http://", &in_url);
+        let tool = |file: &Path| format!("{tools_url}{}", file.display());
         let env = vec![
             ("NIX_EXTRA_BINARY_CACHE", extra.join(" ")),
             ("NIX_DEFAULT_BINARY_CACHE", String::new()),
@@ -230,47 +258,14 @@ impl Private {
             let cores = format!("--core={0}:{0}", self.most_of_core);
             sandbox.started_by(["prlimit", &cores, "--"])
         });
-        let ended = AtomicBool::new(false);
-        std::thread::scope(|scope| {
-            let watch = scope.spawn(|| watch_processes(&ended));
-            let outcome = build.run();
-            ended.store(true, Ordering::Relaxed);
-            watch.join().unwrap();
-            outcome.unwrap()
-        })
+        watched(&build, &secrets())
     }
 
     /// Checks that nothing that is left of the build, said by it or asked for holds a secret, and
     /// that no core of it, which would hold all of them, can be dumped.
     fn check(&self, outcome: &Outcome) {
         let secrets = secrets();
-        let found = |text: &[u8]| {
-            let held = |secret: &&String| memchr::memmem::find(text, secret.as_bytes()).is_some();
-            secrets.iter().find(held).cloned()
-        };
-        let files = files(self.image.path());
-        assert!(!files.is_empty());
-        for file in files {
-            let metadata = file.symlink_metadata().unwrap();
-            let content = if metadata.is_symlink() {
-                fs::read_link(&file)
-                    .unwrap()
-                    .into_os_string()
-                    .into_encoded_bytes()
-            } else {
-                fs::read(&file).unwrap()
-            };
-            assert_eq!(found(&content), None, "{}", file.display());
-            assert_eq!(found(file.as_os_str().as_encoded_bytes()), None);
-        }
-        for log in [
-            &outcome.detect_log,
-            &outcome.log,
-            &outcome.export_log.join("\n"),
-        ] {
-            assert_eq!(found(log.as_bytes()), None, "{log}");
-            assert_eq!(found(strip_ansi(log).as_bytes()), None, "{log}");
-        }
+        check_left(self.image.path(), outcome, &secrets);
         let mut asked = false;
         for (place, cache) in self.caches.iter().enumerate() {
             let own = authorization(place);
@@ -282,20 +277,64 @@ impl Private {
         let cores = std::mem::take(&mut *self.cores.lock().unwrap());
         assert_eq!(asked, !cores.is_empty(), "the build was not found");
         assert!(cores.iter().all(|limit| limit == "1"), "{cores:?}");
-        for request in self.others.iter().flat_map(Server::requests) {
+        let [others @ .., tools] = &*self.others else {
+            panic!("no servers");
+        };
+        for request in others.iter().flat_map(Server::requests) {
             assert_eq!(request.header("authorization"), None, "{request:?}");
-            assert_eq!(
-                found(format!("{request:?}").as_bytes()),
-                None,
-                "{request:?}"
-            );
+            let own = format!("signature={PRE_SIGNED}");
+            let text = format!("{request:?}").replace(&own, "");
+            assert_eq!(found(text.as_bytes(), &secrets), None, "{text}");
+        }
+        let own = format!("Basic {}", encoded(OF_TOOLS));
+        for request in tools.requests() {
+            assert_eq!(request.header("authorization"), Some(&*own), "{request:?}");
         }
     }
 }
 
+/// Checks that nothing that is left of a build or said by it holds a secret.
+fn check_left(image: &Path, outcome: &Outcome, secrets: &[String]) {
+    let files = files(image);
+    assert!(!files.is_empty());
+    for file in files {
+        let metadata = file.symlink_metadata().unwrap();
+        let content = if metadata.is_symlink() {
+            fs::read_link(&file)
+                .unwrap()
+                .into_os_string()
+                .into_encoded_bytes()
+        } else {
+            fs::read(&file).unwrap()
+        };
+        assert_eq!(found(&content, secrets), None, "{}", file.display());
+        let name = file.as_os_str().as_encoded_bytes();
+        assert_eq!(found(name, secrets), None, "{}", file.display());
+    }
+    for log in [
+        &outcome.detect_log,
+        &outcome.log,
+        &outcome.export_log.join("\n"),
+    ] {
+        assert_eq!(found(log.as_bytes(), secrets), None, "{log}");
+        assert_eq!(found(strip_ansi(log).as_bytes(), secrets), None, "{log}");
+    }
+}
+
+/// Runs a build, and looks at the command lines of all processes meanwhile.
+fn watched(build: &Build, secrets: &[String]) -> Outcome {
+    let ended = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let watch = scope.spawn(|| watch_processes(&ended, secrets));
+        let outcome = build.run();
+        ended.store(true, Ordering::Relaxed);
+        watch.join().unwrap();
+        outcome.unwrap()
+    })
+}
+
 /// Looks at every command line on this machine until the build has ended: anyone may read those.
-fn watch_processes(ended: &AtomicBool) {
-    let secrets = secrets();
+fn watch_processes(ended: &AtomicBool, secrets: &[String]) {
     while !ended.load(Ordering::Relaxed) {
         for (process, program) in processes() {
             // These are the test's, which give the build its environment.
@@ -305,9 +344,8 @@ fn watch_processes(ended: &AtomicBool) {
             }
             // Any of them may end meanwhile.
             let line = fs::read(process.join("cmdline")).unwrap_or_default();
-            let holds = |secret: &&String| memchr::memmem::find(&line, secret.as_bytes()).is_some();
-            let found = secrets.iter().find(holds);
-            assert_eq!(found, None, "{}", String::from_utf8_lossy(&line));
+            let text = String::from_utf8_lossy(&line);
+            assert_eq!(found(&line, secrets), None, "{text}");
         }
         std::thread::sleep(Duration::from_millis(10));
     }
@@ -369,6 +407,7 @@ fn a_build_from_private_caches_keeps_their_credentials_nowhere() {
             }
             let servers = private.caches.iter().chain(&private.others[..2]);
             let requests: Vec<_> = servers.map(|server| server.take_requests().len()).collect();
+            assert!(!private.others[2].requests().is_empty(), "no tools");
             assert_eq!(requests, if asked { expected } else { [0; 6] }, "{case:?}");
         }
     }
@@ -391,6 +430,61 @@ fn a_build_that_fails_says_nothing_of_credentials() {
         assert_eq!(outcome.build, Some(1), "{case:?}: {}", outcome.log);
         assert!(outcome.log.contains(said), "{case:?}: {}", outcome.log);
         private.check(&outcome);
+    }
+}
+
+#[test]
+fn the_password_and_the_cookie_of_a_hydra_are_kept_nowhere() {
+    let (_, session) = COOKIE.split_once('=').unwrap();
+    let secrets = [PASSWORD, &encoded(PASSWORD), session].map(str::to_string);
+    let absent = "/nix/store/y26qxcq1gg2hrqpxdc58b2fghv2bhxjg-myapp";
+    for built in [true, false] {
+        let Some(fixtures) = fixtures() else { return };
+        let path = &fixtures.apps["static"].store_path;
+        let hydra = full_hydra(if built { path } else { absent });
+        hydra.state().private = true;
+        let Some(mut deploy) = Deploy::with_hook("static", hydra.hook()) else {
+            return;
+        };
+        let in_url = format!("http://{HYDRA_USER}:{PASSWORD}@");
+        let url = deploy.cache.url();
+        deploy
+            .set("NIX_EXTRA_BINARY_CACHE", &url)
+            .set("NIX_HYDRA_URL", &url.replace("http://", &in_url))
+            .set("NIX_HYDRA_JOB", "acme/main/myapp")
+            .set("NIX_REVISION", &revision('a'));
+        let outcome = watched(&deploy.to_build(), &secrets);
+        assert_eq!(outcome.success(), built, "{}", outcome.log);
+        check_left(deploy.image(), &outcome, &secrets);
+        let requests = deploy.cache.requests();
+        assert!(
+            requests
+                .iter()
+                .any(|one| one.header("cookie") == Some(COOKIE))
+        );
+    }
+}
+
+#[test]
+fn a_token_in_a_url_of_nix_path_is_shown_nowhere() {
+    let token = "canary-in-nix-path";
+    for expression in [None, Some("import <pins> { }")] {
+        let Some(mut deploy) = Deploy::new("static") else {
+            return;
+        };
+        if let Some(text) = expression {
+            fs::write(deploy.app().join("deploy.nix"), text).unwrap();
+        }
+        deploy
+            .set(
+                "NIX_PATH",
+                &format!("pins=http://{token}@127.0.0.1/pins.tar.gz"),
+            )
+            .set("NIX_DEBUG", "true");
+        let secrets = [token.to_string()];
+        let outcome = watched(&deploy.to_build(), &secrets);
+        assert_eq!(outcome.success(), expression.is_none(), "{}", outcome.log);
+        check_left(deploy.image(), &outcome, &secrets);
     }
 }
 
