@@ -12,7 +12,7 @@ use gate::{Gates, Pass};
 use std::fmt;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::{self, Read};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 use ureq::http::{HeaderMap, Response, header};
 use ureq::tls::{PemItem, RootCerts, TlsConfig, parse_pem};
 use ureq::{Agent, Body as UreqBody};
@@ -533,14 +533,15 @@ pub(crate) fn leads_to_link_local(url: &Url, other: &Url) -> bool {
     is_link_local(other) && !is_link_local(url)
 }
 
-/// How long `Retry-After` asks to wait, in seconds or until a date.
+/// How long `Retry-After` asks to wait, in seconds or until a date, by the server's own clock.
 fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let text = header_text(headers, &header::RETRY_AFTER)?;
     if let Ok(seconds) = text.parse() {
         return Some(Duration::from_secs(seconds));
     }
     let until = httpdate::parse_http_date(&text).ok()?;
-    Some(until.duration_since(SystemTime::now()).unwrap_or_default())
+    let now = httpdate::parse_http_date(&header_text(headers, &header::DATE)?).ok()?;
+    Some(until.duration_since(now).unwrap_or_default())
 }
 
 fn header_text(headers: &HeaderMap, name: &header::HeaderName) -> Option<String> {

@@ -336,14 +336,15 @@ fn watched(build: &Build, secrets: &[String]) -> Outcome {
 /// Looks at every command line on this machine until the build has ended: anyone may read those.
 fn watch_processes(ended: &AtomicBool, secrets: &[String]) {
     while !ended.load(Ordering::Relaxed) {
-        for (process, program) in processes() {
+        for (_, line) in processes() {
             // These are the test's, which give the build its environment.
             let own = ["prlimit", "bwrap", "setpriv", "env"].map(OsStr::new);
-            if own.iter().any(|own| program.file_name() == Some(own)) {
+            if own
+                .iter()
+                .any(|own| program(&line).file_name() == Some(own))
+            {
                 continue;
             }
-            // Any of them may end meanwhile.
-            let line = fs::read(process.join("cmdline")).unwrap_or_default();
             let text = String::from_utf8_lossy(&line);
             assert_eq!(found(&line, secrets), None, "{text}");
         }
@@ -353,7 +354,7 @@ fn watch_processes(ended: &AtomicBool, secrets: &[String]) {
 
 /// How many bytes the cores of those builds may have now that might have so many at most.
 fn core_limits(most: u64) -> Vec<String> {
-    let builds = processes().filter(|(_, program)| program.ends_with("bin/build"));
+    let builds = processes().filter(|(_, line)| program(line).ends_with("bin/build"));
     let limits = builds.filter_map(|(process, _)| {
         let limits = fs::read_to_string(process.join("limits")).ok()?;
         let mut core = limits
@@ -366,13 +367,18 @@ fn core_limits(most: u64) -> Vec<String> {
     limits.collect()
 }
 
-/// The directories of all processes in `/proc`, and the programs that they were started as.
-fn processes() -> impl Iterator<Item = (PathBuf, PathBuf)> {
+/// The directories of all processes in `/proc`, and their command lines; of one that ends, nothing.
+fn processes() -> impl Iterator<Item = (PathBuf, Vec<u8>)> {
     fs::read_dir("/proc").unwrap().flatten().map(|entry| {
-        let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
-        let program = line.split(|byte| *byte == 0).next().unwrap_or_default();
-        (entry.path(), OsStr::from_bytes(program).into())
+        let line = fs::read(entry.path().join("cmdline"));
+        (entry.path(), line.unwrap_or_default())
     })
+}
+
+/// What a process was started as. Its command line is read but once: it becomes another by `exec`.
+fn program(line: &[u8]) -> &Path {
+    let program = line.split(|byte| *byte == 0).next().unwrap_or_default();
+    Path::new(OsStr::from_bytes(program))
 }
 
 /// Everything below `directory` but directories.

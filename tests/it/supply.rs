@@ -1,8 +1,11 @@
-//! What comes from elsewhere is pinned, and what the compiler cannot check is in one place.
+//! What comes from elsewhere is pinned, and what no test can try is in one place.
 
-use std::collections::BTreeSet;
+use semver::{Version, VersionReq};
+use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 fn read(name: &str) -> String {
     fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(name)).unwrap()
@@ -76,6 +79,20 @@ fn scripts_download_through_package_managers_alone() {
 }
 
 #[test]
+fn workflows_name_the_commit_of_each_action() {
+    for file in files(".github") {
+        for line in read(file.to_str().unwrap()).lines() {
+            let Some((_, action)) = line.split_once("uses: ") else {
+                continue;
+            };
+            let commit = action.split_once('@').map(|(_, commit)| &commit[..40]);
+            let is_commit = commit.is_some_and(|it| it.chars().all(|c| c.is_ascii_hexdigit()));
+            assert!(is_commit || action.starts_with("./"), "{action}");
+        }
+    }
+}
+
+#[test]
 fn every_library_is_pinned_by_its_checksum() {
     let lock = table("Cargo.lock");
     for package in lock["package"].as_array().unwrap() {
@@ -88,6 +105,85 @@ fn every_library_is_pinned_by_its_checksum() {
         assert_eq!(source.as_str(), Some(registry), "{name}");
         assert!(is_sha256(package["checksum"].as_str().unwrap()), "{name}");
     }
+}
+
+/// Every package that is part of the program or of its tests, for each system that it is built for.
+fn packages(deny: &toml::Table) -> Vec<Value> {
+    let mut packages = BTreeMap::new();
+    for target in deny["graph"]["targets"].as_array().unwrap() {
+        let output = Command::new(env!("CARGO"))
+            .args(["metadata", "--locked", "--format-version", "1"])
+            .args(["--filter-platform", target.as_str().unwrap()])
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{said}");
+        let metadata: Value = serde_json::from_slice(&output.stdout).unwrap();
+        for package in metadata["packages"].as_array().unwrap() {
+            packages.insert(package["id"].to_string(), package.clone());
+        }
+    }
+    packages.into_values().collect()
+}
+
+/// Whether licences that are `allowed` are enough for an SPDX expression, in the old form (`A/B`) too.
+fn is_licensed(expression: &str, allowed: &[&str]) -> bool {
+    let expression = expression.replace('/', " OR ");
+    // The innermost parentheses first.
+    if let Some(close) = expression.find(')') {
+        let open = expression[..close].rfind('(').unwrap();
+        let inner = is_licensed(&expression[open + 1..close], allowed);
+        let inner = if inner { allowed[0] } else { "none" };
+        let (before, after) = (&expression[..open], &expression[close + 1..]);
+        return is_licensed(&format!("{before}{inner}{after}"), allowed);
+    }
+    let all = |part: &str| part.split(" AND ").all(|one| allowed.contains(&one.trim()));
+    expression.split(" OR ").any(all)
+}
+
+#[test]
+fn every_library_has_a_licence_that_is_accepted_and_one_version_or_a_reason_for_more() {
+    let deny = table("deny.toml");
+    let packages = packages(&deny);
+    let licences = deny["licenses"]["allow"].as_array().unwrap();
+    let licences: Vec<_> = licences.iter().map(|one| one.as_str().unwrap()).collect();
+    assert!(!is_licensed("MIT AND (GPL-3.0 OR AGPL-3.0)", &licences));
+    assert!(is_licensed("GPL-3.0 OR (MIT AND Zlib)", &licences));
+    let mut versions: BTreeMap<&str, Vec<Version>> = BTreeMap::new();
+    for package in &packages {
+        let name = package["name"].as_str().unwrap();
+        let licence = package["license"].as_str().unwrap_or_default();
+        assert!(is_licensed(licence, &licences), "{name} has `{licence}`");
+        let version = package["version"].as_str().unwrap().parse().unwrap();
+        versions.entry(name).or_default().push(version);
+    }
+    for skipped in deny["bans"]["skip"].as_array().unwrap() {
+        assert!(!skipped["reason"].as_str().unwrap().is_empty());
+        let (name, version) = skipped["crate"].as_str().unwrap().split_once('@').unwrap();
+        let wanted: VersionReq = format!("={version}").parse().unwrap();
+        let versions = versions.get_mut(name).unwrap();
+        let all = versions.len();
+        versions.retain(|version| !wanted.matches(version));
+        assert!(!versions.is_empty(), "{name} is here once");
+        assert_ne!(versions.len(), all, "{name} {version} is not here");
+    }
+    let twice: Vec<_> = versions.iter().filter(|(_, all)| all.len() > 1).collect();
+    assert!(twice.is_empty(), "{twice:?}");
+    for banned in deny["bans"]["deny"].as_array().unwrap() {
+        assert!(!versions.contains_key(banned["crate"].as_str().unwrap()));
+    }
+}
+
+/// So a clock that is off can change no layer and no bill of materials.
+#[test]
+fn the_time_of_day_is_read_only_to_tell_how_long_hydra_has_not_looked() {
+    let sources = [files("src"), files("start/src"), files("inside/src")].concat();
+    let reading = naming(
+        &sources,
+        &["SystemTime::now", "OffsetDateTime", "clock_gettime"],
+    );
+    assert_eq!(reading, BTreeSet::from(["src/hydra/wait.rs".to_string()]));
 }
 
 #[test]
