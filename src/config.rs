@@ -332,9 +332,7 @@ fn caches(
     let default =
         setting("NIX_DEFAULT_BINARY_CACHE").unwrap_or_else(|| DEFAULT_BINARY_CACHE.to_string());
     let mut default = named("NIX_DEFAULT_BINARY_CACHE", default)?;
-    for cache in &mut default {
-        cache.must_sign = true;
-    }
+    let defaults: Vec<Url> = default.iter().map(|cache| cache.base.clone()).collect();
     for bound in bindings.iter().filter_map(|binding| binding.url.as_ref()) {
         // One that is named as well is the same one, and the binding has its credentials.
         let mut all = caches.iter_mut().chain(&mut default);
@@ -346,7 +344,15 @@ fn caches(
             None => caches.push(bound.clone()),
         }
     }
-    caches.extend(default);
+    // Where it is named twice, it keeps its first place.
+    default.retain(|cache| !caches.iter().any(|other| other.base == cache.base));
+    for cache in &mut caches {
+        cache.must_sign = defaults.contains(&cache.base);
+    }
+    caches.extend(default.into_iter().map(|cache| CacheUrl {
+        must_sign: true,
+        ..cache
+    }));
 
     if let Some(hydra) = hydra.as_mut().filter(|hydra| hydra.credentials.is_none()) {
         let same = |cache: &&CacheUrl| cache.base.origin() == hydra.base.origin();

@@ -623,6 +623,7 @@ fn diagnosed(misses: &[Miss], diagnosis: &Diagnosis) -> Message {
 fn answer_in_words(answer: &Answer) -> String {
     match answer {
         Answer::Absent => "it does not have the path".to_string(),
+        Answer::Another => "it has the path, but with other content than is asked for".to_string(),
         Answer::Untrusted(Untrusted::NotSigned) => {
             "it has the path, but without a signature".to_string()
         }
@@ -744,7 +745,8 @@ fn lost(path: &StorePath, cache: &str, answers: &[(String, Answer)]) -> Message 
         wanted_by: Vec::new(),
         answers: answers.to_vec(),
     }];
-    let is_absent = |(_, answer): &(String, Answer)| *answer == Answer::Absent;
+    let is_absent =
+        |(_, answer): &(String, Answer)| matches!(answer, Answer::Absent | Answer::Another);
     let hint = if answers.iter().all(is_absent) {
         format!(
             "An earlier build had it from {cache}.\n\

@@ -294,7 +294,7 @@ impl Http {
                 (Ok(reply), Ask::Get) => HttpError::Status(reply.status).is_passing(),
                 (Err(error), _) => error.is_passing(),
             };
-            let wait = asked_wait.unwrap_or_else(|| backoff(attempt));
+            let wait = asked_wait.unwrap_or_default().max(backoff(attempt));
             let too_late = started.elapsed().saturating_add(wait) > self.patience.retry;
             if !passing || attempt == ATTEMPTS || too_late {
                 return reply;
@@ -410,7 +410,7 @@ impl Http {
             };
             drop(pass);
             spent += started.elapsed();
-            let wait = asked_wait.unwrap_or_else(|| backoff(attempt));
+            let wait = asked_wait.unwrap_or_default().max(backoff(attempt));
             // A server may ask for any wait, one of many years too.
             let too_late = spent.saturating_add(wait) > self.patience.retry;
             if !error.is_passing() || attempt == ATTEMPTS || too_late {

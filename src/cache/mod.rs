@@ -75,7 +75,8 @@ impl BinaryCache {
         let mut text = cache.read_small("nix-cache-info", MAX_CACHE_INFO_SIZE);
         // A Hydra may let nobody in who has not signed in.
         if let Err(CacheError::Http(HttpError::Status(403))) = text
-            && let Ok(url) = Hydra::new(cache.url.clone(), cache.http.clone()).signed_in()
+            && cache.url.credentials.is_some()
+            && let Some(url) = Hydra::new(cache.url.clone(), cache.http.clone()).signed_in()
         {
             cache.url = url;
             text = cache.read_small("nix-cache-info", MAX_CACHE_INFO_SIZE);

@@ -173,7 +173,7 @@ impl Work<'_> {
             };
             let info = match offer.take() {
                 Some(info) => info,
-                None => match self.caches.look_up(&wanted.path, suits) {
+                None => match self.caches.look_up_nar(&wanted.path, suits) {
                     Ok(info) => info,
                     // What was wrong with the one that was planned says most.
                     Err(answers) => {
@@ -276,6 +276,19 @@ impl FetchFailure {
     /// Whether the fault is on this side, where another attempt meets it again.
     fn is_local(&self) -> bool {
         matches!(self, Self::Unpack(UnpackError::Write(..)))
+    }
+
+    /// Whether the path may be another one than was planned, of the same name.
+    #[must_use]
+    pub fn may_be_another(&self) -> bool {
+        match self {
+            Self::Open(error) => error.is_absent(),
+            Self::Unpack(error) => matches!(
+                error,
+                UnpackError::Truncated(_) | UnpackError::TooLong | UnpackError::WrongHash(_)
+            ),
+            Self::Lost(_) => true,
+        }
     }
 
     /// Whether the same cache would give the same answer again.

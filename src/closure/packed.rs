@@ -44,8 +44,13 @@ const ZIP_MEMBER: &[u8; 4] = b"PK\x03\x04";
 /// Bytes of a zip's end record, where it has no comment.
 const ZIP_END_LENGTH: usize = 22;
 
-/// What tells the place of the end record of a zip with 64-bit numbers begins with.
+/// What it begins with.
+const ZIP_END: &[u8; 4] = b"PK\x05\x06";
+
+/// What tells the place of the end record of a zip with 64-bit numbers begins with, right before the usual
+/// end record, and its length.
 const ZIP64_LOCATOR: &[u8; 4] = b"PK\x06\x07";
+const ZIP64_LOCATOR_LENGTH: usize = 20;
 
 /// The last bytes of a file, in which the locator is: before the end record and its comment.
 const ZIP64_END_LENGTH: u64 = 64 * 1024 + 64;
@@ -109,7 +114,7 @@ impl Packing {
     #[must_use]
     pub fn is_zip_end(bytes: &[u8]) -> bool {
         let end = bytes.len().checked_sub(ZIP_END_LENGTH);
-        end.is_some_and(|end| bytes[end..].starts_with(b"PK\x05\x06"))
+        end.is_some_and(|end| bytes[end..].starts_with(ZIP_END))
     }
 
     /// Its name in messages.
@@ -334,7 +339,11 @@ fn is_zip64(file: &mut (impl Read + Seek)) -> io::Result<bool> {
     file.seek(SeekFrom::Start(length.saturating_sub(ZIP64_END_LENGTH)))?;
     let mut end = Vec::new();
     file.take(ZIP64_END_LENGTH).read_to_end(&mut end)?;
-    Ok(memchr::memmem::find(&end, ZIP64_LOCATOR).is_some())
+    let mut ends = memchr::memmem::find_iter(&end, ZIP_END);
+    Ok(ends.any(|at| {
+        let before = at.checked_sub(ZIP64_LOCATOR_LENGTH);
+        before.is_some_and(|at| end[at..].starts_with(ZIP64_LOCATOR))
+    }))
 }
 
 fn look_through_members<R: Read + Seek>(
@@ -712,6 +721,14 @@ mod tests {
             assert_eq!(inside.fixed, Some(Fixed::Unseen(Packing::Zip)));
             assert_eq!(written, bytes);
         }
+    }
+
+    #[test]
+    fn what_looks_like_the_place_of_64_bit_numbers_in_a_zip_s_data_is_none() {
+        let bytes = zipped(&[("PK\u{6}\u{7}", text().as_bytes())]);
+        let (inside, written) = looked(&bytes, true);
+        assert_eq!(inside.fixed, None);
+        assert_ne!(written, bytes);
     }
 
     #[test]

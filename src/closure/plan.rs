@@ -48,17 +48,20 @@ struct Asked {
 struct Health {
     /// Set once it stops answering, so that it is not waited for again and again.
     down: OnceLock<String>,
-    /// How many requests were answered, and how many have failed since while none was.
-    answers: AtomicU32,
+    /// How many requests were answered, how many of them to the end, and how many have failed since
+    /// while none was.
+    begun: AtomicU32,
+    ended: AtomicU32,
     failures: AtomicU32,
 }
 
-/// A request to a cache, and what it had answered when it was begun.
+/// A request to a cache, and what it had answered by then.
 #[derive(Debug)]
 pub struct Attempt<'a> {
     cache: &'a BinaryCache,
     health: &'a Health,
-    answers: u32,
+    begun: u32,
+    ended: u32,
 }
 
 /// What one binary cache answered about a store path that none of them could give.
@@ -66,6 +69,8 @@ pub struct Attempt<'a> {
 pub enum Answer {
     /// It does not have the path.
     Absent,
+    /// It has the path, but with other content than that which is asked for.
+    Another,
     /// It has the path, but what it says of it is not trusted.
     Untrusted(Untrusted),
     /// It wants to know who asks, or knows another password; in its words.
@@ -105,18 +110,21 @@ impl Answer {
 }
 
 impl Asked {
-    /// The cache, if it can still be asked, or why not.
+    /// The cache, if it can still be asked for narinfos, or why not.
     fn usable(&self) -> Result<&BinaryCache, Answer> {
-        match (&self.cache, self.down()) {
+        match (&self.cache, self.narinfos.down.get()) {
             (Err(error), _) => Err(Answer::of(error)),
             (Ok(_), Some(reason)) => Err(Answer::Failed(reason.clone())),
             (Ok(cache), None) => Ok(cache),
         }
     }
 
-    /// What has stopped working, if something has.
-    fn down(&self) -> Option<&String> {
-        self.narinfos.down.get().or(self.nars.down.get())
+    /// The same, for NARs.
+    fn gives_nars(&self) -> Result<(), Answer> {
+        match self.nars.down.get() {
+            Some(reason) => Err(Answer::Failed(reason.clone())),
+            None => self.usable().map(drop),
+        }
     }
 
     fn look_up(
@@ -138,7 +146,7 @@ impl Asked {
         if suits(&info) {
             Ok(info)
         } else {
-            Err(Answer::Absent)
+            Err(Answer::Another)
         }
     }
 }
@@ -148,7 +156,8 @@ impl Health {
         Attempt {
             cache,
             health: self,
-            answers: self.answers.load(Relaxed),
+            begun: self.begun.load(Relaxed),
+            ended: self.ended.load(Relaxed),
         }
     }
 }
@@ -157,21 +166,24 @@ impl Attempt<'_> {
     /// Opens the NAR of a path.
     pub fn nar(&self, info: &PathInfo) -> Result<Box<dyn Read>, CacheError> {
         let nar = self.cache.nar(&info.url);
-        nar.inspect_err(|error| self.failed(error))
+        nar.inspect(|_| {
+            self.health.begun.fetch_add(1, Relaxed);
+        })
+        .inspect_err(|error| self.failed(error))
     }
 
     /// The cache did what it was asked.
     pub fn answered(&self) {
-        self.health.answers.fetch_add(1, Relaxed);
+        self.health.begun.fetch_add(1, Relaxed);
+        self.health.ended.fetch_add(1, Relaxed);
         self.health.failures.store(0, Relaxed);
     }
 
     /// What was read of its answer broke off with `error`.
     pub fn broke(&self, error: &io::Error) {
         // What cannot be decoded says nothing of the next one.
-        if is_broken(error) {
-            let error = io::Error::new(error.kind(), error.to_string());
-            self.failed(&CacheError::Io(error));
+        if is_broken(error) && self.health.ended.load(Relaxed) == self.ended {
+            self.count(error.to_string());
         }
     }
 
@@ -183,12 +195,15 @@ impl Attempt<'_> {
             CacheError::Io(_) => true,
             _ => false,
         };
-        if is_outage
-            && self.health.answers.load(Relaxed) == self.answers
-            && self.health.failures.fetch_add(1, Relaxed) + 1 >= MAX_FAILURES
-        {
+        if is_outage && self.health.begun.load(Relaxed) == self.begun {
+            self.count(error.to_string());
+        }
+    }
+
+    fn count(&self, reason: String) {
+        if self.health.failures.fetch_add(1, Relaxed) + 1 >= MAX_FAILURES {
             // Another thread may have said so already.
-            let _ = self.health.down.set(error.to_string());
+            let _ = self.health.down.set(reason);
         }
     }
 }
@@ -223,9 +238,12 @@ impl Caches {
                 .collect();
             urls.iter()
                 .zip(opening)
-                .map(|(url, opening)| Asked {
-                    url: url.clone(),
-                    cache: opening.join().unwrap_or(Err(CacheError::NoCacheInfo)),
+                .map(|(url, opening)| (url, opening.join()))
+                .map(|(url, opened)| (url, opened.unwrap_or(Err(CacheError::NoCacheInfo))))
+                .map(|(url, cache)| Asked {
+                    // It may have led from `http` to `https`.
+                    url: cache.as_ref().map_or(url, BinaryCache::url).clone(),
+                    cache,
                     narinfos: Health::default(),
                     nars: Health::default(),
                 })
@@ -244,10 +262,9 @@ impl Caches {
     /// The caches that cannot be used, with the reason.
     pub fn unusable(&self) -> impl Iterator<Item = (String, String)> {
         self.caches.iter().filter_map(|asked| {
-            let reason = match &asked.cache {
-                Err(error) => error.to_string(),
-                Ok(_) => asked.down()?.clone(),
-            };
+            let down = || asked.narinfos.down.get().or(asked.nars.down.get());
+            let error = asked.cache.as_ref().err().map(ToString::to_string);
+            let reason = error.or_else(|| down().cloned())?;
             Some((asked.url.to_string(), reason))
         })
     }
@@ -269,7 +286,7 @@ impl Caches {
     #[must_use]
     pub fn offers(&self, info: &PathInfo) -> bool {
         let asked = self.asked(&info.cache);
-        !info.url.is_empty() && asked.is_some_and(|asked| asked.usable().is_ok())
+        !info.url.is_empty() && asked.is_some_and(|asked| asked.gives_nars().is_ok())
     }
 
     fn asked(&self, url: &str) -> Option<&Asked> {
@@ -291,9 +308,28 @@ impl Caches {
         path: &StorePath,
         suits: impl Fn(&PathInfo) -> bool,
     ) -> Result<PathInfo, Vec<(String, Answer)>> {
+        self.first(|asked| asked.look_up(path, &self.trust, &suits))
+    }
+
+    /// The same, but for those whose NARs cannot be had.
+    pub fn look_up_nar(
+        &self,
+        path: &StorePath,
+        suits: impl Fn(&PathInfo) -> bool,
+    ) -> Result<PathInfo, Vec<(String, Answer)>> {
+        self.first(|asked| {
+            asked.gives_nars()?;
+            asked.look_up(path, &self.trust, &suits)
+        })
+    }
+
+    fn first(
+        &self,
+        ask: impl Fn(&Asked) -> Result<PathInfo, Answer>,
+    ) -> Result<PathInfo, Vec<(String, Answer)>> {
         let mut answers = Vec::new();
         for asked in &self.caches {
-            match asked.look_up(path, &self.trust, &suits) {
+            match ask(asked) {
                 Ok(info) => return Ok(info),
                 Err(answer) => answers.push((asked.url.to_string(), answer)),
             }

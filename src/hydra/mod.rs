@@ -280,10 +280,10 @@ impl Hydra {
         }
     }
 
-    /// Signs in where there is a user and password for it, and answers its URL with the cookie.
-    pub(crate) fn signed_in(mut self) -> Result<CacheUrl, HydraError> {
-        self.sign_in()?;
-        Ok(self.url)
+    /// Signs in if this is a Hydra that asks for that, and answers its URL with the cookie.
+    pub(crate) fn signed_in(mut self) -> Option<CacheUrl> {
+        self.follow("nix-cache-info").ok()?;
+        matches!(self.url.credentials, Some(Credentials::Session { .. })).then_some(self.url)
     }
 
     /// Signs in as the API does, and keeps the cookie beside the credentials.

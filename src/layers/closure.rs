@@ -115,114 +115,199 @@ pub fn handle(
     layers_dir: &Path,
     roots: &[Root],
     config: &Config,
-    open_caches: impl FnOnce() -> Caches,
+    open_caches: impl Fn() -> Caches,
 ) -> Result<ClosureLayer, ClosureLayerError> {
     let layer = LaunchLayer::new(layers_dir, NAME);
-    let wanted_roots: Vec<String> = roots
-        .iter()
-        .map(|root| root.path.to_absolute_path())
-        .collect();
-    let trust = trust(config);
     let ignored = config.relocate_ignore.iter();
-    let ignored: Vec<String> = ignored.map(|pattern| pattern.as_str().into()).collect();
     let had_layer = layer.is_declared();
     let previous: Option<Metadata> = layer.take().map_err(ClosureLayerError::Layer)?;
     let previous = previous.filter(|previous| previous.format == FORMAT);
     let stores =
         StoreLayers::take(layers_dir, previous.is_some()).map_err(ClosureLayerError::Layer)?;
+    let order = Order {
+        layers_dir,
+        layer,
+        roots,
+        wanted_roots: roots
+            .iter()
+            .map(|root| root.path.to_absolute_path())
+            .collect(),
+        config,
+        trust: trust(config),
+        ignored: ignored.map(|pattern| pattern.as_str().into()).collect(),
+        afresh: afresh(had_layer, previous.as_ref(), config.engine),
+        previous,
+        stores,
+    };
     print::bullet("Closure");
-    if let Some(previous) = &previous
-        && previous.roots == wanted_roots
-        && previous.trust == trust
-        && previous.compile_hooks.is_empty()
-        && previous.relocation_ignored == ignored
-        && previous.relocation.suits(config.engine)
-        && stores
-            .keep(&previous.layers)
-            .map_err(ClosureLayerError::Layer)?
-    {
-        layer.write(previous).map_err(ClosureLayerError::Layer)?;
-        return kept(previous, layers_dir, roots, config, &stores);
+    if let Some(kept) = order.keep()? {
+        return Ok(kept);
+    }
+    let known = order.known();
+    let facts: BTreeSet<StorePath> = known.facts.keys().cloned().collect();
+    match order.carry_out(known, &open_caches) {
+        // It was built again since, and came to something else: then so may have any other.
+        Err(ClosureLayerError::Fetch(error))
+            if error.reason.may_be_another() && facts.contains(&error.path) =>
+        {
+            output::sub_bullet(format!(
+                "{} is no longer what the previous image says of it: asking for everything again",
+                error.path
+            ));
+            let guesses = Known {
+                guesses: facts.into_iter().collect(),
+                ..Known::default()
+            };
+            order.carry_out(guesses, &open_caches)
+        }
+        result => result,
+    }
+}
+
+/// All that decides what is in the layers, and what there is of them already.
+struct Order<'a> {
+    layers_dir: &'a Path,
+    layer: LaunchLayer,
+    roots: &'a [Root],
+    wanted_roots: Vec<String>,
+    config: &'a Config,
+    trust: Vec<String>,
+    /// The patterns of files that are passed over when it is asked what stands against a relocation.
+    ignored: Vec<String>,
+    /// Why nothing of the previous image can be kept, if that is so.
+    afresh: Option<&'static str>,
+    previous: Option<Metadata>,
+    stores: StoreLayers,
+}
+
+impl Order<'_> {
+    /// Keeps all that the previous image has, where it is what is asked for.
+    fn keep(&self) -> Result<Option<ClosureLayer>, ClosureLayerError> {
+        let previous = self.previous.as_ref().filter(|previous| {
+            previous.roots == self.wanted_roots
+                && previous.trust == self.trust
+                && previous.compile_hooks.is_empty()
+                && previous.relocation_ignored == self.ignored
+                && previous.relocation.suits(self.config.engine)
+        });
+        let Some(previous) = previous else {
+            return Ok(None);
+        };
+        let kept = self.stores.keep(&previous.layers);
+        if !kept.map_err(ClosureLayerError::Layer)? {
+            return Ok(None);
+        }
+        let written = self.layer.write(previous);
+        written.map_err(ClosureLayerError::Layer)?;
+        kept_layer(
+            previous,
+            self.layers_dir,
+            self.roots,
+            self.config,
+            &self.stores,
+        )
+        .map(Some)
     }
 
-    let same_trust = previous
-        .as_ref()
-        .is_some_and(|previous| previous.trust == trust);
-    let known = known(&stores, same_trust);
-    // What is known may be in a layer that is kept, and is then not to be fetched.
-    let waiting = stores.are_new().then_some(layer.path.as_path());
-    let planned = plan(roots, known, config.engine, waiting, open_caches);
-    if let (Err(_), Some(previous)) = (&planned, &previous) {
-        // Whoever comes again with other roots, built meanwhile, is to find what there is.
-        stores
-            .put_back()
-            .and_then(|()| layer.write(previous))
-            .map_err(ClosureLayerError::Layer)?;
-    }
-    let Planned {
-        closure,
-        caches,
-        left_out,
-        early,
-    } = planned?;
-    if let Some(afresh) = afresh(had_layer, previous.as_ref(), config.engine) {
-        output::sub_bullet(format!("Starting afresh: {afresh}"));
-    }
-    let work = Work {
-        layers_dir,
-        directory: &layer.path,
-        config,
-        closure: &closure,
-        caches: &caches,
-        stores: &stores,
-    };
-    let made = match work.fill(early).and_then(|made| {
-        work.finish(&layer, &made)?;
-        Ok(made)
-    }) {
-        Ok(made) => made,
-        Err(error) => {
-            // Whole or nothing; the first error is the one to tell.
-            let _ = layer.remove();
-            let _ = stores.remove(&Plan::new(&closure, layers_dir, Looking::Not));
-            return Err(error);
+    /// What the previous image's metadata tells: facts where the same are trusted now, else guesses.
+    fn known(&self) -> Known {
+        let facts: BTreeMap<StorePath, PathInfo> = self.stores.facts().collect();
+        let previous = self.previous.as_ref();
+        if previous.is_some_and(|previous| previous.trust == self.trust) {
+            return Known {
+                facts,
+                guesses: Vec::new(),
+            };
         }
-    };
-    if !made.message.is_empty() {
-        output::sub_bullet(&made.message);
+        Known {
+            guesses: facts.into_keys().collect(),
+            facts: BTreeMap::new(),
+        }
     }
-    warn_of_left_out(caches.unusable().filter(|cache| !left_out.contains(cache)));
-    report_on(layers_dir, &closure)?;
-    if config.debug {
-        print_largest_paths(&closure, LARGEST);
-        print_largest_files(layers_dir, &made.filled.fresh)?;
-    }
-    layer
-        .write(&Metadata {
-            format: FORMAT.to_string(),
-            roots: wanted_roots,
-            trust,
-            content: format!(
-                "{}, {}",
-                paths(closure.paths.len()),
-                bytes(closure.nar_size())
-            ),
-            programs: made.contents.programs.clone(),
-            compile_hooks: made.contents.compile_hooks.clone(),
-            relocation: made.verdict,
-            relocation_message: made.message,
-            relocation_ignored: ignored,
-            layers: made.filled.names(),
+
+    fn carry_out(
+        &self,
+        known: Known,
+        open_caches: impl FnOnce() -> Caches,
+    ) -> Result<ClosureLayer, ClosureLayerError> {
+        let layer = &self.layer;
+        // What is known may be in a layer that is kept, and is then not to be fetched.
+        let waiting = self.stores.are_new().then_some(layer.path.as_path());
+        let planned = plan(self.roots, known, self.config.engine, waiting, open_caches);
+        if let (Err(_), Some(previous)) = (&planned, &self.previous) {
+            // Whoever comes again with other roots, built meanwhile, is to find what there is.
+            self.stores
+                .put_back()
+                .and_then(|()| layer.write(previous))
+                .map_err(ClosureLayerError::Layer)?;
+        }
+        let Planned {
+            closure,
+            caches,
+            left_out,
+            early,
+        } = planned?;
+        if let Some(afresh) = self.afresh {
+            output::sub_bullet(format!("Starting afresh: {afresh}"));
+        }
+        let work = Work {
+            layers_dir: self.layers_dir,
+            directory: &layer.path,
+            config: self.config,
+            closure: &closure,
+            caches: &caches,
+            stores: &self.stores,
+        };
+        let made = match work.fill(early).and_then(|made| {
+            work.finish(layer, &made)?;
+            Ok(made)
+        }) {
+            Ok(made) => made,
+            Err(error) => {
+                // Whole or nothing; the first error is the one to tell.
+                let _ = layer.remove();
+                let _ = self
+                    .stores
+                    .remove(&Plan::new(&closure, self.layers_dir, Looking::Not));
+                return Err(error);
+            }
+        };
+        if !made.message.is_empty() {
+            output::sub_bullet(&made.message);
+        }
+        warn_of_left_out(caches.unusable().filter(|cache| !left_out.contains(cache)));
+        report_on(self.layers_dir, &closure)?;
+        if self.config.debug {
+            print_largest_paths(&closure, LARGEST);
+            print_largest_files(self.layers_dir, &made.filled.fresh)?;
+        }
+        layer
+            .write(&Metadata {
+                format: FORMAT.to_string(),
+                roots: self.wanted_roots.clone(),
+                trust: self.trust.clone(),
+                content: format!(
+                    "{}, {}",
+                    paths(closure.paths.len()),
+                    bytes(closure.nar_size())
+                ),
+                programs: made.contents.programs.clone(),
+                compile_hooks: made.contents.compile_hooks.clone(),
+                relocation: made.verdict,
+                relocation_message: made.message,
+                relocation_ignored: self.ignored.clone(),
+                layers: made.filled.names(),
+            })
+            .map_err(ClosureLayerError::Layer)?;
+        Ok(ClosureLayer {
+            contents: made.contents,
+            is_relocated: made.verdict == Verdict::Relocated,
         })
-        .map_err(ClosureLayerError::Layer)?;
-    Ok(ClosureLayer {
-        contents: made.contents,
-        is_relocated: made.verdict == Verdict::Relocated,
-    })
+    }
 }
 
 /// Says that the previous image's layers are used, and what is in them.
-fn kept(
+fn kept_layer(
     previous: &Metadata,
     layers_dir: &Path,
     roots: &[Root],
@@ -653,6 +738,8 @@ fn trust(config: &Config) -> Vec<String> {
     for cache in config.caches.iter().filter(|cache| cache.trusted) {
         trust.push(cache.to_string());
     }
+    let must_sign = config.caches.iter().filter(|cache| cache.must_sign);
+    trust.extend(must_sign.map(|cache| format!("{cache} signed")));
     trust
 }
 
@@ -676,21 +763,6 @@ fn warn_unsigned(closure: &Closure) {
         list(&from),
         if count == 1 { "was" } else { "were" },
     ));
-}
-
-/// What the previous image's metadata tells: facts where the same are trusted now, else guesses.
-fn known(stores: &StoreLayers, same_trust: bool) -> Known {
-    let facts: BTreeMap<StorePath, PathInfo> = stores.facts().collect();
-    if same_trust {
-        return Known {
-            facts,
-            guesses: Vec::new(),
-        };
-    }
-    Known {
-        guesses: facts.into_keys().collect(),
-        facts: BTreeMap::new(),
-    }
 }
 
 #[cfg(test)]

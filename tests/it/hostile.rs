@@ -23,6 +23,7 @@ use nix_hydra_buildpack::tools::{Tool, ToolSource};
 use platform::greedy::{xz_with_a_large_dictionary, zstd_with_window};
 use platform::server::{Request, Response, Server};
 use sha2::{Digest, Sha256};
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::fs;
 use std::io::{Read, Write};
@@ -529,7 +530,8 @@ fn graphs_of_any_shape_are_walked_to_their_end_or_refused() {
     .unwrap();
     let closure = plan(&open(&wide.url(), &Http::new())).unwrap();
     assert_eq!(closure.paths.len(), 10_001);
-    assert_eq!(wide.requests().len(), 10_002);
+    let paths: BTreeSet<String> = wide.requests().into_iter().map(|one| one.path).collect();
+    assert_eq!(paths.len(), 10_002);
 
     // A path that refers to the next, and so on, of which the 500th is not there.
     let content = small.clone();

@@ -50,7 +50,7 @@ const INTERRUPTED: &str = r#"#!/bin/sh
 trap '' HUP
 "$CNB_BUILDPACK_DIR/real/build" "$@" &
 running() { cat /proc/[0-9]*/comm 2>/dev/null | sort -u | tr '\n' ' '; }
-until running | grep -q nix-instantiate; do sleep 0.1; done
+until running | grep -q nix-instantiate || ! kill -0 $!; do sleep 0.1; done
 sleep 0.5
 kill -HUP $!
 sleep 0.5

@@ -1,6 +1,7 @@
 //! What a redeploy keeps of the previous image, and when it starts afresh: with the same layers.
 
-use crate::common::{Deploy, output, python_app_answers, strip_ansi};
+use crate::common::{Deploy, copy, output, python_app_answers, strip_ansi};
+use nix_derivation::{HashAlgorithm, hash_bytes};
 use nix_hydra_buildpack::closure::place::is_layer;
 use platform::image::Image;
 use platform::lifecycle::Outcome;
@@ -277,6 +278,53 @@ fn a_cache_whose_nars_have_whole_urls_is_asked_for_no_more_of_them_than_any_othe
     });
     assert_eq!(counts[0], counts[1]);
     assert!(counts[0].1 * 2 < counts[0].0, "{counts:?}");
+}
+
+#[test]
+fn a_path_that_was_built_again_meanwhile_and_is_another_is_taken_as_it_is_now() {
+    let Some(mut deploy) = python() else { return };
+    let cache = TempDir::new().unwrap();
+    copy(&deploy.fixtures.cache, cache.path());
+    let server = Server::start(cache.path()).unwrap();
+    let url = format!("{}?trusted=true", server.url());
+    deploy.set("NIX_EXTRA_BINARY_CACHE", &url);
+    deploy.built();
+    let app = deploy.fixtures.apps["python"].store_path.clone();
+    let narinfo = |hash_part: &str| cache.path().join(format!("{hash_part}.narinfo"));
+    let text = fs::read_to_string(narinfo(&app[11..43])).unwrap();
+    let mut words = text.split_whitespace();
+    let python3 = words.find(|word| word.contains("-python3-")).unwrap();
+    // The same name, references and key, and other bytes in a file.
+    let text = fs::read_to_string(narinfo(&python3[..32])).unwrap();
+    let url = text
+        .lines()
+        .find_map(|line| line.strip_prefix("URL: "))
+        .unwrap();
+    let packed = fs::read(cache.path().join(url)).unwrap();
+    let mut nar = zstd::decode_all(&packed[..]).unwrap();
+    let word = b"Python Software Foundation";
+    let at = nar.windows(word.len()).position(|window| window == word);
+    nar[at.unwrap()] = b'p';
+    let hash = hash_bytes(HashAlgorithm::Sha256, &nar).to_nix_nixbase32_string();
+    fs::write(cache.path().join("nar/other.nar"), nar).unwrap();
+    let lines = text
+        .lines()
+        .filter_map(|line| match line.split_once(": ")?.0 {
+            "URL" => Some("URL: nar/other.nar\n".to_string()),
+            "Compression" => Some("Compression: none\n".to_string()),
+            "NarHash" => Some(format!("NarHash: {hash}\n")),
+            "FileHash" | "FileSize" | "Sig" => None,
+            _ => Some(format!("{line}\n")),
+        });
+    fs::write(narinfo(&python3[..32]), lines.collect::<String>()).unwrap();
+    fs::remove_file(cache.path().join(url)).unwrap();
+    // As a root it is in another layer, and has to be fetched.
+    deploy.set("NIX_STORE_PATH", &format!("/nix/store/{python3}"));
+    let outcome = deploy.build();
+    assert!(outcome.success(), "{}", outcome.log);
+    let log = strip_ansi(&outcome.log);
+    let said = format!("/nix/store/{python3} is no longer what the previous image says of it");
+    assert!(log.contains(&said), "{log}");
 }
 
 #[test]
