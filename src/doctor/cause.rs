@@ -8,6 +8,9 @@ use super::stores::Store;
 use super::tree::{Change, Tree, TreeDifference};
 use nix_derivation::StorePath;
 
+/// Digits that git shortens a revision to at least.
+const SHORTEST_REVISION: usize = 7;
+
 /// Why two derivations differ; what is named first is ours.
 #[derive(Debug)]
 pub enum Cause {
@@ -136,7 +139,8 @@ pub(super) fn of(
                 }
             }
             Difference::Variable(variable, one, other)
-                if is_revision(variable, one.as_deref(), other.as_deref(), built) =>
+                if !site.fixed
+                    && is_revision(variable, one.as_deref(), other.as_deref(), built, ours) =>
             {
                 revisions.push(Cause::Revision(
                     derivation,
@@ -285,23 +289,30 @@ fn kind(here: &Tree, there: &Tree, difference: &TreeDifference, ours: &OurSide) 
     }
 }
 
-/// Whether a variable holds the revision, or something made of it, on one side.
-fn is_revision(variable: &str, one: Option<&str>, other: Option<&str>, built: &Built) -> bool {
-    let named = [
-        "rev", "revision", "shortRev", "revCount", "gitTag", "gitRev",
-    ];
-    if named.contains(&variable) {
+/// Whether a variable holds the revision of an input, or something made of it, on one side. Another
+/// revision, as of what a package of nixpkgs is fetched from, tells nothing of Hydra's inputs.
+fn is_revision(
+    variable: &str,
+    one: Option<&str>,
+    other: Option<&str>,
+    built: &Built,
+    ours: &OurSide,
+) -> bool {
+    // Hydra's own words, whose values are no revisions.
+    if ["revCount", "gitTag"].contains(&variable) {
         return true;
     }
+    let revisions = built.revisions.iter().map(|(_, revision)| revision);
+    let revisions: Vec<&String> = revisions
+        .chain(&ours.revision)
+        .filter(|revision| revision.len() >= SHORTEST_REVISION)
+        .collect();
     let mentions = |value: &str| {
         let words = value.split(|c: char| !c.is_ascii_hexdigit());
-        let mut words = words.filter(|word| (7..=40).contains(&word.len()));
+        let mut words = words.filter(|word| word.len() >= SHORTEST_REVISION);
         words.any(|word| {
-            word.len() == 40
-                || built
-                    .revisions
-                    .iter()
-                    .any(|(_, revision)| revision.starts_with(word))
+            let mut revisions = revisions.iter();
+            revisions.any(|revision| revision.starts_with(word) || word.starts_with(revision.as_str()))
         })
     };
     one.is_some_and(mentions) || other.is_some_and(mentions)

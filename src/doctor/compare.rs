@@ -29,6 +29,8 @@ pub struct Site {
     pub theirs: StorePath,
     /// The names of the derivations from the root to this one, this one excluded.
     pub way: Vec<String>,
+    /// They are fetched by their hash, so what they mention is of what they fetch.
+    pub fixed: bool,
     pub differences: Vec<Difference>,
 }
 
@@ -94,10 +96,12 @@ pub fn compare(
         let mut all = own(&our_derivation, &their_derivation);
         all.append(&mut differences);
         if !all.is_empty() {
+            let fixed = is_fixed(&our_derivation) || is_fixed(&their_derivation);
             comparison.sites.push(Site {
                 ours,
                 theirs,
                 way,
+                fixed,
                 differences: all,
             });
         }
@@ -105,8 +109,11 @@ pub fn compare(
     comparison
 }
 
+fn is_fixed(derivation: &Derivation) -> bool {
+    derivation.is_fixed_output().unwrap_or(false)
+}
+
 fn same_fixed_output(one: &Derivation, other: &Derivation) -> bool {
-    let is_fixed = |derivation: &Derivation| derivation.is_fixed_output().unwrap_or(false);
     is_fixed(one)
         && is_fixed(other)
         && matches!((one.resolved_outputs(), other.resolved_outputs()), (Ok(one), Ok(other)) if one == other)

@@ -44,6 +44,18 @@ derivation {
 }
 "#;
 
+/// One that takes what is fetched at a commit from nixpkgs.
+const WITH_FETCHED: &str = r#"
+{ pkgs ? import <nixpkgs> { } }:
+derivation {
+  name = "myapp";
+  system = "x86_64-linux";
+  builder = "/bin/sh";
+  src = ./.;
+  inherit (pkgs) fetched;
+}
+"#;
+
 /// One that is all in its arguments.
 const VARIED: &str = r#"
 { extra ? false, outputs ? [ "out" ], flag ? "-c", called ? "source", level ? 1 }:
@@ -89,6 +101,11 @@ rec {{
   }};
   curl = derivation {{
     name = "curl-8.{version}"; system = "x86_64-linux"; builder = "/bin/sh"; inherit stdenv zlib;
+  }};
+  fetched = let rev = builtins.hashString "sha1" "{version}"; in derivation {{
+    name = "source"; system = "x86_64-linux"; builder = "/bin/sh"; inherit rev;
+    urls = [ "https://example.org/archive/${{rev}}.tar.gz" ];
+    outputHash = builtins.hashString "sha256" "{version}"; outputHashAlgo = "sha256";
   }};
 }}
 "#
@@ -368,6 +385,10 @@ fn cases(pins: &Path) -> Vec<Case> {
                     &format!("echo {version}\n"),
                 );
             }
+            let path = format!("nixpkgs={}", pins.join("ours").display());
+            case.settings.push(("NIX_PATH", path));
+        }),
+        Case::new("nixpkgs_fetched", WITH_FETCHED, |case| {
             let path = format!("nixpkgs={}", pins.join("ours").display());
             case.settings.push(("NIX_PATH", path));
         }),
