@@ -120,9 +120,7 @@ pub(super) fn of(
     for (site, difference) in all() {
         let derivation = name(&site.ours).to_string();
         match difference {
-            Difference::Source(variable, one, other)
-                if site.way.is_empty() || is_of_app(one, ours, here) =>
-            {
+            Difference::Source(variable, one, other) if is_of_app(one, ours, here) => {
                 let again = sources
                     .iter()
                     .any(|cause| matches!(cause, Cause::Source(known) if known.ours == *one));
@@ -172,7 +170,8 @@ pub(super) fn of(
     causes
 }
 
-/// Whether a source is the app's, or a part of it.
+/// Whether a source is the app's, or a part of it: nixpkgs brings its own, such as the builder's
+/// script, and a package its patches.
 fn is_of_app(source: &StorePath, ours: &OurSide, here: &mut dyn Store) -> bool {
     let Some(tree) = here.tree(source) else {
         return false;
@@ -182,14 +181,22 @@ fn is_of_app(source: &StorePath, ours: &OurSide, here: &mut dyn Store) -> bool {
     }
     let wanted = plain_name(source);
     tree.files.iter().all(|(path, file)| {
-        ours.tree.files.iter().any(|(own, own_file)| {
-            let tail = match path.as_str() {
-                "" => wanted.to_string(),
-                path => format!("{wanted}/{path}"),
-            };
-            let is_it = own == &tail || own.ends_with(&format!("/{tail}"));
-            is_it && own_file == file
-        })
+        let tail = match path.as_str() {
+            "" => wanted.to_string(),
+            path => format!("{wanted}/{path}"),
+        };
+        let is_below = |own: &str| {
+            let above = own.strip_suffix(tail.as_str());
+            above.is_some_and(|above| above.ends_with('/'))
+        };
+        // A part that is filtered, and has a name of its own, has the paths of the whole.
+        let own_files = &ours.tree.files;
+        [path, &tail]
+            .iter()
+            .any(|at| own_files.get(*at) == Some(file))
+            || own_files
+                .iter()
+                .any(|(own, own_file)| is_below(own) && own_file == file)
     })
 }
 
@@ -213,6 +220,12 @@ fn source(
     let (Some(mut our_tree), Some(mut their_tree)) = (here.tree(one), there.tree(other)) else {
         return cause;
     };
+    // A source that is a single file.
+    for tree in [&mut our_tree, &mut their_tree] {
+        if let Some(file) = tree.files.remove("") {
+            tree.files.insert(plain_name(one).to_string(), file);
+        }
+    }
     cause.difference = our_tree.difference(&their_tree);
     let names = (plain_name(one), plain_name(other));
     if cause.difference.is_empty() && names.0 == names.1 && was_copied(one) && was_copied(other) {

@@ -56,6 +56,25 @@ derivation {
 }
 "#;
 
+/// One whose builder is a script of nixpkgs, as that of `stdenv.mkDerivation` is, and which has scripts and
+/// a part of the tree of its own.
+const WITH_SCRIPTS: &str = r#"
+{ pkgs ? import <nixpkgs> { } }:
+derivation {
+  name = "myapp";
+  system = "x86_64-linux";
+  builder = "/bin/sh";
+  args = [ "-e" pkgs.setup ];
+  install = ./install.sh;
+  src = builtins.path {
+    path = ./.;
+    name = "only-bin";
+    filter = path: _: builtins.match ".*/bin(/.*)?" path != null;
+  };
+  inherit (pkgs) curl;
+}
+"#;
+
 /// One that is all in its arguments.
 const VARIED: &str = r#"
 { extra ? false, outputs ? [ "out" ], flag ? "-c", called ? "source", level ? 1 }:
@@ -99,6 +118,7 @@ rec {{
   zlib = derivation {{
     name = "zlib-1.{version}"; system = "x86_64-linux"; builder = "/bin/sh"; inherit stdenv;
   }};
+  setup = ./setup.sh;
   curl = derivation {{
     name = "curl-8.{version}"; system = "x86_64-linux"; builder = "/bin/sh"; inherit stdenv zlib;
   }};
@@ -390,6 +410,18 @@ fn cases(pins: &Path) -> Vec<Case> {
         }),
         Case::new("nixpkgs_fetched", WITH_FETCHED, |case| {
             let path = format!("nixpkgs={}", pins.join("ours").display());
+            case.settings.push(("NIX_PATH", path));
+        }),
+        Case::new("nixpkgs_scripts", WITH_SCRIPTS, |case| {
+            case.both("install.sh", "");
+            let path = format!("nixpkgs={}", pins.join("ours").display());
+            case.settings.push(("NIX_PATH", path));
+        }),
+        Case::new("own_scripts", WITH_SCRIPTS, |case| {
+            write(&case.here(), "install.sh", "here\n");
+            write(&case.there(), "install.sh", "there\n");
+            write(&case.here(), "bin/stray", "");
+            let path = format!("nixpkgs={}", pins.join("theirs").display());
             case.settings.push(("NIX_PATH", path));
         }),
         Case::new("system", PLAIN, |case| {
