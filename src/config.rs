@@ -186,6 +186,14 @@ pub struct Expression {
     pub target: Option<String>,
 }
 
+impl Expression {
+    /// Whether it is evaluated as a flake, which Hydra fetches in another way than an input.
+    #[must_use]
+    pub fn is_flake(&self) -> bool {
+        self.file.ends_with("flake.nix")
+    }
+}
+
 /// Whose signatures are accepted, and whether paths without one are.
 #[derive(Debug, Clone)]
 pub struct TrustSettings {

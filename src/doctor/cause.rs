@@ -47,6 +47,10 @@ pub enum SourceKind {
     OutsideTheStore,
     OtherName,
     Submodules(Vec<String>),
+    /// These submodules are empty on Hydra, but not here.
+    SubmodulesEmptyThere(Vec<String>),
+    /// Neither what is in it nor its name differs.
+    OtherPath,
     /// All that differs is of one kind.
     Only(Change),
     /// These differ from the revision in the app's own `.git`.
@@ -245,6 +249,7 @@ fn source(
         match names {
             (_, "git-export") => SourceKind::GitExport,
             _ if was_copied(one) && !was_copied(other) => SourceKind::OutsideTheStore,
+            (one, other) if one == other => SourceKind::OtherPath,
             _ => SourceKind::OtherName,
         }
     } else {
@@ -264,11 +269,16 @@ fn kind(here: &Tree, there: &Tree, difference: &TreeDifference, ours: &OurSide) 
         .filter(|path| here.missing_submodules().contains(path))
         .collect();
     let in_submodule = |name: &String| {
-        let mut paths = submodules.iter();
-        paths.any(|path| name.starts_with(&format!("{path}/")))
+        let paths = submodules.iter();
+        let mut below = paths.filter_map(|path| name.strip_prefix(path)?.strip_prefix('/'));
+        below.any(|below| !below.is_empty())
     };
     if difference.only_there.iter().any(in_submodule) {
         return SourceKind::Submodules(submodules);
+    }
+    let empty_there = there.submodules_empty_beside(here);
+    if !empty_there.is_empty() {
+        return SourceKind::SubmodulesEmptyThere(empty_there);
     }
     let only_changes = difference.only_here.is_empty() && difference.only_there.is_empty();
     if let Some((_, first)) = difference.changed.first()
@@ -325,7 +335,8 @@ fn is_revision(
         let mut words = words.filter(|word| word.len() >= SHORTEST_REVISION);
         words.any(|word| {
             let mut revisions = revisions.iter();
-            revisions.any(|revision| revision.starts_with(word) || word.starts_with(revision.as_str()))
+            revisions
+                .any(|revision| revision.starts_with(word) || word.starts_with(revision.as_str()))
         })
     };
     one.is_some_and(mentions) || other.is_some_and(mentions)

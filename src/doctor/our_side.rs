@@ -24,6 +24,8 @@ pub struct OurSide {
     pub source: Option<StorePath>,
     pub source_files: usize,
     pub tree: Tree,
+    /// It is evaluated as a flake, which Hydra fetches in another way.
+    pub is_flake: bool,
     /// All sources that the derivation and what it is made from are built of, with their files; the
     /// derivation's own come first.
     pub sources: Vec<(StorePath, usize)>,
@@ -63,6 +65,7 @@ pub(super) fn look(
         tree: store.tree(evaluated.source).unwrap_or_default(),
         sources: sources(evaluated.root, store),
         unpinned: unpinned(app_dir, expression, config),
+        is_flake: expression.is_flake(),
         changes,
         nix_path: config.nix_path.as_deref().map(without_credentials),
         ..OurSide::default()
@@ -92,7 +95,7 @@ fn unpinned(app_dir: &Path, expression: &Expression, config: &Config) -> Vec<Unp
     let nix_path = config.nix_path.as_deref().unwrap_or_default();
     let mut found = BTreeSet::new();
     let mut directories = vec![app_dir.to_path_buf()];
-    let is_flake = expression.file.ends_with("flake.nix");
+    let is_flake = expression.is_flake();
     while let Some(directory) = directories.pop() {
         let Ok(entries) = fs::read_dir(&directory) else {
             continue;

@@ -1,8 +1,9 @@
 //! A source tree's files, as far as it matters to tell two of them apart, and how two differ.
 
+use crate::resolve::checkout::paths_of_submodules;
 use nix_archive::nar::{self, Event, decode_events_reader};
 use nix_derivation::{HashAlgorithm, NixHash, NixHasher};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{self, Read, Write};
 use std::os::unix::ffi::OsStrExt;
@@ -15,11 +16,12 @@ const MAX_LOOKED_INTO: u64 = 16 * 1024 * 1024;
 /// What Git LFS leaves in place of a file. Specification: git-lfs's `docs/spec.md`.
 const LFS_POINTER: &[u8] = b"version https://git-lfs.github.com/spec/";
 
-/// By path, with `/` between names; the root's is empty. Directories are left out, since git has
-/// none.
+/// By path, with `/` between names; the root's is empty.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Tree {
     pub files: BTreeMap<String, File>,
+    /// The directories that are empty, with a `/` at their ends: git has them in place of submodules.
+    pub empty: BTreeSet<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -79,10 +81,15 @@ impl Tree {
     fn read_below(&mut self, path: &Path, name: String) -> io::Result<()> {
         let metadata = fs::symlink_metadata(path)?;
         if metadata.is_dir() {
+            let mut is_empty = true;
             for entry in fs::read_dir(path)? {
+                is_empty = false;
                 let entry = entry?;
                 let file_name = String::from_utf8_lossy(entry.file_name().as_bytes()).into_owned();
                 self.read_below(&entry.path(), joined(&name, &file_name))?;
+            }
+            if is_empty && !name.is_empty() {
+                self.empty.insert(format!("{name}/"));
             }
         } else if metadata.is_symlink() {
             let target = fs::read_link(path)?.to_string_lossy().into_owned();
@@ -101,6 +108,7 @@ impl Tree {
     pub fn of_nar(nar: &mut dyn Read) -> Result<Self, nar::Error> {
         let mut tree = Self::default();
         let mut directories: Vec<String> = Vec::new();
+        let mut is_empty = false;
         decode_events_reader(nar, |event| {
             let name = |name: Option<&[u8]>| {
                 let directory = directories.last().map_or("", String::as_str);
@@ -109,13 +117,19 @@ impl Tree {
                     &String::from_utf8_lossy(name.unwrap_or_default()),
                 )
             };
+            // What ends right after it began has nothing in it.
+            let was_start =
+                std::mem::replace(&mut is_empty, matches!(event, Event::DirectoryStart { .. }));
             match event {
                 Event::DirectoryStart { name: own } => {
                     let name = name(own);
                     directories.push(name);
                 }
                 Event::DirectoryEnd { .. } => {
-                    directories.pop();
+                    let directory = directories.pop().unwrap_or_default();
+                    if was_start && !directory.is_empty() {
+                        tree.empty.insert(format!("{directory}/"));
+                    }
                 }
                 Event::Symlink { name: own, target } => {
                     let target = String::from_utf8_lossy(target).into_owned();
@@ -149,24 +163,41 @@ impl Tree {
     /// The directories of git submodules that it should have.
     #[must_use]
     pub fn submodules(&self) -> Vec<String> {
-        self.content(".gitmodules")
-            .lines()
-            .filter_map(|line| {
-                let (name, value) = line.split_once('=')?;
-                (name.trim() == "path").then(|| value.trim().trim_matches('"').to_string())
-            })
-            .collect()
+        let paths = paths_of_submodules(self.content(".gitmodules"));
+        paths.map(str::to_string).collect()
     }
 
     /// Those submodules of which it has nothing.
     #[must_use]
     pub fn missing_submodules(&self) -> Vec<String> {
         let mut submodules = self.submodules();
-        submodules.retain(|path| {
-            let below = format!("{path}/");
-            !self.files.keys().any(|name| name.starts_with(&below))
-        });
+        submodules.retain(|path| !self.has_files_in(&format!("{path}/")));
         submodules
+    }
+
+    /// Submodules, and those of submodules, that are empty here, but not in `other`.
+    #[must_use]
+    pub fn submodules_empty_beside(&self, other: &Self) -> Vec<String> {
+        let directories = self.empty.iter().filter(|path| other.has_files_in(path));
+        let directories = directories.map(|path| path.trim_end_matches('/').to_string());
+        let gitmodules = other.files.keys().filter_map(|name| {
+            let root = name.strip_suffix(".gitmodules")?;
+            (root.is_empty() || root.ends_with('/')).then_some((root, name))
+        });
+        let submodules: Vec<String> = gitmodules
+            .flat_map(|(root, name)| {
+                let paths = paths_of_submodules(other.content(name));
+                paths.map(move |path| format!("{root}{path}"))
+            })
+            .collect();
+        directories
+            .filter(|path| submodules.contains(path))
+            .collect()
+    }
+
+    fn has_files_in(&self, directory: &str) -> bool {
+        let mut files = self.files.keys();
+        files.any(|name| name.starts_with(directory))
     }
 
     /// Files that Git LFS would replace.
@@ -183,10 +214,11 @@ impl Tree {
     pub fn difference(&self, other: &Self) -> TreeDifference {
         let only = |one: &Self, other: &Self| {
             let names = one.files.keys();
-            names
-                .filter(|name| !other.files.contains_key(*name))
-                .cloned()
-                .collect()
+            let files = names.filter(|name| !other.files.contains_key(*name));
+            // What has files on the other side is told by those.
+            let empty = one.empty.difference(&other.empty);
+            let empty = empty.filter(|path| !other.has_files_in(path));
+            files.chain(empty).cloned().collect()
         };
         TreeDifference {
             only_here: only(self, other),
@@ -212,7 +244,7 @@ impl TreeDifference {
         self.only_here.len() + self.only_there.len() + self.changed.len()
     }
 
-    /// The paths of all files that differ.
+    /// The paths of all files and empty directories that differ.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         let names = self.only_here.iter().chain(&self.only_there);
         names
@@ -237,7 +269,8 @@ impl FileSink {
 
     fn finish(self, name: &str, executable: bool) -> File {
         let bytes = self.content.as_deref().unwrap_or_default();
-        let is_told = matches!(name, ".gitmodules" | ".gitattributes");
+        let file_name = name.rsplit('/').next().unwrap_or_default();
+        let is_told = matches!(file_name, ".gitmodules" | ".gitattributes");
         File::Regular {
             executable,
             hash: self.hasher.finalize(),

@@ -228,6 +228,17 @@ fn source_answer(source: &SourceCause) -> String {
             [only] => format!("The git submodule {only} is missing here"),
             paths => format!("{} git submodules are missing here", paths.len()),
         },
+        SourceKind::SubmodulesEmptyThere(paths) => match paths.as_slice() {
+            [only] => format!("The git submodule {only} is checked out here, but not on Hydra"),
+            paths => format!(
+                "{} git submodules are checked out here, but not on Hydra",
+                paths.len()
+            ),
+        },
+        SourceKind::OtherPath => format!(
+            "The source has the same files and name, but is {} here, and {} on Hydra",
+            source.ours, source.theirs
+        ),
         SourceKind::Only(change) => changed_answer(*change, &changed),
         SourceKind::Uncommitted(names) => {
             let names: Vec<&str> = names.iter().map(String::as_str).collect();
@@ -240,7 +251,7 @@ fn source_answer(source: &SourceCause) -> String {
             let names: Vec<&str> = only_here.iter().map(String::as_str).collect();
             format!(
                 "The source has {} here that Hydra's has not: {}",
-                files(names.len()),
+                count(&names),
                 some(&names)
             )
         }
@@ -248,7 +259,7 @@ fn source_answer(source: &SourceCause) -> String {
             let names: Vec<&str> = only_there.iter().map(String::as_str).collect();
             format!(
                 "The source lacks {} here that Hydra's has: {}",
-                files(names.len()),
+                count(&names),
                 some(&names)
             )
         }
@@ -256,7 +267,7 @@ fn source_answer(source: &SourceCause) -> String {
             let names: Vec<&str> = source.difference.names().collect();
             format!(
                 "The source differs from Hydra's in {}: {}",
-                files(names.len()),
+                count(&names),
                 some(&names)
             )
         }
@@ -456,6 +467,16 @@ fn source_cure(kind: &SourceKind) -> &'static str {
             "Hydra checks submodules out. Let the platform do so, too (`git submodule update --init`) before\n\
              it hands the app over.\n"
         }
+        SourceKind::SubmodulesEmptyThere(_) => {
+            "Hydra checks out the submodules of a repository, but not those of submodules, and those of a\n\
+             flake only where its URL has `submodules=1` or `flake.nix` has `inputs.self.submodules = true`.\n\
+             Let the platform check out the same (`git submodule update --init` without `--recursive`, or\n\
+             none).\n"
+        }
+        SourceKind::OtherPath => {
+            "It was put into the store in another way on Hydra. Give it a name in the expression\n\
+             (`builtins.path { path = ./.; name = \"source\"; }`).\n"
+        }
         SourceKind::Only(Change::Executable(_)) => {
             "Something on the way lost or set the executable bit: an archive made on Windows, a file\n\
              system without it, or an upload. Deploy a git checkout as it is.\n"
@@ -487,7 +508,8 @@ fn source_cure(kind: &SourceKind) -> &'static str {
         }
         SourceKind::LeftOut => {
             "Something left it out: `exclude` in `project.toml`, `.slugignore`, `export-ignore` in\n\
-             `.gitattributes` (archives leave it out, checkouts do not), or a sparse checkout.\n"
+             `.gitattributes` (archives leave it out, checkouts do not), or a sparse checkout. An empty\n\
+             directory may be that of a submodule that Hydra does not check out: git makes it, and it must stay.\n"
         }
         SourceKind::Only(Change::Content) | SourceKind::Content => {
             "Deploy the revision that Hydra built, as it is in git; compare the two with\n\
@@ -556,7 +578,7 @@ fn alone(ours: &OurSide) -> (String, String, bool) {
         Some(format!(
             "The source has changes that are not committed, such as {first}"
         ))
-    } else if let [first, ..] = submodules.as_slice() {
+    } else if let ([first, ..], false) = (submodules.as_slice(), ours.is_flake) {
         Some(format!("The git submodule {first} is missing here"))
     } else {
         ours.unpinned.first().map(|first| {
@@ -600,7 +622,12 @@ fn alone(ours: &OurSide) -> (String, String, bool) {
         "Not committed, so Hydra has not got it:",
         ours.changes.clone(),
     );
-    section("Submodules with nothing in them:", submodules);
+    let title = if ours.is_flake {
+        "Submodules with nothing in them, as on Hydra unless the flake's URL has `submodules=1`:"
+    } else {
+        "Submodules with nothing in them:"
+    };
+    section(title, submodules);
     section("Pointers of Git LFS in place of files:", pointers);
     let unpinned = ours.unpinned.iter();
     let unpinned: Vec<String> = unpinned
@@ -647,6 +674,17 @@ fn some(names: &[&str]) -> String {
         }
         names => list(&names.iter().map(ToString::to_string).collect::<Vec<_>>()),
     }
+}
+
+/// How many files, or empty directories, these are.
+fn count(names: &[&str]) -> String {
+    if names.iter().all(|name| name.ends_with('/')) {
+        return match names.len() {
+            1 => "1 empty directory".to_string(),
+            count => format!("{count} empty directories"),
+        };
+    }
+    files(names.len())
 }
 
 fn files(count: usize) -> String {

@@ -34,18 +34,48 @@ struct Entry {
 /// Every reason to doubt that the source in `app_dir` gets the store path that it has on Hydra, in
 /// words for the user.
 #[must_use]
-pub fn warnings(source: &Source, app_dir: &Path) -> Vec<String> {
+pub fn warnings(source: &Source, app_dir: &Path, is_flake: bool) -> Vec<String> {
     let mut warnings: Vec<String> = read_index(app_dir)
-        .and_then(|index| dirty(source, &index))
+        .and_then(|index| dirty(source, &index, is_flake))
         .into_iter()
         .collect();
+    let submodules = submodules(app_dir);
+    if is_flake && !submodules.is_empty() {
+        let names = submodules.iter().map(|path| path.display().to_string());
+        warnings.push(format!(
+            "The flake has submodules: {}. Hydra has empty directories in their place, unless the flake's \
+             URL has `submodules=1` or `flake.nix` has `inputs.self.submodules = true`. If the store path \
+             is not Hydra's, this may be why.",
+            shortened(&names.collect())
+        ));
+    }
     warnings.extend(attributes(source));
     warnings.extend(left_out_by_platform(app_dir));
     warnings
 }
 
+/// The directories, below the root of a repository, that are submodules: by git's index, else by
+/// `.gitmodules`.
+pub(super) fn submodules(root: &Path) -> BTreeSet<PathBuf> {
+    if let Some(index) = read_index(root) {
+        let entries = index.into_iter();
+        let submodules = entries.filter(|(_, entry)| entry.mode == SUBMODULE);
+        return submodules.map(|(path, _)| path).collect();
+    }
+    let text = fs::read_to_string(root.join(".gitmodules")).unwrap_or_default();
+    paths_of_submodules(&text).map(PathBuf::from).collect()
+}
+
+/// The directories that a `.gitmodules` names.
+pub fn paths_of_submodules(gitmodules: &str) -> impl Iterator<Item = &str> {
+    gitmodules.lines().filter_map(|line| {
+        let (name, value) = line.split_once('=')?;
+        (name.trim() == "path").then(|| value.trim().trim_matches('"'))
+    })
+}
+
 /// The difference between the tree and git's index, if there is any.
-fn dirty(source: &Source, index: &BTreeMap<PathBuf, Entry>) -> Option<String> {
+fn dirty(source: &Source, index: &BTreeMap<PathBuf, Entry>, is_flake: bool) -> Option<String> {
     let submodules: BTreeSet<&Path> = index
         .iter()
         .filter(|(_, entry)| entry.mode == SUBMODULE)
@@ -80,7 +110,8 @@ fn dirty(source: &Source, index: &BTreeMap<PathBuf, Entry>) -> Option<String> {
         .collect();
     let empty: BTreeSet<String> = submodules
         .iter()
-        .filter(|path| !filled.contains(**path))
+        // Of a flake, nobody knows here whether Hydra checks them out.
+        .filter(|path| !is_flake && !filled.contains(**path))
         .map(|path| path.display().to_string())
         .collect();
     let lines: Vec<String> = [

@@ -112,8 +112,7 @@ impl<'a> Evaluator<'a> {
         config: &'a Config,
         system: &'a str,
     ) -> Result<Self, ExpressionError> {
-        let file = expression.file.file_name();
-        let is_flake = file.is_some_and(|name| name == "flake.nix");
+        let is_flake = expression.is_flake();
         let in_store = source
             .write_to(nix.store())
             .map_err(ExpressionError::Source)?;

@@ -107,7 +107,7 @@ pub fn resolve<B: Buildpack<Error = BuildpackError>>(
             for name in &source.left_out {
                 output::sub_bullet(format!("Without `{name}`, which is not from git"));
             }
-            for warning in checkout::warnings(&source, &context.app_dir) {
+            for warning in checkout::warnings(&source, &context.app_dir, expression.is_flake()) {
                 output::warning(&warning);
             }
             let step = Step {

@@ -1,12 +1,14 @@
 //! The app's source as Hydra puts a git checkout into its store, computed and written without Nix.
 //!
 //! Hydra's `nix-prefetch-git` removes `.git` everywhere and adds what is left as a store path named
-//! `source`. A checkout has no empty directories, so those that a platform made are left out, and so
-//! is the little that platforms are known to put beside the checkout's own files.
+//! `source`. A checkout has no empty directories but those of submodules that are not checked out, so
+//! those that a platform made are left out, and so is the little that platforms are known to put beside
+//! the checkout's own files.
 
+use super::checkout::submodules;
 use nix_archive::nar::{self, Encoder};
 use nix_derivation::{CAHash, HashAlgorithm, NixHash, NixHasher, StoreDir, StorePath};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -67,7 +69,11 @@ impl Source {
             .into_iter()
             .filter(|name| is_from_platform(&directory.join(name), name))
             .collect::<Vec<_>>();
-        let tree = Node::Directory(read_directory(directory, &left_out)?);
+        let tree = Node::Directory(read_directory(
+            directory,
+            &Repository::at(directory),
+            &left_out,
+        )?);
         let mut encoder = Encoder::new(HashSink {
             hasher: NixHasher::new(HashAlgorithm::Sha256),
             size: 0,
@@ -128,9 +134,31 @@ fn is_from_platform(path: &Path, name: &str) -> bool {
             .is_ok_and(|()| start == PAX_HEADER_START)
 }
 
-/// What a checkout of the tree at `directory` would hold, without these names at its top.
+/// The app's root, or that of a submodule.
+struct Repository<'a> {
+    root: &'a Path,
+    submodules: BTreeSet<PathBuf>,
+}
+
+impl<'a> Repository<'a> {
+    fn at(root: &'a Path) -> Self {
+        Self {
+            root,
+            submodules: submodules(root),
+        }
+    }
+
+    fn has_submodule(&self, directory: &Path) -> bool {
+        let path = directory.strip_prefix(self.root);
+        path.is_ok_and(|path| self.submodules.contains(path))
+    }
+}
+
+/// What a checkout of the tree at `directory`, which is in `repository`, would hold, without these names
+/// at its top.
 fn read_directory(
     directory: &Path,
+    repository: &Repository,
     left_out: &[&str],
 ) -> Result<BTreeMap<OsString, Node>, SourceError> {
     let read_error = |error| SourceError::Read(directory.to_path_buf(), error);
@@ -147,8 +175,15 @@ fn read_directory(
             .metadata()
             .map_err(|error| SourceError::Read(from.clone(), error))?;
         let node = if metadata.is_dir() {
-            let children = read_directory(&from, &[])?;
-            if children.is_empty() {
+            let is_submodule = repository.has_submodule(&from);
+            let children = if is_submodule {
+                read_directory(&from, &Repository::at(&from), &[])?
+            } else {
+                read_directory(&from, repository, &[])?
+            };
+            // Where a submodule is not checked out, git makes its directory all the same, and so does
+            // Nix. Hydra checks out neither those of submodules, nor those of most flakes.
+            if children.is_empty() && !is_submodule {
                 continue;
             }
             Node::Directory(children)

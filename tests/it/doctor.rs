@@ -389,6 +389,19 @@ fn cases(pins: &Path) -> Vec<Case> {
             case.both(".gitmodules", modules);
             write(&case.there(), "vendor/foo/foo.c", "int foo;\n");
         }),
+        Case::new("submodule_of_submodule", PLAIN, |case| {
+            let modules =
+                |path: &str| format!("[submodule \"x\"]\n\tpath = {path}\n\turl = ../x\n");
+            case.both(".gitmodules", &modules("vendor"));
+            case.both("vendor/.gitmodules", &modules("deep"));
+            write(&case.here(), "vendor/deep/file", "x");
+            fs::create_dir(case.there().join("vendor/deep")).unwrap();
+        }),
+        Case::new("empty_directory", PLAIN, |case| {
+            let modules = "[submodule \"x\"]\n\tpath = vendor\n\turl = ../x\n";
+            case.both(".gitmodules", modules);
+            fs::create_dir(case.there().join("vendor")).unwrap();
+        }),
         Case::new("git_export", PLAIN, |case| case.source_name = "git-export"),
         Case::new("git_export_cured", PLAIN, |case| {
             case.source_name = "git-export";

@@ -2,7 +2,7 @@
 
 use crate::common::{fixtures, nix, output};
 use crate::evaluate::{config, evaluate, nix_in_place};
-use crate::source::{awkward_tree, commit, git};
+use crate::source::{awkward_tree, commit, commit_with_submodule, git};
 use platform::fixtures::Fixtures;
 use std::fmt::Write as _;
 use std::fs;
@@ -51,8 +51,20 @@ fn expression(app: &Path, text: &str) {
     fs::write(app.join("default.nix"), text).unwrap();
 }
 
+fn flake(app: &Path) {
+    let flake = format!("{{ outputs = _: {{ hydraJobs.app = {WHOLE}; }}; }}");
+    fs::write(app.join("flake.nix"), flake).unwrap();
+    let lock = r#"{"nodes":{"root":{}},"root":"root","version":7}"#;
+    fs::write(app.join("flake.lock"), lock).unwrap();
+}
+
 fn cases() -> impl Iterator<Item = Case> {
-    let all = [same_trees(), same_expressions(), others()];
+    let all = [
+        same_trees(),
+        same_expressions(),
+        same_submodules(),
+        others(),
+    ];
     all.into_iter().flatten()
 }
 
@@ -131,13 +143,17 @@ fn same_expressions() -> Vec<Case> {
             settings: &[("NIX_ATTRIBUTES", "hydraJobs.app")],
             attribute: Some("hydraJobs.app"),
             file: "flake.nix",
-            ..Case::new("a flake", |app| {
-                let flake = format!("{{ outputs = _: {{ hydraJobs.app = {WHOLE}; }}; }}");
-                fs::write(app.join("flake.nix"), flake).unwrap();
-                let lock = r#"{"nodes":{"root":{}},"root":"root","version":7}"#;
-                fs::write(app.join("flake.lock"), lock).unwrap();
-            })
+            ..Case::new("a flake", flake)
         },
+        Case {
+            settings: &[("NIX_SOURCE_NAME", "git-export")],
+            ..Case::new("an old Hydra's `git-export`", |_| {})
+        },
+    ]
+}
+
+fn same_submodules() -> Vec<Case> {
+    vec![
         Case {
             platform: |app| fs::remove_dir_all(app.join(".git")).unwrap(),
             ..Case::new("a submodule", |app| {
@@ -145,17 +161,38 @@ fn same_expressions() -> Vec<Case> {
                 fs::create_dir(&library).unwrap();
                 fs::write(library.join("file"), "x").unwrap();
                 commit(&library);
-                git(app, &["init", "--quiet"]);
-                let library = library.to_str().unwrap();
-                git(app, &["submodule", "--quiet", "add", library, "vendor"]);
-                // Where it comes from is written down, and must be the same on every machine.
-                let modules = "[submodule \"vendor\"]\n\tpath = vendor\n\turl = ../library\n";
-                fs::write(app.join(".gitmodules"), modules).unwrap();
+                commit_with_submodule(app, "library", "vendor");
             })
         },
         Case {
-            settings: &[("NIX_SOURCE_NAME", "git-export")],
-            ..Case::new("an old Hydra's `git-export`", |_| {})
+            platform: |app| fs::remove_dir_all(app.join(".git")).unwrap(),
+            ..Case::new("a submodule of a submodule", |app| {
+                for name in ["deep", "library"] {
+                    fs::create_dir(app.with_file_name(name)).unwrap();
+                    fs::write(app.with_file_name(name).join("file"), name).unwrap();
+                }
+                commit(&app.with_file_name("deep"));
+                commit_with_submodule(&app.with_file_name("library"), "deep", "deep");
+                commit_with_submodule(app, "library", "vendor");
+            })
+        },
+        Case {
+            // A clone has an empty directory in its place.
+            platform: |app| {
+                fs::remove_dir_all(app.join("vendor")).unwrap();
+                fs::create_dir(app.join("vendor")).unwrap();
+            },
+            settings: &[("NIX_ATTRIBUTES", "hydraJobs.app")],
+            attribute: Some("hydraJobs.app"),
+            file: "flake.nix",
+            ..Case::new("a flake with a submodule", |app| {
+                let library = app.with_file_name("library");
+                fs::create_dir(&library).unwrap();
+                fs::write(library.join("file"), "x").unwrap();
+                commit(&library);
+                flake(app);
+                commit_with_submodule(app, "library", "vendor");
+            })
         },
     ]
 }
@@ -202,7 +239,10 @@ fn hydra(fixtures: &Fixtures, app: &Path, case: &Case) -> String {
     git(work.path(), &["clone", "--quiet", "--no-local", from, to]);
     if case.file == "flake.nix" {
         let attribute = case.attribute.unwrap_or("packages.x86_64-linux.default");
-        let flake = format!("(builtins.getFlake \"git+file://{from}\").{attribute}.outPath");
+        // As Hydra fetches it, and not as a directory that may be changed.
+        let revision = git(app, &["rev-parse", "HEAD"]);
+        let flake = format!("git+file://{from}?rev={revision}");
+        let flake = format!("(builtins.getFlake \"{flake}\").{attribute}.outPath");
         let mut evaluate = nix(fixtures, "nix-instantiate", work.path());
         evaluate.args([
             "--extra-experimental-features",

@@ -67,7 +67,19 @@ pub fn commit(directory: &Path) {
 
 fn all_warnings(app: &Path) -> String {
     let source = Source::read(app, "source").unwrap();
-    warnings(&source, app).join("\n\n")
+    warnings(&source, app, false).join("\n\n")
+}
+
+/// Makes a repository of what is in `at`, with another one as its submodule `path`. Where that comes from is
+/// written down so that it is the same on every machine.
+pub fn commit_with_submodule(at: &Path, submodule: &str, path: &str) {
+    git(at, &["init", "--quiet"]);
+    let from = at.with_file_name(submodule);
+    let from = from.to_str().unwrap();
+    git(at, &["submodule", "--quiet", "add", from, path]);
+    let modules = format!("[submodule \"{path}\"]\n\tpath = {path}\n\turl = ../{submodule}\n");
+    fs::write(at.join(".gitmodules"), modules).unwrap();
+    commit(at);
 }
 
 fn real_path(tree: &Path) -> Option<String> {
@@ -212,6 +224,78 @@ fn a_submodule_s_files_are_part_of_the_source() {
         &["clone", "--quiet", "--no-local", from, "without"],
     );
     insta::assert_snapshot!("missing_submodule", all_warnings(&at("without")));
+}
+
+#[test]
+fn a_submodule_of_a_submodule_is_an_empty_directory_as_hydra_leaves_it() {
+    let directory = TempDir::new().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    for name in ["deep", "library", "app"] {
+        fs::create_dir(at(name)).unwrap();
+        fs::write(at(name).join("file"), name).unwrap();
+    }
+    commit(&at("deep"));
+    commit_with_submodule(&at("library"), "deep", "a/deep");
+    commit_with_submodule(&at("app"), "library", "vendor/library");
+    let (from, to) = (at("app"), at("source"));
+    let (from, to) = (from.to_str().unwrap(), to.to_str().unwrap());
+    git(
+        directory.path(),
+        &["clone", "--quiet", "--no-local", from, to],
+    );
+    // As Hydra does it: not recursively.
+    git(&at("source"), &["submodule", "--quiet", "update", "--init"]);
+    let empty = at("source/vendor/library/a/deep");
+    assert_eq!(fs::read_dir(empty).unwrap().count(), 0);
+    // Neither what a platform makes, nor what only looks as if it were a submodule.
+    fs::create_dir_all(at("source/a/deep")).unwrap();
+    fs::create_dir_all(at("source/vendor/library/a/other")).unwrap();
+    let with_git = Source::read(&at("source"), "source").unwrap();
+    fs::remove_dir_all(at("source/.git")).unwrap();
+    fs::remove_file(at("source/vendor/library/.git")).unwrap();
+    let without_git = Source::read(&at("source"), "source").unwrap();
+    assert_eq!(with_git.path, without_git.path);
+    fs::remove_dir_all(at("source/a")).unwrap();
+    fs::remove_dir_all(at("source/vendor/library/a/other")).unwrap();
+    let Some(real) = real_path(&at("source")) else {
+        return;
+    };
+    assert_eq!(with_git.path.to_absolute_path(), real);
+    let written = with_git.write_to(&at("app")).unwrap();
+    assert!(written.join("vendor/library/a/deep").is_dir());
+}
+
+#[test]
+fn of_a_flake_s_submodules_nobody_knows_here_what_hydra_has() {
+    let directory = TempDir::new().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    for name in ["library", "app"] {
+        fs::create_dir(at(name)).unwrap();
+        fs::write(at(name).join("flake.nix"), "{ outputs = _: { }; }").unwrap();
+    }
+    commit(&at("library"));
+    commit_with_submodule(&at("app"), "library", "vendor");
+    let (from, to) = (at("app"), at("without"));
+    let (from, to) = (from.to_str().unwrap(), to.to_str().unwrap());
+    git(
+        directory.path(),
+        &["clone", "--quiet", "--no-local", from, to],
+    );
+    let of = |name: &str| {
+        let source = Source::read(&at(name), "source").unwrap();
+        (source.path.clone(), warnings(&source, &at(name), true))
+    };
+    let (path, told) = of("without");
+    insta::assert_snapshot!("flake_submodule", told.join("\n\n"));
+    assert_eq!(of("app").1, told);
+    let Some(fixtures) = fixtures() else { return };
+    let root = TempDir::new().unwrap();
+    let revision = git(&at("app"), &["rev-parse", "HEAD"]);
+    let flake = format!("(builtins.getFlake \"git+file://{from}?rev={revision}\").outPath");
+    let mut evaluate = nix(&fixtures, "nix-instantiate", root.path());
+    evaluate.args(["--extra-experimental-features", "flakes"]);
+    let real = output(evaluate.args(["--read-write-mode", "--eval", "--json", "--expr", &flake]));
+    assert_eq!(path.to_absolute_path(), real.trim_matches('"'));
 }
 
 #[test]
