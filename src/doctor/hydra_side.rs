@@ -18,9 +18,11 @@ const BUILDS: usize = 5;
 pub enum HydraSide {
     /// Hydra could not be asked, or has nothing to compare with; why.
     Unasked(String),
+    /// None of the evaluations that Hydra lists has the revision, and the newest has no such job.
     NotEvaluated {
         revision: String,
         jobset: String,
+        looked_at: usize,
     },
     Built(Box<Built>),
 }
@@ -36,6 +38,8 @@ pub struct Built {
     pub revisions: Vec<(String, String)>,
     /// Whether that evaluation has the revision that is deployed here, where that is known.
     pub same_revision: Option<bool>,
+    /// How many evaluations were searched for that revision, where none of them has it.
+    pub looked_at: Option<usize>,
 }
 
 /// Finds the build to compare `derivation` with: of the job that the settings name, else of a
@@ -62,30 +66,36 @@ fn of_job(
     revision: Option<&str>,
     input: Option<&str>,
 ) -> Result<HydraSide, HydraError> {
-    let evaluation = if let Some(revision) = revision {
+    let jobset = format!("{}:{}", job.project, job.jobset);
+    let (evaluation, looked_at) = if let Some(revision) = revision {
         match find_evaluation(hydra, job, revision, input, PAGES)? {
-            Ok(evaluation) => Some(evaluation),
-            Err(_) => {
-                return Ok(HydraSide::NotEvaluated {
-                    revision: revision.to_string(),
-                    jobset: format!("{}:{}", job.project, job.jobset),
-                });
-            }
+            Ok(evaluation) => (Some(evaluation), None),
+            // Hydra lists no evaluation that brought nothing new, so the newest may stand for it.
+            Err((looked_at, newest)) => (newest, Some(looked_at)),
         }
     } else {
         let path = format!("{}/evals?page=1", jobset_path(job));
         let page: Evaluations = hydra.get(&path)?;
-        page.evals.into_iter().next()
+        (page.evals.into_iter().next(), None)
     };
     let Some(evaluation) = evaluation else {
-        let jobset = format!("{}:{}", job.project, job.jobset);
         return Ok(HydraSide::Unasked(format!(
             "{jobset} has no evaluation yet"
         )));
     };
-    let build = build_of(hydra, &evaluation, job)?;
-    let same = revision.map(|_| true);
-    let found = built(hydra, build, Some(&evaluation), same);
+    let build = match (build_of(hydra, &evaluation, job), revision, looked_at) {
+        (Err(HydraError::Deploy(_)), Some(revision), Some(looked_at)) => {
+            return Ok(HydraSide::NotEvaluated {
+                revision: revision.to_string(),
+                jobset,
+                looked_at,
+            });
+        }
+        (build, ..) => build?,
+    };
+    let same = revision.map(|_| looked_at.is_none());
+    let mut found = built(hydra, build, Some(&evaluation), same);
+    found.looked_at = looked_at;
     Ok(HydraSide::Built(Box::new(found)))
 }
 
@@ -142,5 +152,6 @@ fn built(
         revisions: evaluation.map(revisions).unwrap_or_default(),
         build,
         same_revision,
+        looked_at: None,
     }
 }

@@ -46,8 +46,13 @@ pub struct Diagnosis {
 /// The answer.
 #[derive(Debug)]
 pub enum Finding {
-    /// Hydra has not evaluated the revision that is deployed here.
-    NotEvaluated { revision: String, jobset: String },
+    /// None of so many evaluations that Hydra lists has the revision that is deployed here, and there is
+    /// no build to compare with.
+    NotEvaluated {
+        revision: String,
+        jobset: String,
+        looked_at: usize,
+    },
     /// Hydra has not built it: what it says of the build, in words.
     NotBuilt(String),
     /// Hydra built this very path.
@@ -114,9 +119,14 @@ pub fn diagnose(
     };
     diagnosis.finding = match side {
         HydraSide::Unasked(why) => Finding::Alone(why),
-        HydraSide::NotEvaluated { revision, jobset } => Finding::NotEvaluated {
+        HydraSide::NotEvaluated {
+            revision,
+            jobset,
+            looked_at,
+        } => Finding::NotEvaluated {
             revision: short(&revision).to_string(),
             jobset,
+            looked_at,
         },
         HydraSide::Built(built) => {
             // It may have signed in meanwhile, which lets us into its binary cache as well.

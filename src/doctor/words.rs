@@ -15,19 +15,30 @@ const SHOWN: usize = 8;
 /// The longest value of a variable that is shown in full.
 const VALUE_LENGTH: usize = 100;
 
+/// What a revision may be that no evaluation has.
+const NOT_LISTED: &str = "\
+Either Hydra has not evaluated it yet: wait for it, and deploy again, or set NIX_HYDRA_JOB without
+NIX_HYDRA_INPUTS, which waits. Or its evaluation had nothing new to build: Hydra lists no such
+evaluation, and what it built before is what the revision has.
+";
+
 impl Diagnosis {
     /// The answer, in one line.
     #[must_use]
     pub fn answer(&self) -> String {
-        if let (Some(revision), Finding::Different { .. } | Finding::Unreadable { .. }) =
-            (self.other_revision(), &self.finding)
-        {
-            let name = super::compare::name(&self.root);
-            return format!(
-                "Hydra has not built revision {revision}: its newest build of {name} is of another"
-            );
-        }
-        self.difference()
+        let Some(revision) = self.other_revision().filter(|_| self.differs()) else {
+            return self.difference();
+        };
+        let build = self.build.as_ref();
+        build.and_then(|build| build.looked_at).map_or_else(
+            || {
+                let name = super::compare::name(&self.root);
+                format!(
+                    "None of Hydra's newest builds of {name} is known to be of revision {revision}"
+                )
+            },
+            |looked_at| none_has(looked_at, revision),
+        )
     }
 
     /// The answer for whoever misses the root: where nothing looks wrong, that is the likeliest.
@@ -53,11 +64,21 @@ impl Diagnosis {
         is_other.then(|| short(own))
     }
 
+    /// Whether it is not what was built.
+    fn differs(&self) -> bool {
+        matches!(
+            self.finding,
+            Finding::NotBuilt(_) | Finding::Different { .. } | Finding::Unreadable { .. }
+        )
+    }
+
     fn difference(&self) -> String {
         match &self.finding {
-            Finding::NotEvaluated { revision, jobset } => {
-                format!("Hydra has not evaluated revision {revision} of {jobset} yet")
-            }
+            Finding::NotEvaluated {
+                revision,
+                jobset,
+                looked_at,
+            } => format!("{} of {jobset}", none_has(*looked_at, revision)),
             Finding::NotBuilt(what) => what.clone(),
             Finding::Same => "What is evaluated here is what Hydra built".to_string(),
             Finding::Different { causes, .. } | Finding::Unreadable { causes } => {
@@ -82,20 +103,27 @@ impl Diagnosis {
     pub fn explanation(&self) -> String {
         let mut text = self.sides();
         text.push('\n');
+        if self.other_revision().is_some() && self.differs() {
+            text.push_str(NOT_LISTED);
+            let _ = writeln!(
+                text,
+                "\nAgainst the newest that there is: {}.\n",
+                self.difference()
+            );
+        }
         match &self.finding {
-            Finding::NotEvaluated { .. } => text.push_str(
-                "Hydra builds revisions after they are pushed. Wait for it, and deploy again; or set\n\
-                 NIX_HYDRA_JOB without NIX_HYDRA_INPUTS, which waits.\n",
-            ),
+            Finding::NotEvaluated { .. } => {
+                text.push_str(NOT_LISTED);
+                text.push_str(
+                    "\nThe newest evaluation has no such job, so there is nothing to compare with.\n",
+                );
+            }
             Finding::NotBuilt(_) => text.push_str("The build's page tells more.\n"),
             Finding::Same => text.push_str(
                 "If no binary cache has it, it was garbage-collected (restart the build on Hydra, or keep\n\
                  it), or Hydra stores elsewhere: set NIX_EXTRA_BINARY_CACHE to that.\n",
             ),
             Finding::Different { causes, comparison } => {
-                if self.other_revision().is_some() {
-                    let _ = writeln!(text, "Against that build: {}.\n", self.difference());
-                }
                 self.causes(&mut text, causes);
                 if let [first, ..] = comparison.unread.as_slice() {
                     let _ = writeln!(
@@ -182,6 +210,15 @@ impl Diagnosis {
                 let _ = writeln!(text, "    {}", answer(cause));
             }
         }
+    }
+}
+
+fn none_has(evaluations: usize, revision: &str) -> String {
+    match evaluations {
+        1 => format!("The one evaluation that Hydra lists does not have revision {revision}"),
+        _ => format!(
+            "None of the {evaluations} newest evaluations that Hydra lists has revision {revision}"
+        ),
     }
 }
 

@@ -521,6 +521,34 @@ fn each_cause_is_named_with_its_cure() {
     }
 }
 
+#[test]
+fn a_revision_that_no_evaluation_has_is_compared_with_the_newest() {
+    let Some(fixtures) = fixtures() else { return };
+    let case = |name, differ: fn(&mut Case)| Case::new(name, PLAIN, differ);
+    let cases = [
+        case("same", |_| {}),
+        case("stray", |case| write(&case.here(), "main.pyc", "x")),
+    ];
+    let built = build_all(&fixtures, &cases, Path::new("/none"));
+    let settings = [
+        ("NIX_HYDRA_JOB", "acme/main/myapp".to_string()),
+        ("NIX_REVISION", revision('d')),
+    ];
+    let texts: Vec<_> = cases
+        .iter()
+        .zip(&built.derivations)
+        .map(|(case, derivation)| {
+            let hydra = HydraSide::new(built.cache.path(), |_| {});
+            hydra.build(derivation);
+            let found = diagnosis(&fixtures, &case.here(), &settings, Some(&hydra.server));
+            hydra.text(&found)
+        })
+        .collect();
+    // Nothing new was built of it, so there is no evaluation of it to wait for.
+    assert!(texts[0].starts_with("What is evaluated here is what Hydra built\n"));
+    insta::assert_snapshot!(texts[1]);
+}
+
 /// Against a Hydra whose derivations nobody serves.
 #[test]
 fn what_hydra_says_of_the_build_is_told_where_nothing_can_be_compared() {
@@ -539,6 +567,10 @@ fn what_hydra_says_of_the_build_is_told_where_nothing_can_be_compared() {
     let named = |digit| ("NIX_REVISION", revision(digit));
     let mut texts = vec![look(&[job.clone(), named('a')])];
     texts.push(look(&[job.clone(), named('d')]));
+    // The newest has no such job.
+    let jobs = std::mem::take(&mut hydra.state.state().jobs);
+    texts.push(look(&[job.clone(), named('d')]));
+    hydra.state.state().jobs = jobs;
     // Found by its name, of another revision.
     texts.push(look(&[named('d')]));
     let change = |key: &str, value: serde_json::Value| {
