@@ -4,6 +4,7 @@
 //! its content. It is read directly, since build images need not have git. What is staged and not
 //! committed is not noticed. Format: git's `gitformat-index`, versions 2 to 4.
 
+use super::attributes::{Attributes, Conversion};
 use super::source::{Leaf, Source};
 use crate::output::list;
 use sha1::{Digest, Sha1};
@@ -81,6 +82,12 @@ fn dirty(source: &Source, index: &BTreeMap<PathBuf, Entry>, is_flake: bool) -> O
         .filter(|(_, entry)| entry.mode == SUBMODULE)
         .map(|(path, _)| path.as_path())
         .collect();
+    // Nix reads a flake's files as git has them; elsewhere Hydra's checkout is converted as this one is.
+    let attributes = if is_flake {
+        Attributes::default()
+    } else {
+        Attributes::read(source)
+    };
     let tracked: BTreeSet<&Path> = index.keys().flat_map(|path| path.ancestors()).collect();
     let mut here = BTreeSet::new();
     let mut filled = BTreeSet::new();
@@ -92,7 +99,7 @@ fn dirty(source: &Source, index: &BTreeMap<PathBuf, Entry>, is_flake: bool) -> O
         }
         if let Some(entry) = index.get(path) {
             here.insert(path.to_path_buf());
-            if !entry.is(leaf) {
+            if !entry.is(leaf, attributes.conversion(path)) {
                 changed.insert(path.display().to_string());
             }
             return;
@@ -144,7 +151,7 @@ fn shortened(names: &BTreeSet<String>) -> String {
 
 impl Entry {
     /// Whether this is what git would store of a file. A file that cannot be read is not.
-    fn is(&self, leaf: &Leaf) -> bool {
+    fn is(&self, leaf: &Leaf, conversion: Conversion) -> bool {
         match leaf {
             Leaf::Link(target) => {
                 let target = target.as_os_str().as_bytes();
@@ -156,7 +163,14 @@ impl Entry {
                 let is_executable = self.mode & 0o111 != 0;
                 self.mode != LINK
                     && is_executable == *executable
-                    && hash_of(from).is_ok_and(|hash| hash == self.sha1)
+                    && match conversion {
+                        Conversion::Other => true,
+                        _ if hash_of(from).is_ok_and(|hash| hash == self.sha1) => true,
+                        Conversion::LineEnds => {
+                            hash_with_lf(from).is_ok_and(|hash| hash == self.sha1)
+                        }
+                        Conversion::None => false,
+                    }
             }
         }
     }
@@ -172,6 +186,20 @@ fn hash_of(file: &Path) -> io::Result<[u8; 20]> {
     let mut file = File::open(file)?;
     let mut hasher = blob(file.metadata()?.len());
     io::copy(&mut file, &mut hasher)?;
+    Ok(hasher.finalize().into())
+}
+
+/// The hash of a file in which git made each LF a CRLF.
+fn hash_with_lf(file: &Path) -> io::Result<[u8; 20]> {
+    let bytes = fs::read(file)?;
+    let mut plain = Vec::with_capacity(bytes.len());
+    for (at, byte) in bytes.iter().enumerate() {
+        if *byte != b'\r' || bytes.get(at + 1) != Some(&b'\n') {
+            plain.push(*byte);
+        }
+    }
+    let mut hasher = blob(plain.len() as u64);
+    hasher.update(&plain);
     Ok(hasher.finalize().into())
 }
 

@@ -1,5 +1,6 @@
 //! Finds the roots: the store paths that the user wants deployed.
 
+mod attributes;
 pub mod checkout;
 pub mod expression;
 pub mod memo;

@@ -337,6 +337,46 @@ fn a_tree_that_is_not_what_git_has_is_a_warning_that_names_the_files() {
 }
 
 #[test]
+fn what_git_converts_in_every_checkout_is_no_reason_to_warn() {
+    let directory = TempDir::new().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    let app = at("app");
+    fs::create_dir_all(app.join("sub/deep")).unwrap();
+    for name in ["x.bat", "sub/x.bat", "sub/deep/x.txt", "raw.bat", "lf.bat"] {
+        fs::write(app.join(name), "one\ntwo\n").unwrap();
+    }
+    fs::write(app.join("id"), "$Id$\n").unwrap();
+    fs::write(app.join("wide.txt"), b"\xff\xfea\0\n\0").unwrap();
+    fs::write(
+        app.join(".gitattributes"),
+        "*.bat text eol=crlf\nraw.bat -text\nid ident\n/wide.txt working-tree-encoding=UTF-16LE-BOM\n",
+    )
+    .unwrap();
+    let nested = "deep/*.txt text=auto eol=crlf\n";
+    fs::write(app.join("sub/.gitattributes"), nested).unwrap();
+    fs::write(app.join("lf.bat"), "one\r\ntwo\r\n").unwrap();
+    commit(&app);
+    let (from, to) = (app.to_str().unwrap(), at("source"));
+    let to = to.to_str().unwrap();
+    git(
+        directory.path(),
+        &["clone", "--quiet", "--no-local", from, to],
+    );
+    let converted = fs::read_to_string(at("source/sub/deep/x.txt")).unwrap();
+    assert_eq!(converted, "one\r\ntwo\r\n");
+    assert_eq!(all_warnings(&at("source")), "");
+    // Nix does not convert what is in a flake.
+    let source = Source::read(&at("source"), "source").unwrap();
+    let of_flake = warnings(&source, &at("source"), true).join("\n");
+    assert!(of_flake.contains("changed: id, lf.bat"), "{of_flake}");
+    // What nobody asked to be converted, and what differs in more than its line ends.
+    fs::write(at("source/raw.bat"), "one\r\ntwo\r\n").unwrap();
+    fs::write(at("source/x.bat"), "one\r\nthree\r\n").unwrap();
+    let warned = all_warnings(&at("source"));
+    assert!(warned.ends_with("changed: raw.bat and x.bat"), "{warned}");
+}
+
+#[test]
 fn attributes_and_files_that_make_checkouts_differ_are_a_warning_each() {
     let directory = TempDir::new().unwrap();
     let app = directory.path();
