@@ -241,11 +241,22 @@ pub fn build<B: Buildpack<Error = BuildpackError>>(
         config,
         http,
     };
+    let nothing_to_build = |why: &str| {
+        print::bullet("Miss");
+        output::sub_bullet(format!(
+            "Nothing is built: there is no derivation, since {why}"
+        ));
+        Ok(None)
+    };
     let Some((nix, derivations)) = &mut resolved.evaluated else {
-        return Ok(None);
+        return nothing_to_build(match &config.wanted {
+            Wanted::StorePath(_) => "NIX_STORE_PATH names what was built already",
+            Wanted::HydraJob(..) => "NIX_HYDRA_JOB names what Hydra has built",
+            Wanted::Expression(_) => "nothing was evaluated",
+        });
     };
     let Some(derivations) = derivations.iter().cloned().collect::<Option<Vec<_>>>() else {
-        return Ok(None);
+        return nothing_to_build("the expression names a store path, and not how it is built");
     };
     print::bullet("Build");
     let engine = nix

@@ -328,6 +328,24 @@ fn what_a_binary_cache_may_have_is_neither_built_nor_evaluated_twice() {
 }
 
 #[test]
+fn what_is_named_by_its_store_path_cannot_be_built_which_is_said() {
+    let hook = |request: &Request| {
+        let is_narinfo = request.path.contains(".narinfo");
+        is_narinfo.then(|| Response::new(404))
+    };
+    let Some(mut deploy) = Deploy::with_hook("static", hook) else {
+        return;
+    };
+    let path = deploy.fixtures.apps["static"].store_path.clone();
+    deploy
+        .set("NIX_STORE_PATH", &path)
+        .set("NIX_ON_MISS", "build");
+    let (_, log) = failed(&deploy);
+    let said = "- Miss\n  - Nothing is built: there is no derivation, since NIX_STORE_PATH names what was built";
+    assert!(log.contains(said), "{log}");
+}
+
+#[test]
 fn an_app_of_which_a_part_is_missing_is_not_evaluated_twice() {
     let Some(fixtures) = crate::common::fixtures() else {
         return;
