@@ -113,6 +113,16 @@ mod tests {
     }
 
     #[test]
+    fn the_same_paths_with_other_roots_are_another_spdx_document() {
+        let namespace = |closure| spdx::document(&closure)["documentNamespace"].clone();
+        let mut other = sample();
+        other.roots.extend(other.paths.keys().next_back().cloned());
+        assert_ne!(other.roots, sample().roots);
+        assert_ne!(namespace(other), namespace(sample()));
+        assert_eq!(namespace(sample()), namespace(sample()));
+    }
+
+    #[test]
     fn the_files_are_beside_the_layer_and_the_same_each_time() {
         let layers = tempfile::tempdir().unwrap();
         let read = || {

@@ -17,6 +17,9 @@ const DOCUMENT: &str = "SPDXRef-DOCUMENT";
 /// The document. Checksums and sizes are those of the NAR; a licence is nowhere in a binary cache.
 pub(super) fn document(closure: &Closure) -> Value {
     let mut contents = Sha256::new();
+    for root in &closure.roots {
+        contents.update(format!("root {}\n", root.to_basename()));
+    }
     let mut packages = Vec::new();
     let mut relationships: Vec<Value> = closure
         .roots
