@@ -528,11 +528,12 @@ fn expression(error: &ExpressionError) -> Message {
             kind,
             derivations,
         } => not_a_derivation(attribute.as_deref(), kind, derivations),
-        ExpressionError::NoFlakeLock => Message::new(
-            "The flake has no lock file",
+        ExpressionError::NoFlakeLock(input) => Message::new(
+            format!("The flake's input `{input}` is not locked"),
             formatdoc! {"
-                `flake.nix` has no `flake.lock` beside it, so its inputs are not pinned, and the
-                store path could be another one than Hydra built.
+                The `flake.lock` beside `flake.nix` is missing, or does not have this input as
+                `flake.nix` has it. So it is not pinned, and the store path could be another one than
+                Hydra built.
 
                 Run `nix flake lock`, and commit `flake.lock`.
             "},
@@ -1055,7 +1056,7 @@ mod tests {
                 not(None, "set", &["web", "worker"]),
                 not(Some("jobs"), "set", &["web"]),
                 not(Some("count"), "int", &[]),
-                ExpressionError::NoFlakeLock,
+                ExpressionError::NoFlakeLock("nixpkgs".into()),
                 ExpressionError::MustBuild("/nix/store/x-generated.drv".into()),
                 ExpressionError::Unpinned("stdenv".into()),
                 ExpressionError::Fetcher(

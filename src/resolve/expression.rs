@@ -62,8 +62,8 @@ pub enum ExpressionError {
     },
     /// The value at this attribute is what `mkShell` makes.
     Shell(Option<String>),
-    /// A flake whose inputs are not locked.
-    NoFlakeLock,
+    /// A flake's input of this name is not locked.
+    NoFlakeLock(String),
 }
 
 /// What `roots.nix` answers for one attribute.
@@ -113,13 +113,9 @@ impl<'a> Evaluator<'a> {
         system: &'a str,
     ) -> Result<Self, ExpressionError> {
         let is_flake = expression.is_flake();
-        let in_store = source
+        source
             .write_to(nix.store())
             .map_err(ExpressionError::Source)?;
-        let lock = in_store.join(expression.file.with_file_name("flake.lock"));
-        if is_flake && !lock.exists() {
-            return Err(ExpressionError::NoFlakeLock);
-        }
         nix.load_db(&source.registration())
             .map_err(ExpressionError::Nix)?;
         Self::write_nixpkgs(nix, "")?;
@@ -213,6 +209,9 @@ impl<'a> Evaluator<'a> {
         if let Some(derivation) = cannot_build(&said) {
             return Ok(ExpressionError::MustBuild(derivation));
         }
+        if let Some(input) = unlocked_input(last) {
+            return Ok(ExpressionError::NoFlakeLock(input.to_string()));
+        }
         if last.starts_with("file 'nixpkgs/") {
             let path = last.split('\'').nth(1).unwrap_or_default();
             return Ok(ExpressionError::Unpinned(format!("<{path}>")));
@@ -267,6 +266,13 @@ fn missing_name(error: &str) -> Option<&str> {
     // Names are written into Nix code: nothing but what needs no quoting there.
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_-'.+".contains(&byte);
     name.bytes().all(plain).then_some(name)
+}
+
+/// The name in `cannot update unlocked flake input 'nixpkgs' in pure mode`. A flake without inputs needs
+/// no lock file, so only Nix can tell whether one is missing.
+fn unlocked_input(error: &str) -> Option<&str> {
+    let (_, name) = error.split_once("unlocked flake input '")?;
+    name.split('\'').next()
 }
 
 /// The derivation in `Cannot build '/nix/store/….drv'.` where nothing may be built.

@@ -94,6 +94,9 @@ name: outputs: derivation {
 }
 "#;
 
+const DERIVATION_OF_ALL: &str =
+    r#"derivation { name = "app"; system = "x86_64-linux"; builder = "/bin/sh"; src = ./.; }"#;
+
 fn no_proot(_: &Path) -> Result<std::path::PathBuf, String> {
     Err("there is none".into())
 }
@@ -253,10 +256,6 @@ fn a_locked_flake_is_deployed_by_its_default_package_or_an_attribute() {
       };
     }"#;
     fs::write(app.path().join("flake.nix"), flake).unwrap();
-    match roots(&fixtures, app.path(), &[]) {
-        Err(ExpressionError::NoFlakeLock) => {}
-        other => panic!("{other:?}"),
-    }
     let lock = r#"{"nodes":{"root":{}},"root":"root","version":7}"#;
     fs::write(app.path().join("flake.lock"), lock).unwrap();
     for (attributes, name) in [
@@ -266,6 +265,42 @@ fn a_locked_flake_is_deployed_by_its_default_package_or_an_attribute() {
     ] {
         let root = one(&fixtures, app.path(), &[("NIX_ATTRIBUTES", attributes)]);
         assert_eq!(root.path.name(), name);
+    }
+}
+
+#[test]
+fn a_flake_without_inputs_needs_no_lock_file() {
+    let Some(fixtures) = fixtures() else { return };
+    let app = TempDir::new().unwrap();
+    let flake = format!(
+        "{{ outputs = _: {{ packages.x86_64-linux.default = {}; }}; }}",
+        DERIVATION_OF_ALL
+    );
+    fs::write(app.path().join("flake.nix"), flake).unwrap();
+    assert_eq!(one(&fixtures, app.path(), &[]).path.name(), "app");
+}
+
+#[test]
+fn an_input_that_no_lock_file_pins_is_named() {
+    let Some(fixtures) = fixtures() else { return };
+    let empty = r#"{"nodes":{"root":{}},"root":"root","version":7}"#;
+    for (inputs, lock) in [
+        ("inputs.pins.url = \"github:acme/pins\";", None),
+        ("inputs.pins.url = \"github:acme/pins\";", Some(empty)),
+        ("inputs.pins.url = \"pins\";", None),
+        // An input that only the function's argument names.
+        ("", None),
+    ] {
+        let app = TempDir::new().unwrap();
+        let flake = format!("{{ {inputs} outputs = {{ self, pins }}: pins; }}");
+        fs::write(app.path().join("flake.nix"), flake).unwrap();
+        if let Some(lock) = lock {
+            fs::write(app.path().join("flake.lock"), lock).unwrap();
+        }
+        match roots(&fixtures, app.path(), &[]) {
+            Err(ExpressionError::NoFlakeLock(input)) => assert_eq!(input, "pins"),
+            other => panic!("{inputs}: {other:?}"),
+        }
     }
 }
 
