@@ -41,9 +41,15 @@ download-attempts = 3
 ";
 
 /// What restricted evaluation may fetch: anything by a URL that names its protocol, as Hydras that
-/// build from pinned archives allow.
-const ALLOWED_URIS: &str =
-    "https:// http:// github: gitlab: sourcehut: git+https:// tarball+https://";
+/// build from pinned archives and private repositories allow. Nix looks at the URL before it asks the
+/// binary caches, so one that cannot be reached from here must be here as well.
+const ALLOWED_URIS: &str = "https:// http:// github: gitlab: sourcehut: \
+    git+https:// git+http:// git+ssh:// ssh:// \
+    tarball+https:// tarball+http:// file+https:// file+http://";
+
+/// What flakes may fetch beyond that, since their lock files pin it: by protocols that nothing secures,
+/// and that an evaluation with no way to any server would not be kept from.
+const ALLOWED_LOCKED_URIS: &str = "git:// hg+https:// hg+http:// hg+ssh://";
 
 /// An expression that is cheap to build, and needs nothing to be built with.
 const PROBE: &str = r#"builtins.readDir (derivation {
@@ -372,10 +378,14 @@ impl Nix {
     /// As on Hydra, nothing but the source, `nix_path` and what has a URL can be read.
     pub fn evaluate(&self, evaluation: &Evaluation) -> Result<Output, NixError> {
         let mut command = self.command("nix-instantiate", evaluation.offline);
+        let mut allowed_uris = ALLOWED_URIS.to_string();
+        if evaluation.pure {
+            allowed_uris = format!("{allowed_uris} {ALLOWED_LOCKED_URIS}");
+        }
         command
             .args(["--eval", "--strict", "--json", "--show-trace"])
             .args(["--option", "restrict-eval", "true"])
-            .args(["--option", "allowed-uris", ALLOWED_URIS])
+            .args(["--option", "allowed-uris", &allowed_uris])
             .args(["--option", "pure-eval", &evaluation.pure.to_string()])
             .arg("-I")
             .arg(format!(
@@ -511,6 +521,8 @@ impl Nix {
                 command.env(name, "http://127.0.0.1:9");
             }
             command.env("no_proxy", "").env("NO_PROXY", "");
+            // Those without proxies, such as SSH.
+            command.env("GIT_ALLOW_PROTOCOL", "file:http:https");
         } else {
             settings.push_str(&self.substituters.settings());
         }

@@ -600,13 +600,50 @@ fn a_url_is_asked_where_no_binary_cache_has_the_source() {
 #[test]
 fn a_flake_s_inputs_come_from_the_binary_caches() {
     let Some(hydra) = Hydra::new() else { return };
+    let cache = hydra.cache();
+    // Where they are from cannot be reached from here, by whatever protocol.
+    for (kind, url) in [
+        ("tarball", "http://127.0.0.1:9/nixpkgs.tar.gz"),
+        ("git", "ssh://git@127.0.0.1:9/nixpkgs.git"),
+        ("git", "git@127.0.0.1:nixpkgs.git"),
+        ("git", "http://127.0.0.1:9/nixpkgs.git"),
+        ("git", "git://127.0.0.1:9/nixpkgs.git"),
+        ("hg", "https://127.0.0.1:9/nixpkgs"),
+    ] {
+        let app = app_with_locked_nixpkgs(&hydra, kind, url);
+        let root = one(
+            &hydra.fixtures,
+            app.path(),
+            &[("NIX_EXTRA_BINARY_CACHE", &cache)],
+        );
+        assert_eq!(root.path.name(), "helper", "{url}");
+    }
+    let app = app_with_locked_nixpkgs(&hydra, "tarball", "http://127.0.0.1:9/nixpkgs.tar.gz");
+    let error = roots(&hydra.fixtures, app.path(), &[]).unwrap_err();
+    assert!(matches!(error, ExpressionError::Evaluation(_)), "{error:?}");
+}
+
+/// A flake whose only input is locked to the `nixpkgs` of `hydra`.
+fn app_with_locked_nixpkgs(hydra: &Hydra, kind: &str, url: &str) -> TempDir {
     let app = TempDir::new().unwrap();
-    let flake = r#"{
-      inputs.nixpkgs = { url = "http://127.0.0.1:9/nixpkgs.tar.gz"; flake = false; };
-      outputs = { nixpkgs, ... }: { packages.x86_64-linux.default = (import nixpkgs { system = "x86_64-linux"; }).helper; };
-    }"#;
+    let flake = format!(
+        r#"{{
+          inputs.nixpkgs = {{ type = "{kind}"; url = "{url}"; flake = false; }};
+          outputs = {{ nixpkgs, ... }}: {{
+            packages.x86_64-linux.default = (import nixpkgs {{ system = "x86_64-linux"; }}).helper;
+          }};
+        }}"#
+    );
     fs::write(app.path().join("flake.nix"), flake).unwrap();
-    let url = "http://127.0.0.1:9/nixpkgs.tar.gz";
+    let nixpkgs = Source::read(&hydra.nixpkgs(), "source").unwrap();
+    let mut locked = serde_json::json!({
+        "type": kind,
+        "url": url,
+        "narHash": nixpkgs.nar_hash.to_sri_string(),
+    });
+    if kind != "tarball" {
+        locked["rev"] = "3f96280da0ebc578599130c55c283036b51a9e91".into();
+    }
     let lock = serde_json::json!({
         "version": 7,
         "root": "root",
@@ -614,25 +651,28 @@ fn a_flake_s_inputs_come_from_the_binary_caches() {
             "root": { "inputs": { "nixpkgs": "nixpkgs" } },
             "nixpkgs": {
                 "flake": false,
-                "original": { "type": "tarball", "url": url },
-                "locked": {
-                    "type": "tarball",
-                    "url": url,
-                    "narHash": Source::read(&hydra.nixpkgs(), "source").unwrap().nar_hash.to_sri_string(),
-                },
+                "original": { "type": kind, "url": url },
+                "locked": locked,
             },
         },
     });
     fs::write(app.path().join("flake.lock"), lock.to_string()).unwrap();
-    let cache = hydra.cache();
-    let root = one(
-        &hydra.fixtures,
-        app.path(),
-        &[("NIX_EXTRA_BINARY_CACHE", &cache)],
-    );
-    assert_eq!(root.path.name(), "helper");
-    let error = roots(&hydra.fixtures, app.path(), &[]).unwrap_err();
-    assert!(matches!(error, ExpressionError::Evaluation(_)), "{error:?}");
+    app
+}
+
+#[test]
+fn a_private_repository_may_be_fetched_with_ssh() {
+    let rev = "3f96280da0ebc578599130c55c283036b51a9e91";
+    let fetch =
+        format!("builtins.fetchGit {{ url = \"ssh://git@127.0.0.1:9/x.git\"; rev = \"{rev}\"; }}");
+    // Nobody listens there; but Nix asks.
+    match error(&fetch, &[]) {
+        Some(ExpressionError::Evaluation(said)) => {
+            assert!(said.contains("Failed to fetch git repository"), "{said}");
+        }
+        None => {}
+        other => panic!("{other:?}"),
+    }
 }
 
 /// Imports what a derivation makes, which Nix can build by itself.
