@@ -475,6 +475,22 @@ fn expression(error: &ExpressionError) -> Message {
                 the app's source, NIX_PATH, and what is fetched by URL.
             "},
         ),
+        ExpressionError::Lookups(said, entries) => Message::new(
+            "The expression cannot be evaluated, with a part of NIX_PATH missing",
+            formatdoc! {"
+                Of what NIX_PATH and the jobset's inputs name, Nix had to go on without this:
+
+                  {entries}
+
+                Then it said:
+
+                {said}
+
+                If the expression needs it, see to it that it is there and can be fetched from here;
+                a private server's password goes into a netrc file (NIX_NETRC_FILE). NIX_PATH is split
+                at each colon, also in a URL that has a port.
+            ", entries = entries.join("\n  ")},
+        ),
         ExpressionError::Answer(reason) => {
             internal("Nix gave an answer that cannot be understood", reason)
         }
@@ -1052,6 +1068,10 @@ mod tests {
         errors.extend(
             [
                 ExpressionError::Evaluation("error: undefined variable 'x'".into()),
+                ExpressionError::Lookups(
+                    "error: file 'nixpkgs' was not found in the Nix search path".into(),
+                    vec!["`nixpkgs=https://x/nixpkgs.tar.gz` cannot be downloaded".into()],
+                ),
                 ExpressionError::Answer("expected value at line 1 column 1".into()),
                 not(None, "set", &["web", "worker"]),
                 not(Some("jobs"), "set", &["web"]),

@@ -573,8 +573,9 @@ fn run(mut command: Command, input: &[u8]) -> Result<Output, NixError> {
 /// Frames at each end of a trace that are shown.
 const FRAMES_SHOWN: usize = 5;
 
-/// How the lines begin that Nix prints while all is well.
-const PROGRESS: [&str; 8] = [
+/// How the lines begin that Nix prints while all is well, or of which errors tell by themselves.
+const PROGRESS: [&str; 9] = [
+    crate::resolve::lookups::WARNING,
     "copying ",
     "building ",
     "unpacking ",

@@ -1,7 +1,7 @@
 //! Evaluates the app's expression inside the store, as Hydra does, to the store paths it stands for.
 
-use super::Root;
 use super::source::{Source, SourceError};
+use super::{Root, lookups};
 use crate::config::{Config, Expression};
 use crate::nix::{Evaluation, Nix, NixError};
 use nix_derivation::{StoreDir, StorePath};
@@ -35,6 +35,8 @@ pub struct Outcome {
     pub built: Vec<String>,
     /// What is fetched without a hash, in Nix's words; then another evaluation may give others.
     pub unpinned: Option<String>,
+    /// What of `NIX_PATH` and the jobset's inputs Nix went on without, and why.
+    pub unusable: Vec<String>,
 }
 
 /// Why an expression gave no roots.
@@ -44,6 +46,9 @@ pub enum ExpressionError {
     Nix(NixError),
     /// Nix could not evaluate the expression; what it said, without its colours.
     Evaluation(String),
+    /// Nix could not evaluate the expression without what the second lists, which `NIX_PATH` or the
+    /// jobset's inputs name; what it said.
+    Lookups(String, Vec<String>),
     /// What Nix answered is not what this program asked for.
     Answer(String),
     /// This derivation must be built before the expression can be evaluated.
@@ -151,6 +156,7 @@ impl<'a> Evaluator<'a> {
             thorough: !mode.read_only,
             built: built(&answer.stderr),
             unpinned: None,
+            unusable: lookups::unusable(&answer.stderr, self.config),
         };
         for value in evaluated {
             value.add_to(&mut outcome)?;
@@ -161,7 +167,9 @@ impl<'a> Evaluator<'a> {
             let again = self.run(nix, mode)?;
             if !again.status.success() {
                 let said = nix.trimmed_error(&again.stderr);
-                outcome.unpinned = Some(last_error(&said).to_string());
+                let unusable = lookups::unusable(&again.stderr, self.config);
+                let unpinned = unusable.into_iter().next();
+                outcome.unpinned = unpinned.or_else(|| Some(last_error(&said).to_string()));
             }
         }
         Ok(outcome)
@@ -172,7 +180,6 @@ impl<'a> Evaluator<'a> {
         // The target leads PATH, so it comes first.
         attributes.sort_by_key(|attribute| Some(attribute) != self.expression.target.as_ref());
         let nar_hash = self.source.nar_hash.to_sri_string();
-        let nixpkgs = format!("nixpkgs={}", nixpkgs_directory(nix).display());
         nix.evaluate(&Evaluation {
             function: ROOTS_NIX,
             arguments: BTreeMap::from([
@@ -187,10 +194,7 @@ impl<'a> Evaluator<'a> {
                 ("system", self.system.to_string()),
             ]),
             source: &self.source.path,
-            nix_path: match &self.config.nix_path {
-                Some(nix_path) => format!("{nix_path}:{nixpkgs}"),
-                None => nixpkgs,
-            },
+            nix_path: lookups::nix_path(self.config, &nixpkgs_directory(nix)),
             lookups: &self.config.lookups,
             pure: self.is_flake,
             read_only: mode.read_only,
@@ -203,14 +207,22 @@ impl<'a> Evaluator<'a> {
     fn failure(&self, nix: &Nix, stderr: &[u8]) -> Result<ExpressionError, ExpressionError> {
         let said = nix.trimmed_error(stderr);
         let last = last_error(&said);
-        if let Some(problem) = last.strip_prefix(NIXPKGS_ERROR) {
-            return Ok(ExpressionError::Fetcher(problem.to_string()));
-        }
         if let Some(derivation) = cannot_build(&said) {
             return Ok(ExpressionError::MustBuild(derivation));
         }
+        // First, since whatever else is missing may be missed for their sake.
+        let unusable = lookups::unusable(stderr, self.config);
+        if !unusable.is_empty() {
+            return Ok(ExpressionError::Lookups(said, unusable));
+        }
+        if let Some(problem) = last.strip_prefix(NIXPKGS_ERROR) {
+            return Ok(ExpressionError::Fetcher(problem.to_string()));
+        }
         if let Some(input) = unlocked_input(last) {
             return Ok(ExpressionError::NoFlakeLock(input.to_string()));
+        }
+        if !lookups::has_stand_in(self.config) {
+            return Ok(ExpressionError::Evaluation(said));
         }
         if last.starts_with("file 'nixpkgs/") {
             let path = last.split('\'').nth(1).unwrap_or_default();

@@ -3,6 +3,7 @@
 mod attributes;
 pub mod checkout;
 pub mod expression;
+pub mod lookups;
 pub mod memo;
 pub mod source;
 
@@ -330,6 +331,13 @@ impl<B: Buildpack<Error = BuildpackError>> Step<'_, B> {
         };
         let outcome = self.evaluate(&mut nix, source, expression, system, effort)?;
         print_roots(&outcome.roots);
+        for entry in &outcome.unusable {
+            output::warning(&format!(
+                "{entry}, so Nix looked nothing up in it, and this is evaluated again at each build. \
+                 If the store path is not Hydra's, this may be why."
+            ));
+        }
+        let key = key.filter(|_| outcome.unusable.is_empty());
         match (&outcome.unpinned, key) {
             (Some(unpinned), _) => output::warning(&format!(
                 "The expression fetches something without a hash that pins it, so the store path \

@@ -243,6 +243,53 @@ fn nix_path_is_where_names_in_angle_brackets_are_looked_up() {
 }
 
 #[test]
+fn what_nix_path_names_and_nix_cannot_use_is_an_error_and_not_the_stand_in() {
+    let Some(fixtures) = fixtures() else { return };
+    let fetch =
+        "(import <nixpkgs> { }).fetchurl { url = \"http://127.0.0.1:9/x\"; sha256 = \"\"; }";
+    let app = app(fetch);
+    let missing = "`nixpkgs=/missing` does not exist";
+    let refused = "`nixpkgs=http://127.0.0.1/x.tar.gz` cannot be downloaded";
+    for (nix_path, lookup, entry) in [
+        ("nixpkgs=/missing", "", missing),
+        ("/missing", "", "`/missing` does not exist"),
+        ("nixpkgs=http://SECRET@127.0.0.1/x.tar.gz", "", refused),
+        (
+            "nixpkgs=http://127.0.0.1/x.tar.gz?token=SECRET",
+            "",
+            refused,
+        ),
+        ("", "nixpkgs=http://me:SECRET@127.0.0.1/x.tar.gz", refused),
+        (
+            "a=/:nixpkgs=http://me:SECRET@127.0.0.1/x.tar.gz",
+            "",
+            "`nixpkgs=http://me` cannot be downloaded",
+        ),
+    ] {
+        let mut config = config(app.path(), &[("NIX_PATH", nix_path)]);
+        config.lookups = Vec::from_iter((!lookup.is_empty()).then(|| lookup.to_string()));
+        let nix = nix_in_place(&fixtures, &config);
+        match evaluate(&nix, app.path(), &config) {
+            Err(ExpressionError::Lookups(said, entries)) => {
+                assert_eq!(entries, [entry]);
+                assert!(!said.contains("SECRET"), "{said}");
+            }
+            other => panic!("{nix_path}: {other:?}"),
+        }
+    }
+}
+
+#[test]
+fn what_is_missing_of_nix_path_and_not_needed_is_told() {
+    let Some(fixtures) = fixtures() else { return };
+    let app = app(DERIVATION_OF_ALL);
+    let config = config(app.path(), &[("NIX_PATH", "pins=/missing")]);
+    let nix = nix_in_place(&fixtures, &config);
+    let outcome = evaluate(&nix, app.path(), &config).unwrap();
+    assert_eq!(outcome.unusable, ["`pins=/missing` does not exist"]);
+}
+
+#[test]
 fn a_locked_flake_is_deployed_by_its_default_package_or_an_attribute() {
     let Some(fixtures) = fixtures() else { return };
     let app = TempDir::new().unwrap();
@@ -272,10 +319,8 @@ fn a_locked_flake_is_deployed_by_its_default_package_or_an_attribute() {
 fn a_flake_without_inputs_needs_no_lock_file() {
     let Some(fixtures) = fixtures() else { return };
     let app = TempDir::new().unwrap();
-    let flake = format!(
-        "{{ outputs = _: {{ packages.x86_64-linux.default = {}; }}; }}",
-        DERIVATION_OF_ALL
-    );
+    let flake =
+        format!("{{ outputs = _: {{ packages.x86_64-linux.default = {DERIVATION_OF_ALL}; }}; }}");
     fs::write(app.path().join("flake.nix"), flake).unwrap();
     assert_eq!(one(&fixtures, app.path(), &[]).path.name(), "app");
 }
