@@ -1,6 +1,7 @@
 //! Which revision of the app is being deployed.
 
 use crate::config::Revision;
+use serde::Serialize;
 use std::io;
 use std::path::Path;
 use std::process::Command;
@@ -38,6 +39,54 @@ pub fn find(named: Option<&Revision>, app_dir: &Path) -> Result<Revision, Revisi
         name: name.trim().to_string(),
         from: ".git".to_string(),
     })
+}
+
+/// The commit whose tree is deployed, as flakes see it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Commit {
+    /// All 40 digits.
+    revision: String,
+    /// When it was committed, in seconds since 1970; nothing where only the platform knows the commit.
+    time: Option<u64>,
+}
+
+impl Commit {
+    /// The commit that is named in full, else that of a clean `.git` in the app.
+    #[must_use]
+    pub fn find(named: Option<&Revision>, app_dir: &Path) -> Option<Self> {
+        let is_whole = |revision: &Revision| {
+            revision.name.len() == 40 && revision.name.bytes().all(|byte| byte.is_ascii_hexdigit())
+        };
+        let found = match named.filter(|named| is_whole(named)) {
+            Some(named) => named.clone(),
+            None => find(None, app_dir).ok().filter(is_whole)?,
+        };
+        Some(Self {
+            time: time(&found.name, app_dir),
+            revision: found.name,
+        })
+    }
+
+    /// What the URL of a flake has of it.
+    #[must_use]
+    pub fn in_url(&self) -> String {
+        let time = self.time.map(|time| format!("&lastModified={time}"));
+        format!("&rev={}{}", self.revision, time.unwrap_or_default())
+    }
+}
+
+/// When a revision was committed, if the app's `.git` has it.
+fn time(revision: &str, app_dir: &Path) -> Option<u64> {
+    // Else git would look for one in the directories above.
+    if !app_dir.join(".git").exists() {
+        return None;
+    }
+    let commit = git(app_dir, &["cat-file", "commit", revision]).ok()?;
+    let committer = commit
+        .lines()
+        .find_map(|line| line.strip_prefix("committer "))?;
+    // Its end is the time and the time zone.
+    committer.rsplit(' ').nth(1)?.parse().ok()
 }
 
 /// The files in which a checkout differs from its revision, with those that are in none.

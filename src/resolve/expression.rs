@@ -3,6 +3,7 @@
 use super::source::{Source, SourceError};
 use super::{Root, lookups};
 use crate::config::{Config, Expression};
+use crate::hydra::revision::Commit;
 use crate::nix::{Evaluation, Nix, NixError};
 use nix_derivation::{StoreDir, StorePath};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
@@ -105,7 +106,7 @@ pub struct Evaluator<'a> {
     expression: &'a Expression,
     config: &'a Config,
     system: &'a str,
-    is_flake: bool,
+    commit: Option<Commit>,
 }
 
 impl<'a> Evaluator<'a> {
@@ -117,7 +118,6 @@ impl<'a> Evaluator<'a> {
         config: &'a Config,
         system: &'a str,
     ) -> Result<Self, ExpressionError> {
-        let is_flake = expression.is_flake();
         source
             .write_to(nix.store())
             .map_err(ExpressionError::Source)?;
@@ -129,8 +129,36 @@ impl<'a> Evaluator<'a> {
             expression,
             config,
             system,
-            is_flake,
+            commit: None,
         })
+    }
+
+    /// The same, with the commit that the source is of. Flakes see it: `self.rev`.
+    #[must_use]
+    pub fn at(self, commit: Option<Commit>) -> Self {
+        Self { commit, ..self }
+    }
+
+    /// The flake that the expression is, as Nix takes it; nothing where it is none.
+    fn flake(&self) -> String {
+        if !self.expression.is_flake() {
+            return String::new();
+        }
+        let quoted = |text: &str| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
+        let mut flake = format!(
+            "path:{}?narHash={}",
+            self.source.path.to_absolute_path(),
+            quoted(&self.source.nar_hash.to_sri_string())
+        );
+        let directory = self.expression.file.parent().unwrap_or(Path::new(""));
+        if directory != Path::new("") {
+            flake.push_str("&dir=");
+            flake.push_str(&quoted(&directory.to_string_lossy()));
+        }
+        if let Some(commit) = &self.commit {
+            flake.push_str(&commit.in_url());
+        }
+        flake
     }
 
     /// Evaluates the expression: without writing what it makes, where that is enough and derivations
@@ -162,7 +190,7 @@ impl<'a> Evaluator<'a> {
             value.add_to(&mut outcome)?;
         }
         // What was fetched by a URL and a hash is in the store now, and not fetched again.
-        if !self.is_flake && nix.has_fetched() {
+        if !self.expression.is_flake() && nix.has_fetched() {
             mode.offline = true;
             let again = self.run(nix, mode)?;
             if !again.status.success() {
@@ -179,24 +207,19 @@ impl<'a> Evaluator<'a> {
         let mut attributes = self.expression.attributes.clone();
         // The target leads PATH, so it comes first.
         attributes.sort_by_key(|attribute| Some(attribute) != self.expression.target.as_ref());
-        let nar_hash = self.source.nar_hash.to_sri_string();
         nix.evaluate(&Evaluation {
             function: ROOTS_NIX,
             arguments: BTreeMap::from([
                 ("source", self.source.path.to_absolute_path()),
-                (
-                    "narHash",
-                    utf8_percent_encode(&nar_hash, NON_ALPHANUMERIC).to_string(),
-                ),
                 ("file", self.expression.file.to_string_lossy().into_owned()),
                 ("attributes", serde_json::json!(attributes).to_string()),
-                ("flake", self.is_flake.to_string()),
+                ("flake", self.flake()),
                 ("system", self.system.to_string()),
             ]),
             source: &self.source.path,
             nix_path: lookups::nix_path(self.config, &nixpkgs_directory(nix)),
             lookups: &self.config.lookups,
-            pure: self.is_flake,
+            pure: self.expression.is_flake(),
             read_only: mode.read_only,
             offline: mode.offline,
         })

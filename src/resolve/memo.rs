@@ -5,6 +5,7 @@
 
 use super::Root;
 use crate::config::{Config, Expression};
+use crate::hydra::revision::Commit;
 use nix_derivation::{StoreDir, StorePath};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -37,10 +38,12 @@ struct RememberedRoot {
 
 impl Key {
     /// The key of an evaluation, or nothing where its inputs cannot all be named. `nix` says which
-    /// Nix evaluates, `functions` are the texts of this program's own Nix code.
+    /// Nix evaluates, `functions` are the texts of this program's own Nix code; `commit` is what flakes
+    /// see of it.
     #[must_use]
     pub fn new(
         source: &StorePath,
+        commit: Option<&Commit>,
         expression: &Expression,
         config: &Config,
         system: &str,
@@ -53,6 +56,7 @@ impl Key {
         }
         let inputs = serde_json::json!([
             source.to_absolute_path(),
+            commit,
             expression.file.to_str()?,
             expression.attributes,
             expression.target,
@@ -120,7 +124,17 @@ mod tests {
         let crate::config::Wanted::Expression(expression) = &config.wanted else {
             return None;
         };
-        Key::new(&root(source).path, expression, &config, system, nix, &["x"])
+        let commit = Commit::find(config.hydra.revision.as_ref(), app.path());
+        let source = root(source).path;
+        Key::new(
+            &source,
+            commit.as_ref(),
+            expression,
+            &config,
+            system,
+            nix,
+            &["x"],
+        )
     }
 
     #[test]
@@ -130,6 +144,12 @@ mod tests {
             key(&[], "git-export", "x86_64-linux", "2.34"),
             key(&[], "source", "aarch64-linux", "2.34"),
             key(&[], "source", "x86_64-linux", "2.35"),
+            key(
+                &[("NIX_REVISION", "3f96280da0ebc578599130c55c283036b51a9e91")],
+                "source",
+                "x86_64-linux",
+                "2.34",
+            ),
             key(
                 &[("NIX_ATTRIBUTES", "a b")],
                 "source",

@@ -12,7 +12,8 @@ use crate::closure::plan::Miss;
 use crate::config::{Config, Expression, Job, OnMiss, Wanted};
 use crate::errors::BuildpackError;
 use crate::http::Http;
-use crate::hydra::{self, Hydra, HydraError, Patience, revision};
+use crate::hydra::revision::{self, Commit};
+use crate::hydra::{self, Hydra, HydraError, Patience};
 use crate::layers::nix_store::{self, NixStoreLayer};
 use crate::layers::proot::PRootLayerError;
 use crate::nix::{Nix, NixError, Substituters};
@@ -301,8 +302,10 @@ impl<B: Buildpack<Error = BuildpackError>> Step<'_, B> {
             Some((_, version)) => version.to_string(),
             None => hex::encode(tool.download.sha256),
         };
+        let commit = self.commit(expression);
         let key = Key::new(
             &source.path,
+            commit.as_ref(),
             expression,
             self.config,
             system,
@@ -329,7 +332,7 @@ impl<B: Buildpack<Error = BuildpackError>> Step<'_, B> {
             }
             None => self.unpacked_nix(&layer, &tool)?,
         };
-        let outcome = self.evaluate(&mut nix, source, expression, system, effort)?;
+        let outcome = self.evaluate(&mut nix, source, expression, system, commit, effort)?;
         print_roots(&outcome.roots);
         for entry in &outcome.unusable {
             output::warning(&format!(
@@ -353,6 +356,13 @@ impl<B: Buildpack<Error = BuildpackError>> Step<'_, B> {
             roots: outcome.roots,
             evaluated: outcome.thorough.then_some((nix, outcome.derivations)),
         })
+    }
+
+    /// The commit that is deployed, where the expression can see it.
+    fn commit(&self, expression: &Expression) -> Option<Commit> {
+        let named = self.config.hydra.revision.as_ref();
+        let find = || Commit::find(named, &self.context.app_dir);
+        expression.is_flake().then(find).flatten()
     }
 
     fn unpacked_nix(
@@ -384,11 +394,13 @@ impl<B: Buildpack<Error = BuildpackError>> Step<'_, B> {
         source: &Source,
         expression: &Expression,
         system: &str,
+        commit: Option<Commit>,
         effort: Effort,
     ) -> Result<Outcome, BuildpackError> {
         let thorough = effort == Effort::Full;
         let timer = print::sub_start_timer(format!("Evaluating `{}`", expression.file.display()));
-        let evaluator = Evaluator::new(nix, source, expression, self.config, system);
+        let evaluator = Evaluator::new(nix, source, expression, self.config, system)
+            .map(|evaluator| evaluator.at(commit));
         let evaluated = evaluator.map(|evaluator| (evaluator.evaluate(nix, thorough), evaluator));
         timer.done();
         let (outcome, evaluator) = evaluated.map_err(BuildpackError::Expression)?;

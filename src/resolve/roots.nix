@@ -1,12 +1,10 @@
 # Answers, for each attribute of an app's expression, which store paths to deploy.
 #
 # All arguments are strings, since they come from a command line: `source` is the app's source in
-# the store, `narHash` its hash as it may stand in a URL, `file` the expression's file in it,
-# `attributes` a JSON list of attribute paths, `flake` whether the file is a flake, `system` the
-# system to deploy to.
+# the store, `file` the expression's file in it, `attributes` a JSON list of attribute paths, `flake`
+# the URL of the flake that the file is (empty: it is none), `system` the system to deploy to.
 {
   source,
-  narHash,
   file,
   attributes,
   flake,
@@ -16,10 +14,8 @@ let
   # As nix-build does: a function is called with what its own defaults give.
   call = value: if builtins.isFunction value || value ? __functor then value { } else value;
 
-  directory = dirOf file;
-  outputs = builtins.getFlake (
-    "path:${source}?narHash=${narHash}" + (if directory == "." then "" else "&dir=${directory}")
-  );
+  isFlake = flake != "";
+  outputs = builtins.getFlake flake;
   # Where a flake's attribute is looked for, as `nix build` does, then as Hydra names its jobs.
   flakeValue = {
     packages = outputs.packages.${system} or { };
@@ -121,12 +117,12 @@ let
   names = builtins.fromJSON attributes;
   one =
     name:
-    if flake == "true" then
+    if isFlake then
       flakeAttribute (split name)
     else
       get (split name) top;
 in
 if names == [ ] then
-  [ (describe null (if flake == "true" then flakeDefault else top)) ]
+  [ (describe null (if isFlake then flakeDefault else top)) ]
 else
   map (name: describe name (one name)) names

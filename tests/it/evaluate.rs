@@ -1,8 +1,10 @@
 //! Evaluation gives the store path that the Hydra side built, since it happens inside the store.
 
 use crate::common::{copy, fixtures, nix, output};
+use crate::source::{commit, git};
 use nix_hydra_buildpack::config::{Config, Expression, Wanted};
 use nix_hydra_buildpack::errors::BuildpackError;
+use nix_hydra_buildpack::hydra::revision::Commit;
 use nix_hydra_buildpack::nix::archive::{self, ArchiveError, Target};
 use nix_hydra_buildpack::nix::{Nix, Substituters};
 use nix_hydra_buildpack::resolve::Root;
@@ -43,7 +45,9 @@ pub fn evaluate(nix: &Nix, app: &Path, config: &Config) -> Result<Outcome, Expre
         panic!("an expression");
     };
     let source = Source::read(app, &config.source_name).unwrap();
-    Evaluator::new(nix, &source, expression, config, SYSTEM)?.evaluate(nix, false)
+    Evaluator::new(nix, &source, expression, config, SYSTEM)?
+        .at(Commit::find(config.hydra.revision.as_ref(), app))
+        .evaluate(nix, false)
 }
 
 /// Evaluates an expression as Hydra does, with all derivations written, by a Nix that asks no cache.
@@ -323,6 +327,50 @@ fn a_flake_without_inputs_needs_no_lock_file() {
         format!("{{ outputs = _: {{ packages.x86_64-linux.default = {DERIVATION_OF_ALL}; }}; }}");
     fs::write(app.path().join("flake.nix"), flake).unwrap();
     assert_eq!(one(&fixtures, app.path(), &[]).path.name(), "app");
+}
+
+#[test]
+fn a_flake_knows_its_revision_from_a_clean_checkout_or_the_platform() {
+    let Some(fixtures) = fixtures() else { return };
+    let app = TempDir::new().unwrap();
+    let name = "app-${self.shortRev or \"dirty\"}-${self.lastModifiedDate}";
+    let flake = format!(
+        "{{ outputs = {{ self }}: {{ packages.x86_64-linux.default = {}; }}; }}",
+        DERIVATION_OF_ALL.replace("app", name)
+    );
+    fs::write(app.path().join("flake.nix"), flake).unwrap();
+    commit(app.path());
+    let head = git(app.path(), &["rev-parse", "HEAD"]);
+    let short = &head[..7];
+    let named = [("NIX_REVISION", head.as_str())];
+    let name = |settings: &[(&str, &str)]| {
+        let root = one(&fixtures, app.path(), settings);
+        root.path.name().to_string()
+    };
+    assert_eq!(name(&[]), format!("app-{short}-20231114221320"));
+    assert_eq!(name(&[("NIX_REVISION", "latest")]), name(&[]));
+    assert_eq!(
+        name(&[("SOURCE_VERSION", &"ab".repeat(20))]),
+        "app-abababa-19700101000000"
+    );
+    fs::write(app.path().join("stray"), "x").unwrap();
+    assert_eq!(name(&[]), "app-dirty-19700101000000");
+    assert_eq!(name(&named), format!("app-{short}-20231114221320"));
+    fs::remove_dir_all(app.path().join(".git")).unwrap();
+    assert_eq!(name(&named), format!("app-{short}-19700101000000"));
+}
+
+#[test]
+fn a_flake_may_be_in_a_directory_of_any_name() {
+    let Some(fixtures) = fixtures() else { return };
+    let app = TempDir::new().unwrap();
+    let directory = app.path().join("my & own%20app?");
+    fs::create_dir(&directory).unwrap();
+    let derivation = DERIVATION_OF_ALL.replace("src = ./.;", "");
+    let flake = format!("{{ outputs = _: {{ packages.x86_64-linux.default = {derivation}; }}; }}");
+    fs::write(directory.join("flake.nix"), flake).unwrap();
+    let file = [("NIX_FILE", "my & own%20app?/flake.nix")];
+    assert_eq!(one(&fixtures, app.path(), &file).path.name(), "app");
 }
 
 #[test]

@@ -146,6 +146,19 @@ fn same_expressions() -> Vec<Case> {
             ..Case::new("a flake", flake)
         },
         Case {
+            settings: &[("NIX_ATTRIBUTES", "hydraJobs.app")],
+            attribute: Some("hydraJobs.app"),
+            file: "flake.nix",
+            ..Case::new("a flake that uses its revision and its date", |app| {
+                let versions = "rev = self.rev or \"dirty\"; short = self.shortRev or \"dirty\"; \
+                                date = self.lastModifiedDate; time = self.lastModified;";
+                let derivation = WHOLE.replace("src =", &format!("{versions} src ="));
+                let flake =
+                    format!("{{ outputs = {{ self }}: {{ hydraJobs.app = {derivation}; }}; }}");
+                fs::write(app.join("flake.nix"), flake).unwrap();
+            })
+        },
+        Case {
             settings: &[("NIX_SOURCE_NAME", "git-export")],
             ..Case::new("an old Hydra's `git-export`", |_| {})
         },

@@ -45,6 +45,9 @@ pub fn awkward_tree(at: &Path) {
 pub fn git(directory: &Path, arguments: &[&str]) -> String {
     output(
         Command::new("git")
+            // The same commits everywhere.
+            .env("GIT_AUTHOR_DATE", "@1700000000 +0000")
+            .env("GIT_COMMITTER_DATE", "@1700000000 +0000")
             .args(["-c", "user.name=t", "-c", "user.email=t@example.org"])
             .args([
                 "-c",
