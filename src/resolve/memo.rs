@@ -1,7 +1,8 @@
 //! What earlier builds evaluated: the same inputs give the same roots, so nothing is evaluated twice.
 //!
 //! Only evaluations whose outcome hangs on nothing but their inputs are kept: those that fetched
-//! nothing without a hash, and looked nothing up in `NIX_PATH`.
+//! nothing without a hash, looked nothing up in `NIX_PATH`, and cannot have asked for the time. Nix's
+//! restricted mode tells that (`builtins.currentTime`), but nothing of the environment.
 
 use super::Root;
 use crate::config::{Config, Expression};

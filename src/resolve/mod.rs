@@ -5,6 +5,7 @@ pub mod checkout;
 pub mod expression;
 pub mod lookups;
 pub mod memo;
+pub(crate) mod pins;
 pub mod source;
 
 use crate::cache::CacheUrl;
@@ -312,6 +313,7 @@ impl<B: Buildpack<Error = BuildpackError>> Step<'_, B> {
             &version,
             &[ROOTS_NIX, NIXPKGS_NIX],
         );
+        let key = key.filter(|_| !pins::may_tell_time(&self.context.app_dir, expression));
         let known = key.as_ref().filter(|_| effort == Effort::Least);
         if let Some(roots) = known.and_then(|key| layer.recall(key)) {
             output::sub_bullet(format!(
@@ -342,11 +344,7 @@ impl<B: Buildpack<Error = BuildpackError>> Step<'_, B> {
         }
         let key = key.filter(|_| outcome.unusable.is_empty());
         match (&outcome.unpinned, key) {
-            (Some(unpinned), _) => output::warning(&format!(
-                "The expression fetches something without a hash that pins it, so the store path \
-                 may differ from Hydra's, and every build evaluates it again. Without a way to the \
-                 network, Nix says: {unpinned}"
-            )),
+            (Some(unpinned), _) => self.tell_unpinned(expression, unpinned),
             (None, Some(key)) => layer
                 .remember(key, &outcome.roots)
                 .map_err(|error| BuildpackError::PRootLayer(PRootLayerError::Layer(error)))?,
@@ -363,6 +361,20 @@ impl<B: Buildpack<Error = BuildpackError>> Step<'_, B> {
         let named = self.config.hydra.revision.as_ref();
         let find = || Commit::find(named, &self.context.app_dir);
         expression.is_flake().then(find).flatten()
+    }
+
+    /// Without a hash Nix cannot tell what it would fetch another time, but a revision pins it as well.
+    fn tell_unpinned(&self, expression: &Expression, unpinned: &str) {
+        let what =
+            "The expression fetches something without a hash, so every build evaluates it again.";
+        let said = format!("Without a way to the network, Nix says: {unpinned}");
+        if pins::by_revision(&self.context.app_dir, expression, self.config) {
+            output::sub_bullet(format!("{what} {said}"));
+        } else {
+            output::warning(&format!(
+                "{what} If no revision pins it either, the store path may differ from Hydra's. {said}"
+            ));
+        }
     }
 
     fn unpacked_nix(
