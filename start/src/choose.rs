@@ -6,7 +6,7 @@ use crate::image::Found;
 use crate::namespace::{Refusal, View};
 use crate::proot::{Lack, PRoot};
 use crate::supervise::{App, End, PRootFailure, run_in_proot};
-use crate::sys;
+use crate::sys::{self, Signals};
 use std::io;
 use std::path::PathBuf;
 
@@ -16,6 +16,8 @@ pub(crate) enum Reason {
     /// This root is not where the closure is to be seen.
     Absent(PathBuf),
     Namespace(Refusal),
+    /// Signals cannot be kept back, which running anything takes.
+    Signals(io::Error),
     Lack(Lack),
     /// `ptrace` is refused.
     Ptrace(io::Error),
@@ -65,18 +67,26 @@ pub(crate) fn prepare(engine: Engine, found: &Found, by_name: bool) -> Result<Re
 
 /// Whether `engine` works here, to the point where it would run the app.
 fn try_out(engine: Engine, found: &Found, by_name: bool) -> Result<(), Reason> {
-    match prepare(engine, found, by_name)? {
+    let signals = Signals::block().map_err(Reason::Signals)?;
+    let tried = prepare(engine, found, by_name).and_then(|ready| match ready {
         Ready::Here | Ready::Namespace(_) => Ok(()),
-        Ready::PRoot(proot) => in_proot(None, found, proot).map(drop),
-    }
+        Ready::PRoot(proot) => in_proot(None, found, proot, &signals).map(drop),
+    });
+    signals.before.set();
+    tried
 }
 
 /// Runs `app` under PRoot to its end, or only tries it where there is none; without PRoot's filter
 /// where it translates nothing with it.
-pub(crate) fn in_proot(app: Option<&App>, found: &Found, proot: PRoot) -> Result<End, Reason> {
-    match run_in_proot(app, found, &proot) {
+pub(crate) fn in_proot(
+    app: Option<&App>,
+    found: &Found,
+    proot: PRoot,
+    signals: &Signals,
+) -> Result<End, Reason> {
+    match run_in_proot(app, found, &proot, signals) {
         Err(PRootFailure::Hidden) if proot.has_filter() => {
-            let slow = run_in_proot(app, found, &proot.without_filter());
+            let slow = run_in_proot(app, found, &proot.without_filter(), signals);
             slow.inspect(|_| errors::say(errors::SLOW_PROOT))
         }
         ended => ended,

@@ -130,6 +130,7 @@ pub(crate) fn reason(reason: &Reason) -> String {
             Step::Mount => format!("mounting is refused: {error}"),
             Step::Enter => format!("entering the namespace is refused: {error}"),
         },
+        Reason::Signals(error) => format!("signals cannot be kept back: {error}"),
         Reason::Lack(Lack::Program(path)) => {
             format!("the image has no PRoot, {} is missing", path.display())
         }
@@ -207,6 +208,7 @@ mod tests {
         );
         errors.extend(
             [
+                Reason::Signals(refused()),
                 Reason::Lack(Lack::Program(
                     "/layers/nix_hydra/proot/libexec/proot".into(),
                 )),

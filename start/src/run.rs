@@ -8,6 +8,7 @@ use crate::image::Found;
 use crate::namespace::View;
 use crate::shell;
 use crate::supervise::{self, App, End, is_init};
+use crate::sys::Signals;
 use std::env;
 use std::ffi::OsString;
 use std::io;
@@ -31,11 +32,13 @@ pub(crate) fn run(request: Request) -> Result<End, RunError> {
     let found = Found::find().map_err(|(path, error)| RunError::Image(path, error))?;
     let setting = setting()?;
     let app = app(request, &found)?;
+    // Before anything is tried: what process 1 does not handle, the kernel throws away.
+    let signals = Signals::block().map_err(|error| app.cannot(error))?;
 
     if found.image.is_relocated() {
         return match setting {
             EngineSetting::Only(engine) => Err(RunError::Relocated(engine)),
-            _ => start(&app, None),
+            _ => start(&app, None, &signals),
         };
     }
     if setting == EngineSetting::Relocate {
@@ -43,7 +46,7 @@ pub(crate) fn run(request: Request) -> Result<End, RunError> {
     }
     if found.is_within() {
         log("the closure is in place already, by the engine that this command was started with");
-        return start(&app, None);
+        return start(&app, None, &signals);
     }
     let by_name = matches!(setting, EngineSetting::Only(_));
     let mut tried = Vec::new();
@@ -52,7 +55,7 @@ pub(crate) fn run(request: Request) -> Result<End, RunError> {
         if ready.is_ok() {
             log(&format!("{engine}: taken"));
         }
-        match ready.and_then(|ready| launch(&app, &found, ready)) {
+        match ready.and_then(|ready| launch(&app, &found, ready, &signals)) {
             Ok(ended) => return ended,
             Err(reason) => {
                 log(&format!("{engine}: {}", errors::reason(&reason)));
@@ -101,15 +104,22 @@ fn app(request: Request, found: &Found) -> Result<App, RunError> {
 }
 
 /// Runs the app by an engine; where that turns out not to work, the next one may be tried.
-fn launch(app: &App, found: &Found, ready: Ready) -> Result<Result<End, RunError>, Reason> {
+fn launch(
+    app: &App,
+    found: &Found,
+    ready: Ready,
+    signals: &Signals,
+) -> Result<Result<End, RunError>, Reason> {
     match ready {
-        Ready::Here => Ok(start(app, None)),
-        Ready::Namespace(view) if is_init() => Ok(start(app, Some(&view))),
+        Ready::Here => Ok(start(app, None, signals)),
+        Ready::Namespace(view) if is_init() => Ok(start(app, Some(&view), signals)),
         Ready::Namespace(view) => {
             view.enter().map_err(Reason::Namespace)?;
-            Ok(start(app, None))
+            Ok(start(app, None, signals))
         }
-        Ready::PRoot(proot) => in_proot(Some(app), found, proot).map(|end| executed(app, end)),
+        Ready::PRoot(proot) => {
+            in_proot(Some(app), found, proot, signals).map(|end| executed(app, end))
+        }
     }
 }
 
@@ -117,21 +127,18 @@ fn launch(app: &App, found: &Found, ready: Ready) -> Result<Result<End, RunError
 ///
 /// Process 1 has to stay: the kernel lets it be ended by no signal that it does not handle, and gives
 /// it all orphans. Any other process has a parent that does these things, so it becomes the app.
-fn start(app: &App, view: Option<&View>) -> Result<End, RunError> {
-    let cannot = |error| RunError::Execute(app.program.clone(), error);
+fn start(app: &App, view: Option<&View>, signals: &Signals) -> Result<End, RunError> {
     if is_init() {
-        let end = supervise::run(app, view).map_err(cannot)?;
+        let end = supervise::run(app, view, signals).map_err(|error| app.cannot(error))?;
         return executed(app, end);
     }
-    Err(cannot(app.command().exec()))
+    signals.before.set();
+    Err(app.cannot(app.command().exec()))
 }
 
 fn executed(app: &App, end: End) -> Result<End, RunError> {
     match end {
-        End::NotExecuted(error) => Err(RunError::Execute(
-            app.program.clone(),
-            io::Error::from_raw_os_error(error),
-        )),
+        End::NotExecuted(error) => Err(app.cannot(io::Error::from_raw_os_error(error))),
         end => Ok(end),
     }
 }

@@ -16,6 +16,7 @@
 //! program's child, whose status the kernel tells.
 
 use crate::environment::Change;
+use crate::errors::RunError;
 use crate::image::Found;
 use crate::inside;
 use crate::namespace::{Refusal, View};
@@ -59,6 +60,10 @@ impl App {
         command.args(&self.arguments);
         self.change(&mut command);
         command
+    }
+
+    pub(crate) fn cannot(&self, error: io::Error) -> RunError {
+        RunError::Execute(self.program.clone(), error)
     }
 
     fn change(&self, command: &mut Command) {
@@ -181,15 +186,14 @@ pub(crate) fn start(
 }
 
 /// Runs `app` as a child, in `view` where there is one, to its end.
-pub(crate) fn run(app: &App, view: Option<&View>) -> io::Result<End> {
-    let mut supervisor = Supervisor::new()?;
+pub(crate) fn run(app: &App, view: Option<&View>, signals: &Signals) -> io::Result<End> {
+    let mut supervisor = Supervisor::new(signals)?;
     let (reports, report) = pipe_with(PipeFlags::CLOEXEC)?;
     let enter = || view.map_or(Ok(()), View::enter);
-    let mask = supervisor.signals.before;
     let pid = start(
         app.command(),
         supervisor.place,
-        mask,
+        signals.before,
         (&report, Report::NotExecuted),
         enter,
     )?;
@@ -203,8 +207,9 @@ pub(crate) fn run_in_proot(
     app: Option<&App>,
     found: &Found,
     proot: &PRoot,
+    signals: &Signals,
 ) -> Result<End, PRootFailure> {
-    let mut supervisor = Supervisor::new().map_err(PRootFailure::Start)?;
+    let mut supervisor = Supervisor::new(signals).map_err(PRootFailure::Start)?;
     let (reports, report) =
         pipe_with(PipeFlags::CLOEXEC).map_err(|error| PRootFailure::Start(error.into()))?;
     let mut command = proot.command(&inside::program(found));
@@ -227,9 +232,14 @@ pub(crate) fn run_in_proot(
         let _ = fcntl_setfd(&report, FdFlags::empty());
         Ok(())
     };
-    let mask = supervisor.signals.before;
-    let helper = start(command, place, mask, (&report, Report::NoPRoot), keep_open)
-        .map_err(PRootFailure::Start)?;
+    let helper = start(
+        command,
+        place,
+        signals.before,
+        (&report, Report::NoPRoot),
+        keep_open,
+    )
+    .map_err(PRootFailure::Start)?;
     supervisor.helper = Some(helper);
     drop(report);
     match receive(&reports) {
@@ -259,8 +269,8 @@ pub(crate) fn run_in_proot(
     Ok(supervisor.watch(&reports))
 }
 
-struct Supervisor {
-    signals: Signals,
+struct Supervisor<'a> {
+    signals: &'a Signals,
     place: Place,
     /// The app's first process, which leads its group.
     app: Option<Pid>,
@@ -271,15 +281,15 @@ struct Supervisor {
     terminated: bool,
 }
 
-impl Supervisor {
-    fn new() -> io::Result<Self> {
+impl<'a> Supervisor<'a> {
+    fn new(signals: &'a Signals) -> io::Result<Self> {
         if !is_init() {
             // Orphans of the app become this process's children, as they do with process 1.
             set_child_subreaper(Some(getpid()))?;
         }
         Ok(Self {
             place: Place::here(),
-            signals: Signals::block()?,
+            signals,
             app: None,
             helper: None,
             end: None,
@@ -402,8 +412,8 @@ impl Supervisor {
                 }
             }
             is_first = false;
-            self.wait_for_signal(Some(TICK));
-            while self.signals.next().is_some() {}
+            // What else arrives is for the app that the next attempt may run.
+            Signals::wait_for_child(TICK.subsec_nanos());
         }
     }
 }

@@ -89,7 +89,15 @@ fn block_signals() -> io::Result<(Mask, Mask)> {
     }
 }
 
-/// All signals, kept back, to be read as they come.
+/// Has the children of this process vanish as they end.
+#[cfg(test)]
+pub(crate) fn ignore_ended_children() {
+    // SAFETY: no handler is given.
+    unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) };
+}
+
+/// All signals, kept back, to be read as they come. There is one of it for all that is tried, so that
+/// nothing is lost in between, and `before` is what was before all of it.
 pub(crate) struct Signals {
     pub(crate) file: File,
     /// What was kept back before.
@@ -109,6 +117,20 @@ impl Signals {
                     before,
                 }),
             }
+        }
+    }
+
+    /// Waits until a child has ended, at most so many nanoseconds under a second. Whatever else arrives
+    /// stays to be read.
+    pub(crate) fn wait_for_child(nanoseconds: u32) {
+        // SAFETY: the set is written before it is read; the call keeps no pointer.
+        unsafe {
+            let mut set: libc::sigset_t = mem::zeroed();
+            libc::sigemptyset(&raw mut set);
+            libc::sigaddset(&raw mut set, libc::SIGCHLD);
+            let mut limit: libc::timespec = mem::zeroed();
+            limit.tv_nsec = nanoseconds.into();
+            libc::sigtimedwait(&raw const set, ptr::null_mut(), &raw const limit);
         }
     }
 
@@ -149,7 +171,9 @@ pub(crate) fn die_by(signal: i32) {
     unsafe {
         libc::signal(signal, libc::SIG_DFL);
         let mut set: libc::sigset_t = mem::zeroed();
-        libc::sigemptyset(&raw mut set);
+        // Another one that has arrived meanwhile must not be quicker.
+        libc::sigfillset(&raw mut set);
+        libc::sigdelset(&raw mut set, signal);
         libc::sigprocmask(libc::SIG_SETMASK, &raw const set, ptr::null_mut());
         libc::raise(signal);
     }

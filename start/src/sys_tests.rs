@@ -56,10 +56,26 @@ fn signals_come_again_once_the_mask_is_as_before() {
 }
 
 #[test]
+fn waiting_for_a_child_loses_no_other_signal() {
+    let status = in_child(|| {
+        let Ok(signals) = Signals::block() else {
+            return false;
+        };
+        send_to_itself(libc::SIGTERM);
+        send_to_itself(libc::SIGCHLD);
+        Signals::wait_for_child(1);
+        let arrived = std::iter::from_fn(|| signals.next());
+        arrived.map(|arrived| arrived.signal).eq([libc::SIGTERM])
+    });
+    assert_eq!(status.exit_status(), Some(0));
+}
+
+#[test]
 fn a_process_ends_by_the_signal_that_the_app_ended_by() {
     for signal in [libc::SIGTERM, libc::SIGKILL, libc::SIGSEGV] {
         let status = in_child(|| {
             let _signals = Signals::block();
+            send_to_itself(libc::SIGHUP);
             sys::die_by(signal);
             false
         });
@@ -76,6 +92,11 @@ fn a_signal_to_nobody_is_an_error() {
 #[test]
 fn asking_to_be_traced_is_allowed_or_refused_and_leaves_no_child() {
     let status = in_child(|| {
+        // As it is for whoever was started by a program that ignores it.
+        sys::ignore_ended_children();
+        let Ok(_signals) = Signals::block() else {
+            return false;
+        };
         let answer = sys::try_ptrace();
         let refused = answer.is_err_and(|error| error.raw_os_error().is_none());
         // There is none to wait for.

@@ -354,6 +354,32 @@ fn a_proot_that_translates_nothing_is_noticed() {
 }
 
 #[test]
+fn signals_reach_the_app_whichever_attempt_runs_it() {
+    let Some(image) = static_image() else { return };
+    let file = image.1.layer_dir("proot").unwrap().join("libexec/proot");
+    let directory = TempDir::new().unwrap();
+    let real = directory.path().join("real-proot");
+    fs::copy(&file, &real).unwrap();
+    let hidden = "while [ \"$1\" = -b ]; do shift 2; done; exec \"$@\"\n";
+    let script = "grep SigBlk /proc/self/status; trap 'exit 3' TERM; echo ready; \
+                  while :; do sleep 0.01; done";
+    let launched = |first: &str, script: &str| {
+        let proot = format!(
+            "#!/bin/sh\n[ \"$PROOT_NO_SECCOMP\" ] && exec /real-proot \"$@\"; {first}{hidden}"
+        );
+        fs::write(&file, proot).unwrap();
+        let launch = launch(&image, DOCKER, ["run_proot.sh", "bash", "-c", script]);
+        launch.sandbox(|sandbox| sandbox.bind_ro(&real, "/real-proot"))
+    };
+    let (_, status, stdout) = terminate(&launched("", script), "ready");
+    let expected = "SigBlk:\t0000000000000000\nready\n";
+    assert_eq!((status, stdout.as_str()), (3, expected));
+    // It comes while the first attempt is still on.
+    let slow = launched("echo ready; sleep 1; ", "exec sleep 100");
+    assert_eq!(terminate(&slow, "ready").1, 143);
+}
+
+#[test]
 fn without_a_procfile_the_main_program_is_the_web_process() {
     let Some(mut deploy) = Deploy::new("static") else {
         return;
