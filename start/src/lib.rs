@@ -14,6 +14,7 @@ mod doctor;
 pub mod engine;
 mod environment;
 mod errors;
+mod execute;
 pub mod image;
 mod inside;
 mod namespace;

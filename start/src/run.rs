@@ -4,6 +4,7 @@ use crate::choose::{Ready, Reason, candidates, in_proot, prepare};
 use crate::engine::{self, EngineSetting};
 use crate::environment;
 use crate::errors::{self, RunError};
+use crate::execute::execute;
 use crate::image::Found;
 use crate::namespace::View;
 use crate::shell;
@@ -12,7 +13,6 @@ use crate::sys::Signals;
 use std::env;
 use std::ffi::OsString;
 use std::io;
-use std::os::unix::process::CommandExt;
 use std::path::Path;
 
 /// The variable that has this program say which engine it takes, and why not another.
@@ -133,7 +133,7 @@ fn start(app: &App, view: Option<&View>, signals: &Signals) -> Result<End, RunEr
         return executed(app, end);
     }
     signals.before.set();
-    Err(app.cannot(app.command().exec()))
+    Err(app.cannot(execute(app)))
 }
 
 fn executed(app: &App, end: End) -> Result<End, RunError> {

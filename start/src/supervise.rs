@@ -17,6 +17,7 @@
 
 use crate::environment::Change;
 use crate::errors::RunError;
+use crate::execute::execute;
 use crate::image::Found;
 use crate::inside;
 use crate::namespace::{Refusal, View};
@@ -55,13 +56,6 @@ pub(crate) struct App {
 }
 
 impl App {
-    pub(crate) fn command(&self) -> Command {
-        let mut command = Command::new(&self.program);
-        command.args(&self.arguments);
-        self.change(&mut command);
-        command
-    }
-
     pub(crate) fn cannot(&self, error: io::Error) -> RunError {
         RunError::Execute(self.program.clone(), error)
     }
@@ -139,11 +133,11 @@ pub(crate) fn is_init() -> bool {
     getpid().is_init()
 }
 
-/// Forks, and executes `command` in the child once it is in its place and `prepare` has succeeded.
+/// Forks, and has the child `execute` once it is in its place and `prepare` has succeeded.
 /// Where that fails, `report` is told, in words of `failure`. The signals of `mask` are kept back
-/// from the command.
+/// from what is executed.
 pub(crate) fn start(
-    mut command: Command,
+    execute: impl FnOnce() -> io::Error,
     place: Place,
     mask: Mask,
     (report, failure): (&OwnedFd, fn(i32) -> Report),
@@ -165,7 +159,7 @@ pub(crate) fn start(
             let error = match prepare() {
                 Ok(()) => {
                     mask.set();
-                    command.exec()
+                    execute()
                 }
                 Err(refusal) => refusal.error,
             };
@@ -191,7 +185,7 @@ pub(crate) fn run(app: &App, view: Option<&View>, signals: &Signals) -> io::Resu
     let (reports, report) = pipe_with(PipeFlags::CLOEXEC)?;
     let enter = || view.map_or(Ok(()), View::enter);
     let pid = start(
-        app.command(),
+        || execute(app),
         supervisor.place,
         signals.before,
         (&report, Report::NotExecuted),
@@ -233,7 +227,7 @@ pub(crate) fn run_in_proot(
         Ok(())
     };
     let helper = start(
-        command,
+        || command.exec(),
         place,
         signals.before,
         (&report, Report::NoPRoot),

@@ -5,6 +5,7 @@
 
 use rustix::process::{Pid, Resource, Rlimit, setrlimit};
 use rustix::thread::UnshareFlags;
+use std::ffi::{CStr, CString};
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::mem;
@@ -33,6 +34,24 @@ pub(crate) fn fork() -> io::Result<Fork> {
 pub(crate) fn exit_child(status: i32) -> ! {
     // SAFETY: it does not return, and touches no memory.
     unsafe { libc::_exit(status) }
+}
+
+/// Becomes the program `file`; the error's number where that fails.
+pub(crate) fn execute(file: &CStr, words: &[CString], environment: &[CString]) -> i32 {
+    let ended = |texts: &[CString]| -> Vec<_> {
+        let pointers = texts.iter().map(|text| text.as_ptr());
+        pointers.chain([ptr::null()]).collect()
+    };
+    let (words, environment) = (ended(words), ended(environment));
+    // SAFETY: nulls end the words and the environment, which last until the call returns.
+    unsafe {
+        // Rust's runtime ignores it, which the program would inherit.
+        libc::signal(libc::SIGPIPE, libc::SIG_DFL);
+        libc::execve(file.as_ptr(), words.as_ptr(), environment.as_ptr());
+    }
+    io::Error::last_os_error()
+        .raw_os_error()
+        .unwrap_or_default()
 }
 
 /// Leaves namespaces of this process alone.

@@ -521,16 +521,23 @@ fn a_program_is_found_and_run_alike_by_every_engine() {
                   run_proot.sh $command 2>/dev/null; echo $?; done; \
                   chmod -x tool; run_proot.sh tool 2>/dev/null; echo $?; \
                   PATH= /layers/nix_hydra/proot/bin/run_proot.sh sh -c 'echo default'; echo $?";
-    let [namespace, proot] = [&[] as &[_], DOCKER].map(|forbidden| {
-        let output = run(&image, forbidden, ["bash", "-c", script]);
-        output.stdout
+    let path = &image.0.fixtures.apps["static"].store_path;
+    let [namespace, proot, direct] = [(&[] as &[_], ""), (DOCKER, ""), (DOCKER, "direct")];
+    let [namespace, proot, direct] = [namespace, proot, direct].map(|(forbidden, engine)| {
+        let launch = launch(&image, forbidden, ["bash", "-c", script]);
+        let launch = launch.env("NIX_ENGINE", engine);
+        let launch = match engine {
+            "" => launch,
+            _ => launch.sandbox(|sandbox| sandbox.bind_ro(path, path)),
+        };
+        launch.run().unwrap().stdout
     });
     assert_eq!(
         namespace,
         "/tmp/b/plain x\n0\n/tmp/b/plain y\n0\n./plain z\n0\nof a\n0\n127\n127\n126\n127\n126\n\
          default\n0\n"
     );
-    assert_eq!(proot, namespace);
+    assert_eq!((&proot, &direct), (&namespace, &namespace));
 }
 
 #[test]
