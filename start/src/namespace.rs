@@ -1,7 +1,7 @@
 //! The `namespace` engine: a new root, like the old one but for the closure at `/nix/store`.
 //!
-//! A child makes it, so that nothing is changed where that is refused; whoever is to see it then
-//! enters. An ordinary user needs a user namespace to mount in; ids keep their numbers in it, though
+//! A child makes it and another one enters, so that nothing is changed where either is refused;
+//! whoever is to see it then enters. An ordinary user needs a user namespace to mount in; ids keep their numbers in it, though
 //! those of other users are seen as `nobody`'s. Root with the right to mount needs none.
 
 use crate::image::STORE_DIR;
@@ -115,7 +115,9 @@ impl View {
             Fork::Parent(child) => {
                 drop((report, until_entered));
                 let view = match receive(&reports) {
-                    Ok(Some(Report::Works)) => Self::of(child, directory).map_err(at(Step::Enter)),
+                    Ok(Some(Report::Works)) => Self::of(child, directory)
+                        .and_then(Self::tried)
+                        .map_err(at(Step::Enter)),
                     Ok(Some(Report::Refused(step, error))) => Err(Refusal {
                         step: Step::ALL
                             .into_iter()
@@ -146,6 +148,13 @@ impl View {
             mount: File::open(name_space("mnt"))?.into(),
             directory,
         })
+    }
+
+    /// Itself, where a process may enter. Whoever has entered a part of it has no way back to try
+    /// another engine.
+    fn tried(self) -> io::Result<Self> {
+        sys::in_child(|| self.enter().map_err(|refusal| refusal.error))?;
+        Ok(self)
     }
 
     /// Puts this process into the view, in the directory where it was.

@@ -36,6 +36,25 @@ pub(crate) fn exit_child(status: i32) -> ! {
     unsafe { libc::_exit(status) }
 }
 
+/// What comes of `deed`, done by a child, so that nothing of it stays.
+pub(crate) fn in_child(deed: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+    match fork()? {
+        Fork::Child => exit_child(match deed() {
+            Ok(()) => 0,
+            Err(error) => error.raw_os_error().unwrap_or(libc::EINVAL),
+        }),
+        Fork::Parent(child) => {
+            let ended =
+                rustix::process::waitpid(Some(child), rustix::process::WaitOptions::empty())?;
+            match ended.and_then(|(_, status)| status.exit_status()) {
+                Some(0) => Ok(()),
+                Some(error) => Err(io::Error::from_raw_os_error(error)),
+                None => Err(io::ErrorKind::Other.into()),
+            }
+        }
+    }
+}
+
 /// Becomes the program `file`; the error's number where that fails.
 pub(crate) fn execute(file: &CStr, words: &[CString], environment: &[CString]) -> i32 {
     let ended = |texts: &[CString]| -> Vec<_> {
@@ -212,23 +231,13 @@ pub(crate) fn try_ptrace() -> io::Result<()> {
     if !has_security_module() {
         return Ok(());
     }
-    match fork()? {
-        Fork::Child => {
-            // SAFETY: the call ignores all but its first argument.
-            let refused = unsafe { libc::ptrace(libc::PTRACE_TRACEME, 0, 0, 0) } != 0;
-            let error = io::Error::last_os_error().raw_os_error().unwrap_or(1);
-            exit_child(if refused { error } else { 0 })
+    in_child(|| {
+        // SAFETY: the call ignores all but its first argument.
+        match unsafe { libc::ptrace(libc::PTRACE_TRACEME, 0, 0, 0) } {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
         }
-        Fork::Parent(child) => {
-            let ended =
-                rustix::process::waitpid(Some(child), rustix::process::WaitOptions::empty())?;
-            match ended.and_then(|(_, status)| status.exit_status()) {
-                Some(0) => Ok(()),
-                Some(error) => Err(io::Error::from_raw_os_error(error)),
-                None => Err(io::ErrorKind::Other.into()),
-            }
-        }
-    }
+    })
 }
 
 /// Whether something may refuse this process what other processes may do: Yama where it is strict, or

@@ -103,6 +103,28 @@ fn an_engine_that_is_named_is_taken_or_is_an_error() {
 }
 
 #[test]
+fn a_namespace_that_may_not_be_entered_is_none_that_works() {
+    let Some(image) = static_image() else { return };
+    let forbidden = &[Forbidden::EnterNamespaces];
+    // Once as process 1, and once as another.
+    for command in [
+        "run_proot.sh myapp version",
+        "bash -c 'run_proot.sh myapp version; :'",
+    ] {
+        let output = run(
+            &image,
+            forbidden,
+            ["bash", "-c", &format!("exec {command}")],
+        );
+        assert_eq!(output.stdout, "myapp 1.0\n", "{}", output.stderr);
+    }
+    let said = run(&image, forbidden, ["nix-hydra", "engines"]).stdout;
+    let refused = "namespace  does not work: entering the namespace is refused";
+    assert!(said.contains(refused), "{said}");
+    assert!(said.contains("commands are run by proot"), "{said}");
+}
+
+#[test]
 fn a_closure_that_is_really_in_the_store_needs_no_engine() {
     let Some(image) = static_image() else { return };
     let path = &image.0.fixtures.apps["static"].store_path;

@@ -7,6 +7,8 @@ pub enum Forbidden {
     UserNamespaces,
     /// `ptrace`, as Heroku's Cedar refuses it.
     Ptrace,
+    /// `setns`, which takes more than to make a namespace does: `CAP_SYS_CHROOT`.
+    EnterNamespaces,
 }
 
 /// A seccomp filter (classic BPF, `struct sock_filter` in this machine's byte order) that answers
@@ -24,16 +26,19 @@ pub(super) fn filter(forbidden: &[Forbidden]) -> Vec<u8> {
     const NUMBER: u32 = 0;
     const FIRST_ARGUMENT: u32 = 16;
     const CLONE_NEWUSER: u32 = 0x1000_0000;
-    let [clone, unshare, ptrace] = if cfg!(target_arch = "aarch64") {
-        [220, 97, 117]
+    let [clone, unshare, ptrace, setns] = if cfg!(target_arch = "aarch64") {
+        [220, 97, 117, 268]
     } else {
-        [56, 272, 101]
+        [56, 272, 101, 308]
     };
     let clone3 = 435;
 
     let mut program: Vec<(u16, u8, u8, u32)> = vec![(LOAD, 0, 0, NUMBER)];
     if forbidden.contains(&Forbidden::Ptrace) {
         program.extend([(EQUAL, 0, 1, ptrace), (RETURN, 0, 0, ERRNO | EPERM)]);
+    }
+    if forbidden.contains(&Forbidden::EnterNamespaces) {
+        program.extend([(EQUAL, 0, 1, setns), (RETURN, 0, 0, ERRNO | EPERM)]);
     }
     if forbidden.contains(&Forbidden::UserNamespaces) {
         program.extend([
