@@ -54,6 +54,9 @@ fn may_execute(file: &Path) -> bool {
 
 /// A shell's program text that reads the roots' `etc/profile.d/*.sh` and then becomes its arguments;
 /// none where no root has such a file.
+///
+/// Each is read within a function, which has arguments of its own: `set` and `shift` in it must not
+/// change the command.
 pub(crate) fn profile(found: &Found) -> Option<OsString> {
     let mut text = Vec::new();
     for root in &found.image.roots {
@@ -69,7 +72,7 @@ pub(crate) fn profile(found: &Found) -> Option<OsString> {
             .collect();
         names.sort();
         for name in names {
-            text.extend_from_slice(b". ");
+            text.extend_from_slice(b"nix_hydra_profile ");
             text.extend(quoted(directory.join(name).as_os_str()));
             text.push(b'\n');
         }
@@ -77,6 +80,7 @@ pub(crate) fn profile(found: &Found) -> Option<OsString> {
     if text.is_empty() {
         return None;
     }
+    text.splice(0..0, *b"nix_hydra_profile() { . \"$1\"; }\n");
     text.extend_from_slice(b"exec \"$@\"");
     Some(OsString::from_vec(text))
 }
@@ -122,9 +126,10 @@ mod tests {
         let text = profile(&found).unwrap().into_string().unwrap();
         assert_eq!(
             text,
-            ". '/nix/store/b/etc/profile.d/0.sh'\n\
-             . '/nix/store/b/etc/profile.d/it'\\''s.sh'\n\
-             . '/nix/store/a/etc/profile.d/1.sh'\n\
+            "nix_hydra_profile() { . \"$1\"; }\n\
+             nix_hydra_profile '/nix/store/b/etc/profile.d/0.sh'\n\
+             nix_hydra_profile '/nix/store/b/etc/profile.d/it'\\''s.sh'\n\
+             nix_hydra_profile '/nix/store/a/etc/profile.d/1.sh'\n\
              exec \"$@\""
         );
     }
@@ -154,7 +159,9 @@ mod tests {
         };
         assert_eq!(
             profile(&found).unwrap(),
-            ". '/nix/store/env/etc/profile.d/1.sh'\nexec \"$@\""
+            "nix_hydra_profile() { . \"$1\"; }\n\
+             nix_hydra_profile '/nix/store/env/etc/profile.d/1.sh'\n\
+             exec \"$@\""
         );
         let shell = first(&found, &["/nix/store/env/bin".into()]);
         assert_eq!(shell, Some("/nix/store/env/bin/sh".into()));

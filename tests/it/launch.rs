@@ -471,7 +471,7 @@ fn profiles_and_a_compile_hook_of_a_root_are_run() {
             ("bin/show", "#!/bin/sh\necho \"$GREETING $1\"; cat made\n"),
             (
                 "etc/profile.d/greeting.sh",
-                "GREETING='hello, world'; export GREETING\n",
+                "set -- 'hello, world' more; GREETING=$1; shift; export GREETING\n",
             ),
         ],
     );
