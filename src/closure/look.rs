@@ -13,6 +13,8 @@ pub(super) struct Look<'a> {
     sight: Sight,
     /// Whether the first piece is still to come.
     first: bool,
+    /// Whether it is bytecode of Python, by its name.
+    bytecode: bool,
     /// How the whole file is packed.
     packing: Option<Packing>,
     /// Whether it ends with a zip.
@@ -20,11 +22,13 @@ pub(super) struct Look<'a> {
 }
 
 impl<'a> Look<'a> {
-    pub(super) fn new(references: &'a References) -> Self {
+    /// For a file that is called `name`.
+    pub(super) fn new(references: &'a References, name: &[u8]) -> Self {
         Self {
             references,
             sight: Sight::default(),
             first: true,
+            bytecode: is_bytecode(name),
             packing: None,
             appended: false,
         }
@@ -35,6 +39,9 @@ impl<'a> Look<'a> {
     fn through(&mut self, bytes: &mut [u8], fresh: usize, is_last: bool) -> usize {
         if self.first {
             self.packing = Packing::of_beginning(bytes);
+            if self.bytecode && self.references.relocation().is_some() {
+                trust(bytes);
+            }
             self.first = false;
         }
         if self.packing.is_some() {
@@ -85,6 +92,22 @@ impl<'a> Look<'a> {
             met.rewritten.insert(path);
         }
         met.references += references;
+    }
+}
+
+/// Whether a file of this name is bytecode of Python.
+pub(super) fn is_bytecode(name: &[u8]) -> bool {
+    name.ends_with(b".pyc")
+}
+
+/// Has Python take bytecode as it is, where it would first compare a hash of its source. With the
+/// source rewritten, that would be another one, and the source compiled at each start.
+///
+/// Format: PEP 552. Two bytes of a version, `\r\n`, and flags in four bytes: 1 where there is a hash of
+/// the source and not its time, 2 where that is compared.
+fn trust(bytecode: &mut [u8]) {
+    if let [_, _, b'\r', b'\n', flags @ 3, 0, 0, 0, ..] = bytecode {
+        *flags = 1;
     }
 }
 
@@ -177,6 +200,23 @@ pub(super) fn leads_out(target: &[u8], level: usize) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn bytecode_whose_source_would_be_compared_is_trusted_and_nothing_else_changes() {
+        for (bytes, after) in [
+            (b"\xa7\r\r\n\x03\0\0\0hash", b"\xa7\r\r\n\x01\0\0\0hash"),
+            (b"\xa7\r\r\n\x01\0\0\0hash", b"\xa7\r\r\n\x01\0\0\0hash"),
+            (b"\xa7\r\r\n\0\0\0\0time", b"\xa7\r\r\n\0\0\0\0time"),
+            (b"\xa7\r\r\n\x03\0\x01\0hash", b"\xa7\r\r\n\x03\0\x01\0hash"),
+            (b"\xa7\rxx\x03\0\0\0hash", b"\xa7\rxx\x03\0\0\0hash"),
+        ] {
+            let mut bytes = *bytes;
+            trust(&mut bytes);
+            assert_eq!(&bytes, after);
+        }
+        trust(&mut []);
+        assert!(is_bytecode(b"a.cpython-313.opt-1.pyc") && !is_bytecode(b"a.py"));
+    }
 
     #[test]
     fn a_link_leads_out_where_it_climbs_above_its_store_path() {

@@ -297,7 +297,10 @@ impl TreeWriter<'_> {
         mut contents: FileContents<'_, R>,
         file: &mut File,
     ) -> Result<(), nar::Error> {
-        let mut look = self.references.map(Look::new);
+        let name_of_file = name.unwrap_or_default();
+        let mut look = self
+            .references
+            .map(|references| Look::new(references, name_of_file));
         let mut failed = None;
         let content = &mut self.content;
         let passed = pass(

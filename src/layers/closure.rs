@@ -33,7 +33,7 @@ use std::sync::Arc;
 const NAME: &str = "closure";
 
 /// Raised whenever what this layer or those with the store paths hold changes its form.
-const FORMAT: &str = "6";
+const FORMAT: &str = "7";
 
 /// How many store paths `PRoot` gets a binding for. Each costs every look-up of a path about a
 /// four-hundredth more; a link costs those through it nearly half more: see `docs/performance.md`.

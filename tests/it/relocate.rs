@@ -1,8 +1,8 @@
 //! A relocated closure runs from its layer at native speed: no `/nix`, no engine, nothing to forbid.
 
 use crate::common::{
-    Deploy, Made, fixtures, free_port, made, python_app_answers, share_of_programs, store_path,
-    strip_ansi,
+    Deploy, Made, fixtures, free_port, made, output, python_app_answers, share_of_programs,
+    store_path, strip_ansi,
 };
 use platform::image::Image;
 use platform::process::Launch;
@@ -10,6 +10,7 @@ use platform::sandbox::{Forbidden, Output};
 use std::fs;
 use std::io::Write;
 use std::path::Path;
+use std::process::Command;
 
 /// The image's process, where neither PRoot nor a namespace could work.
 fn launch(deploy: &Deploy, image: &Image) -> Launch {
@@ -83,6 +84,50 @@ fn python_uses_its_libraries_and_processes_from_the_layer() {
     );
     let output = shell(launch(&deploy, &image), &script);
     assert_eq!(output.stdout, "42\n[1, 4, 9]\nFalse True\n", "{output:?}");
+}
+
+#[test]
+fn python_does_not_compile_a_source_anew_that_was_rewritten() {
+    let Some(mut deploy) = Deploy::new("static") else {
+        return;
+    };
+    let tool = deploy.fixtures.apps["static"].store_path.clone();
+    let python = || {
+        let mut python = Command::new("python3");
+        python.env_remove("PYTHONPYCACHEPREFIX");
+        python
+    };
+    let made = made(&deploy.fixtures, "module", &[&tool], |out| {
+        fs::write(out.join("module.py"), format!("TOOL = '{tool}'\n")).unwrap();
+        // As nixpkgs compiles.
+        let mut compile = python();
+        let compile = compile.args(["-m", "compileall", "-q", "--invalidation-mode"]);
+        output(compile.arg("checked-hash").arg(out));
+    });
+    deploy
+        .set(
+            "NIX_EXTRA_BINARY_CACHE",
+            &format!("{} {}", made.cache.url(), deploy.cache.url()),
+        )
+        .set("NIX_STORE_PATH", &made.store_path)
+        .set("NIX_ENGINE", "relocate");
+    fs::write(deploy.app().join("Procfile"), "web: true\n").unwrap();
+    let (image, _) = built(&deploy);
+    let mut import = python();
+    let import = import.args(["-v", "-B", "-c", "import module; print(module.TOOL)"]);
+    let import = import.env("PYTHONPATH", store_path(&image, &made.base_name));
+    let imported = import.output().unwrap();
+    let stdout = String::from_utf8(imported.stdout).unwrap();
+    assert!(stdout.starts_with("/layers/nix_hydra/closure/"), "{stdout}");
+    let messages = String::from_utf8(imported.stderr).unwrap();
+    let loaded: Vec<_> = messages
+        .lines()
+        .filter(|line| line.contains("code object from") && line.contains("module"))
+        .collect();
+    assert!(
+        matches!(loaded[..], [line] if line.contains(".pyc")),
+        "{loaded:?}"
+    );
 }
 
 /// What each program is given to do, and what it says then.
