@@ -134,6 +134,7 @@ pub(crate) fn against(reason: &Reason) -> String {
         Reason::Appended => "has a store path in the zip at its end".to_string(),
         Reason::Unseen(packing) => format!("has more {} data than is read", packing.name()),
         Reason::Checksum(file) => format!("has a checksum of `{file}`, which is rewritten"),
+        Reason::Checksums => "has more checksums than are read".to_string(),
         Reason::Told(words) => words.clone(),
         Reason::TooMany => "has more files with store paths than are noted".to_string(),
         Reason::Unfound(path) => format!("refers to {path}, but in no file that can be read"),
@@ -245,6 +246,7 @@ mod tests {
             Reason::Appended,
             Reason::Unseen(Packing::Gzip),
             Reason::Checksum("lib/a.so".into()),
+            Reason::Checksums,
             Reason::TooMany,
             Reason::Unfound(path.parse().unwrap()),
         ];

@@ -1,6 +1,7 @@
 //! Says whether a closure can be moved: what was found and rewritten, and what stands against it.
 
 use super::budget::Budget;
+use super::look::is_bytecode;
 use super::packed::{Fixed, MAX_LOOK, Packing, look_into};
 use super::references::{HashPart, References, hash_part};
 use nix_derivation::StorePath;
@@ -8,13 +9,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 /// The largest file that is taken for a list of checksums.
 const MAX_CHECKSUM_FILE: u64 = 1024 * 1024;
 
 /// Fewest hexadecimal digits of a checksum: MD5's.
 const MIN_CHECKSUM: usize = 32;
+
+/// What checksums are made by, as the names of their lists have it.
+const ALGORITHMS: [&[u8]; 7] = [
+    b"md5", b"sha1", b"sha224", b"sha256", b"sha384", b"sha512", b"b2",
+];
 
 /// Bytes that notes of the files of one store path may take: those of a hundred thousand files with
 /// references, which no store path has, and little beside what many of them unpacked at once take.
@@ -63,6 +69,8 @@ pub enum Reason {
     Unseen(Packing),
     /// A checksum of a file that is rewritten: this one, in the same store path.
     Checksum(String),
+    /// There are too many checksums in it to look at, and files beside it are rewritten.
+    Checksums,
     /// There are more such files in a store path than are noted.
     TooMany,
     /// A reference that the narinfo names, and no file.
@@ -144,8 +152,15 @@ pub fn survey<'a>(
         }
     }
     for file in &met.checksums {
-        for named in checksummed(&within(place, file), file)? {
-            if met.rewritten.contains(&named) {
+        let Some(all_named) = checksummed(&within(place, file), file)? else {
+            if !met.rewritten.is_empty() {
+                found.push((file.clone(), Reason::Checksums));
+            }
+            continue;
+        };
+        for named in all_named {
+            // Bytecode may change where it refers to nothing.
+            if met.rewritten.contains(&named) || is_bytecode(named.as_os_str().as_bytes()) {
                 let named = named.display().to_string();
                 found.push((file.clone(), Reason::Checksum(named)));
             }
@@ -207,44 +222,72 @@ fn in_store_path(path: &StorePath, file: &Path) -> String {
 #[must_use]
 pub fn is_checksum_file(name: &[u8]) -> bool {
     let name = name.to_ascii_lowercase();
-    let endings: [&[u8]; 5] = [b".md5", b".sha1", b".sha256", b".sha512", b".hmac"];
-    let names: [&[u8]; 5] = [
-        b"md5sums",
-        b"sha1sums",
-        b"sha256sums",
-        b"sha512sums",
-        b"checksums",
-    ];
     let stem = name.strip_suffix(b".txt").unwrap_or(&name);
-    endings.iter().any(|ending| name.ends_with(ending)) || names.contains(&stem)
+    let dot = stem.iter().rposition(|byte| *byte == b'.');
+    let is_ending = dot.is_some();
+    let word = &stem[dot.map_or(0, |dot| dot + 1)..];
+    if matches!(word, b"hmac" | b"checksums") {
+        return is_ending == (word == b"hmac");
+    }
+    // `md5sum` alone is a program.
+    let is_list = is_ending || word.ends_with(b"s") || stem.len() < name.len();
+    match word.strip_suffix(b"s").unwrap_or(word).strip_suffix(b"sum") {
+        Some(algorithm) => is_list && ALGORITHMS.contains(&algorithm),
+        None => is_ending && ALGORITHMS.contains(&word),
+    }
 }
 
-/// The files that the checksum file at `path` vouches for, named as `file` is.
+/// The files that the checksum file at `path` vouches for, named as `file` is; none where it is too
+/// large to be read.
 ///
-/// Lines are those of `sha256sum`; a line with nothing but a checksum is about the file that the
-/// checksum file is named after, where `.name.hmac` is libgcrypt's and OpenSSL's habit.
-fn checksummed(path: &Path, file: &Path) -> io::Result<Vec<PathBuf>> {
+/// A line with nothing but a checksum is about the file that the checksum file is named after, where
+/// `.name.hmac` is libgcrypt's and OpenSSL's habit.
+fn checksummed(path: &Path, file: &Path) -> io::Result<Option<Vec<PathBuf>>> {
     if fs::metadata(path)?.len() > MAX_CHECKSUM_FILE {
-        return Ok(Vec::new());
+        return Ok(None);
     }
     let text = String::from_utf8_lossy(&fs::read(path)?).into_owned();
     let directory = file.parent().unwrap_or(Path::new(""));
     let mut named = Vec::new();
-    for line in text.lines() {
-        let (sum, name) = line.split_once(' ').unwrap_or((line, ""));
-        if sum.len() < MIN_CHECKSUM || !sum.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-            continue;
-        }
-        let name = name.trim_start_matches([' ', '*']).trim_end();
+    for name in text.lines().filter_map(name_on) {
         if name.is_empty() {
             let own = file.file_stem().unwrap_or_default().as_bytes();
             let own = own.strip_prefix(b".").unwrap_or(own);
             named.push(directory.join(std::ffi::OsStr::from_bytes(own)));
         } else {
-            named.push(directory.join(name.strip_prefix("./").unwrap_or(name)));
+            named.extend(beside(directory, name));
         }
     }
-    Ok(named)
+    Ok(Some(named))
+}
+
+/// The name on a line with a checksum: `<sum>  <name>` as `sha256sum` has it, or with no name; or
+/// `SHA256 (<name>) = <sum>` as the BSDs and OpenSSL have it.
+fn name_on(line: &str) -> Option<&str> {
+    let is_sum = |word: &str| {
+        word.len() >= MIN_CHECKSUM && word.bytes().all(|byte| byte.is_ascii_hexdigit())
+    };
+    let (sum, name) = line.split_once([' ', '\t']).unwrap_or((line, ""));
+    if is_sum(sum) {
+        return Some(name.trim_start_matches([' ', '*']).trim_end());
+    }
+    let (name, sum) = line.rsplit_once('=')?;
+    let (_, name) = name.trim_end().strip_suffix(')')?.split_once('(')?;
+    is_sum(sum.trim()).then_some(name)
+}
+
+/// What `name` means in `directory`, both of a store path; none where it leads out of that.
+fn beside(directory: &Path, name: &str) -> Option<PathBuf> {
+    let mut path = directory.to_path_buf();
+    for component in Path::new(name).components() {
+        match component {
+            Component::Normal(part) => path.push(part),
+            Component::CurDir => {}
+            Component::ParentDir if path.pop() => {}
+            _ => return None,
+        }
+    }
+    Some(path)
 }
 
 #[cfg(test)]
@@ -301,6 +344,53 @@ mod tests {
         assert_eq!((survey.files, survey.references), (1, 1));
     }
 
+    /// The obstacles of a list with this text at `share/SHA256SUMS`, beside `lib/a.so`, which is
+    /// rewritten.
+    fn against(text: &str) -> Vec<Reason> {
+        let place = TempDir::new().unwrap();
+        fs::create_dir(place.path().join("share")).unwrap();
+        fs::write(place.path().join("share/SHA256SUMS"), text).unwrap();
+        let met = Met {
+            hashes: hash_part(&OTHER.parse().unwrap()).into_iter().collect(),
+            rewritten: [PathBuf::from("lib/a.so")].into(),
+            checksums: [PathBuf::from("share/SHA256SUMS")].into(),
+            ..Met::default()
+        };
+        let obstacles = surveyed(met, place.path()).obstacles;
+        obstacles.into_iter().map(|found| found.reason).collect()
+    }
+
+    #[test]
+    fn a_name_in_a_list_of_checksums_is_followed_wherever_it_leads() {
+        let sum = "A1".repeat(16);
+        let expected = [Reason::Checksum("lib/a.so".to_string())];
+        for line in [
+            format!("{sum}  ../lib/a.so"),
+            format!("{sum} *.././lib//x/../a.so"),
+            format!("{sum}\t../lib/a.so"),
+            format!("SHA256 (../lib/a.so) = {sum}"),
+            format!("SHA2-256(../lib/a.so)= {sum}"),
+        ] {
+            assert_eq!(against(&line), expected, "{line}");
+        }
+        for line in [
+            format!("{sum}  lib/a.so"),
+            format!("{sum}  ../../lib/a.so"),
+            format!("{sum}  /lib/a.so"),
+            "size (../lib/a.so) = 12".to_string(),
+        ] {
+            assert_eq!(against(&line), [], "{line}");
+        }
+        let bytecode = Reason::Checksum("share/a.pyc".to_string());
+        assert_eq!(against(&format!("{sum}  a.pyc")), [bytecode]);
+    }
+
+    #[test]
+    fn a_list_of_checksums_too_large_to_read_stands_against_the_move() {
+        let line = format!("{}  other\n", "a".repeat(64));
+        assert_eq!(against(&line.repeat(15_000)), [Reason::Checksums]);
+    }
+
     #[test]
     fn checksum_files_are_known_by_their_names() {
         for name in [
@@ -309,10 +399,25 @@ mod tests {
             "sha256sums.txt",
             ".libx.so.1.hmac",
             "a.MD5",
+            "x.tar.sha256sum",
+            "x.sha512sum",
+            "x.md5sum",
+            "md5sum.txt",
+            "x.sha384",
+            "SHA384SUMS",
+            "B2SUMS",
+            "checksums.txt",
         ] {
             assert!(is_checksum_file(name.as_bytes()), "{name}");
         }
-        for name in ["sha256.h", "RECORD", "md5", "checksums.py"] {
+        for name in [
+            "sha256.h",
+            "RECORD",
+            "md5",
+            "md5sum",
+            "checksums.py",
+            "x.checksums",
+        ] {
             assert!(!is_checksum_file(name.as_bytes()), "{name}");
         }
     }
