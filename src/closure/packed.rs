@@ -81,7 +81,7 @@ pub struct Inside {
 /// Why references in a packed file stay as they are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fixed {
-    /// It is packed by something that is not packed anew here, or too large for it.
+    /// It is packed by something that is not packed anew here, too large for it, or a link in a zip.
     Packing(Packing),
     /// It is in a packed member of a zip.
     Nested,
@@ -369,6 +369,8 @@ fn look_through_members<R: Read + Seek>(
             Err(error) => return Err(error),
         };
         let size = member.size();
+        // Packed anew, it would be a file.
+        let is_link = member.is_symlink();
         let mut head = [0; 8];
         let Ok(length) = read_up_to(&mut member, &mut head) else {
             inside.broken = true;
@@ -397,7 +399,7 @@ fn look_through_members<R: Read + Seek>(
         let found = odd || seen.sight.references > 0;
         if seen.beyond || (found && !seen.whole) {
             inside.fixed = Some(Fixed::Unseen(Packing::Zip));
-        } else if odd || (found && seen.size > MAX_HELD) {
+        } else if odd || (found && (is_link || seen.size > MAX_HELD)) {
             inside.fixed = Some(Fixed::Packing(Packing::Zip));
         } else if found && signed {
             inside.fixed = Some(Fixed::Signed);
@@ -631,6 +633,26 @@ mod tests {
             let (inside, written) = looked(&bytes, true);
             assert_eq!(inside.fixed, Some(reason));
             assert_eq!(written, bytes);
+        }
+    }
+
+    #[test]
+    fn a_link_in_a_zip_stands_against_the_move_where_it_would_change() {
+        let target = format!("/nix/store/{HASH}-x/bin/x");
+        for (target, fixed) in [
+            (target.as_str(), Some(Fixed::Packing(Packing::Zip))),
+            ("a", None),
+        ] {
+            let mut writer = ZipWriter::new(Cursor::new(Vec::new()));
+            let options = SimpleFileOptions::default();
+            writer.start_file("a", options).unwrap();
+            writer.write_all(text().as_bytes()).unwrap();
+            writer.add_symlink("b", target, options).unwrap();
+            let bytes = writer.finish().unwrap().into_inner();
+            let (inside, written) = looked(&bytes, true);
+            assert_eq!(inside.fixed, fixed);
+            let mut archive = ZipArchive::new(Cursor::new(written)).unwrap();
+            assert!(archive.by_index(1).unwrap().is_symlink());
         }
     }
 
