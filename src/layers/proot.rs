@@ -20,6 +20,9 @@ use std::path::{Path, PathBuf};
 /// The start program's name, in the layer and as this package builds it.
 pub const START_PROGRAM: &str = "nix-hydra";
 
+/// Raised whenever what the layer holds changes its form.
+const FORMAT: &str = "1";
+
 /// The name by which users know the start program.
 pub const RUN_PROOT: &str = "run_proot.sh";
 
@@ -42,6 +45,7 @@ pub enum PRootLayerError {
 
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Metadata {
+    format: String,
     /// SHA-256 of the file that PRoot came in; empty where there is none.
     proot: String,
     /// SHA-256 of the start program.
@@ -90,6 +94,7 @@ pub fn handle(
         .map(|_| read(&programs.inside))
         .transpose()?;
     let wanted = Metadata {
+        format: FORMAT.to_string(),
         proot: source
             .as_ref()
             .map(|source| hex::encode(source.download.sha256))
