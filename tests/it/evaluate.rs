@@ -1,6 +1,6 @@
 //! Evaluation gives the store path that the Hydra side built, since it happens inside the store.
 
-use crate::common::{copy, fixtures, nix, output};
+use crate::common::{Deploy, copy, fixtures, nix, output};
 use crate::source::{commit, git};
 use nix_hydra_buildpack::config::{Config, Expression, Wanted};
 use nix_hydra_buildpack::errors::BuildpackError;
@@ -688,6 +688,36 @@ fn a_url_is_asked_where_no_binary_cache_has_the_source() {
     assert_eq!(again.roots, outcome.roots);
     let said = again.unpinned.unwrap();
     assert!(said.contains("nixpkgs.tar.gz"), "{said}");
+}
+
+#[test]
+fn what_is_fetched_without_a_hash_is_a_warning_unless_a_revision_pins_it() {
+    let Some(mut deploy) = Deploy::new("static") else {
+        return;
+    };
+    let tarballs = TempDir::new().unwrap();
+    let pins = tarballs.path().join("pins");
+    fs::create_dir(&pins).unwrap();
+    fs::write(pins.join("default.nix"), DERIVATION_OF_ALL).unwrap();
+    let server = Server::start(tarballs.path()).unwrap();
+    let url = server.url().trim_end_matches('/').to_string();
+    deploy.set("NIX_FILE", "pinned.nix");
+    for (name, warned) in [
+        ("3f96280da0ebc578599130c55c283036b51a9e91", false),
+        ("main", true),
+    ] {
+        let archive = tarballs.path().join(format!("{name}.tar.gz"));
+        let mut tar = Command::new("tar");
+        tar.arg("-C").arg(tarballs.path()).arg("-czf").arg(archive);
+        output(tar.arg("pins"));
+        let expression = format!("import (fetchTarball \"{url}/{name}.tar.gz\")");
+        fs::write(deploy.app().join("pinned.nix"), expression).unwrap();
+        // No cache has it; what is said comes before that.
+        let log = deploy.build().log;
+        let log = log.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(log.contains("so every build evaluates it again"), "{log}");
+        assert_eq!(log.contains("If no revision pins it"), warned, "{log}");
+    }
 }
 
 #[test]
