@@ -29,11 +29,12 @@ pub(crate) struct Request {
 
 /// Runs it. Where nothing need be looked after, this program becomes the command and does not return.
 pub(crate) fn run(request: Request) -> Result<End, RunError> {
+    // Before all else: what process 1 does not handle, the kernel throws away.
+    let signals =
+        Signals::block().map_err(|error| RunError::Execute(request.program.clone(), error))?;
     let found = Found::find().map_err(|(path, error)| RunError::Image(path, error))?;
     let setting = setting()?;
     let app = app(request, &found)?;
-    // Before anything is tried: what process 1 does not handle, the kernel throws away.
-    let signals = Signals::block().map_err(|error| app.cannot(error))?;
 
     if found.image.is_relocated() {
         return match setting {
