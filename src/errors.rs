@@ -903,7 +903,6 @@ fn without_credentials(url: &url::Url) -> String {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
     use super::*;
     use crate::cache::CacheUrlError;
     use crate::closure::relocate::Relocation;

@@ -230,7 +230,6 @@ pub fn warn_of_retired_settings(setting: impl Fn(&str) -> Option<String>) {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
     use super::*;
 
     #[test]

@@ -133,7 +133,6 @@ pub(crate) fn sample() -> Closure {
     use std::collections::{BTreeMap, BTreeSet};
     let path = |letter: &str, name: &str| {
         let base = format!("{}-{name}", letter.repeat(32));
-        #[allow(clippy::unwrap_used)]
         StorePath::from_basename(base.as_bytes()).unwrap()
     };
     let info = |nar_size, references: &[&StorePath], trust| PathInfo {
@@ -171,7 +170,6 @@ pub(crate) fn sample() -> Closure {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
     use super::*;
 
     #[test]

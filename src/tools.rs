@@ -171,7 +171,6 @@ pub(crate) fn hash_of(file: &Path) -> io::Result<[u8; 32]> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
     use super::*;
 
     #[test]

@@ -1,5 +1,10 @@
 //! Every target holds for its seeds, and for the same few thousand changes of them in each run.
-#![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used)]
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test that fails so says where"
+)]
 
 use fastrand::Rng;
 use fuzz::TARGETS;

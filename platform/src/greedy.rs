@@ -5,7 +5,10 @@
 /// # Panics
 /// Where `xz` is no xz file.
 #[must_use]
-#[allow(clippy::expect_used)]
+#[allow(
+    clippy::expect_used,
+    reason = "only tests use it, with what they have packed"
+)]
 pub fn xz_with_a_large_dictionary(mut xz: Vec<u8>) -> Vec<u8> {
     // The block's header follows the stream's 12 bytes: its length in words of four bytes less one,
     // flags, sizes where these say so, and the one filter: its number, the length of its properties, and

@@ -1,6 +1,10 @@
 //! An image in a Docker engine.
 
-#![allow(clippy::unwrap_used, missing_docs)]
+#![allow(
+    clippy::unwrap_used,
+    missing_docs,
+    reason = "a test that fails so says where, and nobody uses what is in it"
+)]
 
 mod common;
 

@@ -1,6 +1,10 @@
 //! What a buildpack sees in a build, and what it gets back in the next.
 
-#![allow(clippy::unwrap_used, missing_docs)]
+#![allow(
+    clippy::unwrap_used,
+    missing_docs,
+    reason = "a test that fails so says where, and nobody uses what is in it"
+)]
 
 mod common;
 

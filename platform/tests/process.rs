@@ -1,6 +1,10 @@
 //! How a process of an image starts, and what it sees.
 
-#![allow(clippy::unwrap_used, missing_docs)]
+#![allow(
+    clippy::unwrap_used,
+    missing_docs,
+    reason = "a test that fails so says where, and nobody uses what is in it"
+)]
 
 mod common;
 

@@ -1,6 +1,10 @@
 //! How the file server answers.
 
-#![allow(clippy::unwrap_used, missing_docs)]
+#![allow(
+    clippy::unwrap_used,
+    missing_docs,
+    reason = "a test that fails so says where, and nobody uses what is in it"
+)]
 
 use platform::server::{Response, Server};
 use std::io::{Read, Write};

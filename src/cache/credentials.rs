@@ -251,7 +251,6 @@ fn read_entry(path: &Path) -> Result<Option<String>, CredentialsError> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, clippy::panic)]
     use super::*;
 
     fn basic(user: &str, password: &str) -> Credentials {

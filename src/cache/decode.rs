@@ -268,7 +268,6 @@ impl fmt::Display for DecodeError {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
     use super::*;
     use std::io::Write;
 

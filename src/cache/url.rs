@@ -111,7 +111,6 @@ impl fmt::Display for CacheUrl {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
     use super::*;
 
     #[test]

@@ -125,7 +125,6 @@ impl NarContent {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
     use super::*;
     use sha2::{Digest, Sha256};
 

@@ -499,7 +499,6 @@ fn replace(path: &Path, write: impl FnOnce(&File) -> io::Result<()>) -> io::Resu
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
     use super::*;
     use crate::closure::relocate::Relocation;
     use platform::greedy::{xz_with_a_large_dictionary, zstd_with_window};

@@ -132,7 +132,6 @@ fn is_plain(url: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
     use super::*;
 
     fn path() -> StorePath {

@@ -353,7 +353,6 @@ impl Bits {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
     use super::*;
     use crate::cache::Trust;
     use crate::closure::path_info::PathInfo;

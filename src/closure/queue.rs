@@ -134,7 +134,6 @@ impl Read for UntilStopped {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
     use super::*;
     use crate::cache::Trust;
     use nix_derivation::NixHash;

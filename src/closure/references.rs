@@ -254,7 +254,6 @@ fn wide_zero(bytes: [u8; 8]) -> Option<usize> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
     use super::*;
     use std::path::Path;
 

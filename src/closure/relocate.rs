@@ -149,7 +149,6 @@ pub(super) const NIX32_DIGITS: &[u8; 32] = b"0123456789abcdfghijklmnpqrsvwxyz";
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
     use super::*;
 
     const PATH: &str = "xbgcfhaawi9iz9s99k58sqy8azc2a1w3-glibc-2.40";

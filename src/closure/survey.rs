@@ -292,7 +292,6 @@ fn beside(directory: &Path, name: &str) -> Option<PathBuf> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
     use super::*;
     use tempfile::TempDir;
 

@@ -105,7 +105,6 @@ impl Read for ReadAhead {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
     use super::*;
     use std::sync::mpsc::{Receiver, channel};
     use std::time::Duration;

@@ -288,7 +288,6 @@ impl Drop for Pass {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
     use super::*;
     use std::sync::mpsc::channel;
     use std::thread;

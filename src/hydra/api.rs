@@ -194,7 +194,6 @@ impl Build {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
     use super::*;
 
     const FLAKE: &str = "84a3aecb1d976366060d0f0fd4df7d67b0855f5e";

@@ -427,7 +427,6 @@ fn end_of(mut text: impl Read) -> io::Result<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
     use super::*;
 
     fn hydra(url: &str) -> Hydra {

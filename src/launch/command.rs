@@ -182,7 +182,6 @@ fn quoted(characters: &mut std::str::Chars, word: &mut String) -> Option<()> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
     use super::*;
     use std::process::Command;
 

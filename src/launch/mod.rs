@@ -154,7 +154,6 @@ fn wrapped(command: ProcessCommand, layers_dir: &Path) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
     use super::*;
 
     #[test]

@@ -112,7 +112,6 @@ fn is_key(key: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
     use super::*;
 
     fn parsed(text: &str) -> Vec<(String, String)> {

@@ -181,7 +181,7 @@ struct Order<'a> {
 }
 
 impl Order<'_> {
-    /// Keeps all that the previous image has, where it is what is asked for.
+    /// Keeps all that the previous image has, where it is what is asked for, and says what that is.
     fn keep(&self) -> Result<Option<ClosureLayer>, ClosureLayerError> {
         let previous = self.previous.as_ref().filter(|previous| {
             previous.roots == self.wanted_roots
@@ -199,14 +199,25 @@ impl Order<'_> {
         }
         let written = self.layer.write(previous);
         written.map_err(ClosureLayerError::Layer)?;
-        kept_layer(
-            previous,
-            self.layers_dir,
-            self.roots,
-            self.config,
-            &self.stores,
-        )
-        .map(Some)
+        output::sub_bullet(format!("Using the previous image's: {}", previous.content));
+        if !previous.relocation_message.is_empty() {
+            output::sub_bullet(&previous.relocation_message);
+        }
+        // Where something of it is not known, the lifecycle has restored the SBOM.
+        if let Some(closure) = known_closure(self.roots, &self.stores.facts().collect()) {
+            report_on(self.layers_dir, &closure)?;
+            // The largest files are in layers that are not here.
+            if self.config.debug {
+                print_largest_paths(&closure, LARGEST);
+            }
+        }
+        Ok(Some(ClosureLayer {
+            contents: Contents {
+                programs: previous.programs.clone(),
+                compile_hooks: previous.compile_hooks.clone(),
+            },
+            is_relocated: previous.relocation == Verdict::Relocated,
+        }))
     }
 
     /// What the previous image's metadata tells: facts where the same are trusted now, else guesses.
@@ -304,35 +315,6 @@ impl Order<'_> {
             is_relocated: made.verdict == Verdict::Relocated,
         })
     }
-}
-
-/// Says that the previous image's layers are used, and what is in them.
-fn kept_layer(
-    previous: &Metadata,
-    layers_dir: &Path,
-    roots: &[Root],
-    config: &Config,
-    stores: &StoreLayers,
-) -> Result<ClosureLayer, ClosureLayerError> {
-    output::sub_bullet(format!("Using the previous image's: {}", previous.content));
-    if !previous.relocation_message.is_empty() {
-        output::sub_bullet(&previous.relocation_message);
-    }
-    // Where something of it is not known, the lifecycle has restored the SBOM.
-    if let Some(closure) = known_closure(roots, &stores.facts().collect()) {
-        report_on(layers_dir, &closure)?;
-        // The largest files are in layers that are not here.
-        if config.debug {
-            print_largest_paths(&closure, LARGEST);
-        }
-    }
-    Ok(ClosureLayer {
-        contents: Contents {
-            programs: previous.programs.clone(),
-            compile_hooks: previous.compile_hooks.clone(),
-        },
-        is_relocated: previous.relocation == Verdict::Relocated,
-    })
 }
 
 impl Verdict {

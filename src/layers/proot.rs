@@ -265,7 +265,6 @@ fn program(bytes: Vec<u8>) -> Result<Vec<u8>, PRootLayerError> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, clippy::panic)]
     use super::*;
     use flate2::{Compression, write::GzEncoder};
 

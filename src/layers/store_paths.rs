@@ -511,7 +511,6 @@ impl Metadata {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
     use super::*;
     use crate::cache::Trust;
     use crate::config::TrustSettings;

@@ -119,7 +119,6 @@ fn netrc_entry(host: &str, credentials: &Credentials) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
     use super::*;
     use std::os::unix::fs::PermissionsExt;
 

@@ -42,7 +42,6 @@ pub(super) fn sha256(info: &PathInfo) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, clippy::panic)]
     use super::*;
     use crate::report::sample;
     use jsonschema::Registry;

@@ -4,7 +4,7 @@
 //! its content. It is read directly, since build images need not have git. What is staged and not
 //! committed is not noticed. Format: git's `gitformat-index`, versions 2 to 4.
 
-use super::attributes::{Attributes, Conversion};
+use super::gitattributes::{Attributes, Conversion};
 use super::source::{Leaf, Source};
 use crate::output::list;
 use sha1::{Digest, Sha1};
@@ -347,7 +347,6 @@ fn left_out_by_platform(app_dir: &Path) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
     use super::*;
 
     #[test]

@@ -103,7 +103,6 @@ impl Memo {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
     use super::*;
 
     fn root(name: &str) -> Root {

@@ -1,8 +1,8 @@
 //! Finds the roots: the store paths that the user wants deployed.
 
-mod attributes;
 pub mod checkout;
 pub mod expression;
+mod gitattributes;
 pub mod lookups;
 pub mod memo;
 pub(crate) mod pins;

@@ -371,7 +371,6 @@ pub(crate) fn sample() -> Closure {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
     use super::*;
 
     #[test]

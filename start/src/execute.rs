@@ -87,7 +87,6 @@ fn try_each(program: &[u8], path: &[u8], mut execute: impl FnMut(Vec<u8>) -> i32
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
     use super::*;
     use crate::sys::Fork;
     use rustix::process::{WaitOptions, waitpid};

@@ -204,7 +204,6 @@ impl Found {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
     use super::*;
 
     fn image() -> Image {

@@ -136,7 +136,6 @@ fn may_write(directory: &Path) -> bool {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
     use super::*;
     use crate::image::Image;
     use std::fs;

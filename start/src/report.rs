@@ -20,7 +20,6 @@ pub(crate) fn receive(from: &OwnedFd) -> io::Result<Option<Report>> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
     use super::*;
 
     #[test]

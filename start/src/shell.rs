@@ -99,7 +99,6 @@ fn quoted(word: &OsStr) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
     use super::*;
     use crate::image::Image;
     use std::os::unix::fs::{PermissionsExt, symlink};

@@ -1,8 +1,6 @@
 //! What the system calls of `sys` do, each tried in a child that does nothing else.
 //!
 //! The sanitizers run them too: `docs/reliability.md`.
-#![allow(clippy::unwrap_used, clippy::panic)]
-
 use crate::sys::{self, Arrived, Fork, Signals};
 use rustix::process::{WaitOptions, WaitStatus, getpid, waitpid};
 use rustix::thread::UnshareFlags;

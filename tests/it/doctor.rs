@@ -32,29 +32,21 @@ derivation {
 }
 "#;
 
-/// One that takes a dependency from nixpkgs.
-const WITH_NIXPKGS: &str = r#"
-{ pkgs ? import <nixpkgs> { } }:
-derivation {
+/// One that takes `part` from nixpkgs.
+fn with_nixpkgs(part: &str) -> String {
+    format!(
+        r#"
+{{ pkgs ? import <nixpkgs> {{ }} }}:
+derivation {{
   name = "myapp";
   system = "x86_64-linux";
   builder = "/bin/sh";
   src = ./.;
-  inherit (pkgs) curl;
+  inherit (pkgs) {part};
+}}
+"#
+    )
 }
-"#;
-
-/// One that takes what is fetched at a commit from nixpkgs.
-const WITH_FETCHED: &str = r#"
-{ pkgs ? import <nixpkgs> { } }:
-derivation {
-  name = "myapp";
-  system = "x86_64-linux";
-  builder = "/bin/sh";
-  src = ./.;
-  inherit (pkgs) fetched;
-}
-"#;
 
 /// One whose builder is a script of nixpkgs, as that of `stdenv.mkDerivation` is, and which has scripts and
 /// a part of the tree of its own.
@@ -359,6 +351,7 @@ fn git_in(directory: &Path, arguments: &[&str]) {
     );
 }
 
+// A table of what differs, a few lines each.
 #[allow(clippy::too_many_lines)]
 fn cases(pins: &Path) -> Vec<Case> {
     let job = |case: &mut Case| {
@@ -409,7 +402,7 @@ fn cases(pins: &Path) -> Vec<Case> {
             case.settings.push(("NIX_SOURCE_NAME", name));
         }),
         Case::new("outside_the_store", PLAIN, |case| case.outside = true),
-        Case::new("nixpkgs", WITH_NIXPKGS, |case| {
+        Case::new("nixpkgs", &with_nixpkgs("curl"), |case| {
             for (name, version) in [("ours", "2"), ("theirs", "3")] {
                 write(pins, &format!("{name}/default.nix"), &nixpkgs(version));
                 write(
@@ -421,7 +414,8 @@ fn cases(pins: &Path) -> Vec<Case> {
             let path = format!("nixpkgs={}", pins.join("ours").display());
             case.settings.push(("NIX_PATH", path));
         }),
-        Case::new("nixpkgs_fetched", WITH_FETCHED, |case| {
+        // `fetched` is at a commit.
+        Case::new("nixpkgs_fetched", &with_nixpkgs("fetched"), |case| {
             let path = format!("nixpkgs={}", pins.join("ours").display());
             case.settings.push(("NIX_PATH", path));
         }),
@@ -620,7 +614,7 @@ fn without_a_hydra_what_enters_and_what_is_not_pinned_is_told() {
     write(pins.path(), "default.nix", &nixpkgs("2"));
     write(pins.path(), "setup.sh", "");
     let nix_path = ("NIX_PATH", format!("nixpkgs={}", pins.path().display()));
-    let unpinned = Case::new("unpinned", WITH_NIXPKGS, |_| {});
+    let unpinned = Case::new("unpinned", &with_nixpkgs("curl"), |_| {});
     let nothing = Case::new("nothing", PLAIN, |case| {
         // Nothing pins it, and nothing evaluates it; it would be the stand-in, the same everywhere.
         case.both("old.nix", "import <nixpkgs> { }\n");

@@ -701,18 +701,27 @@ fn sample(name: &str) -> Option<String> {
     Some(fixtures.apps[name].store_path.clone())
 }
 
-#[test]
-fn a_job_is_deployed_with_no_nix_from_a_private_hydra_that_is_the_binary_cache() {
-    let Some(path) = sample("static") else { return };
+/// A sample app whose binary cache is a private Hydra that built it, and the app's store path.
+fn from_private_hydra() -> Option<(Deploy, String)> {
+    let path = sample("static")?;
     let hydra = full_hydra(&path);
     hydra.state().private = true;
-    let Some(mut deploy) = Deploy::with_hook("static", hydra.hook()) else {
+    let deploy = Deploy::with_hook("static", hydra.hook())?;
+    Some((deploy, path))
+}
+
+/// The URL of an app's binary cache, with what lets one into it.
+fn with_password(deploy: &Deploy, password: &str) -> String {
+    let user = format!("http://{USER}:{password}@");
+    deploy.cache.url().replace("http://", &user)
+}
+
+#[test]
+fn a_job_is_deployed_with_no_nix_from_a_private_hydra_that_is_the_binary_cache() {
+    let Some((mut deploy, path)) = from_private_hydra() else {
         return;
     };
-    let url = deploy
-        .cache
-        .url()
-        .replace("http://", &format!("http://{USER}:{PASSWORD}@"));
+    let url = with_password(&deploy, PASSWORD);
     // No expression is needed.
     fs::remove_file(deploy.app().join("shell.nix")).ok();
     fs::remove_file(deploy.app().join("default.nix")).ok();
@@ -736,17 +745,11 @@ fn a_job_is_deployed_with_no_nix_from_a_private_hydra_that_is_the_binary_cache()
 
 #[test]
 fn a_private_hydra_that_is_the_binary_cache_of_an_evaluated_app_is_signed_in_to() {
-    let Some(path) = sample("static") else { return };
-    let hydra = full_hydra(&path);
-    hydra.state().private = true;
-    let Some(mut deploy) = Deploy::with_hook("static", hydra.hook()) else {
+    let Some((mut deploy, _)) = from_private_hydra() else {
         return;
     };
-    let with = |password: &str| {
-        let user = format!("http://{USER}:{password}@");
-        deploy.cache.url().replace("http://", &user)
-    };
-    let (right, wrong) = (with(PASSWORD), with("letmein"));
+    let right = with_password(&deploy, PASSWORD);
+    let wrong = with_password(&deploy, "letmein");
     deploy.set("NIX_EXTRA_BINARY_CACHE", &wrong);
     let outcome = deploy.build();
     assert!(!outcome.success(), "{}", outcome.log);

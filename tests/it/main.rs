@@ -6,7 +6,8 @@
     clippy::expect_used,
     clippy::panic,
     clippy::panic_in_result_fn,
-    unreachable_pub
+    unreachable_pub,
+    reason = "a test that fails so says where; and all of this is one program"
 )]
 
 mod common;

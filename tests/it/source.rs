@@ -73,6 +73,13 @@ fn all_warnings(app: &Path) -> String {
     warnings(&source, app, false).join("\n\n")
 }
 
+/// A clone of the repository at `from`, without its submodules.
+fn clone(from: &Path, to: &Path) {
+    let (from, to) = (from.to_str().unwrap(), to.to_str().unwrap());
+    let command = ["clone", "--quiet", "--no-local", from, to];
+    git(Path::new("/"), &command);
+}
+
 /// Makes a repository of what is in `at`, with another one as its submodule `path`. Where that comes from is
 /// written down so that it is the same on every machine.
 pub fn commit_with_submodule(at: &Path, submodule: &str, path: &str) {
@@ -127,11 +134,7 @@ fn the_path_is_that_of_a_git_checkout_without_its_git_directories() {
     );
     awkward_tree(&app);
     commit(&app);
-    let (from, to) = (app.to_str().unwrap(), checkout.to_str().unwrap());
-    git(
-        directory.path(),
-        &["clone", "--quiet", "--no-local", from, to],
-    );
+    clone(&app, &checkout);
     fs::remove_dir_all(checkout.join(".git")).unwrap();
     let Some(real) = real_path(&checkout) else {
         return;
@@ -206,12 +209,7 @@ fn a_submodule_s_files_are_part_of_the_source() {
     git(&at("app"), &["commit", "--quiet", "--message", "submodule"]);
 
     // As Hydra does it.
-    let (from, to) = (at("app"), at("source"));
-    let (from, to) = (from.to_str().unwrap(), to.to_str().unwrap());
-    git(
-        directory.path(),
-        &["clone", "--quiet", "--no-local", from, to],
-    );
+    clone(&at("app"), &at("source"));
     git(&at("source"), &["submodule", "--quiet", "init"]);
     git(&at("source"), &["submodule", "--quiet", "update"]);
     let ours = Source::read(&at("source"), "source").unwrap();
@@ -222,10 +220,7 @@ fn a_submodule_s_files_are_part_of_the_source() {
         assert_eq!(ours.path.to_absolute_path(), real);
     }
 
-    git(
-        directory.path(),
-        &["clone", "--quiet", "--no-local", from, "without"],
-    );
+    clone(&at("app"), &at("without"));
     insta::assert_snapshot!("missing_submodule", all_warnings(&at("without")));
 }
 
@@ -240,12 +235,7 @@ fn a_submodule_of_a_submodule_is_an_empty_directory_as_hydra_leaves_it() {
     commit(&at("deep"));
     commit_with_submodule(&at("library"), "deep", "a/deep");
     commit_with_submodule(&at("app"), "library", "vendor/library");
-    let (from, to) = (at("app"), at("source"));
-    let (from, to) = (from.to_str().unwrap(), to.to_str().unwrap());
-    git(
-        directory.path(),
-        &["clone", "--quiet", "--no-local", from, to],
-    );
+    clone(&at("app"), &at("source"));
     // As Hydra does it: not recursively.
     git(&at("source"), &["submodule", "--quiet", "update", "--init"]);
     let empty = at("source/vendor/library/a/deep");
@@ -278,12 +268,7 @@ fn of_a_flake_s_submodules_nobody_knows_here_what_hydra_has() {
     }
     commit(&at("library"));
     commit_with_submodule(&at("app"), "library", "vendor");
-    let (from, to) = (at("app"), at("without"));
-    let (from, to) = (from.to_str().unwrap(), to.to_str().unwrap());
-    git(
-        directory.path(),
-        &["clone", "--quiet", "--no-local", from, to],
-    );
+    clone(&at("app"), &at("without"));
     let of = |name: &str| {
         let source = Source::read(&at(name), "source").unwrap();
         (source.path.clone(), warnings(&source, &at(name), true))
@@ -294,6 +279,7 @@ fn of_a_flake_s_submodules_nobody_knows_here_what_hydra_has() {
     let Some(fixtures) = fixtures() else { return };
     let root = TempDir::new().unwrap();
     let revision = git(&at("app"), &["rev-parse", "HEAD"]);
+    let from = at("app").display().to_string();
     let flake = format!("(builtins.getFlake \"git+file://{from}?rev={revision}\").outPath");
     let mut evaluate = nix(&fixtures, "nix-instantiate", root.path());
     evaluate.args(["--extra-experimental-features", "flakes"]);
@@ -359,12 +345,7 @@ fn what_git_converts_in_every_checkout_is_no_reason_to_warn() {
     fs::write(app.join("sub/.gitattributes"), nested).unwrap();
     fs::write(app.join("lf.bat"), "one\r\ntwo\r\n").unwrap();
     commit(&app);
-    let (from, to) = (app.to_str().unwrap(), at("source"));
-    let to = to.to_str().unwrap();
-    git(
-        directory.path(),
-        &["clone", "--quiet", "--no-local", from, to],
-    );
+    clone(&app, &at("source"));
     let converted = fs::read_to_string(at("source/sub/deep/x.txt")).unwrap();
     assert_eq!(converted, "one\r\ntwo\r\n");
     assert_eq!(all_warnings(&at("source")), "");

@@ -1,8 +1,11 @@
 //! A buildpack of two shell scripts, and the root file system to run it in.
 
-// Each test program uses a part of this.
-#![allow(dead_code)]
-#![allow(clippy::unwrap_used, missing_docs)]
+#![allow(dead_code, reason = "each test program uses a part of this")]
+#![allow(
+    clippy::unwrap_used,
+    missing_docs,
+    reason = "a test that fails so says where, and nobody else uses this"
+)]
 
 use platform::image::Image;
 use platform::lifecycle::{Build, Outcome};

@@ -324,7 +324,6 @@ fn may_read(file: &Path) -> bool {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
     use super::*;
     use crate::closure::sample;
     use crate::image::Image;

@@ -122,7 +122,6 @@ fn node_size(path: &Path) -> io::Result<u64> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
     use super::*;
     use crate::closure::sample;
     use crate::image::Image;
