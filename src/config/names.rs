@@ -38,7 +38,7 @@ fn judge(name: String) -> Option<Ineffective> {
         .iter()
         .map(|setting| (alike(setting.name), setting.name))
         .max_by(|one, other| one.0.total_cmp(&other.0))?;
-    (nearest.0 > ALIKE).then(|| Ineffective::Misspelt {
+    (nearest.0 > ALIKE).then_some(Ineffective::Misspelt {
         name,
         nearest: nearest.1,
     })
