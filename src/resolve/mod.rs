@@ -2,7 +2,6 @@
 
 pub mod checkout;
 pub mod expression;
-mod gitattributes;
 pub mod lookups;
 pub mod memo;
 pub(crate) mod pins;
@@ -20,13 +19,14 @@ use crate::layers::proot::PRootLayerError;
 use crate::nix::{Nix, NixError, Substituters};
 use crate::output;
 use crate::tools::{Tool, ToolSource};
+use app_dir::{AppDir, FileError};
 use bullet_stream::global::print;
 use expression::{Evaluator, ExpressionError, NIXPKGS_NIX, Outcome, ROOTS_NIX};
 use libcnb::Buildpack;
 use libcnb::build::BuildContext;
 use memo::Key;
 use nix_derivation::StorePath;
-use source::Source;
+use source::{Source, SourceError};
 use std::path::{Path, PathBuf};
 
 /// A store path to deploy.
@@ -107,11 +107,12 @@ pub fn resolve<B: Buildpack<Error = BuildpackError>>(
             print::bullet("Source");
             let source = Source::read(&context.app_dir, &config.source_name)
                 .map_err(BuildpackError::Source)?;
+            check_expression(&source.app, &expression.file).map_err(BuildpackError::Source)?;
             output::sub_bullet(format!("{} files are {}", source.files, source.path));
             for name in &source.left_out {
                 output::sub_bullet(format!("Without `{name}`, which is not from git"));
             }
-            for warning in checkout::warnings(&source, &context.app_dir, expression.is_flake()) {
+            for warning in checkout::warnings(&source, expression.is_flake()) {
                 output::warning(&warning);
             }
             let step = Step {
@@ -121,6 +122,14 @@ pub fn resolve<B: Buildpack<Error = BuildpackError>>(
             };
             step.by_evaluation(&source, expression, Effort::Least)
         }
+    }
+}
+
+/// Checks that Nix would find a file, or a directory with one, where the expression is.
+fn check_expression(app: &AppDir, file: &Path) -> Result<(), SourceError> {
+    match app.open(file) {
+        Ok(_) | Err(FileError::NotAFile(app_dir::Kind::Directory)) => Ok(()),
+        Err(error) => Err(SourceError::Read(app.path().join(file), error.into())),
     }
 }
 
