@@ -271,7 +271,7 @@ fn of_a_flake_s_submodules_nobody_knows_here_what_hydra_has() {
     clone(&at("app"), &at("without"));
     let of = |name: &str| {
         let source = Source::read(&at(name), "source").unwrap();
-        (source.path.clone(), warnings(&source, &at(name), true))
+        (source.path.clone(), warnings(&source, true))
     };
     let (path, told) = of("without");
     insta::assert_snapshot!("flake_submodule", told.join("\n\n"));
