@@ -14,7 +14,7 @@ use std::path::Path;
 /// How many names a warning lists; the rest are counted.
 const NAMES_SHOWN: usize = 10;
 
-/// Every reason to doubt that the source in `app_dir` gets the store path that it has on Hydra, in
+/// Every reason to doubt that `source` gets the store path that it has on Hydra, in
 /// words for the user.
 #[must_use]
 pub fn warnings(source: &Source, is_flake: bool) -> Vec<String> {

@@ -29,6 +29,7 @@ mod hydra;
 mod hydra_server;
 mod interrupted;
 mod launch;
+mod odd_files;
 mod pack;
 mod parity;
 mod picture;
