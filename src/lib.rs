@@ -1,35 +1,17 @@
-//! The buildpack's modules, in the order in which a build goes through them, so
-//! that the buildpack, its tests, benches and fuzz targets all use the same code.
+//! The buildpack's modules, lowest first: each uses those above it in this list, and none below.
 
+pub mod build;
 pub mod config;
-pub mod errors;
-
-pub mod resolve;
-
-pub mod hydra;
-
-pub mod nix;
-
-pub mod http;
-
-pub mod cache;
-
-pub mod closure;
-
+pub mod deploy;
 pub mod doctor;
-
-pub mod tools;
-
-pub mod layers;
-
-pub mod launch;
-
-pub mod limits;
-
-pub mod temporary;
-
+pub mod error;
 pub mod interrupt;
-
+pub mod launch;
+pub mod layers;
+pub mod limits;
+pub mod log;
+pub mod messages;
 pub mod report;
-
-pub mod output;
+pub mod resolve;
+pub mod root;
+pub mod tools;

@@ -1,19 +1,17 @@
 //! The image's processes: the Procfile's, or the app's main program, each run by the start program.
 
 pub mod command;
-pub mod describe;
 pub mod hook;
 pub mod procfile;
 
-use crate::errors::BuildpackError;
 use crate::layers::proot::{RUN_PROOT, START_PROGRAM};
-use crate::output;
-use crate::resolve::Root;
+use crate::log;
+use crate::root::Root;
 use app_dir::FileError;
 use bullet_stream::global::print;
 use command::ProcessCommand;
 use libcnb::data::launch::{Launch, LaunchBuilder, ProcessBuilder, ProcessType};
-use procfile::{Procfile, ProcfileWarning};
+use procfile::{Procfile, ProcfileError, ProcfileWarning};
 use std::io;
 use std::path::Path;
 
@@ -27,7 +25,8 @@ const MAX_PROCFILE: u64 = 1 << 20;
 const DEFAULT_PROCESS: &str = "web";
 
 /// There is no Procfile, and the roots do not tell what to run.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("nothing says which program to run")]
 pub struct NoProcess {
     /// `meta.mainProgram`, where the package has it; then there is no such program.
     pub main_program: Option<String>,
@@ -40,21 +39,18 @@ pub struct NoProcess {
 pub fn read_procfile(
     app_dir: &Path,
     named: Option<&Path>,
-) -> Result<Option<Procfile>, BuildpackError> {
+) -> Result<Option<Procfile>, ProcfileError> {
     let file = named.unwrap_or(Path::new(PROCFILE));
     let text = match app_dir::read_to_string(app_dir, file, MAX_PROCFILE) {
         Ok(text) => text,
         Err(FileError::Io(error)) if error.kind() == io::ErrorKind::NotFound && named.is_none() => {
             return Ok(None);
         }
-        Err(error) => {
-            let path = app_dir.join(file);
-            return Err(BuildpackError::ReadProcfile(path, error.into()));
-        }
+        Err(error) => return Err(ProcfileError::Read(app_dir.join(file), error.into())),
     };
-    let (procfile, warnings) = Procfile::parse(&text).map_err(BuildpackError::Procfile)?;
+    let (procfile, warnings) = Procfile::parse(&text)?;
     for warning in warnings {
-        output::warning(&match warning {
+        log::warning(&match warning {
             ProcfileWarning::Renamed(written, used) => {
                 format!("The process `{written}` of the Procfile is called `{used}` in the image.")
             }
@@ -78,7 +74,7 @@ pub fn launch(
     let Some(procfile) = procfile else {
         let main_program = roots.first().and_then(|root| root.main_program.as_deref());
         let program = main_process(main_program, programs)?;
-        output::sub_bullet(format!(
+        log::sub_bullet(format!(
             "{DEFAULT_PROCESS}: {program}, the {} program, since there is no `Procfile`",
             if main_program.is_some() {
                 "main"
@@ -99,8 +95,8 @@ pub fn launch(
     };
     for (name, value) in procfile.processes() {
         match ProcessCommand::parse(value) {
-            ProcessCommand::Words(_) => output::sub_bullet(format!("{name}: {value}")),
-            ProcessCommand::Shell(_) => output::sub_bullet(format!("{name}: {value}, by a shell")),
+            ProcessCommand::Words(_) => log::sub_bullet(format!("{name}: {value}")),
+            ProcessCommand::Shell(_) => log::sub_bullet(format!("{name}: {value}, by a shell")),
         }
     }
     Ok(processes(procfile, layers_dir))

@@ -2,14 +2,14 @@
 
 use super::launch_layer::{LaunchLayer, LayerError, LayerState};
 use super::loader::Loaders;
-use crate::config::Config;
-use crate::http::Http;
-use crate::nix::archive::AtMost;
-use crate::output::{self, tool_name};
-use crate::tools::{Tool, ToolError, ToolSource};
+use crate::build::Build;
+use crate::log;
+use crate::tools::{Tool, ToolError, ToolSource, tool_name};
 use bullet_stream::global::print;
 use flate2::read::MultiGzDecoder;
+use http_client::Http;
 use nix_hydra_start::image::{INSIDE, LOADER, LOADER_32, PROOT};
+use nix_runner::archive::AtMost;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::fs::{self, OpenOptions};
@@ -33,14 +33,18 @@ const MAX_PROGRAM_SIZE: u64 = 64 * 1024 * 1024;
 const MAX_ARCHIVE_SIZE: u64 = 256 * 1024 * 1024;
 
 /// Why there is no proot layer. What was written of it is removed.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 pub enum PRootLayerError {
-    Tool(ToolError),
+    #[error(transparent)]
+    Tool(#[from] ToolError),
     /// The downloaded file is neither a program nor an archive that holds one; what it is.
+    #[error("PRoot: {0}")]
     Program(String),
     /// A program that comes with the buildpack cannot be read.
-    StartProgram(PathBuf, io::Error),
-    Layer(LayerError),
+    #[error("{path} cannot be read: {1}", path = .0.display())]
+    StartProgram(PathBuf, #[source] io::Error),
+    #[error(transparent)]
+    Layer(#[from] LayerError),
 }
 
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -72,17 +76,10 @@ pub struct Use {
 }
 
 /// Fills the layer, unless the previous image has it already and this build does not run it.
-pub fn handle(
-    layers_dir: &Path,
-    config: &Config,
-    arch: &str,
-    programs: &Programs,
-    http: &Http,
-    needed: Use,
-) -> Result<(), PRootLayerError> {
+pub fn handle(build: &Build, programs: &Programs, needed: Use) -> Result<(), PRootLayerError> {
     let source = needed
         .by_engine
-        .then(|| ToolSource::find(Tool::PRoot, config.proot.as_ref(), arch))
+        .then(|| ToolSource::find(Tool::PRoot, build.config.proot.as_ref(), build.arch))
         .transpose()
         .map_err(PRootLayerError::Tool)?;
     let read = |path: &Path| {
@@ -105,7 +102,7 @@ pub fn handle(
             .map(|program| hex::encode(Sha256::digest(program)))
             .unwrap_or_default(),
     };
-    let layer = LaunchLayer::new(layers_dir, "proot");
+    let layer = LaunchLayer::new(build.layers_dir, "proot");
     let state = layer
         .keep_if::<Metadata>(|previous| !needed.by_this_build && *previous == wanted)
         .map_err(PRootLayerError::Layer)?;
@@ -114,7 +111,7 @@ pub fn handle(
     }
     if let LayerState::Kept(_) = state {
         if source.is_some() {
-            output::sub_bullet("Using the previous image's");
+            log::sub_bullet("Using the previous image's");
         }
         return Ok(());
     }
@@ -123,7 +120,7 @@ pub fn handle(
         source.as_ref(),
         &start,
         inside.as_deref(),
-        http,
+        build.http,
     );
     if let Err(error) = filled {
         // The first error is the one to tell.

@@ -6,9 +6,9 @@
 //! written in every build.
 
 use super::{cyclonedx, spdx};
-use crate::closure::Closure;
-use crate::closure::path_info::PathInfo;
 use crate::layers::launch_layer::LayerError;
+use binary_cache::PathInfo;
+use closure::Closure;
 use nix_derivation::NixHash;
 use std::fs;
 use std::io;

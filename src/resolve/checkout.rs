@@ -4,12 +4,12 @@
 //! its content.
 
 use super::source::Source;
-use crate::output::list;
 use app_dir::git::{self, Comparison, MAX_TEXT, Repository};
 use app_dir::{AppDir, Leaf};
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::path::Path;
+use words::list;
 
 /// How many names a warning lists; the rest are counted.
 const NAMES_SHOWN: usize = 10;

@@ -30,6 +30,7 @@ mod hydra_server;
 mod interrupted;
 mod launch;
 mod odd_files;
+mod order;
 mod pack;
 mod parity;
 mod picture;

@@ -2,11 +2,12 @@
 //! found. `crates/app-dir/tests` has each kind in the place of each file.
 
 use crate::source::commit;
+use hydra::deploy::DeployError;
+use hydra::revision::find;
 use nix_hydra_buildpack::config::Config;
-use nix_hydra_buildpack::errors::BuildpackError;
-use nix_hydra_buildpack::hydra::HydraError;
-use nix_hydra_buildpack::hydra::revision::find;
+use nix_hydra_buildpack::error::BuildpackError;
 use nix_hydra_buildpack::launch::read_procfile;
+use nix_hydra_buildpack::resolve::ResolveError;
 use nix_hydra_buildpack::resolve::checkout::warnings;
 use nix_hydra_buildpack::resolve::source::Source;
 use rustix::fs::{CWD, FileType, Mode, mknodat};
@@ -41,17 +42,16 @@ fn told(app: &Path) -> String {
     let mut told = String::new();
     let setting = |name: &str| (name == "NIX_STORE_PATH").then(|| "/nix/store/x".to_string());
     assert!(Config::detects(setting, app));
+    let source = Source::read(app, "source").map_err(ResolveError::from);
+    if let Ok(source) = &source {
+        writeln!(told, "{}", warnings(source, false).join("\n")).unwrap();
+    }
+    let revision =
+        find(None, app).map_err(|error| ResolveError::Hydra(DeployError::Revision(error)));
     let errors = [
-        read_procfile(app, None).map(|_| ()).err(),
-        find(None, app)
-            .err()
-            .map(|error| BuildpackError::Hydra(HydraError::Revision(error))),
-        Source::read(app, "source")
-            .map_err(BuildpackError::Source)
-            .map_or_else(Some, |source| {
-                writeln!(told, "{}", warnings(&source, false).join("\n")).unwrap();
-                None
-            }),
+        read_procfile(app, None).err().map(BuildpackError::from),
+        revision.err().map(BuildpackError::from),
+        source.err().map(BuildpackError::from),
     ];
     for error in errors.into_iter().flatten() {
         writeln!(told, "{}\n", error.message()).unwrap();
