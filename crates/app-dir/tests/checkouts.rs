@@ -8,8 +8,11 @@
 
 use app_dir::AppDir;
 use app_dir::git::{GitError, Repository, changes, submodules};
+use flate2::Compression;
+use flate2::write::ZlibEncoder;
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use tempfile::TempDir;
@@ -273,4 +276,42 @@ fn a_commit_or_object_that_is_not_there_is_named() {
     assert!(matches!(changes(&repository), Err(GitError::NoObject(_))));
     fs::write(app.join(".git/objects/info/alternates"), "../../lost\n").unwrap();
     assert!(matches!(changes(&repository), Err(GitError::Alternates(_))));
+}
+
+/// Puts an object of these bytes where a commit `HEAD` of this digit is looked for.
+fn loose(app: &Path, digit: &str, bytes: &[u8]) {
+    let directory = app.join(format!(".git/objects/{}", digit.repeat(2)));
+    fs::create_dir_all(&directory).unwrap();
+    let file = fs::File::create(directory.join(digit.repeat(38))).unwrap();
+    let mut encoder = ZlibEncoder::new(file, Compression::fast());
+    encoder.write_all(bytes).unwrap();
+    encoder.finish().unwrap();
+}
+
+#[test]
+fn an_object_that_unpacks_without_end_or_holds_itself_is_refused() {
+    let app = repository(&[]);
+    git(
+        app.path(),
+        &["rm", "--quiet", "--cached", "directory-3/3.txt"],
+    );
+    fs::write(app.path().join(".git/HEAD"), "1".repeat(40)).unwrap();
+    let opened = AppDir::at(app.path()).unwrap();
+    let repository = Repository::at(&opened, Path::new("")).unwrap().unwrap();
+
+    loose(app.path(), "1", &vec![0; 40 << 20]);
+    assert!(matches!(changes(&repository), Err(GitError::TooLarge(_))));
+
+    let commit = format!(
+        "tree {}\nauthor a <a> 1 +0000\ncommitter a <a> 1 +0000\n\nx",
+        "2".repeat(40)
+    );
+    loose(
+        app.path(),
+        "1",
+        format!("commit {}\0{commit}", commit.len()).as_bytes(),
+    );
+    let tree = [b"tree 29\x0040000 a\0".as_slice(), &[0x22; 20]].concat();
+    loose(app.path(), "2", &tree);
+    assert!(matches!(changes(&repository), Err(GitError::TooLarge(_))));
 }

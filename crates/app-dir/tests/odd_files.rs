@@ -131,7 +131,7 @@ fn copy(from: &Path, to: &Path) {
 }
 
 /// The result of `work`, which must come soon.
-fn soon<T: Send + 'static>(name: String, work: impl FnOnce() -> T + Send + 'static) -> T {
+fn soon<T: Send + 'static>(name: &str, work: impl FnOnce() -> T + Send + 'static) -> T {
     let (sender, receiver) = mpsc::channel();
     thread::spawn(move || sender.send(work()));
     let result = receiver.recv_timeout(Duration::from_secs(20));
@@ -144,7 +144,7 @@ fn a_file_that_is_none_is_refused_in_words_that_say_what_it_is() {
         let directory = app();
         let app = directory.path().join("app");
         put(kind, &app.join("Procfile"), &directory.path().join("netrc"));
-        let error = soon(kind.to_string(), move || {
+        let error = soon(kind, move || {
             app_dir::read_to_string(&app, Path::new("Procfile"), LIMIT).unwrap_err()
         });
         assert_eq!(error.to_string(), words, "{kind}");
@@ -158,7 +158,7 @@ fn every_file_of_the_app_may_be_anything_and_reading_ends() {
             let directory = app();
             let app = directory.path().join("app");
             put(kind, &app.join(file), &directory.path().join("netrc"));
-            soon(format!("{file} as {kind}"), move || {
+            soon(&format!("{file} as {kind}"), move || {
                 let app = AppDir::at(&app).unwrap();
                 let _ = submodules(&app, Path::new(""));
                 let _ = app_dir::left_out(&app);
@@ -184,7 +184,7 @@ fn a_directory_of_git_that_is_none_or_leads_out_is_told() {
         let directory = app();
         let app = directory.path().join("app");
         put(kind, &app.join(name), &directory.path().join("netrc"));
-        let told = soon(format!("{name} as {kind}"), move || {
+        let told = soon(&format!("{name} as {kind}"), move || {
             let app = AppDir::at(&app).unwrap();
             match Repository::at(&app, Path::new("")) {
                 Ok(Some(repository)) => changes(&repository).map(|_| ()),

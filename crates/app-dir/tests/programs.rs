@@ -156,7 +156,7 @@ const CASES: [Case; 29] = [
     (
         "proxy of git's protocol",
         |app| {
-            app.config("[core]\n\tgitProxy = CANARY\n[remote \"x\"]\n\turl = git://localhost/b\n")
+            app.config("[core]\n\tgitProxy = CANARY\n[remote \"x\"]\n\turl = git://localhost/b\n");
         },
         &["fetch", "x"],
     ),
@@ -240,7 +240,7 @@ impl App {
         fs::set_permissions(&canary, fs::Permissions::from_mode(0o755)).unwrap();
         fs::create_dir(app.path()).unwrap();
         app.write("main.py", "print()\n");
-        app.commit(&app.path());
+        Self::commit(&app.path());
         app.write("main.py", "print()\n");
         app
     }
@@ -294,11 +294,11 @@ impl App {
 
     fn submodule(&self) {
         self.write("sub/file", "x\n");
-        self.commit(&self.path().join("sub"));
-        self.commit(&self.path());
+        Self::commit(&self.path().join("sub"));
+        Self::commit(&self.path());
     }
 
-    fn commit(&self, directory: &Path) {
+    fn commit(directory: &Path) {
         for arguments in [
             &["init", "--quiet", "--template="][..],
             &["add", "--all"],

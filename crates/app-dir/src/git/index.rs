@@ -89,13 +89,14 @@ pub fn parse(bytes: &[u8], hash: Kind) -> Option<(Part, Option<Changes>)> {
         let data = reader.take(size)?;
         match name {
             b"TREE" => part.tree = root_tree(data, hash),
-            b"link" => changes = Changes::parse(data, hash)?,
+            b"link" => changes = Some(Changes::parse(data, hash)?),
             // Without those in small letters, an index cannot be understood.
             _ if !name[0].is_ascii_uppercase() => return None,
             _ => {}
         }
     }
-    Some((part, changes))
+    // It may name no other file.
+    Some((part, changes.filter(|changes| !changes.base.is_null())))
 }
 
 /// The tree of the top directory, which a `TREE` extension begins with.
@@ -128,13 +129,9 @@ impl Part {
 }
 
 impl Changes {
-    /// None in place of what names no other file.
-    fn parse(data: &[u8], hash: Kind) -> Option<Option<Self>> {
+    fn parse(data: &[u8], hash: Kind) -> Option<Self> {
         let (base, data) = data.split_at_checked(hash.len_in_bytes())?;
         let base = ObjectId::try_from(base).ok()?;
-        if base.is_null() {
-            return Some(None);
-        }
         let bitmaps = if data.is_empty() {
             None
         } else {
@@ -142,7 +139,7 @@ impl Changes {
             let (replaced, _) = ewah::decode(data).ok()?;
             Some((deleted, replaced))
         };
-        Some(Some(Self { base, bitmaps }))
+        Some(Self { base, bitmaps })
     }
 
     /// The whole index. None if the two do not fit.
@@ -187,8 +184,8 @@ impl<'a> Reader<'a> {
     /// An entry, whose path takes the place of that of the entry before.
     fn entry(&mut self, version: u32, path: &mut Vec<u8>) -> Option<Entry> {
         let start = self.rest.len();
-        let stat = self.take(STAT_SIZE)?;
-        let mode = u32::from_be_bytes(stat[24..28].try_into().ok()?);
+        let fields = self.take(STAT_SIZE)?;
+        let mode = u32::from_be_bytes(fields[24..28].try_into().ok()?);
         let id = ObjectId::try_from(self.take(self.hash.len_in_bytes())?).ok()?;
         let flags = self.take(2)?[0];
         let is_extended = flags & 0x40 != 0;
