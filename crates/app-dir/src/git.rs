@@ -165,7 +165,7 @@ impl<'a> Repository<'a> {
 }
 
 /// The paths in which a checkout differs from its commit, as `git status --ignored` lists them.
-pub fn changes(repository: &Repository) -> Result<BTreeSet<String>, GitError> {
+pub fn changes(repository: &Repository) -> Result<Vec<String>, GitError> {
     status::changes(repository, &Node::read(repository.app)?)
 }
 

@@ -63,7 +63,7 @@ fn changed(app: &Path) -> Vec<String> {
     let head = git(app, &["rev-parse", "HEAD"]);
     assert_eq!(repository.head().unwrap().to_string(), head);
     assert_eq!(repository.commit(&head).unwrap().time, TIME);
-    changes(&repository).unwrap().into_iter().collect()
+    changes(&repository).unwrap()
 }
 
 /// A change of each kind is noticed in the app, which had none.
@@ -79,8 +79,8 @@ fn check(app: &Path) {
         [
             "directory-0/0.txt",
             "directory-1/1.txt",
-            "directory-2/added",
-            "staged"
+            "staged",
+            "directory-2/added"
         ]
     );
 }

@@ -91,6 +91,5 @@ pub fn changes(app_dir: &Path) -> Result<Vec<String>, RevisionError> {
     let Some(repository) = Repository::at(&app, Path::new(""))? else {
         return Ok(Vec::new());
     };
-    let changes = git::changes(&repository)?;
-    Ok(changes.into_iter().collect())
+    Ok(git::changes(&repository)?)
 }

@@ -93,12 +93,11 @@ pub fn status(app: &AppDir, tree: &Node, index: &Index, comparison: Comparison) 
 }
 
 /// The paths in which a checkout, with this tree, and the submodules in it differ from their commits.
-pub(super) fn changes(repository: &Repository, tree: &Node) -> Result<BTreeSet<String>, GitError> {
+pub(super) fn changes(repository: &Repository, tree: &Node) -> Result<Vec<String>, GitError> {
     let index = repository.index()?;
     let modes = repository.has_modes();
     let status = status(repository.app, tree, &index, Comparison::Status { modes });
     let mut changes = repository.staged(&index)?;
-    changes.extend(status.added);
     changes.extend(status.changed);
     changes.extend(status.missing);
     for (path, entry) in index.submodules() {
@@ -117,7 +116,10 @@ pub(super) fn changes(repository: &Repository, tree: &Node) -> Result<BTreeSet<S
                 .map(|name| format!("{}/{name}", path.display())),
         );
     }
-    Ok(changes)
+    // The files that git has come first, as they tell more.
+    let added = status.added.difference(&changes).cloned();
+    let added: Vec<String> = added.collect();
+    Ok(changes.into_iter().chain(added).collect())
 }
 
 impl Repository<'_> {
