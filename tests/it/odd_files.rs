@@ -61,7 +61,8 @@ fn told(app: &Path) -> String {
 
 #[test]
 fn an_odd_file_in_the_app_is_told_and_neither_waited_for_nor_shown() {
-    let apps: [(&str, fn(&Path)); 8] = [
+    type Make = fn(&Path);
+    let apps: [(&str, Make); 8] = [
         ("a pipe as Procfile", |app| pipe(&app.join("Procfile"))),
         ("a Procfile that links to a credential", |app| {
             symlink("../netrc", app.join("Procfile")).unwrap();
