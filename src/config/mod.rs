@@ -7,6 +7,7 @@ use crate::tools::Download;
 use binary_cache::credentials::{Binding, CredentialsError, Netrc, read_bindings};
 use binary_cache::{CacheUrl, CacheUrlError, TrustSettings};
 use glob::Pattern;
+use http_client::{Endpoint, EndpointError, redact_url};
 use hydra::{Job, Revision};
 use nix_derivation::StorePath;
 use nix_hydra_start::engine::{self, EngineSetting};
@@ -120,7 +121,7 @@ pub enum Wanted {
 pub struct HydraSettings {
     pub job: Option<Job>,
     /// The Hydra to ask; else the first binary cache that is one.
-    pub url: Option<CacheUrl>,
+    pub url: Option<Endpoint>,
     /// The revision to deploy, as the user or the platform names it.
     pub revision: Option<Revision>,
     /// The jobset's input that the revision is of.
@@ -275,7 +276,7 @@ fn caches(
     setting: &impl Fn(&str) -> Option<String>,
     bindings: &[Binding],
     netrc: &Netrc,
-    hydra: &mut Option<CacheUrl>,
+    hydra: &mut Option<Endpoint>,
 ) -> Result<Vec<CacheUrl>, ConfigError> {
     let named = |name, value: String| {
         value
@@ -289,22 +290,32 @@ fn caches(
     let default =
         setting("NIX_DEFAULT_BINARY_CACHE").unwrap_or_else(|| DEFAULT_BINARY_CACHE.to_string());
     let mut default = named("NIX_DEFAULT_BINARY_CACHE", default)?;
-    let defaults: Vec<Url> = default.iter().map(|cache| cache.base.clone()).collect();
+    let defaults: Vec<Url> = default
+        .iter()
+        .map(|cache| cache.endpoint.base.clone())
+        .collect();
     for bound in bindings.iter().filter_map(|binding| binding.url.as_ref()) {
         // One that is named as well is the same one, and the binding has its credentials.
         let mut all = caches.iter_mut().chain(&mut default);
-        match all.find(|cache| cache.base == bound.base) {
-            Some(cache) if cache.credentials.is_none() => {
-                cache.credentials.clone_from(&bound.credentials);
+        match all.find(|cache| cache.endpoint.base == bound.endpoint.base) {
+            Some(cache) if cache.endpoint.credentials.is_none() => {
+                cache
+                    .endpoint
+                    .credentials
+                    .clone_from(&bound.endpoint.credentials);
             }
             Some(_) => {}
             None => caches.push(bound.clone()),
         }
     }
     // Where it is named twice, it keeps its first place.
-    default.retain(|cache| !caches.iter().any(|other| other.base == cache.base));
+    default.retain(|cache| {
+        !caches
+            .iter()
+            .any(|other| other.endpoint.base == cache.endpoint.base)
+    });
     for cache in &mut caches {
-        cache.must_sign = defaults.contains(&cache.base);
+        cache.must_sign = defaults.contains(&cache.endpoint.base);
     }
     caches.extend(default.into_iter().map(|cache| CacheUrl {
         must_sign: true,
@@ -312,20 +323,21 @@ fn caches(
     }));
 
     if let Some(hydra) = hydra.as_mut().filter(|hydra| hydra.credentials.is_none()) {
-        let same = |cache: &&CacheUrl| cache.base.origin() == hydra.base.origin();
+        let same = |cache: &&CacheUrl| cache.endpoint.base.origin() == hydra.base.origin();
         let known = caches
             .iter()
-            .find(|cache| same(cache) && cache.credentials.is_some());
-        hydra.credentials = known.and_then(|cache| cache.credentials.clone());
+            .find(|cache| same(cache) && cache.endpoint.credentials.is_some());
+        hydra.credentials = known.and_then(|cache| cache.endpoint.credentials.clone());
     }
-    for cache in caches
+    for endpoint in caches
         .iter_mut()
+        .map(|cache| &mut cache.endpoint)
         .chain(hydra.as_mut())
-        .filter(|cache| cache.credentials.is_none())
+        .filter(|endpoint| endpoint.credentials.is_none())
     {
-        let host = cache.base.host_str().unwrap_or_default().to_string();
-        if cache.base.scheme() != "file" {
-            cache.credentials = netrc.find(&host);
+        let host = endpoint.base.host_str().unwrap_or_default().to_string();
+        if endpoint.base.scheme() != "file" {
+            endpoint.credentials = netrc.find(&host);
         }
     }
     Ok(caches)
@@ -334,17 +346,17 @@ fn caches(
 fn cache_url(name: &'static str, url: &str) -> Result<CacheUrl, ConfigError> {
     url.parse::<CacheUrl>().map_err(|error| {
         let expected = match error {
-            CacheUrlError::NotAUrl | CacheUrlError::Scheme => {
+            CacheUrlError::Endpoint(EndpointError::NotAUrl | EndpointError::Scheme) => {
                 "URLs of binary caches, separated by spaces, such as `https://hydra.example.org` or `file:///var/cache/nix`"
             }
-            CacheUrlError::FileHost => {
+            CacheUrlError::Endpoint(EndpointError::FileHost) => {
                 "a directory of this machine behind `file://`, from its first slash on, such as `file:///var/cache/nix`"
             }
             CacheUrlError::Priority => "`?priority=` followed by a whole number",
             CacheUrlError::Trusted => "`?trusted=` followed by `true` or `false`",
         };
         // A URL may hold a password, which an error must not repeat.
-        invalid(name, CacheUrl::without_credentials(url), expected)
+        invalid(name, redact_url(url), expected)
     })
 }
 
@@ -367,10 +379,10 @@ fn hydra(get: &Get) -> Result<HydraSettings, ConfigError> {
         .transpose()?;
     let url = get("NIX_HYDRA_URL")
         .map(|value| {
-            let url = cache_url("NIX_HYDRA_URL", value.trim()).ok();
+            let url: Option<Endpoint> = value.trim().parse().ok();
             url.filter(|url| url.base.scheme() != "file")
                 .ok_or_else(|| {
-                    let shown = CacheUrl::without_credentials(value.trim());
+                    let shown = redact_url(value.trim());
                     let expected = "the URL of a Hydra, such as `https://hydra.example.org`";
                     invalid("NIX_HYDRA_URL", shown, expected)
                 })
@@ -664,7 +676,7 @@ fn download(
         .ok_or_else(|| {
             invalid(
                 url_name,
-                CacheUrl::without_credentials(&url),
+                redact_url(&url),
                 "an `https`, `http` or `file` URL, such as `file:///var/cache/archive`",
             )
         })?;
@@ -886,7 +898,7 @@ mod tests {
         assert_eq!(config.caches.len(), expected.len());
         for (cache, (url, credentials)) in config.caches.iter().zip(expected) {
             assert_eq!(cache.to_string(), url);
-            assert!(cache.credentials == credentials, "{url}");
+            assert!(cache.endpoint.credentials == credentials, "{url}");
         }
     }
 
@@ -907,7 +919,11 @@ mod tests {
         let caches = caches.unwrap().caches;
         let names: Vec<_> = caches.iter().map(ToString::to_string).collect();
         assert_eq!(names, ["https://other.net", "https://default.net"]);
-        assert!(caches.iter().all(|cache| cache.credentials.is_some()));
+        assert!(
+            caches
+                .iter()
+                .all(|cache| cache.endpoint.credentials.is_some())
+        );
     }
 
     #[test]
