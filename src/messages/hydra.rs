@@ -1,4 +1,4 @@
-//! What went wrong with Hydra, in words.
+//! Messages about Hydra: the server, the revision, the evaluation and the build.
 
 use super::Message;
 use http_client::HttpError;
@@ -26,19 +26,19 @@ fn hydra(error: &HydraError) -> Message {
         HydraError::NoHydra(caches, unreached) => Message::new(
             "No binary cache has answered as a Hydra does",
             formatdoc! {"
-                The binary caches are {caches}. Of these could not be asked:
+                The binary caches are {caches}. These did not answer:
 
                 {unreached}
                 Check that they can be reached from where the image is built; or set NIX_HYDRA_URL to the
-                URL of the Hydra that is meant.
+                URL of the right Hydra.
             ", caches = list(caches), unreached = indented(&reasons(unreached), unreached.len())},
         ),
         HydraError::Http(url, error @ HttpError::Status(401 | 407)) => Message::new(
             "Hydra cannot be asked without credentials",
             formatdoc! {"
-                {url}: {error}. This is said by a proxy in front of it.
+                {url}: {error}. A proxy in front of Hydra refused the request.
 
-                Give the user and password that it asks for: in a service binding of type
+                Give its user and password: in a service binding of type
                 `nix-binary-cache` with the Hydra's URL, in the netrc file that NIX_NETRC_FILE names, or
                 in NIX_HYDRA_URL.
             "},
@@ -72,19 +72,19 @@ fn hydra(error: &HydraError) -> Message {
         HydraError::Private(url) => Message::new(
             "This Hydra is private",
             formatdoc! {"
-                {url} lets nobody see it who is not signed in.
+                {url} shows its builds to signed-in users only.
 
-                Give a user and password of it: in a service binding of type `nix-binary-cache` with
+                Give the user and password of an account on it: in a service binding of type `nix-binary-cache` with
                 its URL, in the netrc file that NIX_NETRC_FILE names, or in NIX_HYDRA_URL.
             "},
         ),
         HydraError::SignIn(url, said) => Message::new(
-            "Hydra did not let us sign in",
+            "Signing in to Hydra failed",
             formatdoc! {"
                 {url}: {said}
 
                 Check the user and password for this host: in the service binding, the netrc file, or
-                the URL. Accounts of Google and GitHub have no password that could be used.
+                the URL. An account that signs in through Google or GitHub has no password to give here.
             "},
         ),
     }
@@ -97,7 +97,7 @@ fn reasons(unreached: &[(String, HttpError)]) -> Vec<String> {
         .collect()
 }
 
-/// What to do about a path that Hydra has built, and nobody has.
+/// The hint for a path that Hydra has built and no cache has.
 pub(super) fn not_kept(job: &Job, unusable: &[(String, String)]) -> String {
     let mut text = String::new();
     for (cache, reason) in unusable {
@@ -105,7 +105,7 @@ pub(super) fn not_kept(job: &Job, unusable: &[(String, String)]) -> String {
     }
     let _ = write!(
         text,
-        "Hydra has built {job}, but what it built was garbage-collected since\n\
+        "Hydra has built {job}, but its output was garbage-collected since\n\
          (restart the build on Hydra, or raise the number of evaluations that the jobset keeps), or is\n\
          kept elsewhere: set NIX_EXTRA_BINARY_CACHE to where that is."
     );
@@ -113,7 +113,7 @@ pub(super) fn not_kept(job: &Job, unusable: &[(String, String)]) -> String {
 }
 
 fn revision(error: &RevisionError) -> Message {
-    let header = "It is not known which revision to deploy";
+    let header = "The revision to deploy is not known";
     match error {
         RevisionError::Unknown => Message::new(
             header,
@@ -127,7 +127,7 @@ fn revision(error: &RevisionError) -> Message {
         RevisionError::Git(said) => Message::new(
             header,
             formatdoc! {"
-                The app has a `.git`, but its revision cannot be found out: {said}.
+                The app has a `.git`, but its revision cannot be read: {said}.
 
                 Set NIX_REVISION to the git revision.
             "},
@@ -139,7 +139,7 @@ fn revision(error: &RevisionError) -> Message {
 
                 {files}
                 Hydra builds revisions, so it has not built this. Commit the changes, or remove these
-                files; or set NIX_REVISION to say which revision to deploy all the same.
+                files; or set NIX_REVISION to the revision to deploy anyway.
             ", noun = if *count == 1 { "file" } else { "files" }, files = indented(files, *count)},
         ),
     }
@@ -151,11 +151,11 @@ pub(super) fn deploy(error: &DeployError) -> Message {
         DeployError::Revision(error) => revision(error),
         DeployError::NotEvaluated(error) => not_evaluated(error),
         DeployError::Ambiguous(revision, inputs) => Message::new(
-            format!("The revision {revision} is the beginning of several"),
+            format!("The short revision {revision} is ambiguous"),
             formatdoc! {"
                 One evaluation has {inputs}.
 
-                Set NIX_REVISION to the whole revision, or NIX_HYDRA_INPUT to the input that is meant.
+                Set NIX_REVISION to the whole revision, or NIX_HYDRA_INPUT to the right input.
             ", inputs = list(&inputs.iter().map(|(name, revision)| format!("{revision} as input {name}")).collect::<Vec<_>>())},
         ),
         DeployError::NoInput(input, names) => Message::new(
@@ -163,7 +163,7 @@ pub(super) fn deploy(error: &DeployError) -> Message {
             formatdoc! {"
                 NIX_HYDRA_INPUT is set to `{input}`. The newest evaluation has {names}.
 
-                Set it to the one that is the app's repository; or do not set it, to look at all.
+                Set it to the input that is the app's repository, or unset it to look at all inputs.
             ", names = if names.is_empty() { "no inputs (a flake counts as `flake`)".to_string() } else { list(names) }},
         ),
         DeployError::NoJob(error) => no_job(error),
@@ -203,14 +203,12 @@ pub(super) fn deploy(error: &DeployError) -> Message {
             "},
         ),
         DeployError::NoOutput(page) => Message::new(
-            "Hydra does not tell what the build's output is",
+            "Hydra does not say which store path it built",
             formatdoc! {"
                 {page}
-                has succeeded, but its outputs have no store path, as is so with content-addressed
-                derivations.
+                succeeded, but its outputs have no store path. Content-addressed derivations are like this.
 
-                Set NIX_STORE_PATH to the store path, or let the expression be evaluated: do not set
-                NIX_HYDRA_JOB.
+                Set NIX_STORE_PATH to the store path, or unset NIX_HYDRA_JOB to evaluate the expression.
             "},
         ),
     }
@@ -261,9 +259,9 @@ fn not_evaluated(error: &NotEvaluated) -> Message {
         body.push('\n');
     }
     body.push_str(if *disabled {
-        "The jobset is disabled, so nothing will come of waiting: enable it on Hydra."
+        "The jobset is disabled, so waiting does not help: enable it on Hydra."
     } else if error.is_some() {
-        "Mend that, push, and deploy what you pushed."
+        "Fix that, push, and deploy the new revision."
     } else {
         "Check that it was pushed to the branch that the jobset watches, and that Hydra checks it\n\
          often enough (or is told by the forge's webhook); then wait longer with NIX_HYDRA_WAIT.\n\
@@ -296,7 +294,7 @@ fn no_job(error: &NoJob) -> Message {
         return Message::new(
             header,
             format!(
-                "{page}\nHydra could not evaluate it:\n\n{error}\nMend that, push, and deploy what you pushed."
+                "{page}\nHydra could not evaluate it:\n\n{error}\nFix that, push, and deploy the new revision."
             ),
         );
     }
@@ -328,20 +326,20 @@ fn build_failed(failed: &Failed) -> Message {
     Message::new(format!("Hydra's build of {} {what}", failed.job), body)
 }
 
-/// What became of a build, and what to do about it. Source: `renderStatus` of Hydra's templates.
+/// How a build ended, and the next step. Source: `renderStatus` of Hydra's templates.
 fn status(status: Option<u64>, system: &str) -> (String, String) {
     let again = "Restart it on Hydra, and deploy again.".to_string();
-    let mend = "Mend it, push, and deploy what you pushed.".to_string();
+    let fix = "Fix it, push, and deploy the new revision.".to_string();
     match status {
-        Some(1) => ("failed".into(), mend),
+        Some(1) => ("failed".into(), fix),
         Some(2) => (
             "failed, since a dependency did".into(),
-            "The build's page names the step that failed. Mend it, push, and deploy what you pushed."
+            "The build's page names the step that failed. Fix it, push, and deploy the new revision."
                 .into(),
         ),
         Some(3) => (
             "was aborted".into(),
-            format!("Something is wrong with the Hydra, not with the job. {again}"),
+            format!("This is a fault of Hydra, not of the job. {again}"),
         ),
         Some(4) => ("was cancelled".into(), again),
         Some(6) => (
@@ -383,4 +381,137 @@ fn indented(items: &[String], count: usize) -> String {
         let _ = writeln!(text, "    … and {} more", count - items.len());
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::messages::tests::texts;
+    use crate::resolve::ResolveError;
+    use hydra::Revision;
+    use std::time::Duration;
+
+    fn job() -> Job {
+        Job {
+            project: "acme".into(),
+            jobset: "main".into(),
+            job: "myapp".into(),
+        }
+    }
+
+    fn page() -> String {
+        "https://hydra.acme.net/build/7".into()
+    }
+
+    fn of_the_server() -> Vec<DeployError> {
+        let url = || "https://hydra.acme.net/eval/1".to_string();
+        let unreached = vec![(url(), HttpError::Status(502))];
+        let errors = [
+            HydraError::NoHydra(Vec::new(), Vec::new()),
+            HydraError::NoHydra(vec!["https://cache.acme.net".into()], Vec::new()),
+            HydraError::NoHydra(vec![url()], unreached),
+            HydraError::Http(url(), HttpError::Status(407)),
+            HydraError::Http(url(), HttpError::Transport("no route to it".into())),
+            HydraError::Refused {
+                url: url(),
+                status: 404,
+                said: "Jobset `main` doesn't exist.".into(),
+            },
+            HydraError::Answer(url(), "expected value at line 1 column 1".into()),
+            HydraError::Private(url()),
+            HydraError::SignIn(url(), "Bad username or password.".into()),
+        ];
+        errors.map(DeployError::Hydra).into()
+    }
+
+    fn of_the_revision() -> Vec<DeployError> {
+        let files = vec!["main.py".to_string(), "new.py".to_string()];
+        let mut errors: Vec<_> = [
+            RevisionError::Unknown,
+            RevisionError::Git("fatal: not a git repository".into()),
+            RevisionError::Changed(files, 12),
+        ]
+        .map(DeployError::Revision)
+        .into();
+        let revision = |end: char| format!("0123456{}", String::from(end).repeat(33));
+        errors.push(DeployError::Ambiguous(
+            "0123456".into(),
+            vec![
+                ("src".into(), revision('a')),
+                ("nixpkgs".into(), revision('b')),
+            ],
+        ));
+        errors.push(DeployError::NoInput("scr".into(), vec!["src".into()]));
+        for (disabled, error) in [
+            (false, None),
+            (true, None),
+            (false, Some("error: undefined variable `x`".to_string())),
+        ] {
+            errors.push(DeployError::NotEvaluated(Box::new(NotEvaluated {
+                revision: Revision {
+                    name: revision('a'),
+                    from: "NIX_REVISION".into(),
+                },
+                page: "https://hydra.acme.net/jobset/acme/main".into(),
+                job: job(),
+                input: Some("src".into()),
+                looked_at: 20,
+                newest: Some((31, vec![("src".into(), revision('c'))])),
+                waited: Duration::from_secs(300),
+                doing: "The jobset is to be evaluated next".into(),
+                disabled,
+                error,
+            })));
+        }
+        errors
+    }
+
+    fn of_the_build() -> Vec<DeployError> {
+        let mut errors = vec![
+            DeployError::NoLatest(job(), "x86_64-linux".into()),
+            DeployError::NotFinished {
+                page: page(),
+                doing: "It waits for a machine".into(),
+                waited: Duration::from_secs(300),
+            },
+            DeployError::System {
+                page: page(),
+                system: "aarch64-linux".into(),
+                wanted: "x86_64-linux".into(),
+            },
+            DeployError::NoOutput(page()),
+        ];
+        for error in [None, Some("error: attribute missing".to_string())] {
+            errors.push(DeployError::NoJob(Box::new(NoJob {
+                job: job(),
+                page: page(),
+                jobs: vec!["web".into(), "worker".into()],
+                count: 5,
+                error,
+            })));
+        }
+        let statuses = [1, 2, 3, 4, 6, 7, 9, 10, 11, 12, 13].map(Some);
+        for status in statuses.into_iter().chain([None]) {
+            let tail = (status == Some(1)).then(|| vec!["make: *** No rule".to_string()]);
+            errors.push(DeployError::Failed(Box::new(Failed {
+                job: job(),
+                status,
+                system: "x86_64-linux".into(),
+                page: page(),
+                log: page() + "/log",
+                tail,
+            })));
+        }
+        errors
+    }
+
+    #[test]
+    fn messages_about_hydra() {
+        let mut errors = of_the_server();
+        errors.append(&mut of_the_revision());
+        errors.append(&mut of_the_build());
+        let errors = errors.into_iter();
+        let errors = errors.map(|error| ResolveError::Hydra(error).into());
+        insta::assert_snapshot!(texts(&errors.collect::<Vec<_>>()));
+    }
 }

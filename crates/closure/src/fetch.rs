@@ -37,6 +37,7 @@ pub struct FetchError {
     pub path: StorePath,
     /// The URL of the binary cache, as messages show it.
     pub cache: String,
+    #[source]
     pub reason: FetchFailure,
 }
 
