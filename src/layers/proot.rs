@@ -190,10 +190,17 @@ fn download(source: &ToolSource, to: &Path, http: &Http) -> Result<Vec<u8>, PRoo
             reason,
         })
     };
-    let timer = print::sub_start_timer(format!("Downloading {}", tool_name(source)));
-    let downloaded = source.download(http, to);
-    timer.done();
-    downloaded.map_err(PRootLayerError::Tool)?;
+    let name = tool_name(source);
+    // Only the one that comes with the buildpack has a version.
+    if source.version.is_some() {
+        log::sub_bullet(format!("Using {name}, which comes with the buildpack"));
+        source.download(http, to)?;
+    } else {
+        let timer = print::sub_start_timer(format!("Downloading {name}"));
+        let downloaded = source.download(http, to);
+        timer.done();
+        downloaded?;
+    }
     let bytes = fs::read(to).map_err(layer_error)?;
     fs::remove_file(to).map_err(layer_error)?;
     program(bytes)

@@ -41,6 +41,15 @@ pub(super) fn tool(error: &ToolError) -> Message {
         ),
         ToolError::Write(path, error) => disk("Failed to write a tool", path, error),
         ToolError::Temporary(error) => temporary(error),
+        ToolError::NotPackaged(path, error) => Message::new(
+            "The buildpack comes without PRoot",
+            formatdoc! {"
+                {path} could not be read: {error}.
+
+                Use a released package of this buildpack, or package it anew: `script/setup proot` makes
+                what it needs. Or set NIX_PROOT_URL and NIX_PROOT_SHA256.
+            ", path = path.display()},
+        ),
         ToolError::WrongHash {
             url,
             expected,
@@ -205,6 +214,10 @@ mod tests {
                 "/tmp".into(),
                 io::ErrorKind::ReadOnlyFilesystem,
             )])),
+            ToolError::NotPackaged(
+                "/cnb/buildpacks/nix_hydra/proot/proot".into(),
+                io::ErrorKind::NotFound.into(),
+            ),
             ToolError::WrongHash {
                 url: url(),
                 expected: "00".repeat(32),

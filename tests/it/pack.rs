@@ -77,7 +77,7 @@ impl Pack {
     }
 
     /// What a user sets.
-    fn env(&self) -> [(&'static str, String); 7] {
+    fn env(&self) -> [(&'static str, String); 5] {
         let fixtures = &self.fixtures;
         [
             ("NIX_EXTRA_BINARY_CACHE", format!("{CARRIED}/cache")),
@@ -85,8 +85,6 @@ impl Pack {
             ("NIX_TRUSTED_PUBLIC_KEYS", fixtures.public_key.clone()),
             ("NIX_ARCHIVE_URL", format!("{CARRIED}/nix.tar.xz")),
             ("NIX_ARCHIVE_SHA256", fixtures.nix_archive_sha256.clone()),
-            ("NIX_PROOT_URL", format!("{CARRIED}/proot")),
-            ("NIX_PROOT_SHA256", fixtures.proot_sha256.clone()),
         ]
     }
 
