@@ -1,5 +1,6 @@
 //! The start program's commands.
 
+use crate::app::End;
 use crate::choose::{candidates, try_all};
 use crate::closure::Closure;
 use crate::doctor;
@@ -8,7 +9,7 @@ use crate::errors::{self, RunError};
 use crate::image::Found;
 use crate::picture;
 use crate::run::{self, Request};
-use crate::supervise::{End, is_init};
+use crate::say::{RUN_PROOT, say};
 use crate::sys;
 use crate::why;
 use std::env;
@@ -16,9 +17,6 @@ use std::ffi::OsString;
 use std::io::{self, Write as _};
 use std::path::Path;
 use std::process::ExitCode;
-
-/// The name that makes every word a part of the command to run.
-const RUN_PROOT: &str = "run_proot.sh";
 
 const HELP: &str = "\
 Looks after a Nix closure in an image.
@@ -154,7 +152,7 @@ fn run(words: &[OsString]) -> ExitCode {
 }
 
 fn failed(error: &RunError) -> ExitCode {
-    errors::say(&error.message());
+    say(RUN_PROOT, &error.message());
     ExitCode::from(error.status())
 }
 
@@ -164,7 +162,7 @@ fn pass_on(end: End) -> ExitCode {
         End::Exited(status) => status,
         End::Killed(signal) => {
             // No signal ends process 1.
-            if !is_init() {
+            if !sys::is_init() {
                 sys::die_by(signal);
             }
             128 + signal

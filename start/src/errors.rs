@@ -1,21 +1,14 @@
 //! Everything that the start program says: on standard error, since standard output is the app's.
 
+use crate::app::End;
 use crate::choose::Reason;
 use crate::engine::{EXPECTED, Engine};
 use crate::namespace::{Refusal, Step};
 use crate::proot::Lack;
-use crate::supervise::End;
 use std::ffi::OsString;
 use std::fmt::Write as _;
-use std::io::{self, Write as _};
+use std::io;
 use std::path::{Path, PathBuf};
-
-/// The name by which users know this program.
-const NAME: &str = "run_proot.sh";
-
-/// Said when PRoot works, but only without the filter that keeps it fast.
-pub(crate) const SLOW_PROOT: &str = "this PRoot translates nothing with its seccomp filter, so it ran \
-    without: every system call was slower. The PRoot that the buildpack pins has no such fault.";
 
 /// Why a command was not run.
 #[derive(Debug)]
@@ -154,15 +147,10 @@ pub(crate) fn reason(reason: &Reason) -> String {
     }
 }
 
-/// Says something on standard error.
-pub(crate) fn say(text: &str) {
-    // There is nobody to tell where that is closed.
-    let _ = writeln!(io::stderr(), "{NAME}: {text}");
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::say::RUN_PROOT;
 
     fn refused() -> io::Error {
         io::Error::from_raw_os_error(libc::EPERM)
@@ -235,7 +223,7 @@ mod tests {
         ]);
         let messages: Vec<_> = errors
             .iter()
-            .map(|error| format!("{NAME}: {}\n(status {})", error.message(), error.status()))
+            .map(|error| format!("{RUN_PROOT}: {}\n(status {})", error.message(), error.status()))
             .collect();
         insta::assert_snapshot!(messages.join("\n\n==========\n\n"));
     }

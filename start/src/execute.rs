@@ -2,7 +2,7 @@
 //!
 //! This is not left to the C library: musl's runs no script whose first line names no interpreter.
 
-use crate::supervise::App;
+use crate::app::App;
 use crate::sys;
 use std::env;
 use std::ffi::{CString, OsString};

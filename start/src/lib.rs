@@ -7,6 +7,7 @@
 //!
 //! It is a crate of its own so that it stays small: it links std, libc and rustix, and nothing else.
 
+mod app;
 mod choose;
 pub mod closure;
 mod command_line;
@@ -16,13 +17,17 @@ mod environment;
 mod errors;
 mod execute;
 pub mod image;
+mod in_proot;
 mod inside;
 mod namespace;
 mod picture;
+mod place;
 pub mod processes;
 mod proot;
+mod proot_log;
 mod report;
 mod run;
+mod say;
 mod shell;
 mod supervise;
 mod sys;

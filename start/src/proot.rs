@@ -19,6 +19,9 @@ const LOADERS: [(&str, &str); 2] = [("PROOT_LOADER", LOADER), ("PROOT_LOADER_32"
 /// ones, then what every container can write to, be its root read-only.
 const TMP_DIRS: [&str; 4] = ["/tmp", "/dev/shm", "/var/tmp", "/run"];
 
+/// The least verbosity at which PRoot logs how processes end.
+const LOG_ENDS: &str = "1";
+
 /// Why PRoot is not even tried.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Lack {
@@ -122,6 +125,7 @@ impl PRoot {
         for binding in &self.bindings {
             command.arg("-b").arg(binding);
         }
+        command.args(["-v", LOG_ENDS]);
         command.arg(program);
         for (name, value) in &self.variables {
             command.env(name, value);
@@ -165,7 +169,10 @@ mod tests {
         let binding = format!("{}:/nix/store", found.store.display());
         let arguments: Vec<_> = command.get_args().collect();
         let bound = "/layers/a/x-app:/nix/store/x-app!";
-        assert_eq!(arguments, ["-b", binding.as_str(), "-b", bound, "/start"]);
+        assert_eq!(
+            arguments,
+            ["-b", binding.as_str(), "-b", bound, "-v", "1", "/start"]
+        );
         let loader = found.layer.join(LOADER);
         let variables: Vec<_> = command.get_envs().collect();
         assert_eq!(

@@ -1,5 +1,6 @@
 //! Runs a command where the closure is at `/nix/store`.
 
+use crate::app::{App, End};
 use crate::choose::{Ready, Reason, candidates, in_proot, prepare};
 use crate::engine::{self, EngineSetting};
 use crate::environment;
@@ -7,9 +8,10 @@ use crate::errors::{self, RunError};
 use crate::execute::execute;
 use crate::image::Found;
 use crate::namespace::View;
+use crate::say::{RUN_PROOT, say};
 use crate::shell;
-use crate::supervise::{self, App, End, is_init};
-use crate::sys::Signals;
+use crate::supervise;
+use crate::sys::{self, Signals};
 use std::env;
 use std::ffi::OsString;
 use std::io;
@@ -113,7 +115,7 @@ fn launch(
 ) -> Result<Result<End, RunError>, Reason> {
     match ready {
         Ready::Here => Ok(start(app, None, signals)),
-        Ready::Namespace(view) if is_init() => Ok(start(app, Some(&view), signals)),
+        Ready::Namespace(view) if sys::is_init() => Ok(start(app, Some(&view), signals)),
         Ready::Namespace(view) => {
             view.enter().map_err(Reason::Namespace)?;
             Ok(start(app, None, signals))
@@ -129,23 +131,27 @@ fn launch(
 /// Process 1 has to stay: the kernel lets it be ended by no signal that it does not handle, and gives
 /// it all orphans. Any other process has a parent that does these things, so it becomes the app.
 fn start(app: &App, view: Option<&View>, signals: &Signals) -> Result<End, RunError> {
-    if is_init() {
-        let end = supervise::run(app, view, signals).map_err(|error| app.cannot(error))?;
+    if sys::is_init() {
+        let end = supervise::run(app, view, signals).map_err(|error| cannot(app, error))?;
         return executed(app, end);
     }
     signals.before.set();
-    Err(app.cannot(execute(app)))
+    Err(cannot(app, execute(app)))
 }
 
 fn executed(app: &App, end: End) -> Result<End, RunError> {
     match end {
-        End::NotExecuted(error) => Err(app.cannot(io::Error::from_raw_os_error(error))),
+        End::NotExecuted(error) => Err(cannot(app, io::Error::from_raw_os_error(error))),
         end => Ok(end),
     }
 }
 
+fn cannot(app: &App, error: io::Error) -> RunError {
+    RunError::Execute(app.program.clone(), error)
+}
+
 fn log(line: &str) {
     if env::var_os(LOG).is_some_and(|value| value != "0" && !value.is_empty()) {
-        errors::say(line);
+        say(RUN_PROOT, line);
     }
 }

@@ -3,7 +3,7 @@
 //! This program has one thread, so a forked child may do all that its parent may.
 #![allow(unsafe_code)]
 
-use rustix::process::{Pid, Resource, Rlimit, setrlimit};
+use rustix::process::{Pid, Resource, Rlimit, getpid, setrlimit};
 use rustix::thread::UnshareFlags;
 use std::ffi::{CStr, CString};
 use std::fs::{self, File};
@@ -11,6 +11,11 @@ use std::io::{self, Read};
 use std::mem;
 use std::os::fd::FromRawFd;
 use std::ptr;
+
+/// Whether this is process 1 of its process namespace.
+pub(crate) fn is_init() -> bool {
+    getpid().is_init()
+}
 
 /// Which of the two processes this is after a fork.
 pub(crate) enum Fork {
