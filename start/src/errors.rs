@@ -223,7 +223,13 @@ mod tests {
         ]);
         let messages: Vec<_> = errors
             .iter()
-            .map(|error| format!("{RUN_PROOT}: {}\n(status {})", error.message(), error.status()))
+            .map(|error| {
+                format!(
+                    "{RUN_PROOT}: {}\n(status {})",
+                    error.message(),
+                    error.status()
+                )
+            })
             .collect();
         insta::assert_snapshot!(messages.join("\n\n==========\n\n"));
     }

@@ -86,14 +86,13 @@ pub(crate) fn run(
 }
 
 /// Waits until PRoot has started the app, and then for the app's end.
-fn watch(
-    mut supervisor: Supervisor,
-    helper: Pid,
-    reports: &OwnedFd,
-) -> Result<End, PRootFailure> {
+fn watch(mut supervisor: Supervisor, helper: Pid, reports: &OwnedFd) -> Result<End, PRootFailure> {
     let failure = match receive(reports)? {
         Some(Report::Started(pid)) => {
             supervisor.app = Pid::from_raw(pid);
+            if let Some(log) = &mut supervisor.log {
+                log.follow(supervisor.app);
+            }
             return Ok(supervisor.watch(reports));
         }
         Some(Report::Works) => {

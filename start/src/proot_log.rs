@@ -11,15 +11,25 @@
 //! `src/tracee/event.c` of PRoot 5.4.0.
 
 use crate::app::End;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use std::fs::File;
 use std::io::{self, Read as _, Write as _};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+/// How long the log is left alone after each look while the app runs. Where many processes are started,
+/// a look at each line would take a tenth of the time that they have.
+const REST: Duration = Duration::from_millis(100);
 
 /// The reading end.
 #[derive(Debug)]
 pub(crate) struct PRootLog {
-    pub(crate) file: File,
+    file: File,
+    /// A descriptor that is readable once the app has ended; None from then on, or if there is none.
+    app: Option<OwnedFd>,
+    rest_until: Instant,
     /// The beginning of a line whose end is still to come.
     line: Vec<u8>,
     end: Option<End>,
@@ -32,15 +42,34 @@ impl PRootLog {
         rustix::io::ioctl_fionbio(&reader, true)?;
         let log = Self {
             file: reader.into(),
+            app: None,
+            rest_until: Instant::now(),
             line: Vec::new(),
             end: None,
         };
         Ok((log, writer))
     }
 
+    /// Sets the app's first process.
+    pub(crate) fn follow(&mut self, app: Option<Pid>) {
+        // Linux has it since 5.3.
+        self.app = app.and_then(|app| pidfd_open(app, PidfdFlags::empty()).ok());
+    }
+
+    /// The descriptor to wait for, and for how long at most.
+    pub(crate) fn next_event(&self) -> (BorrowedFd<'_>, Option<Duration>) {
+        let rest = self.rest_until.saturating_duration_since(Instant::now());
+        match &self.app {
+            Some(app) if !rest.is_zero() => (app.as_fd(), Some(rest)),
+            _ => (self.file.as_fd(), None),
+        }
+    }
+
     /// Reads the lines that have been written so far and passes PRoot's warnings and errors on.
     /// Returns the app's end once that has been logged.
     pub(crate) fn read(&mut self) -> Option<End> {
+        self.app = self.app.take().filter(|app| !is_readable(app));
+        self.rest_until = Instant::now() + REST;
         let mut bytes = [0; 4096];
         while let Ok(size @ 1..) = self.file.read(&mut bytes) {
             for byte in &bytes[..size] {
@@ -63,6 +92,12 @@ impl PRootLog {
         }
         self.line.clear();
     }
+}
+
+/// Whether there is something to read at once.
+pub(crate) fn is_readable(fd: &OwnedFd) -> bool {
+    let mut fds = [PollFd::new(fd, PollFlags::IN)];
+    poll(&mut fds, Some(&Timespec::default())).is_ok_and(|count| count > 0)
 }
 
 /// The app's end, if this is the text that tells of it.

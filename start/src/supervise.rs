@@ -10,7 +10,7 @@ use crate::execute::execute;
 use crate::namespace::View;
 use crate::place::Place;
 use crate::processes::descendants;
-use crate::proot_log::PRootLog;
+use crate::proot_log::{PRootLog, is_readable};
 use crate::report::{Report, receive, send};
 use crate::sys::{self, Arrived, Fork, Mask, Signals};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -154,17 +154,18 @@ impl<'a> Supervisor<'a> {
                 .is_some_and(|app| test_kill_process_group(app) != Err(Errno::SRCH))
     }
 
-    /// Waits for a signal or a line of PRoot's log.
+    /// Waits for a signal, or for the app's end in PRoot.
     fn wait_for_event(&self, limit: Option<Duration>) {
+        let mut fds = vec![PollFd::new(&self.signals.file, PollFlags::IN)];
+        let mut limits = vec![limit];
+        if let Some(log) = &self.log {
+            let (fd, limit) = log.next_event();
+            fds.push(PollFd::from_borrowed_fd(fd, PollFlags::IN));
+            limits.push(limit);
+        }
+        let limit = limits.into_iter().flatten().min();
         let limit = limit.and_then(|limit| Timespec::try_from(limit).ok());
-        let signals = PollFd::new(&self.signals.file, PollFlags::IN);
-        let _ = match &self.log {
-            Some(log) => poll(
-                &mut [signals, PollFd::new(&log.file, PollFlags::IN)],
-                limit.as_ref(),
-            ),
-            None => poll(&mut [signals], limit.as_ref()),
-        };
+        let _ = poll(&mut fds, limit.as_ref());
     }
 
     fn handle_events(&mut self) {
@@ -265,9 +266,4 @@ impl<'a> Supervisor<'a> {
             Signals::wait_for_child(TICK.subsec_nanos());
         }
     }
-}
-
-fn is_readable(pipe: &OwnedFd) -> bool {
-    let mut fds = [PollFd::new(pipe, PollFlags::IN)];
-    poll(&mut fds, Some(&Timespec::default())).is_ok_and(|count| count > 0)
 }

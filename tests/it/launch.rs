@@ -17,7 +17,7 @@ use tempfile::TempDir;
 const LIMIT: Duration = Duration::from_mins(2);
 
 /// What hosts with Docker's default seccomp profile refuse, and what Heroku's Cedar refuses.
-const DOCKER: &[Forbidden] = &[Forbidden::UserNamespaces];
+pub const DOCKER: &[Forbidden] = &[Forbidden::UserNamespaces];
 pub const CEDAR: &[Forbidden] = &[Forbidden::UserNamespaces, Forbidden::Ptrace];
 
 /// The static app in an image, deployed as a store path.
@@ -34,7 +34,7 @@ pub fn image(app: &str) -> Option<(Deploy, Image)> {
     Some((deploy, outcome.image.unwrap()))
 }
 
-fn launch<const N: usize>(
+pub fn launch<const N: usize>(
     (deploy, image): &(Deploy, Image),
     forbidden: &[Forbidden],
     command: [&str; N],
@@ -352,7 +352,8 @@ fn a_proot_that_translates_nothing_is_noticed() {
             launch.run().unwrap()
         })
     };
-    let [never, engines] = run("#!/bin/sh\nwhile [ \"$1\" = -b ]; do shift 2; done; exec \"$@\"\n");
+    let [never, engines] =
+        run("#!/bin/sh\nwhile [ \"${1#-}\" != \"$1\" ]; do shift 2; done; exec \"$@\"\n");
     assert_eq!(never.code, 126);
     assert!(
         never.stderr.contains("this PRoot translates nothing"),
@@ -362,7 +363,7 @@ fn a_proot_that_translates_nothing_is_noticed() {
     assert_ne!(engines.code, 0, "{}", engines.stdout);
     // As Debian's PRoot 5.4.0-3 behaves.
     let [without_filter, engines] = run(
-        "#!/bin/sh\n[ \"$PROOT_NO_SECCOMP\" ] && exec /real-proot \"$@\"; while [ \"$1\" = -b ]; do shift 2; done; exec \"$@\"\n",
+        "#!/bin/sh\n[ \"$PROOT_NO_SECCOMP\" ] && exec /real-proot \"$@\"; while [ \"${1#-}\" != \"$1\" ]; do shift 2; done; exec \"$@\"\n",
     );
     assert_eq!(without_filter.stdout, "myapp 1.0\n");
     let said = "translates nothing with its seccomp filter, so it ran without";
@@ -382,7 +383,7 @@ fn signals_reach_the_app_whichever_attempt_runs_it() {
     let directory = TempDir::new().unwrap();
     let real = directory.path().join("real-proot");
     fs::copy(&file, &real).unwrap();
-    let hidden = "while [ \"$1\" = -b ]; do shift 2; done; exec \"$@\"\n";
+    let hidden = "while [ \"${1#-}\" != \"$1\" ]; do shift 2; done; exec \"$@\"\n";
     let script = "grep SigBlk /proc/self/status; trap 'exit 3' TERM; echo ready; \
                   while :; do sleep 0.01; done";
     let launched = |first: &str, script: &str| {

@@ -39,4 +39,5 @@ mod sandboxes;
 mod secrets;
 mod servers;
 mod source;
+mod storm;
 mod supply;
