@@ -85,6 +85,7 @@ impl Buildpack for HydraBuildpack {
             },
             &http,
             layers::proot::Use {
+                commands: &closure.contents.programs,
                 by_engine: !closure.is_relocated,
                 by_this_build: !closure.contents.compile_hooks.is_empty(),
             },

@@ -40,11 +40,14 @@ pub enum ProcfileWarning {
 }
 
 impl Procfile {
+    /// Reads the text of a Procfile, with or without a byte order mark. Lines end with a line feed, a
+    /// carriage return, or both.
     pub fn parse(text: &str) -> Result<(Self, Vec<ProcfileWarning>), ProcfileError> {
+        let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+        let text = text.replace("\r\n", "\n").replace('\r', "\n");
         let mut processes: Vec<(String, String)> = Vec::new();
         let mut warnings = Vec::new();
         for (index, line) in text.lines().enumerate() {
-            let line = line.trim_end_matches('\r');
             if line.trim().is_empty() || line.trim_start().starts_with('#') {
                 continue;
             }
@@ -131,6 +134,13 @@ mod tests {
                 pair("w-1", "x:y")
             ]
         );
+    }
+
+    #[test]
+    fn a_byte_order_mark_and_carriage_returns_alone_lose_no_process() {
+        let expected = [pair("web", "a"), pair("worker", "b")];
+        assert_eq!(parsed("\u{feff}web: a\nworker: b\n"), expected);
+        assert_eq!(parsed("web: a\rworker: b\r"), expected);
     }
 
     #[test]

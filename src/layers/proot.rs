@@ -1,5 +1,6 @@
-//! The `proot` layer: PRoot and the start program, in the image alone.
+//! The `proot` layer: PRoot, the start program and the deployed commands, in the image alone.
 
+use super::commands;
 use super::launch_layer::{LaunchLayer, LayerError, LayerState};
 use super::loader::Loaders;
 use crate::config::Config;
@@ -21,7 +22,7 @@ use std::path::{Path, PathBuf};
 pub const START_PROGRAM: &str = "nix-hydra";
 
 /// Raised whenever what the layer holds changes its form.
-const FORMAT: &str = "1";
+const FORMAT: &str = "2";
 
 /// The name by which users know the start program.
 pub const RUN_PROOT: &str = "run_proot.sh";
@@ -52,6 +53,8 @@ struct Metadata {
     start_program: String,
     /// SHA-256 of the first process in PRoot; empty where there is none.
     inside: String,
+    /// The names of the deployed commands.
+    commands: Vec<String>,
 }
 
 /// Where the programs are that come with the buildpack.
@@ -64,7 +67,9 @@ pub struct Programs {
 
 /// What the layer is needed for.
 #[derive(Debug, Clone, Copy)]
-pub struct Use {
+pub struct Use<'a> {
+    /// The names of the deployed programs.
+    pub commands: &'a [String],
     /// Whether the closure needs an engine; else the layer has no PRoot.
     pub by_engine: bool,
     /// Whether this build runs the start program, so that the layer must be there.
@@ -78,7 +83,7 @@ pub fn handle(
     arch: &str,
     programs: &Programs,
     http: &Http,
-    needed: Use,
+    needed: Use<'_>,
 ) -> Result<(), PRootLayerError> {
     let source = needed
         .by_engine
@@ -104,6 +109,7 @@ pub fn handle(
             .as_ref()
             .map(|program| hex::encode(Sha256::digest(program)))
             .unwrap_or_default(),
+        commands: needed.commands.to_vec(),
     };
     let layer = LaunchLayer::new(layers_dir, "proot");
     let state = layer
@@ -124,7 +130,11 @@ pub fn handle(
         &start,
         inside.as_deref(),
         http,
-    );
+    )
+    .and_then(|()| {
+        commands::link(&layer.path, needed.commands)
+            .map_err(|(path, reason)| PRootLayerError::Layer(LayerError { path, reason }))
+    });
     if let Err(error) = filled {
         // The first error is the one to tell.
         let _ = layer.remove();

@@ -1,7 +1,7 @@
 //! Tries the engines, here and now.
 
 use crate::app::{App, End};
-use crate::engine::{Engine, EngineSetting};
+use crate::engine::Engine;
 use crate::image::Found;
 use crate::in_proot::{self, PRootFailure};
 use crate::namespace::{Refusal, View};
@@ -37,14 +37,6 @@ pub(crate) enum Ready {
     Namespace(View),
     /// Whether it really works shows when it runs.
     PRoot(PRoot),
-}
-
-/// The engines that `setting` allows, in the order in which they are tried.
-pub(crate) fn candidates(setting: EngineSetting) -> Vec<Engine> {
-    match setting {
-        EngineSetting::Only(engine) => vec![engine],
-        _ => Engine::ALL.to_vec(),
-    }
 }
 
 /// Makes `engine` ready. `by_name` is whether the user has named it.
@@ -95,12 +87,11 @@ pub(crate) fn in_proot(
     .map_err(Reason::of)
 }
 
-/// Tries every engine, also those that the setting excludes.
-pub(crate) fn try_all(setting: EngineSetting, found: &Found) -> Vec<(Engine, Result<(), Reason>)> {
-    let tried = Engine::ALL.into_iter().map(|engine| {
-        let by_name = setting == EngineSetting::Only(engine);
-        (engine, try_out(engine, found, by_name))
-    });
+/// Tries every engine, also those that are not in the plan. `named` is the one that the user names.
+pub(crate) fn try_all(named: Option<Engine>, found: &Found) -> Vec<(Engine, Result<(), Reason>)> {
+    let tried = Engine::ALL
+        .into_iter()
+        .map(|engine| (engine, try_out(engine, found, named == Some(engine))));
     tried.collect()
 }
 

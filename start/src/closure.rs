@@ -276,25 +276,70 @@ impl Closure {
         self.paths.iter().enumerate().filter_map(refers).collect()
     }
 
-    /// The paths that a user means: a store path, or a file below one; else a name, or its beginning.
-    #[must_use]
-    pub fn find(&self, wanted: &str) -> Vec<Index> {
+    /// The paths that a user means: a store path, or a file below one; else a name, its beginning, or a
+    /// part of it.
+    pub(crate) fn find(&self, store: &SeenStore, wanted: &str) -> Vec<Index> {
         let matching = |holds: &dyn Fn(&str) -> bool| -> Vec<Index> {
             let all = self.paths.iter().enumerate();
             all.filter_map(|(index, path)| holds(&path.path).then_some(index))
                 .collect()
         };
-        let below = wanted.strip_prefix("/nix/store/").unwrap_or(wanted);
-        let base = below.split('/').next().unwrap_or_default();
+        let base = store.base_name(wanted);
         if base.is_empty() {
             return Vec::new();
         }
-        let exact = matching(&|path| path == base || name(path) == base);
-        if exact.is_empty() {
-            matching(&|path| name(path).starts_with(base))
-        } else {
-            exact
+        let candidates: [&dyn Fn(&str) -> bool; 3] = [
+            &|path| path == base || name(path) == base || store.shown(path) == base,
+            &|path| name(path).starts_with(base),
+            &|path| name(path).contains(base),
+        ];
+        let mut found = candidates.into_iter().map(matching);
+        found.find(|found| !found.is_empty()).unwrap_or_default()
+    }
+}
+
+/// How the app sees store paths: at `/nix/store`, or relocated, with the beginnings of their hashes.
+#[derive(Debug, Clone)]
+pub(crate) struct SeenStore {
+    directory: String,
+    /// Letters that are kept of each hash.
+    kept: usize,
+}
+
+impl SeenStore {
+    /// Letters of a store path before its name, but the dash: `/nix/store/` and the hash. A relocated
+    /// path has as many.
+    const LENGTH: usize = "/nix/store/".len() + HASH - 1;
+
+    pub(crate) fn new(directory: &str) -> Self {
+        Self {
+            directory: directory.to_string(),
+            kept: Self::LENGTH
+                .saturating_sub(directory.len() + 1)
+                .min(HASH - 1),
         }
+    }
+
+    /// The full path of the store path with this base name.
+    pub(crate) fn path(&self, base: &str) -> String {
+        format!("{}/{}", self.directory, self.shown(base))
+    }
+
+    fn shown(&self, base: &str) -> String {
+        let (hash, name) = base.split_at(base.len().min(HASH - 1));
+        format!("{}{name}", hash.get(..self.kept).unwrap_or(hash))
+    }
+
+    /// The base name in a full path, in a path below one, or by itself.
+    fn base_name<'a>(&self, wanted: &'a str) -> &'a str {
+        let below = [self.directory.as_str(), "/nix/store"]
+            .into_iter()
+            .find_map(|directory| wanted.strip_prefix(directory)?.strip_prefix('/'));
+        below
+            .unwrap_or(wanted)
+            .split('/')
+            .next()
+            .unwrap_or_default()
     }
 }
 
@@ -462,20 +507,22 @@ mod tests {
     }
 
     #[test]
-    fn a_path_is_found_by_its_path_a_file_in_it_its_name_or_the_beginning_of_that() {
+    fn a_path_is_found_by_its_path_a_file_in_it_its_name_or_a_part_of_that() {
         let closure = sample();
         let gcc = &closure.paths()[2].path;
+        let store = SeenStore::new("/nix/store");
         for wanted in [
             gcc.clone(),
             format!("/nix/store/{gcc}"),
             format!("/nix/store/{gcc}/bin/cc"),
             "gcc-14.3.0".to_string(),
             "gcc".to_string(),
+            "cc-14".to_string(),
         ] {
-            assert_eq!(closure.find(&wanted), [2], "{wanted}");
+            assert_eq!(closure.find(&store, &wanted), [2], "{wanted}");
         }
-        assert_eq!(closure.find("perl"), [] as [Index; 0]);
-        assert_eq!(closure.find(""), [] as [Index; 0]);
+        assert_eq!(closure.find(&store, "perl"), [] as [Index; 0]);
+        assert_eq!(closure.find(&store, ""), [] as [Index; 0]);
         assert_eq!(closure.referrers(0), [1, 2, 3]);
     }
 }

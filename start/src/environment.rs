@@ -51,17 +51,19 @@ pub(crate) fn changes(
     changes
 }
 
-/// `PATH` with the roots' programs first.
+/// `PATH` with the roots' programs first. Within a process of the image it is so already.
 fn path(image: &Image, rest: Option<OsString>) -> OsString {
     let mut path = OsString::new();
     for root in &image.roots {
         path.push(root.join("bin"));
         path.push(":");
     }
-    path.push(
-        rest.filter(|rest| !rest.is_empty())
-            .unwrap_or(DEFAULT_PATH.into()),
-    );
+    let rest = rest.filter(|rest| !rest.is_empty());
+    let rest = rest.unwrap_or(DEFAULT_PATH.into());
+    if rest.as_bytes().starts_with(path.as_bytes()) {
+        return rest;
+    }
+    path.push(rest);
     path
 }
 

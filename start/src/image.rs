@@ -13,7 +13,7 @@
 //! All values are paths as the app sees them. Keys that are not known are passed over, since the
 //! layers of an image may come from different versions of the buildpack.
 
-use crate::closure::{self, Closure};
+use crate::closure::{self, Closure, SeenStore};
 use std::fmt;
 use std::fs;
 use std::io;
@@ -143,6 +143,15 @@ impl Found {
         match path.strip_prefix(STORE_DIR) {
             Ok(inside) => self.store.join(inside),
             Err(_) => path.to_path_buf(),
+        }
+    }
+
+    /// How the app sees the closure's store paths.
+    pub(crate) fn seen_store(&self) -> SeenStore {
+        if self.image.is_relocated() {
+            SeenStore::new(&self.store.to_string_lossy())
+        } else {
+            SeenStore::new(STORE_DIR)
         }
     }
 

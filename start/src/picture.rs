@@ -4,7 +4,7 @@
 //! largest first, in rows along the shorter side, a row being closed when one more box would make
 //! its boxes less square.
 
-use crate::closure::{Closure, Index, bytes, name};
+use crate::closure::{Closure, Index, SeenStore, bytes, name};
 use std::fmt::Write as _;
 
 const WIDTH: f64 = 1200.0;
@@ -53,7 +53,7 @@ struct Area {
 }
 
 /// The picture of a closure.
-pub(crate) fn svg(closure: &Closure) -> String {
+pub(crate) fn svg(closure: &Closure, store: &SeenStore) -> String {
     let chains = closure.chains();
     let build_only: Vec<Index> = closure.build_only().iter().map(|(at, _)| *at).collect();
     let shown: Vec<Index> = closure
@@ -103,19 +103,19 @@ pub(crate) fn svg(closure: &Closure) -> String {
         } else {
             OTHER
         };
-        draw(&mut svg, closure, index, &chains[index], area, colour);
+        draw(&mut svg, closure, store, &chains[index], (area, colour));
     }
     svg.push_str("</svg>\n");
     svg
 }
 
+/// Draws the box of the last path of `chain`.
 fn draw(
     svg: &mut String,
     closure: &Closure,
-    index: Index,
+    store: &SeenStore,
     chain: &[Index],
-    area: Area,
-    colour: &str,
+    (area, colour): (Area, &str),
 ) {
     let Area {
         x,
@@ -123,14 +123,17 @@ fn draw(
         width,
         height,
     } = area;
+    let Some(index) = chain.last().copied() else {
+        return;
+    };
     let path = &closure.paths()[index];
+    let place = store.path(&path.path);
     // Names have no letter that XML would take for its own.
     let _ = writeln!(
         svg,
-        "<g><title>/nix/store/{}\n{}, {} with all that it needs\n{}</title>\
+        "<g><title>{place}\n{}, {} with all that it needs\n{}</title>\
          <rect x=\"{x:.1}\" y=\"{y:.1}\" width=\"{width:.1}\" height=\"{height:.1}\" \
          fill=\"{colour}\" stroke=\"#fff\"/>",
-        path.path,
         bytes(path.size),
         bytes(closure.size_with_references(index)),
         closure.chain_words(chain)
@@ -253,7 +256,7 @@ mod tests {
 
     #[test]
     fn the_picture_shows_every_path_with_its_chain() {
-        insta::assert_snapshot!(svg(&sample()));
+        insta::assert_snapshot!(svg(&sample(), &SeenStore::new("/nix/store")));
     }
 
     #[test]

@@ -5,12 +5,23 @@
 
 use rustix::process::{Pid, Resource, Rlimit, getpid, setrlimit};
 use rustix::thread::UnshareFlags;
-use std::ffi::{CStr, CString};
+use std::ffi::{CStr, CString, OsString, c_char};
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::mem;
 use std::os::fd::FromRawFd;
+use std::os::unix::ffi::OsStringExt;
 use std::ptr;
+
+/// The file that this process was started from, as its caller named it.
+pub(crate) fn executed_file() -> Option<OsString> {
+    // SAFETY: the kernel has put there a pointer to a text that ends with a zero, or nothing.
+    let file = unsafe { libc::getauxval(libc::AT_EXECFN) };
+    let file: *const c_char = ptr::with_exposed_provenance(usize::try_from(file).ok()?);
+    // SAFETY: see above; the text lasts as long as the process.
+    let file = (!file.is_null()).then(|| unsafe { CStr::from_ptr(file) })?;
+    Some(OsString::from_vec(file.to_bytes().to_vec()))
+}
 
 /// Whether this is process 1 of its process namespace.
 pub(crate) fn is_init() -> bool {
