@@ -30,24 +30,21 @@ const UTILITIES: &str = "[ arch awk b2sum base32 base64 basename basenc bash bc 
 
 /// Makes the links of `programs` in the layer at `directory`, whose `bin` has the start program.
 pub(super) fn link(directory: &Path, programs: &[String]) -> Result<(), (PathBuf, io::Error)> {
+    let is_utility = |program: &&String| UTILITIES.split_whitespace().any(|name| name == *program);
+    let (utilities, others): (Vec<_>, Vec<_>) = programs.iter().partition(is_utility);
+    for program in others {
+        link_to(START_PROGRAM, directory.join("bin").join(program))?;
+    }
+    if utilities.is_empty() {
+        return Ok(());
+    }
     let last = directory.join(LAST);
     let environment = directory.join("env.launch");
     for made in [&last, &environment] {
         fs::create_dir_all(made).map_err(|error| (made.clone(), error))?;
     }
-    for program in programs {
-        let is_utility = UTILITIES.split_whitespace().any(|name| name == program);
-        let (parent, target) = if is_utility {
-            (LAST, format!("../bin/{START_PROGRAM}"))
-        } else {
-            ("bin", START_PROGRAM.to_string())
-        };
-        let link = directory.join(parent).join(program);
-        match symlink(target, &link) {
-            // The start program's own names.
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            made => made.map_err(|error| (link, error))?,
-        }
+    for program in utilities {
+        link_to(&format!("../bin/{START_PROGRAM}"), last.join(program))?;
     }
     let last = last.to_string_lossy().into_owned();
     for (name, value) in [("PATH.append", last.as_str()), ("PATH.delim", ":")] {
@@ -55,6 +52,14 @@ pub(super) fn link(directory: &Path, programs: &[String]) -> Result<(), (PathBuf
         fs::write(&file, value).map_err(|error| (file, error))?;
     }
     Ok(())
+}
+
+fn link_to(target: &str, link: PathBuf) -> Result<(), (PathBuf, io::Error)> {
+    match symlink(target, &link) {
+        // A deployed program may have one of the start program's own names, which it does not get.
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err((link, error)),
+        _ => Ok(()),
+    }
 }
 
 #[cfg(test)]

@@ -43,6 +43,7 @@ impl RunError {
     pub(crate) fn status(&self) -> u8 {
         match self {
             Self::Execute(_, error) if error.kind() == io::ErrorKind::NotFound => NOT_FOUND,
+            Self::NoInterpreter(..) => NOT_FOUND,
             Self::NotInClosure(_) => 1,
             _ => CANNOT_RUN,
         }

@@ -42,7 +42,10 @@ pub(crate) fn run(request: Request) -> Result<End, RunError> {
     let plan = Plan::here(&found.image);
     match plan.misfit {
         Some(misfit) if plan.strict => return Err(RunError::Setting(misfit)),
-        Some(misfit) if !found.is_within() => say(RUN_PROOT, &errors::ignored(&misfit)),
+        // Within an engine, the command that started it has warned.
+        Some(misfit) if found.image.is_relocated() || !found.is_within() => {
+            say(RUN_PROOT, &errors::ignored(&misfit));
+        }
         _ => {}
     }
     if found.image.is_relocated() {

@@ -76,23 +76,30 @@ fn the_cheapest_engine_that_works_is_taken_where_the_process_starts() {
 }
 
 #[test]
-fn an_engine_that_is_named_is_taken_or_is_an_error() {
+fn an_engine_that_is_named_is_taken_or_another_or_with_strict_is_an_error() {
     let Some(image) = static_image() else { return };
-    let named = |engine: &str, forbidden: &[Forbidden]| {
+    let named = |engine: &str, strict: &str, forbidden: &[Forbidden]| {
         let launch = launch(&image, forbidden, ["run_proot.sh", "myapp", "version"]);
+        let launch = launch.env("NIX_ENGINE_STRICT", strict);
         launch.env("NIX_ENGINE", engine).run().unwrap()
     };
     for engine in ["namespace", "proot", "auto"] {
-        assert_eq!(named(engine, &[]).stdout, "myapp 1.0\n", "{engine}");
+        let output = named(engine, "true", &[]);
+        assert_eq!(output.stdout, "myapp 1.0\n", "{engine}");
+        assert_eq!(output.stderr, "", "{engine}");
     }
     for (engine, forbidden, reason) in [
         ("direct", &[] as &[_], "-myapp is not there"),
         ("namespace", DOCKER, "a user namespace is refused"),
         ("proot", CEDAR, "ptrace is refused"),
         ("relocate", &[], "built for /nix/store"),
-        ("docker", &[], "NIX_ENGINE is set to `docker`"),
+        ("docker", &[], "NIX_ENGINE is `docker`, and takes"),
     ] {
-        let output = named(engine, forbidden);
+        let output = named(engine, "", forbidden);
+        let runs = engine != "proot";
+        assert_eq!(output.stdout == "myapp 1.0\n", runs, "{output:?}");
+        assert!(output.stderr.contains(reason), "{}", output.stderr);
+        let output = named(engine, "true", forbidden);
         assert_eq!((output.code, output.stdout.as_str()), (126, ""), "{engine}");
         assert!(
             output.stderr.contains(reason),

@@ -12,6 +12,7 @@
 
 mod common;
 
+mod commands;
 mod conditions;
 mod content;
 mod deploy;
