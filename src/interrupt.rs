@@ -2,7 +2,7 @@
 //!
 //! Its half-written layers are declared nowhere, as with a build that is killed.
 
-use crate::errors;
+use crate::messages;
 use bullet_stream::global::{print, set_writer};
 use nix_hydra_start::processes::descendants;
 use rustix::process::{Pid, Signal, WaitOptions, getpid, kill_process, set_child_subreaper, wait};
@@ -44,7 +44,7 @@ fn ignored() -> u64 {
 }
 
 fn end(signal: i32) -> ! {
-    print::error(errors::interrupted(signal).to_string());
+    print::error(messages::interrupted(signal).to_string());
     set_writer(Halt);
     // What a process that is killed has started becomes this one's child, and is found again.
     let _ = set_child_subreaper(Some(getpid()));

@@ -1,35 +1,31 @@
-//! The buildpack's modules, in the order in which a build goes through them, so
-//! that the buildpack, its tests, benches and fuzz targets all use the same code.
+//! The buildpack's modules, lowest first: each uses those above it in this list, and none below.
 
-pub mod config;
-pub mod errors;
+pub mod root;
 
-pub mod resolve;
-
-pub mod hydra;
-
-pub mod nix;
-
-pub mod http;
-
-pub mod cache;
-
-pub mod closure;
-
-pub mod doctor;
-
-pub mod tools;
-
-pub mod layers;
-
-pub mod launch;
+pub mod log;
 
 pub mod limits;
 
-pub mod temporary;
+pub mod tools;
 
-pub mod interrupt;
+pub mod config;
 
 pub mod report;
 
-pub mod output;
+pub mod layers;
+
+pub mod build;
+
+pub mod resolve;
+
+pub mod launch;
+
+pub mod doctor;
+
+pub mod error;
+
+pub mod messages;
+
+pub mod interrupt;
+
+pub mod deploy;

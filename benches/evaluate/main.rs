@@ -6,10 +6,10 @@
 
 use anyhow::{Context, Result, bail, ensure};
 use nix_hydra_buildpack::config::{Config, Wanted};
-use nix_hydra_buildpack::nix::archive::{Target, unpack_packed, unpack_release};
-use nix_hydra_buildpack::nix::{Nix, Substituters};
 use nix_hydra_buildpack::resolve::expression::Evaluator;
 use nix_hydra_buildpack::resolve::source::Source;
+use nix_runner::Nix;
+use nix_runner::archive::{Target, unpack_packed, unpack_release};
 use platform::bench::{Options, Takes};
 use platform::fixtures::{self, Fixtures};
 use std::fmt::Write as _;
@@ -54,7 +54,7 @@ fn ours(packed: &Path, app: &Path, thorough: bool) -> Result<String> {
     let (nix, _) = Nix::unpacked(
         &|target| unpack_packed(packed, target),
         &|_| Err("not here".to_string()),
-        Substituters::new(&config),
+        config.substituters(),
     )
     .map_err(|error| anyhow::anyhow!("{error:?}"))?;
     let outcome = Evaluator::new(&nix, &source, expression, &config, "x86_64-linux")

@@ -1,15 +1,16 @@
 //! Our own download, as the buildpack does it on a first build.
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
+use binary_cache::Caches;
+use binary_cache::TrustSettings;
+use closure::fetch::fetch;
+use closure::plan::Known;
+use closure::prefetch::Early;
+use closure::relocate::references::{References, Sought};
+use closure::relocate::relocatability::Survey;
+use closure::relocate::relocation::Relocation;
+use http_client::Http;
 use nix_derivation::StorePath;
-use nix_hydra_buildpack::closure::early::Early;
-use nix_hydra_buildpack::closure::fetch::fetch;
-use nix_hydra_buildpack::closure::plan::{Caches, Known};
-use nix_hydra_buildpack::closure::references::{References, Sought};
-use nix_hydra_buildpack::closure::relocate::Relocation;
-use nix_hydra_buildpack::closure::survey::Survey;
-use nix_hydra_buildpack::config::TrustSettings;
-use nix_hydra_buildpack::http::Http;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -24,7 +25,7 @@ pub(crate) fn run(how: &str, url: &str, key: &str, root: &str, store: &Path) -> 
         required: true,
     };
     let root = root.parse().context("the root")?;
-    let caches = Arc::new(Caches::open(&[url], trust, &Http::new()));
+    let caches = Arc::new(Caches::open(&[url], trust, &Http::new(), &hydra::sign_in));
     std::fs::create_dir_all(store)?;
     let survey = match how {
         "plain" => early(&caches, root, store, Sought::Nothing)?,
@@ -42,11 +43,10 @@ pub(crate) fn run(how: &str, url: &str, key: &str, root: &str, store: &Path) -> 
 
 fn early(caches: &Arc<Caches>, root: StorePath, store: &Path, sought: Sought) -> Result<Survey> {
     let early = Early::begin(Arc::clone(caches), &store.join("early"), sought)?;
-    caches
-        .plan_telling(&[root], &Known::default(), |path, info| {
-            early.want(path, info);
-        })
-        .map_err(|misses| anyhow!("{misses:?}"))?;
+    closure::plan::plan_telling(caches, &[root], &Known::default(), |path, info| {
+        early.want(path, info);
+    })
+    .map_err(|misses| anyhow!("{misses:?}"))?;
     let fetched = early
         .finish(|path| store.join(path.to_basename()))
         .map_err(|error| anyhow!("{error:?}"))?;
@@ -58,8 +58,7 @@ fn early(caches: &Arc<Caches>, root: StorePath, store: &Path, sought: Sought) ->
 }
 
 fn moved(caches: &Caches, root: StorePath, store: &Path) -> Result<Survey> {
-    let closure = caches
-        .plan(&[root], &Known::default())
+    let closure = closure::plan::plan(caches, &[root], &Known::default())
         .map_err(|misses| anyhow!("{misses:?}"))?;
     // The layer's name is short; that of this directory is not.
     let link = tempfile::Builder::new().prefix("b").tempdir_in("/tmp")?;

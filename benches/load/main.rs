@@ -5,13 +5,14 @@
 //! by a child process, whose time and memory are what counts; the server runs beside it.
 
 use anyhow::{Result, ensure};
+use binary_cache::Caches;
+use binary_cache::TrustSettings;
+use closure::plan::Known;
+use closure::prefetch::Early;
+use closure::relocate::references::Sought;
+use http_client::Http;
 use nix_archive::nar::Encoder;
 use nix_derivation::{NixHash, StorePath};
-use nix_hydra_buildpack::closure::early::Early;
-use nix_hydra_buildpack::closure::plan::{Caches, Known};
-use nix_hydra_buildpack::closure::references::Sought;
-use nix_hydra_buildpack::config::TrustSettings;
-use nix_hydra_buildpack::http::Http;
 use nix_hydra_buildpack::limits;
 use platform::bench::{Options, Takes};
 use platform::narrow;
@@ -136,12 +137,13 @@ fn run(url: &str, store: &Path) -> Result<()> {
     };
     let url = format!("{url}?trusted=true").parse();
     let url = url.map_err(|error| anyhow::anyhow!("{error:?}"))?;
-    let caches = Arc::new(Caches::open(&[url], trust, &Http::new()));
+    let caches = Arc::new(Caches::open(&[url], trust, &Http::new(), &hydra::sign_in));
     fs::create_dir(store)?;
     let early = Early::begin(Arc::clone(&caches), &store.join("early"), Sought::Declared)?;
-    let planned = caches.plan_telling(&[path(0)?], &Known::default(), |path, info| {
-        early.want(path, info);
-    });
+    let planned =
+        closure::plan::plan_telling(&caches, &[path(0)?], &Known::default(), |path, info| {
+            early.want(path, info);
+        });
     planned.map_err(|misses| anyhow::anyhow!("{:?}", misses.first()))?;
     let fetched = early.finish(|path| store.join(path.to_basename()));
     fetched.map_err(|error| anyhow::anyhow!("{error:?}"))?;

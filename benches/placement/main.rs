@@ -4,12 +4,13 @@
 //! the one that changes, with all that depends on it; what moves are the layers that have one of these.
 
 use anyhow::{Context, Result, anyhow};
+use binary_cache::Caches;
+use binary_cache::TrustSettings;
+use closure::Closure;
+use closure::place::{MAX_LAYERS, Placement};
+use closure::plan::Known;
+use http_client::Http;
 use nix_derivation::StorePath;
-use nix_hydra_buildpack::closure::Closure;
-use nix_hydra_buildpack::closure::place::{MAX_LAYERS, Placement};
-use nix_hydra_buildpack::closure::plan::{Caches, Known};
-use nix_hydra_buildpack::config::TrustSettings;
-use nix_hydra_buildpack::http::Http;
 use platform::bench::{Options, Takes};
 use platform::fixtures;
 use serde::Deserialize;
@@ -145,8 +146,8 @@ fn big() -> Result<Closure> {
         keys: Vec::new(),
         required: false,
     };
-    Caches::open(&[url], trust, &Http::new())
-        .plan(&[big.root.parse()?], &Known::default())
+    let caches = Caches::open(&[url], trust, &Http::new(), &hydra::sign_in);
+    closure::plan::plan(&caches, &[big.root.parse()?], &Known::default())
         .map_err(|misses| anyhow!("{misses:?}"))
 }
 

@@ -1,6 +1,6 @@
 //! `nix-cache-info`: whatever is in it, the last line of a kind counts and nothing else changes it.
 
-use nix_hydra_buildpack::cache::CacheInfo;
+use binary_cache::CacheInfo;
 
 pub fn run(data: &[u8]) {
     let text = String::from_utf8_lossy(data);

@@ -1,8 +1,8 @@
 //! Hydra's answers: whatever JSON they are, they are read or refused, and a number means the same
 //! written as text. The first byte says which answer it is.
 
-use nix_hydra_buildpack::hydra::api::{Build, Evaluation, Evaluations, Found, Jobset, Step};
-use nix_hydra_buildpack::hydra::deploy;
+use hydra::api::{Build, Evaluation, Evaluations, Found, Jobset, Step};
+use hydra::deploy;
 use serde_json::Value;
 
 /// Fields that Hydra sends as numbers, or as text, as its database has it.

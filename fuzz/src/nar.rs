@@ -4,11 +4,11 @@
 //! written out to one, see [`written_out`].
 
 use crate::references::{by_hand, moves, text};
+use closure::relocate::archives::Packing;
+use closure::unpack::{Expected, UnpackError, Unpacker};
 use nix_archive::nar::{self, CaseHack, Entry};
 use nix_derivation::NixHash;
 use nix_derivation::hash::hash_bytes;
-use nix_hydra_buildpack::closure::packed::Packing;
-use nix_hydra_buildpack::closure::unpack::{Expected, UnpackError, Unpacker};
 use std::cell::RefCell;
 use std::fs;
 use std::io::{ErrorKind, Read};

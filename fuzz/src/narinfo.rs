@@ -1,9 +1,9 @@
 //! Narinfos: one is believed only as its key has signed it, and what is kept of it can be read back.
 
+use binary_cache::PathInfo;
+use binary_cache::TrustSettings;
+use binary_cache::{CacheUrl, Trust};
 use nix_derivation::{CAHash, StoreDir, StorePath};
-use nix_hydra_buildpack::cache::{CacheUrl, Trust};
-use nix_hydra_buildpack::closure::path_info::PathInfo;
-use nix_hydra_buildpack::config::TrustSettings;
 use nix_narinfo::NarInfo;
 use std::collections::BTreeSet;
 use std::sync::LazyLock;

@@ -2,11 +2,11 @@
 //!
 //! Four bytes are a path: the beginning of its hash, its size, its name, and what it refers to.
 
+use binary_cache::PathInfo;
+use binary_cache::Trust;
+use closure::Closure;
+use closure::place::{MAX_LAYERS, MAX_OWN, Placement, is_layer};
 use nix_derivation::{NixHash, StorePath};
-use nix_hydra_buildpack::cache::Trust;
-use nix_hydra_buildpack::closure::Closure;
-use nix_hydra_buildpack::closure::path_info::PathInfo;
-use nix_hydra_buildpack::closure::place::{MAX_LAYERS, MAX_OWN, Placement, is_layer};
 use std::collections::BTreeSet;
 
 /// More than there are layers, and few enough to be quick.

@@ -4,9 +4,9 @@
 //! The first byte says where the closure moves, the second how many follow that are the pieces' sizes;
 //! the rest is text, see [`text`].
 
+use closure::relocate::references::{HashPart, OVERLAP, References, Sight};
+use closure::relocate::relocation::{REFERENCE_LENGTH, Relocation};
 use nix_derivation::StorePath;
-use nix_hydra_buildpack::closure::references::{HashPart, OVERLAP, References, Sight};
-use nix_hydra_buildpack::closure::relocate::{REFERENCE_LENGTH, Relocation};
 use std::path::Path;
 use std::sync::LazyLock;
 

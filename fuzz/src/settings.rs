@@ -4,9 +4,9 @@
 //! A line is `NAME=value`, of a setting or another variable that is read. The names `netrc`, and
 //! `binding.` before the name of a file, give the content of that file; `;` in it ends a line.
 
-use nix_hydra_buildpack::cache::CacheUrl;
+use binary_cache::CacheUrl;
 use nix_hydra_buildpack::config::{Config, ConfigError, Expression, SETTINGS, Wanted};
-use nix_hydra_buildpack::errors::BuildpackError;
+use nix_hydra_buildpack::error::BuildpackError;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Component, Path, PathBuf};

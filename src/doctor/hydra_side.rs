@@ -1,11 +1,11 @@
 //! What Hydra has for the same job: the build, and the evaluation that it is of.
 
 use super::compare::name;
-use crate::config::{Config, Job};
-use crate::errors::hydra_in_short;
-use crate::hydra::api::{Build, Evaluation, Evaluations, Found};
-use crate::hydra::deploy::{build_of, find_evaluation, revisions};
-use crate::hydra::{Hydra, HydraError, jobset_path, segment};
+use crate::config::Config;
+use hydra::Job;
+use hydra::api::{Build, Evaluation, Evaluations, Found};
+use hydra::deploy::{DeployError, build_of, find_evaluation, revisions};
+use hydra::{Hydra, jobset_path, segment};
 use nix_derivation::StorePath;
 
 /// Pages of evaluations that are searched for the revision.
@@ -55,7 +55,7 @@ pub(super) fn look(
         None => of_name(hydra, derivation, revision),
     };
     found.unwrap_or_else(|error| {
-        let why = hydra_in_short(&error);
+        let why = error.to_string();
         HydraSide::Unasked(format!("{hydra} could not be asked: {why}"))
     })
 }
@@ -65,7 +65,7 @@ fn of_job(
     job: &Job,
     revision: Option<&str>,
     input: Option<&str>,
-) -> Result<HydraSide, HydraError> {
+) -> Result<HydraSide, DeployError> {
     let jobset = format!("{}:{}", job.project, job.jobset);
     let (evaluation, looked_at) = if let Some(revision) = revision {
         match find_evaluation(hydra, job, revision, input, PAGES)? {
@@ -84,7 +84,7 @@ fn of_job(
         )));
     };
     let build = match (build_of(hydra, &evaluation, job), revision, looked_at) {
-        (Err(HydraError::Deploy(_)), Some(revision), Some(looked_at)) => {
+        (Err(DeployError::NoJob(_)), Some(revision), Some(looked_at)) => {
             return Ok(HydraSide::NotEvaluated {
                 revision: revision.to_string(),
                 jobset,
@@ -104,7 +104,7 @@ fn of_name(
     hydra: &mut Hydra,
     derivation: &StorePath,
     revision: Option<&str>,
-) -> Result<HydraSide, HydraError> {
+) -> Result<HydraSide, DeployError> {
     let wanted = name(derivation);
     // Hydra takes no other characters in a query; the name is checked below.
     let file = format!("-{wanted}.drv");

@@ -9,24 +9,14 @@ pub mod hydra_side;
 pub mod our_side;
 pub mod stores;
 pub mod tree;
-mod words;
 
-use crate::closure::plan::Caches;
 use crate::config::{Config, Expression, Wanted};
-use crate::errors::{BuildpackError, hydra_in_short};
-use crate::http::Http;
-use crate::hydra::deploy::short;
-use crate::hydra::{Hydra, revision};
-use crate::layers::closure::ClosureLayerError;
-use crate::output;
-use crate::resolve::source::Source;
-use crate::resolve::{self, Resolved};
-use bullet_stream::global::print;
+use binary_cache::Caches;
 use cause::Cause;
 use compare::Comparison;
+use hydra::deploy::short;
+use hydra::{Hydra, revision};
 use hydra_side::{Built, HydraSide};
-use libcnb::Buildpack;
-use libcnb::build::BuildContext;
 use nix_derivation::StorePath;
 use our_side::OurSide;
 use std::path::Path;
@@ -173,124 +163,6 @@ fn against(
         return Finding::NotBuilt("Hydra's build failed".to_string());
     }
     Finding::Different { causes, comparison }
-}
-
-/// Compares `root` with what Hydra has. Nothing where it was not evaluated here.
-fn examine<B: Buildpack<Error = BuildpackError>>(
-    context: &BuildContext<B>,
-    config: &Config,
-    resolved: &Resolved,
-    root: &StorePath,
-    hydra: Option<&mut Hydra>,
-    http: &Http,
-) -> Result<Option<Diagnosis>, BuildpackError> {
-    let (Some(expression), Some(store)) = (expression(config), resolved.store()) else {
-        return Ok(None);
-    };
-    print::bullet("Doctor");
-    let source =
-        Source::read(&context.app_dir, &config.source_name).map_err(BuildpackError::Source)?;
-    let evaluated = Evaluated {
-        store,
-        root,
-        source: &source.path,
-        source_files: source.files,
-        system: resolve::system(&context.target.arch)?,
-    };
-    let timer = print::sub_start_timer("Comparing it with Hydra's");
-    // Where neither it nor a job is named, a Hydra among the caches may know the name.
-    let mut found;
-    let hydra = if let Some(hydra) = hydra {
-        Ok(hydra)
-    } else {
-        found = Hydra::find(&config.caches, None, http).map_err(|error| hydra_in_short(&error));
-        found.as_mut().map_err(|why| why.clone())
-    };
-    let open_caches = |hydra: Option<&Hydra>| {
-        let mut urls = config.caches.clone();
-        if let Some(hydra) = hydra {
-            hydra.let_into(&mut urls);
-        }
-        Caches::open(&urls, config.trust.clone(), http)
-    };
-    let diagnosis = diagnose(
-        &evaluated,
-        expression,
-        config,
-        &context.app_dir,
-        hydra,
-        open_caches,
-    );
-    timer.done();
-    Ok(Some(diagnosis))
-}
-
-/// Compares what was evaluated with what Hydra has, and prints what is found. What was not evaluated
-/// is evaluated for this.
-pub fn report<B: Buildpack<Error = BuildpackError>>(
-    context: &BuildContext<B>,
-    config: &Config,
-    resolved: &Resolved,
-    hydra: Option<&mut Hydra>,
-    http: &Http,
-) -> libcnb::Result<(), BuildpackError> {
-    let own;
-    let resolved = match (resolved.store(), expression(config)) {
-        (None, Some(expression)) => {
-            own = resolve::evaluate_fully(context, config, expression, http)?;
-            &own
-        }
-        _ => resolved,
-    };
-    let diagnosis = match resolved.roots.first() {
-        Some(root) => examine(context, config, resolved, &root.path, hydra, http)?,
-        None => None,
-    };
-    if let Some(diagnosis) = diagnosis {
-        let (answer, explanation) = (diagnosis.answer(), diagnosis.explanation());
-        output::warning(&format!("{answer}\n\n{explanation}"));
-    } else {
-        print::bullet("Doctor");
-        output::sub_bullet("There is no expression in the app to compare with Hydra's build");
-    }
-    Ok(())
-}
-
-/// Adds to a failed closure why its root is missing, where that can be found out.
-pub fn explain<B: Buildpack<Error = BuildpackError>>(
-    error: ClosureLayerError,
-    context: &BuildContext<B>,
-    config: &Config,
-    resolved: &Resolved,
-    hydra: Option<&mut Hydra>,
-    http: &Http,
-) -> BuildpackError {
-    let ClosureLayerError::Miss { misses, unusable } = error else {
-        return BuildpackError::ClosureLayer(error);
-    };
-    let diagnosis = match (resolve::missing_root(&misses), &config.wanted) {
-        (Some(_), Wanted::HydraJob(job, _)) => {
-            return BuildpackError::NotKept {
-                misses,
-                unusable,
-                job: job.clone(),
-            };
-        }
-        // Where this fails, the miss is what matters.
-        (Some(root), Wanted::Expression(_)) => {
-            examine(context, config, resolved, root, hydra, http)
-                .ok()
-                .flatten()
-        }
-        _ => None,
-    };
-    match diagnosis {
-        Some(diagnosis) => BuildpackError::Diagnosed {
-            misses,
-            diagnosis: Box::new(diagnosis),
-        },
-        None => BuildpackError::ClosureLayer(ClosureLayerError::Miss { misses, unusable }),
-    }
 }
 
 /// The expression to diagnose: the one that is deployed, or that the app has beside a job.

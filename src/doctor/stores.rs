@@ -1,8 +1,8 @@
 //! Where derivations and sources are read from: the store that was evaluated in, or binary caches.
 
 use super::tree::Tree;
-use crate::cache::nar_decoder;
-use crate::closure::plan::Caches;
+use binary_cache::Caches;
+use binary_cache::nar_decoder;
 use nix_archive::nar::{Event, decode_events_reader};
 use nix_derivation::{Derivation, StorePath};
 use std::collections::HashMap;

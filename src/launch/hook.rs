@@ -1,16 +1,18 @@
 //! Runs the programs that a root has for the end of a build, as the earlier buildpacks did.
 
 use crate::layers::proot::RUN_PROOT;
-use crate::output;
+use crate::log;
 use bullet_stream::global::print;
 use std::io;
 use std::path::Path;
 use std::process::{Command, ExitStatus};
 
 /// Why a hook did not do its work; the hook is a full store path.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 pub enum HookError {
-    Start(String, io::Error),
+    #[error("{0} cannot be started: {1}")]
+    Start(String, #[source] io::Error),
+    #[error("{0} ended with {1}")]
     Failed(String, ExitStatus),
 }
 
@@ -19,7 +21,7 @@ pub fn run(hooks: &[String], layers_dir: &Path, app_dir: &Path) -> Result<(), Ho
     let start_program = layers_dir.join("proot/bin").join(RUN_PROOT);
     for hook in hooks {
         print::bullet("Compile hook");
-        output::sub_bullet(format!("Running {hook}"));
+        log::sub_bullet(format!("Running {hook}"));
         let status = Command::new(&start_program)
             .arg(hook)
             .arg(app_dir)

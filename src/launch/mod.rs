@@ -1,18 +1,16 @@
 //! The image's processes: the Procfile's, or the app's main program, each run by the start program.
 
 pub mod command;
-pub mod describe;
 pub mod hook;
 pub mod procfile;
 
-use crate::errors::BuildpackError;
 use crate::layers::proot::{RUN_PROOT, START_PROGRAM};
-use crate::output;
-use crate::resolve::Root;
+use crate::log;
+use crate::root::Root;
 use bullet_stream::global::print;
 use command::ProcessCommand;
 use libcnb::data::launch::{Launch, LaunchBuilder, ProcessBuilder, ProcessType};
-use procfile::{Procfile, ProcfileWarning};
+use procfile::{Procfile, ProcfileError, ProcfileWarning};
 use std::fs;
 use std::io;
 use std::path::Path;
@@ -24,7 +22,8 @@ pub const PROCFILE: &str = "Procfile";
 const DEFAULT_PROCESS: &str = "web";
 
 /// There is no Procfile, and the roots do not tell what to run.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("nothing says which program to run")]
 pub struct NoProcess {
     /// `meta.mainProgram`, where the package has it; then there is no such program.
     pub main_program: Option<String>,
@@ -37,18 +36,18 @@ pub struct NoProcess {
 pub fn read_procfile(
     app_dir: &Path,
     named: Option<&Path>,
-) -> Result<Option<Procfile>, BuildpackError> {
+) -> Result<Option<Procfile>, ProcfileError> {
     let path = app_dir.join(named.unwrap_or(Path::new(PROCFILE)));
     let text = match fs::read_to_string(&path) {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound && named.is_none() => {
             return Ok(None);
         }
-        Err(error) => return Err(BuildpackError::ReadProcfile(path, error)),
+        Err(error) => return Err(ProcfileError::Read(path, error)),
     };
-    let (procfile, warnings) = Procfile::parse(&text).map_err(BuildpackError::Procfile)?;
+    let (procfile, warnings) = Procfile::parse(&text)?;
     for warning in warnings {
-        output::warning(&match warning {
+        log::warning(&match warning {
             ProcfileWarning::Renamed(written, used) => {
                 format!("The process `{written}` of the Procfile is called `{used}` in the image.")
             }
@@ -72,7 +71,7 @@ pub fn launch(
     let Some(procfile) = procfile else {
         let main_program = roots.first().and_then(|root| root.main_program.as_deref());
         let program = main_process(main_program, programs)?;
-        output::sub_bullet(format!(
+        log::sub_bullet(format!(
             "{DEFAULT_PROCESS}: {program}, the {} program, since there is no `Procfile`",
             if main_program.is_some() {
                 "main"
@@ -93,8 +92,8 @@ pub fn launch(
     };
     for (name, value) in procfile.processes() {
         match ProcessCommand::parse(value) {
-            ProcessCommand::Words(_) => output::sub_bullet(format!("{name}: {value}")),
-            ProcessCommand::Shell(_) => output::sub_bullet(format!("{name}: {value}, by a shell")),
+            ProcessCommand::Words(_) => log::sub_bullet(format!("{name}: {value}")),
+            ProcessCommand::Shell(_) => log::sub_bullet(format!("{name}: {value}, by a shell")),
         }
     }
     Ok(processes(procfile, layers_dir))

@@ -1,5 +1,8 @@
 //! The Procfile: which processes an app has, as Heroku's Procfile buildpack specifies it.
 
+use std::io;
+use std::path::PathBuf;
+
 /// Processes in the order of the file; each value is a shell command.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Procfile {
@@ -9,22 +12,36 @@ pub struct Procfile {
 /// Longest name of a process type.
 const MAX_KEY_LENGTH: usize = 63;
 
-/// Why a Procfile is refused: the number of the line, from 1, and its text.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ProcfileError {
+/// Why there is no Procfile to use.
+#[derive(Debug, thiserror::Error)]
+pub enum ProcfileError {
+    #[error("{path} cannot be read: {1}", path = .0.display())]
+    Read(PathBuf, #[source] io::Error),
+    #[error(transparent)]
+    Line(#[from] BadLine),
+}
+
+/// A line that a Procfile cannot have: its number, from 1, and its text.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("line {line}: {reason}")]
+pub struct BadLine {
     pub line: usize,
     pub text: String,
+    #[source]
     pub reason: LineError,
 }
 
 /// What is wrong with a line of a Procfile.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum LineError {
     /// It has no `name:` at its beginning.
+    #[error("no `name:` at its beginning")]
     NoKey,
     /// The name has characters, or a length, that a process type cannot have.
+    #[error("not a name of a process")]
     BadKey,
     /// There is nothing after the colon.
+    #[error("no command after the colon")]
     NoCommand,
 }
 
@@ -42,7 +59,7 @@ pub enum ProcfileWarning {
 impl Procfile {
     /// Reads the text of a Procfile, with or without a byte order mark. Lines end with a line feed, a
     /// carriage return, or both.
-    pub fn parse(text: &str) -> Result<(Self, Vec<ProcfileWarning>), ProcfileError> {
+    pub fn parse(text: &str) -> Result<(Self, Vec<ProcfileWarning>), BadLine> {
         let text = text.strip_prefix('\u{feff}').unwrap_or(text);
         let text = text.replace("\r\n", "\n").replace('\r', "\n");
         let mut processes: Vec<(String, String)> = Vec::new();
@@ -51,7 +68,7 @@ impl Procfile {
             if line.trim().is_empty() || line.trim_start().starts_with('#') {
                 continue;
             }
-            let refuse = |reason| ProcfileError {
+            let refuse = |reason| BadLine {
                 line: index + 1,
                 text: line.to_string(),
                 reason,

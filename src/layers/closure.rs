@@ -2,21 +2,22 @@
 
 use super::launch_layer::{LaunchLayer, LayerError};
 use super::store_paths::{FillError, Filled, Looking, Plan, Source, StoreLayers};
-use crate::cache::Trust;
-use crate::closure::Closure;
-use crate::closure::early::Early;
-use crate::closure::fetch::FetchError;
-use crate::closure::path_info::PathInfo;
-use crate::closure::plan::{Caches, Known, Miss};
-use crate::closure::references::Sought;
-use crate::closure::relocate::{DirectoryTooLong, Relocation};
-use crate::closure::survey::{Obstacle, Survey};
 use crate::config::Config;
-use crate::launch::describe::{Contents, contents, describe};
-use crate::output::{self, bytes, list, paths};
+use crate::layers::describe::{Contents, contents, describe};
+use crate::log::{self, bytes};
 use crate::report::{self, largest_files, print_largest_paths};
-use crate::resolve::Root;
+use crate::root::Root;
+use binary_cache::Caches;
+use binary_cache::PathInfo;
+use binary_cache::Trust;
 use bullet_stream::global::print;
+use closure::Closure;
+use closure::fetch::FetchError;
+use closure::plan::{Known, Miss, plan_telling};
+use closure::prefetch::Early;
+use closure::relocate::references::Sought;
+use closure::relocate::relocatability::{NotRelocatable, Survey};
+use closure::relocate::relocation::Relocation;
 use nix_derivation::StorePath;
 use nix_hydra_start::engine::EngineSetting;
 use nix_hydra_start::image;
@@ -29,6 +30,7 @@ use std::io;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use words::{list, paths};
 
 const NAME: &str = "closure";
 
@@ -43,28 +45,21 @@ const MAX_BOUND: usize = 40;
 const LARGEST: usize = 20;
 
 /// Why there is no closure layer. What was written of it is removed.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 pub enum ClosureLayerError {
     /// Paths that no binary cache could give, and caches that could not be asked, with reasons.
+    #[error("no binary cache has every store path")]
     Miss {
         misses: Vec<Miss>,
         unusable: Vec<(String, String)>,
     },
-    Fetch(Box<FetchError>),
+    #[error(transparent)]
+    Fetch(#[from] Box<FetchError>),
     /// It was to be relocated, and cannot be.
-    Relocation(NotRelocatable),
-    Layer(LayerError),
-}
-
-/// Why a closure cannot be moved into its layer.
-#[derive(Debug, PartialEq, Eq)]
-pub enum NotRelocatable {
-    /// The layer's directory has too long a name.
-    DirectoryTooLong(PathBuf, DirectoryTooLong),
-    /// These two paths would have the same place.
-    SamePlace(Box<[StorePath; 2]>),
-    /// These files would not work there.
-    Obstacles(Vec<Obstacle>),
+    #[error(transparent)]
+    Relocation(#[from] NotRelocatable),
+    #[error(transparent)]
+    Layer(#[from] LayerError),
 }
 
 /// Whether the closure is relocated, or could be.
@@ -150,7 +145,7 @@ pub fn handle(
         Err(ClosureLayerError::Fetch(error))
             if error.reason.may_be_another() && facts.contains(&error.path) =>
         {
-            output::sub_bullet(format!(
+            log::sub_bullet(format!(
                 "{} is no longer what the previous image says of it: asking for everything again",
                 error.path
             ));
@@ -199,9 +194,9 @@ impl Order<'_> {
         }
         let written = self.layer.write(previous);
         written.map_err(ClosureLayerError::Layer)?;
-        output::sub_bullet(format!("Using the previous image's: {}", previous.content));
+        log::sub_bullet(format!("Using the previous image's: {}", previous.content));
         if !previous.relocation_message.is_empty() {
-            output::sub_bullet(&previous.relocation_message);
+            log::sub_bullet(&previous.relocation_message);
         }
         // Where something of it is not known, the lifecycle has restored the SBOM.
         if let Some(closure) = known_closure(self.roots, &self.stores.facts().collect()) {
@@ -259,7 +254,7 @@ impl Order<'_> {
             early,
         } = planned?;
         if let Some(afresh) = self.afresh {
-            output::sub_bullet(format!("Starting afresh: {afresh}"));
+            log::sub_bullet(format!("Starting afresh: {afresh}"));
         }
         let work = Work {
             layers_dir: self.layers_dir,
@@ -284,7 +279,7 @@ impl Order<'_> {
             }
         };
         if !made.message.is_empty() {
-            output::sub_bullet(&made.message);
+            log::sub_bullet(&made.message);
         }
         warn_of_left_out(caches.unusable().filter(|cache| !left_out.contains(cache)));
         report_on(self.layers_dir, &closure)?;
@@ -347,7 +342,7 @@ fn afresh(
 /// Writes the closure's bills of materials, and warns of what had better not be in it.
 fn report_on(layers_dir: &Path, closure: &Closure) -> Result<(), ClosureLayerError> {
     report::warn_of_build_only(closure);
-    report::sbom::write(layers_dir, NAME, closure).map_err(ClosureLayerError::Layer)
+    write_sboms(layers_dir, closure).map_err(ClosureLayerError::Layer)
 }
 
 /// The closure of `roots` as the layers' metadata has it; nothing where a path is not known.
@@ -403,7 +398,7 @@ fn plan(
         })
     });
     let early = early.transpose()?;
-    let planned = caches.plan_telling(&root_paths, &known, |path, info| {
+    let planned = plan_telling(&caches, &root_paths, &known, |path, info| {
         if let Some(early) = &early {
             early.want(path, info);
         }
@@ -426,7 +421,7 @@ fn plan(
 
 fn warn_of_left_out(caches: impl Iterator<Item = (String, String)>) {
     for (cache, reason) in caches {
-        output::warning(&format!("{cache} was left out: {reason}."));
+        log::warning(&format!("{cache} was left out: {reason}."));
     }
 }
 
@@ -480,8 +475,8 @@ impl<'a> Work<'a> {
                 let filled = self.download(&plan, early)?;
                 let survey = filled.survey.clone();
                 let (verdict, message) = match survey.map(|survey| vouched(survey, self.config)) {
-                    Some(Ok(survey)) => (Verdict::Movable, output::movable(&survey)),
-                    Some(Err(against)) => (Verdict::Bound, output::bound(&against)),
+                    Some(Ok(survey)) => (Verdict::Movable, log::movable(&survey)),
+                    Some(Err(against)) => (Verdict::Bound, log::bound(&against)),
                     // Layers are kept in which nobody has looked.
                     None => (Verdict::Unknown, String::new()),
                 };
@@ -495,11 +490,11 @@ impl<'a> Work<'a> {
         if self.config.engine == EngineSetting::Relocate {
             return Err(ClosureLayerError::Relocation(against));
         }
-        output::sub_bullet("It cannot be relocated, and is taken as it is");
+        log::sub_bullet("It cannot be relocated, and is taken as it is");
         // What was found is kept, so that the next build need not try again.
         let plan = self.plan(Looking::Only);
         let filled = self.download(&plan, None)?;
-        let message = output::bound(&against);
+        let message = log::bound(&against);
         Ok(Made::new(plan, filled, Verdict::Bound, message))
     }
 
@@ -529,7 +524,7 @@ impl<'a> Work<'a> {
         let filled = self.download(&plan, None)?;
         let survey = filled.survey.clone().unwrap_or_default();
         Ok(vouched(survey, self.config).map(|survey| {
-            let message = output::relocated(&survey);
+            let message = log::relocated(&survey);
             Made::new(plan, filled, Verdict::Relocated, message)
         }))
     }
@@ -563,7 +558,7 @@ impl<'a> Work<'a> {
             sizes.fold(0, u64::saturating_add)
         };
         if !old.is_empty() {
-            output::sub_bullet(format!(
+            log::sub_bullet(format!(
                 "Keeping the previous image's {}, {}",
                 paths(old.len()),
                 bytes(size(&old))
@@ -589,7 +584,7 @@ impl<'a> Work<'a> {
                 bytes(total),
                 bytes(size(&new))
             );
-            output::downloading(&what, total, self.caches, &before, fill)
+            super::progress::downloading(&what, total, self.caches, &before, fill)
         };
         filled.map_err(|error| match error {
             FillError::Fetch(error) => ClosureLayerError::Fetch(error),
@@ -701,7 +696,7 @@ fn print_largest_files(
     });
     print::bullet("Largest files of what was downloaded, since NIX_DEBUG is set");
     for (size, path) in files.into_iter().take(LARGEST) {
-        output::sub_bullet(format!("{}  {}", bytes(size), path.display()));
+        log::sub_bullet(format!("{}  {}", bytes(size), path.display()));
     }
     Ok(())
 }
@@ -737,7 +732,7 @@ fn warn_unsigned(closure: &Closure) {
     let mut from: Vec<String> = unsigned().map(|info| info.cache.clone()).collect();
     from.sort();
     from.dedup();
-    output::warning(&format!(
+    log::warning(&format!(
         "{} from {} {} taken without a signature, since no public key was given: whoever \
          controls that binary cache, or the way to it, decides what runs in this image. Set \
          NIX_TRUSTED_PUBLIC_KEYS to the cache's public key.",
@@ -745,6 +740,20 @@ fn warn_unsigned(closure: &Closure) {
         list(&from),
         if count == 1 { "was" } else { "were" },
     ));
+}
+
+/// Writes the bills of materials beside the layer's directory, as the lifecycle expects them.
+fn write_sboms(layers_dir: &Path, closure: &Closure) -> Result<(), LayerError> {
+    let at = |format: &str| layers_dir.join(format!("{NAME}.sbom.{format}.json"));
+    let documents = report::sbom::documents(closure).map_err(|reason| LayerError {
+        path: at("cdx"),
+        reason,
+    })?;
+    for (format, document) in documents {
+        let path = at(format);
+        fs::write(&path, document).map_err(|reason| LayerError { path, reason })?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]

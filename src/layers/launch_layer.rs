@@ -33,7 +33,8 @@ pub enum LayerState<M> {
 }
 
 /// A layer's files could not be read or written.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
+#[error("{}: {reason}", path.display())]
 pub struct LayerError {
     pub path: PathBuf,
     pub reason: io::Error,

@@ -2,8 +2,11 @@
 
 pub mod closure;
 mod commands;
+pub mod describe;
 pub mod launch_layer;
 mod loader;
+pub mod memo;
 pub mod nix_store;
+mod progress;
 pub mod proot;
 pub mod store_paths;

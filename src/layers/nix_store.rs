@@ -5,19 +5,19 @@
 //! the release's own hash; and the memo. Few files are restored faster than thousands. The archive's
 //! own hash is beside it, and checked before it is used.
 
-use crate::http::Http;
 use crate::layers::launch_layer::LayerError;
-use crate::nix::archive::{self, ArchiveError, Target};
-use crate::output::{self, tool_name};
-use crate::resolve::Root;
-use crate::resolve::memo::{Key, Memo};
-use crate::temporary;
-use crate::tools::{self, ToolError, ToolSource};
+use crate::layers::memo::{Key, Memo};
+use crate::log;
+use crate::root::Root;
+use crate::tools::{self, ToolError, ToolSource, tool_name};
 use bullet_stream::global::print;
+use http_client::Http;
 use libcnb::Buildpack;
 use libcnb::build::BuildContext;
 use libcnb::data::layer_name;
 use libcnb::layer::{CachedLayerDefinition, InvalidMetadataAction, RestoredLayerAction};
+use nix_runner::archive::{self, ArchiveError, Target};
+use nix_runner::temporary;
 use serde::{Deserialize, Serialize};
 use std::fs;
 use std::io;
@@ -103,7 +103,7 @@ impl NixStoreLayer {
         let packed = self.path.join(&name);
         let kept = fs::read_to_string(hash_file(&packed)).unwrap_or_default();
         if hash_of(&packed).is_ok_and(|hash| hash == kept) {
-            output::sub_bullet(format!("Using {} from the cache", tool_name(source)));
+            log::sub_bullet(format!("Using {} from the cache", tool_name(source)));
             return Ok(NixArchive {
                 packed,
                 release: None,

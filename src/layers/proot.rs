@@ -3,14 +3,13 @@
 use super::commands;
 use super::launch_layer::{LaunchLayer, LayerError, LayerState};
 use super::loader::Loaders;
-use crate::config::Config;
-use crate::http::Http;
-use crate::nix::archive::AtMost;
-use crate::output::{self, tool_name};
-use crate::tools::{Tool, ToolError, ToolSource};
+use crate::log;
+use crate::tools::{ToolError, ToolSource, tool_name};
 use bullet_stream::global::print;
 use flate2::read::MultiGzDecoder;
+use http_client::Http;
 use nix_hydra_start::image::{INSIDE, LOADER, LOADER_32, PROOT};
+use nix_runner::archive::AtMost;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::fs::{self, OpenOptions};
@@ -34,14 +33,18 @@ const MAX_PROGRAM_SIZE: u64 = 64 * 1024 * 1024;
 const MAX_ARCHIVE_SIZE: u64 = 256 * 1024 * 1024;
 
 /// Why there is no proot layer. What was written of it is removed.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 pub enum PRootLayerError {
-    Tool(ToolError),
+    #[error(transparent)]
+    Tool(#[from] ToolError),
     /// The downloaded file is neither a program nor an archive that holds one; what it is.
+    #[error("PRoot: {0}")]
     Program(String),
     /// A program that comes with the buildpack cannot be read.
-    StartProgram(PathBuf, io::Error),
-    Layer(LayerError),
+    #[error("{path} cannot be read: {1}", path = .0.display())]
+    StartProgram(PathBuf, #[source] io::Error),
+    #[error(transparent)]
+    Layer(#[from] LayerError),
 }
 
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -66,12 +69,12 @@ pub struct Programs {
 }
 
 /// What the layer is needed for.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Use<'a> {
+    /// The PRoot to put into it; None if the closure needs no engine.
+    pub proot: Option<ToolSource>,
     /// The names of the deployed programs.
     pub commands: &'a [String],
-    /// Whether the closure needs an engine; else the layer has no PRoot.
-    pub by_engine: bool,
     /// Whether this build runs the start program, so that the layer must be there.
     pub by_this_build: bool,
 }
@@ -79,29 +82,19 @@ pub struct Use<'a> {
 /// Fills the layer, unless the previous image has it already and this build does not run it.
 pub fn handle(
     layers_dir: &Path,
-    config: &Config,
-    arch: &str,
     programs: &Programs,
+    needed: &Use<'_>,
     http: &Http,
-    needed: Use<'_>,
 ) -> Result<(), PRootLayerError> {
-    let source = needed
-        .by_engine
-        .then(|| ToolSource::find(Tool::PRoot, config.proot.as_ref(), arch))
-        .transpose()
-        .map_err(PRootLayerError::Tool)?;
+    let source = needed.proot.as_ref();
     let read = |path: &Path| {
         fs::read(path).map_err(|error| PRootLayerError::StartProgram(path.to_path_buf(), error))
     };
     let start = read(&programs.start)?;
-    let inside = source
-        .as_ref()
-        .map(|_| read(&programs.inside))
-        .transpose()?;
+    let inside = source.map(|_| read(&programs.inside)).transpose()?;
     let wanted = Metadata {
         format: FORMAT.to_string(),
         proot: source
-            .as_ref()
             .map(|source| hex::encode(source.download.sha256))
             .unwrap_or_default(),
         start_program: hex::encode(Sha256::digest(&start)),
@@ -120,18 +113,11 @@ pub fn handle(
     }
     if let LayerState::Kept(_) = state {
         if source.is_some() {
-            output::sub_bullet("Using the previous image's");
+            log::sub_bullet("Using the previous image's");
         }
         return Ok(());
     }
-    let filled = fill(
-        &layer.path,
-        source.as_ref(),
-        &start,
-        inside.as_deref(),
-        http,
-    )
-    .and_then(|()| {
+    let filled = fill(&layer.path, source, &start, inside.as_deref(), http).and_then(|()| {
         commands::link(&layer.path, needed.commands)
             .map_err(|(path, reason)| PRootLayerError::Layer(LayerError { path, reason }))
     });

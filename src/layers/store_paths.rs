@@ -4,18 +4,18 @@
 //! was found in them, so that the next build need not have the content.
 
 use super::launch_layer::{LaunchLayer, LayerError};
-use crate::closure::Closure;
-use crate::closure::early::Early;
-use crate::closure::fetch::{FetchError, fetch_each};
-use crate::closure::path_info::PathInfo;
-use crate::closure::place::{Placement, is_layer};
-use crate::closure::plan::Caches;
-use crate::closure::queue::{Queue, Wanted};
-use crate::closure::references::{References, Sought};
-use crate::closure::relocate::Relocation;
-use crate::closure::survey::{Obstacle, Reason, Survey};
-use crate::launch::describe::{Seen, files, programs};
-use crate::output;
+use crate::layers::describe::{Seen, files, programs};
+use crate::log;
+use binary_cache::Caches;
+use binary_cache::PathInfo;
+use closure::Closure;
+use closure::fetch::{FetchError, fetch_each};
+use closure::place::{Placement, is_layer};
+use closure::prefetch::Early;
+use closure::queue::{Queue, Wanted};
+use closure::relocate::references::{References, Sought};
+use closure::relocate::relocatability::{Obstacle, Reason, Survey};
+use closure::relocate::relocation::Relocation;
 use nix_derivation::StorePath;
 use nix_hydra_start::image::STORE_DIR;
 use serde::{Deserialize, Serialize};
@@ -100,10 +100,12 @@ pub struct Source<'a> {
 }
 
 /// Why layers were not filled.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 pub enum FillError {
-    Fetch(Box<FetchError>),
-    Layer(LayerError),
+    #[error(transparent)]
+    Fetch(#[from] Box<FetchError>),
+    #[error(transparent)]
+    Layer(#[from] LayerError),
 }
 
 /// Why the programs of a root cannot be told.
@@ -485,7 +487,7 @@ impl Metadata {
             files: survey.files.to_string(),
             references: survey.references.to_string(),
             obstacles: obstacles
-                .map(|obstacle| format!("{}\t{}", obstacle.file, output::against(&obstacle.reason)))
+                .map(|obstacle| format!("{}\t{}", obstacle.file, log::against(&obstacle.reason)))
                 .collect(),
         });
         metadata
@@ -512,9 +514,9 @@ impl Metadata {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cache::Trust;
-    use crate::config::TrustSettings;
-    use crate::http::Http;
+    use binary_cache::Trust;
+    use binary_cache::TrustSettings;
+    use http_client::Http;
     use nix_derivation::NixHash;
 
     fn closure() -> Closure {
@@ -572,7 +574,7 @@ mod tests {
             keys: Vec::new(),
             required: false,
         };
-        let caches = Caches::open(&[], trust, &Http::new());
+        let caches = Caches::open(&[], trust, &Http::new(), &hydra::sign_in);
         let source = Source {
             caches: &caches,
             early: None,

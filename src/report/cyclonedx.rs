@@ -5,7 +5,7 @@
 //! each path came from, since any cache may have it.
 
 use super::package_name::{purl, split};
-use crate::closure::Closure;
+use closure::Closure;
 use nix_derivation::StorePath;
 use serde_json::{Value, json};
 

@@ -4,7 +4,7 @@
 //! the one that the lifecycle gives all files of an image, and its namespace is made from what is in it.
 
 use super::package_name::{purl, split};
-use crate::closure::Closure;
+use closure::Closure;
 use nix_derivation::StorePath;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};

@@ -6,7 +6,6 @@
 
 use super::gitattributes::{Attributes, Conversion};
 use super::source::{Leaf, Source};
-use crate::output::list;
 use sha1::{Digest, Sha1};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
@@ -14,6 +13,7 @@ use std::fs::{self, File};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use words::list;
 
 /// How many names a warning lists; the rest are counted.
 const NAMES_SHOWN: usize = 10;

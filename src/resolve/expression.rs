@@ -3,9 +3,9 @@
 use super::source::{Source, SourceError};
 use super::{Root, lookups};
 use crate::config::{Config, Expression};
-use crate::hydra::revision::Commit;
-use crate::nix::{Evaluation, Nix, NixError};
+use hydra::revision::Commit;
 use nix_derivation::{StoreDir, StorePath};
+use nix_runner::{Evaluation, Nix, NixError};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -41,24 +41,33 @@ pub struct Outcome {
 }
 
 /// Why an expression gave no roots.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 pub enum ExpressionError {
-    Source(SourceError),
-    Nix(NixError),
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    #[error(transparent)]
+    Nix(#[from] NixError),
     /// Nix could not evaluate the expression; what it said, without its colours.
+    #[error("the expression cannot be evaluated: {0}")]
     Evaluation(String),
     /// Nix could not evaluate the expression without what the second lists, which `NIX_PATH` or the
     /// jobset's inputs name; what it said.
+    #[error("the expression cannot be evaluated: {0}")]
     Lookups(String, Vec<String>),
     /// What Nix answered is not what this program asked for.
+    #[error("the result of the evaluation cannot be read: {0}")]
     Answer(String),
     /// This derivation must be built before the expression can be evaluated.
+    #[error("{0} must be built before the expression can be evaluated")]
     MustBuild(String),
     /// The expression takes this from `<nixpkgs>`, which nothing pins.
+    #[error("the expression takes {0} from <nixpkgs>, which nothing pins")]
     Unpinned(String),
     /// A fetcher of the `<nixpkgs>` that stands in cannot do what is asked of it; what that is.
+    #[error("{0}")]
     Fetcher(String),
     /// The value at this attribute (none: the whole expression) is not a derivation.
+    #[error("the expression gives a {kind}, not a derivation")]
     NotADerivation {
         attribute: Option<String>,
         /// What it is, in Nix's words: `set`, `lambda`, `string`.
@@ -67,8 +76,10 @@ pub enum ExpressionError {
         derivations: Vec<String>,
     },
     /// The value at this attribute is what `mkShell` makes.
+    #[error("the expression gives a shell, not a package")]
     Shell(Option<String>),
     /// A flake's input of this name is not locked.
+    #[error("the input {0} of the flake is not locked")]
     NoFlakeLock(String),
 }
 

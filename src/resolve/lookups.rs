@@ -2,7 +2,7 @@
 //! `<nixpkgs>`.
 
 use crate::config::Config;
-use crate::output::without_credentials;
+use http_client::without_credentials;
 use std::path::Path;
 
 /// How Nix's warning about an entry begins that it goes on without.

@@ -39,11 +39,14 @@ const PAX_HEADER: &str = "pax_global_header";
 const PAX_HEADER_START: &[u8] = b"52 comment=";
 
 /// Why a source could not be read or written: where, and the reason.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 pub enum SourceError {
-    Read(PathBuf, io::Error),
-    Write(PathBuf, io::Error),
+    #[error("{path} cannot be read: {1}", path = .0.display())]
+    Read(PathBuf, #[source] io::Error),
+    #[error("{path} cannot be written: {1}", path = .0.display())]
+    Write(PathBuf, #[source] io::Error),
     /// The tree cannot be a store path; the reason.
+    #[error("the source cannot be a store path: {0}")]
     Encode(String),
 }
 

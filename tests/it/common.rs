@@ -1,10 +1,10 @@
 //! What tests share: the fixtures, the packaged buildpack, and builds as a user makes them.
 
-use nix_hydra_buildpack::cache::CacheUrl;
-use nix_hydra_buildpack::closure::place::is_layer;
-use nix_hydra_buildpack::closure::plan::Caches;
-use nix_hydra_buildpack::config::TrustSettings;
-use nix_hydra_buildpack::http::{Ask, Http};
+use binary_cache::CacheUrl;
+use binary_cache::Caches;
+use binary_cache::TrustSettings;
+use closure::place::is_layer;
+use http_client::{Ask, Http};
 use platform::fixtures::{self, Fixtures};
 use platform::image::Image;
 use platform::lifecycle::{Build, Outcome};
@@ -232,7 +232,7 @@ pub fn caches(urls: &[String], keys: &[&str], required: bool) -> Caches {
         keys: keys.iter().map(|key| key.parse().unwrap()).collect(),
         required,
     };
-    Caches::open(&urls, trust, &Http::new())
+    Caches::open(&urls, trust, &Http::new(), &hydra::sign_in)
 }
 
 /// A command of the fixtures' real Nix, on a store of its own below `root`.

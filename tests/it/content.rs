@@ -2,12 +2,13 @@
 //! Nix makes them, and from nothing else.
 
 use crate::common::{caches, fixtures, nix, output};
+use binary_cache::{Answer, Caches};
+use binary_cache::{Trust, Untrusted};
+use closure::fetch::{FetchFailure, fetch};
+use closure::plan::Known;
+use closure::relocate::references::Sought;
+use closure::unpack::UnpackError;
 use nix_derivation::{HashAlgorithm, StorePath, hash_bytes};
-use nix_hydra_buildpack::cache::{Trust, Untrusted};
-use nix_hydra_buildpack::closure::fetch::{FetchFailure, fetch};
-use nix_hydra_buildpack::closure::plan::{Answer, Caches, Known};
-use nix_hydra_buildpack::closure::references::Sought;
-use nix_hydra_buildpack::closure::unpack::UnpackError;
 use platform::fixtures::Fixtures;
 use std::collections::BTreeMap;
 use std::fs;
@@ -57,9 +58,8 @@ impl Unsigned {
 
     fn fetched(&self, path: &StorePath) -> Result<TempDir, FetchFailure> {
         let caches = self.caches();
-        let closure = caches
-            .plan(std::slice::from_ref(path), &Known::default())
-            .unwrap();
+        let closure =
+            closure::plan::plan(&caches, std::slice::from_ref(path), &Known::default()).unwrap();
         let mut infos = closure.paths.values();
         assert!(infos.all(|info| info.trust == Trust::ContentAddressed));
         let store = TempDir::new().unwrap();
@@ -144,7 +144,7 @@ fn what_nix_adds_to_a_store_needs_no_signature() {
         );
     }
     unsigned.replace(&of_nar, shouted);
-    let misses = unsigned.caches().plan(&[of_nar], &Known::default());
+    let misses = closure::plan::plan(&unsigned.caches(), &[of_nar], &Known::default());
     let (_, answer) = &misses.unwrap_err()[0].answers[0];
     assert_eq!(*answer, Answer::Untrusted(Untrusted::NotSigned));
 }

@@ -3,11 +3,11 @@
 use crate::common::{Deploy, caches, copy, fixtures, nix, output};
 use crate::evaluate::evaluate_fully;
 use crate::hydra_server::{HydraServer, State, build, eval, git, revision};
+use http_client::Http;
+use hydra::Hydra;
 use nix_hydra_buildpack::config::{Config, Wanted};
 use nix_hydra_buildpack::doctor::stores::{DirectoryStore, Store as _};
 use nix_hydra_buildpack::doctor::{Diagnosis, Evaluated, diagnose};
-use nix_hydra_buildpack::http::Http;
-use nix_hydra_buildpack::hydra::Hydra;
 use nix_hydra_buildpack::resolve::source::Source;
 use platform::fixtures::Fixtures;
 use platform::server::{Request, Response, Server};

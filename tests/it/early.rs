@@ -2,13 +2,13 @@
 //! what nobody needs in the end is gone.
 
 use crate::common::{Deploy, caches, fixtures, strip_ansi};
+use closure::fetch::fetch_each;
+use closure::plan::Known;
+use closure::prefetch::Early;
+use closure::queue::{Queue, Wanted};
+use closure::relocate::references::{References, Sought};
+use closure::relocate::relocatability::Survey;
 use nix_derivation::StorePath;
-use nix_hydra_buildpack::closure::early::Early;
-use nix_hydra_buildpack::closure::fetch::fetch_each;
-use nix_hydra_buildpack::closure::plan::Known;
-use nix_hydra_buildpack::closure::queue::{Queue, Wanted};
-use nix_hydra_buildpack::closure::references::{References, Sought};
-use nix_hydra_buildpack::closure::survey::Survey;
 use platform::narrow;
 use platform::server::{Response, Server};
 use std::collections::BTreeMap;
@@ -123,7 +123,7 @@ fn what_a_path_declares_is_all_that_is_found_in_it_with_the_whole_closure_known(
     let server = Server::start(&fixtures.cache).unwrap();
     let caches = Arc::new(caches(&[server.url()], &[&fixtures.public_key], true));
     let root: StorePath = fixtures.apps["python"].store_path.parse().unwrap();
-    let closure = caches.plan(&[root], &Known::default()).unwrap();
+    let closure = closure::plan::plan(&caches, &[root], &Known::default()).unwrap();
     let found = |fetched: Vec<(Wanted, Survey)>| -> BTreeMap<String, Survey> {
         let found = fetched.into_iter();
         found

@@ -2,14 +2,15 @@
 
 use crate::common::{Deploy, copy, fixtures, nix, output};
 use crate::source::{commit, git};
+use hydra::revision::Commit;
 use nix_hydra_buildpack::config::{Config, Expression, Wanted};
-use nix_hydra_buildpack::errors::BuildpackError;
-use nix_hydra_buildpack::hydra::revision::Commit;
-use nix_hydra_buildpack::nix::archive::{self, ArchiveError, Target};
-use nix_hydra_buildpack::nix::{Nix, Substituters};
-use nix_hydra_buildpack::resolve::Root;
+use nix_hydra_buildpack::error::BuildpackError;
+use nix_hydra_buildpack::resolve::ResolveError;
 use nix_hydra_buildpack::resolve::expression::{Evaluator, ExpressionError, Outcome};
 use nix_hydra_buildpack::resolve::source::Source;
+use nix_hydra_buildpack::root::Root;
+use nix_runner::Nix;
+use nix_runner::archive::{self, ArchiveError, Target};
 use platform::fixtures::Fixtures;
 use platform::server::Server;
 use std::fmt::Write as _;
@@ -36,7 +37,7 @@ pub fn config(app: &Path, settings: &[(&str, &str)]) -> Config {
 /// A Nix that is where it was built, with the binary caches of these settings.
 pub fn nix_in_place(fixtures: &Fixtures, config: &Config) -> Nix {
     let bin = Path::new(&fixtures.nix).join("bin");
-    Nix::new(bin, Substituters::new(config)).unwrap()
+    Nix::new(bin, config.substituters()).unwrap()
 }
 
 /// Evaluates the app in a directory as a build does.
@@ -126,8 +127,7 @@ fn every_sample_app_evaluates_to_the_path_that_hydra_built() {
     };
     for (name, sample) in &fixtures.apps {
         let config = config(&sample.dir, &[]);
-        let (nix, needs_engine) =
-            Nix::unpacked(&unpack, &no_proot, Substituters::new(&config)).unwrap();
+        let (nix, needs_engine) = Nix::unpacked(&unpack, &no_proot, config.substituters()).unwrap();
         assert_eq!(needs_engine, None);
         let root = evaluate(&nix, &sample.dir, &config)
             .unwrap()
@@ -155,7 +155,7 @@ fn a_nix_that_cannot_be_moved_runs_in_a_namespace_or_under_proot() {
     };
     let proot = |_: &Path| Ok(fixtures.proot.clone());
     let config = config(&sample.dir, &[]);
-    let (nix, reason) = Nix::unpacked(&unpack, &proot, Substituters::new(&config)).unwrap();
+    let (nix, reason) = Nix::unpacked(&unpack, &proot, config.substituters()).unwrap();
     assert_eq!(reason.unwrap(), "it does not run");
     assert_eq!(nix.engine().name(), "in a user namespace");
     let root = evaluate(&nix, &sample.dir, &config)
@@ -460,7 +460,7 @@ fn errors_of_the_expression_come_with_nix_s_own_words() {
         )
         .unwrap();
         let error = roots(&fixtures, app.path(), settings).unwrap_err();
-        let message = BuildpackError::Expression(error).message();
+        let message = BuildpackError::from(ResolveError::Expression(error)).message();
         let _ = write!(texts, "========== {name}\n{message}\n\n");
     }
     insta::assert_snapshot!("errors_of_expressions", texts);
@@ -847,7 +847,7 @@ fn nix_outside(fixtures: &Fixtures, config: &Config) -> Nix {
     let unpack = |target: &Target| -> Result<_, ArchiveError> {
         archive::unpack_release(&fixtures.nix_archive, target, None)
     };
-    let (nix, _) = Nix::unpacked(&unpack, &no_proot, Substituters::new(config)).unwrap();
+    let (nix, _) = Nix::unpacked(&unpack, &no_proot, config.substituters()).unwrap();
     nix
 }
 

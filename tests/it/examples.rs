@@ -2,7 +2,7 @@
 
 use crate::common::{Deploy, copy, free_port, regex};
 use crate::hydra_server::{HydraServer, build, eval, git, revision};
-use nix_hydra_buildpack::http::{Ask, Http};
+use http_client::{Ask, Http};
 use platform::image::Image;
 use platform::process::Launch;
 use platform::sandbox::Forbidden;

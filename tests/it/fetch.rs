@@ -1,13 +1,14 @@
 //! A closure that is fetched here is, file by file, the one that real Nix fetches.
 
 use crate::common::{caches, fixtures, nix, output};
+use binary_cache::TrustSettings;
+use binary_cache::{Answer, Caches};
+use closure::fetch::{FetchFailure, fetch, fetch_each};
+use closure::plan::Known;
+use closure::queue::{Queue, Wanted};
+use closure::relocate::references::Sought;
+use http_client::{Http, Patience};
 use nix_derivation::{NixHash, StorePath};
-use nix_hydra_buildpack::closure::fetch::{FetchFailure, fetch, fetch_each};
-use nix_hydra_buildpack::closure::plan::{Answer, Caches, Known};
-use nix_hydra_buildpack::closure::queue::{Queue, Wanted};
-use nix_hydra_buildpack::closure::references::Sought;
-use nix_hydra_buildpack::config::TrustSettings;
-use nix_hydra_buildpack::http::{Http, Patience};
 use platform::fixtures::Fixtures;
 use platform::server::{Response, Server};
 use std::collections::{BTreeMap, BTreeSet};
@@ -60,9 +61,8 @@ fn root(fixtures: &Fixtures, app: &str) -> StorePath {
 
 fn fetched(caches: &Caches, root: &StorePath) -> TempDir {
     let store = TempDir::new().unwrap();
-    let closure = caches
-        .plan(std::slice::from_ref(root), &Known::default())
-        .unwrap();
+    let closure =
+        closure::plan::plan(caches, std::slice::from_ref(root), &Known::default()).unwrap();
     fetch(&closure, caches, store.path(), &Sought::Nothing).unwrap();
     store
 }
@@ -214,9 +214,8 @@ fn a_missing_path_comes_with_the_chain_that_wants_it_and_every_answer() {
     })
     .unwrap();
     let caches = caches(&[server.url()], &[&fixtures.public_key], true);
-    let misses = caches
-        .plan(std::slice::from_ref(&root), &Known::default())
-        .unwrap_err();
+    let misses =
+        closure::plan::plan(&caches, std::slice::from_ref(&root), &Known::default()).unwrap_err();
     assert_eq!(misses.len(), 1);
     assert!(misses[0].path.name().starts_with(missing));
     assert_eq!(misses[0].wanted_by.first(), Some(&root));
@@ -314,7 +313,7 @@ fn a_cache_that_has_a_new_url_for_a_lost_nar_each_time_is_not_asked_for_ever() {
     .unwrap();
     let caches = caches(&[server.url()], &[&fixtures.public_key], true);
     let root = root(&fixtures, "static");
-    let closure = caches.plan(&[root], &Known::default()).unwrap();
+    let closure = closure::plan::plan(&caches, &[root], &Known::default()).unwrap();
     let store = TempDir::new().unwrap();
     let error = fetch(&closure, &caches, store.path(), &Sought::Nothing).unwrap_err();
     assert!(
@@ -341,9 +340,8 @@ fn a_cache_that_goes_down_after_the_plan_is_waited_for_once() {
     .unwrap();
     let caches = caches(&[first.url(), other.url()], &[&fixtures.public_key], true);
     let root = root(&fixtures, "python");
-    let closure = caches
-        .plan(std::slice::from_ref(&root), &Known::default())
-        .unwrap();
+    let closure =
+        closure::plan::plan(&caches, std::slice::from_ref(&root), &Known::default()).unwrap();
     let url = first.url().trim_end_matches('/').to_string();
     assert!(closure.paths.values().all(|info| info.cache == url));
     assert_eq!(caches.unusable().count(), 0);
@@ -387,7 +385,8 @@ fn a_cache_that_fails_again_and_again_is_left_alone_and_one_that_fails_now_and_t
         })
         .unwrap();
         let caches = caches(&[broken.url(), other.url()], &[&fixtures.public_key], true);
-        let closure = caches.plan(std::slice::from_ref(&python), &Known::default());
+        let closure =
+            closure::plan::plan(&caches, std::slice::from_ref(&python), &Known::default());
         assert!(closure.unwrap().paths.len() > 20);
         assert_eq!(
             caches.unusable().count(),
@@ -405,7 +404,7 @@ fn a_path_of_which_no_url_was_kept_is_asked_for_again() {
     let closure = || {
         let caches = caches(&[server.url()], &keys, true);
         let root = root(&fixtures, "static");
-        let mut closure = caches.plan(&[root], &Known::default()).unwrap();
+        let mut closure = closure::plan::plan(&caches, &[root], &Known::default()).unwrap();
         closure.paths.values_mut().for_each(|info| info.url.clear());
         closure
     };
@@ -485,7 +484,7 @@ fn an_answer_that_nobody_wants_is_not_read_for_hours() {
         keys: vec![fixtures.public_key.parse().unwrap()],
         required: true,
     };
-    let caches = Caches::open(&urls, trust, &impatient);
+    let caches = Caches::open(&urls, trust, &impatient, &hydra::sign_in);
     assert_eq!(caches.unusable().count(), 0);
     let started = Instant::now();
     fetched(&caches, &root(&fixtures, "static"));
@@ -502,9 +501,8 @@ fn what_an_earlier_build_knows_is_not_asked_for_again() {
     let server = Server::start(&fixtures.cache).unwrap();
     let caches = caches(&[server.url()], &[&fixtures.public_key], true);
     let root = root(&fixtures, "python");
-    let before = caches
-        .plan(std::slice::from_ref(&root), &Known::default())
-        .unwrap();
+    let before =
+        closure::plan::plan(&caches, std::slice::from_ref(&root), &Known::default()).unwrap();
     // As after a change of the app: everything but the root is as it was.
     let mut known = Known {
         facts: before.paths.clone(),
@@ -512,7 +510,7 @@ fn what_an_earlier_build_knows_is_not_asked_for_again() {
     };
     known.facts.remove(&root);
     let _ = server.take_requests();
-    let again = caches.plan(std::slice::from_ref(&root), &known).unwrap();
+    let again = closure::plan::plan(&caches, std::slice::from_ref(&root), &known).unwrap();
     assert_eq!(again.paths, before.paths);
     let asked: Vec<_> = server
         .take_requests()
@@ -539,9 +537,8 @@ fn guesses_are_asked_for_at_once_and_only_count_where_they_are_needed() {
     .unwrap();
     let caches = caches(&[server.url()], &[&fixtures.public_key], true);
     let python = root(&fixtures, "python");
-    let all = caches
-        .plan(std::slice::from_ref(&python), &Known::default())
-        .unwrap();
+    let all =
+        closure::plan::plan(&caches, std::slice::from_ref(&python), &Known::default()).unwrap();
     let by_depth = MOST.swap(0, Ordering::SeqCst);
     let mut guesses: Vec<_> = all.paths.keys().cloned().collect();
     guesses.push(root(&fixtures, "static"));
@@ -554,7 +551,7 @@ fn guesses_are_asked_for_at_once_and_only_count_where_they_are_needed() {
         guesses,
         ..Known::default()
     };
-    let again = caches.plan(std::slice::from_ref(&python), &known).unwrap();
+    let again = closure::plan::plan(&caches, std::slice::from_ref(&python), &known).unwrap();
     assert_eq!(again.paths, all.paths);
     let at_once = MOST.load(Ordering::SeqCst);
     assert!(

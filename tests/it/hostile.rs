@@ -6,20 +6,23 @@
 
 use crate::common::{digest, regex};
 use crate::servers::{bzip2_of, gzip_of, other_host, xz_in_blocks, xz_of, zlib_of, zstd_of};
+use binary_cache::CacheUrl;
+use binary_cache::Caches;
+use binary_cache::TrustSettings;
+use closure::Closure;
+use closure::fetch::fetch;
+use closure::plan::Known;
+use closure::relocate::references::Sought;
+use http_client::{Http, Patience};
 use nix_derivation::NixHash;
-use nix_hydra_buildpack::cache::CacheUrl;
-use nix_hydra_buildpack::closure::Closure;
-use nix_hydra_buildpack::closure::fetch::fetch;
-use nix_hydra_buildpack::closure::plan::{Caches, Known};
-use nix_hydra_buildpack::closure::references::Sought;
-use nix_hydra_buildpack::config::{Download, TrustSettings};
-use nix_hydra_buildpack::errors::BuildpackError;
-use nix_hydra_buildpack::http::{Http, Patience};
+use nix_hydra_buildpack::error::BuildpackError;
 use nix_hydra_buildpack::layers::closure::ClosureLayerError;
 use nix_hydra_buildpack::layers::proot;
-use nix_hydra_buildpack::nix::NixError;
-use nix_hydra_buildpack::nix::archive::{Target, unpack_release};
+use nix_hydra_buildpack::resolve::ResolveError;
+use nix_hydra_buildpack::tools::Download;
 use nix_hydra_buildpack::tools::{Tool, ToolSource};
+use nix_runner::NixError;
+use nix_runner::archive::{Target, unpack_release};
 use platform::greedy::{xz_with_a_large_dictionary, zstd_with_window};
 use platform::server::{Request, Response, Server};
 use sha2::{Digest, Sha256};
@@ -126,11 +129,11 @@ pub fn open(url: &str, http: &Http) -> Caches {
         keys: Vec::new(),
         required: true,
     };
-    Caches::open(&[url], trust, http)
+    Caches::open(&[url], trust, http, &hydra::sign_in)
 }
 
 pub fn plan(caches: &Caches) -> Result<Closure, String> {
-    let planned = caches.plan(&[ROOT.parse().unwrap()], &Known::default());
+    let planned = closure::plan::plan(caches, &[ROOT.parse().unwrap()], &Known::default());
     planned.map_err(|misses| {
         let unusable = caches.unusable().collect();
         said(ClosureLayerError::Miss { misses, unusable })
@@ -1025,7 +1028,8 @@ fn a_release_of_nix_that_plays_tricks_is_refused_and_writes_nothing_elsewhere() 
             let packed = archive.path().join("nix.tar.zst");
             let result = unpack_release(&file, &to(&home.store()), Some(&packed));
             let error = result.map(|_| ()).map_err(|error| {
-                let message = BuildpackError::Nix(NixError::Archive(error)).message();
+                let message =
+                    BuildpackError::from(ResolveError::Nix(NixError::Archive(error))).message();
                 // Of a path that is moved only a part of the hash is left.
                 regex("/[^ ]*/layers/store/[0-9a-z]*-nix/")
                     .replace_all(&message.to_string(), "/store/…-nix/")

@@ -3,12 +3,12 @@
 use crate::hostile::Node::{Directory, File};
 use crate::hostile::{Home, ROOT, answer, asked, cache, member, nar, narinfo, open, plan};
 use crate::servers::xz_of;
-use nix_hydra_buildpack::closure::fetch::fetch;
-use nix_hydra_buildpack::closure::packed::Packing;
-use nix_hydra_buildpack::closure::references::{References, Sought};
-use nix_hydra_buildpack::closure::relocate::Relocation;
-use nix_hydra_buildpack::closure::survey::Reason;
-use nix_hydra_buildpack::http::Http;
+use closure::fetch::fetch;
+use closure::relocate::archives::Packing;
+use closure::relocate::references::{References, Sought};
+use closure::relocate::relocatability::Reason;
+use closure::relocate::relocation::Relocation;
+use http_client::Http;
 use platform::greedy::{xz_with_a_large_dictionary, zstd_with_window};
 use platform::server::Server;
 use std::fs;

@@ -3,13 +3,16 @@
 use crate::common::Deploy;
 use crate::evaluate::evaluate_fully;
 use crate::hydra_server::{HydraServer, PASSWORD, State, USER, build, eval, git, now, revision};
-use nix_hydra_buildpack::cache::CacheUrl;
-use nix_hydra_buildpack::config::{Config, Job, Revision, Wanted};
-use nix_hydra_buildpack::errors::BuildpackError;
-use nix_hydra_buildpack::http::{Credentials, Http, HttpError};
-use nix_hydra_buildpack::hydra::deploy::{Deployed, deploy};
-use nix_hydra_buildpack::hydra::revision::find;
-use nix_hydra_buildpack::hydra::{Hydra, HydraError, Patience, inputs};
+use binary_cache::CacheUrl;
+use http_client::{Credentials, Http, HttpError};
+
+use hydra::deploy::{DeployError, Deployed, deploy};
+use hydra::revision::find;
+use hydra::{Hydra, HydraError, Patience, inputs};
+use hydra::{Job, Revision};
+use nix_hydra_buildpack::config::{Config, Wanted};
+use nix_hydra_buildpack::error::BuildpackError;
+use nix_hydra_buildpack::resolve::ResolveError;
 use nix_hydra_buildpack::resolve::source::Source;
 use platform::server::{Response, Server};
 use serde_json::{Value, json};
@@ -57,7 +60,7 @@ impl Asked {
         self
     }
 
-    fn deploy(&mut self, revision: &str, settings: Settings) -> Result<Deployed, HydraError> {
+    fn deploy(&mut self, revision: &str, settings: Settings) -> Result<Deployed, DeployError> {
         self.deploy_job("acme/main/myapp", revision, settings)
     }
 
@@ -66,7 +69,7 @@ impl Asked {
         job: &str,
         revision: &str,
         settings: Settings,
-    ) -> Result<Deployed, HydraError> {
+    ) -> Result<Deployed, DeployError> {
         let job: Job = job.parse().unwrap();
         let revision = Revision {
             name: revision.to_string(),
@@ -105,8 +108,10 @@ impl Asked {
             .replace(&self.server.url(), "http://hydra")
     }
 
-    fn text(&self, error: HydraError) -> String {
-        let text = BuildpackError::Hydra(error).message().to_string();
+    fn text(&self, error: DeployError) -> String {
+        let text = BuildpackError::from(ResolveError::from(error))
+            .message()
+            .to_string();
         assert!(!text.contains(PASSWORD), "{text}");
         text.replace(&self.server.url(), "http://hydra")
     }
@@ -524,14 +529,20 @@ fn the_first_binary_cache_that_is_a_hydra_is_asked() {
     let found = Hydra::find(&caches, Some(&job), &Http::new()).unwrap();
     assert_eq!(found.to_string(), asked.server.url());
     let none = Hydra::find(&caches[..2], Some(&job), &Http::new()).unwrap_err();
-    let none = BuildpackError::Hydra(none).message().to_string();
+    let none = BuildpackError::from(ResolveError::from(none))
+        .message()
+        .to_string();
     let nobody = Hydra::find(&[], Some(&job), &Http::new()).unwrap_err();
-    let nobody = BuildpackError::Hydra(nobody).message().to_string();
+    let nobody = BuildpackError::from(ResolveError::from(nobody))
+        .message()
+        .to_string();
     // A proxy that wants something else.
     let proxy = Server::with_hook("/nonexistent", |_| Some(Response::new(401))).unwrap();
     let mut refused = Hydra::new(proxy.url().parse().unwrap(), Http::new());
     let refused = refused.get::<Value>("build/1").unwrap_err();
-    let refused = BuildpackError::Hydra(refused).message().to_string();
+    let refused = BuildpackError::from(ResolveError::from(refused))
+        .message()
+        .to_string();
     let refused = refused.replace(&proxy.url(), "http://proxy");
     let elsewhere = Hydra::new(other.url().parse().unwrap(), Http::new());
     let mut elsewhere = Asked {
@@ -543,7 +554,9 @@ fn the_first_binary_cache_that_is_a_hydra_is_asked() {
         "http://hydra/build/1".to_string(),
         HttpError::Transport("Connection refused (os error 111)".to_string()),
     );
-    let down = BuildpackError::Hydra(down).message().to_string();
+    let down = BuildpackError::from(ResolveError::from(down))
+        .message()
+        .to_string();
     let messages = [none, nobody, wrong, refused, down].join("\n\n==========\n\n");
     insta::assert_snapshot!(messages.replace(&other.url(), "http://other"));
 }
@@ -568,7 +581,9 @@ fn a_cache_that_may_be_the_hydra_is_told_with_what_it_said() {
             .map(|index| urls[*index].0.parse().unwrap())
             .collect();
         let error = Hydra::find(&caches, Some(&job), &Http::new()).unwrap_err();
-        let text = BuildpackError::Hydra(error).message().to_string();
+        let text = BuildpackError::from(ResolveError::from(error))
+            .message()
+            .to_string();
         urls.iter()
             .fold(text, |text, (url, name)| text.replace(url, name))
     };
@@ -587,7 +602,7 @@ fn a_hydra_leads_nobody_to_a_link_local_address() {
     .unwrap();
     asked.hydra = Hydra::new(asked.server.url().parse().unwrap(), Http::new());
     let error = asked.hydra.get::<Value>("latest/meta-data").unwrap_err();
-    let text = asked.text(error);
+    let text = asked.text(error.into());
     assert!(
         text.contains("it redirects to a link-local address"),
         "{text}"
@@ -662,7 +677,7 @@ fn the_revision_is_the_one_that_is_named_else_that_of_a_clean_checkout() {
     };
     assert_eq!(find(Some(&named), app.path()).unwrap(), named);
     let messages = [unknown, changed, broken].map(|error| {
-        let error = BuildpackError::Hydra(HydraError::Revision(error));
+        let error = BuildpackError::from(ResolveError::Hydra(DeployError::Revision(error)));
         let message = error.message().to_string();
         message.replace(app.path().to_str().unwrap(), "/workspace")
     });

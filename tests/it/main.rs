@@ -30,6 +30,7 @@ mod hydra;
 mod hydra_server;
 mod interrupted;
 mod launch;
+mod order;
 mod pack;
 mod parity;
 mod picture;

@@ -4,6 +4,7 @@
 //! carried into the container by a buildpack of two scripts that stands before ours, as files.
 
 use crate::common::{buildpack, copy, fixtures, output, strip_ansi};
+use http_client::{Ask, Http};
 use libcnb_data::buildpack_id;
 use libcnb_data::layer_name;
 use libcnb_data::sbom::SbomFormat;
@@ -11,7 +12,6 @@ use libcnb_test::{
     BuildConfig, BuildpackReference, ContainerConfig, ContainerContext, PackResult, SbomType,
     TestContext, TestRunner, assert_contains,
 };
-use nix_hydra_buildpack::http::{Ask, Http};
 use platform::fixtures::Fixtures;
 use platform::pack::{PackImage, builder};
 use std::fs;

@@ -1,8 +1,8 @@
 //! What a redeploy keeps of the previous image, and when it starts afresh: with the same layers.
 
 use crate::common::{Deploy, copy, output, python_app_answers, strip_ansi};
+use closure::place::is_layer;
 use nix_derivation::{HashAlgorithm, hash_bytes};
-use nix_hydra_buildpack::closure::place::is_layer;
 use platform::image::Image;
 use platform::lifecycle::Outcome;
 use platform::process::Launch;

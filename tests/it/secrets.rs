@@ -8,7 +8,7 @@ use crate::servers::other_host;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use nix_hydra_buildpack::config::Config;
-use nix_hydra_buildpack::errors::BuildpackError;
+use nix_hydra_buildpack::error::BuildpackError;
 use platform::fixtures::Fixtures;
 use platform::lifecycle::{Build, Outcome};
 use platform::server::{Request, Response, Server};

@@ -3,15 +3,16 @@
 use crate::common::{caches, fixtures};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
+use binary_cache::{Answer, Caches};
+use binary_cache::{BinaryCache, Trust, Untrusted, nar_decoder};
+use closure::fetch::fetch;
+use closure::plan::Known;
+use closure::relocate::references::Sought;
+use http_client::{Http, Size};
 use nix_archive::nar::{self, CaseHack};
 use nix_derivation::{NixHash, StorePath};
-use nix_hydra_buildpack::cache::{BinaryCache, Trust, Untrusted, nar_decoder};
-use nix_hydra_buildpack::closure::fetch::fetch;
-use nix_hydra_buildpack::closure::plan::{Answer, Caches, Known};
-use nix_hydra_buildpack::closure::references::Sought;
 use nix_hydra_buildpack::config::Config;
-use nix_hydra_buildpack::errors::BuildpackError;
-use nix_hydra_buildpack::http::{Http, Size};
+use nix_hydra_buildpack::error::BuildpackError;
 use nix_hydra_buildpack::layers::closure::ClosureLayerError;
 use platform::fixtures::Fixtures;
 use platform::server::{Request, Response, Server};
@@ -334,9 +335,7 @@ fn fetched(urls: &[String], fixtures: &Fixtures, objects: &[Object]) {
 /// Fetches `objects`, of which the first is the root, and compares each, as a NAR, with the one
 /// that the fixtures' cache gives.
 fn fetch_all(caches: &Caches, objects: &[Object]) {
-    let closure = caches
-        .plan(&[objects[0].path()], &Known::default())
-        .unwrap();
+    let closure = closure::plan::plan(caches, &[objects[0].path()], &Known::default()).unwrap();
     let store = TempDir::new().unwrap();
     fetch(&closure, caches, store.path(), &Sought::Nothing).unwrap();
     let names: BTreeSet<String> = fs::read_dir(store.path())
@@ -598,9 +597,12 @@ fn narinfos_are_read_however_they_are_written() {
         // What is signed are the references too.
         let site = kind.site(&objects);
         let url = format!("file://{}", site.directory.path().display());
-        let closure = caches(&[url], &[&fixtures.public_key], true)
-            .plan(&[objects[0].path()], &Known::default())
-            .unwrap();
+        let closure = closure::plan::plan(
+            &caches(&[url], &[&fixtures.public_key], true),
+            &[objects[0].path()],
+            &Known::default(),
+        )
+        .unwrap();
         assert_eq!(closure.paths.len(), objects.len());
     }
 }
@@ -743,9 +745,8 @@ fn a_redirect_that_leads_nowhere_is_an_error() {
     ] {
         let server = redirecting(site.directory.path(), 302, |_| location.to_string());
         let caches = caches(&[server.url()], &[&fixtures.public_key], true);
-        let closure = caches
-            .plan(&[objects[0].path()], &Known::default())
-            .unwrap();
+        let closure =
+            closure::plan::plan(&caches, &[objects[0].path()], &Known::default()).unwrap();
         let store = TempDir::new().unwrap();
         let error = fetch(&closure, &caches, store.path(), &Sought::Nothing).unwrap_err();
         let error = format!("{error:?}");
@@ -795,11 +796,13 @@ fn a_nar_s_url_that_has_expired_since_the_last_build_is_asked_for_again() {
     .unwrap();
     let caches = caches(&[server.url()], &[&fixtures.public_key], true);
     let mut known = Known::default();
-    known.facts = caches.plan(&[objects[0].path()], &known).unwrap().paths;
+    known.facts = closure::plan::plan(&caches, &[objects[0].path()], &known)
+        .unwrap()
+        .paths;
     for info in known.facts.values_mut() {
         info.url.push_str("?expired");
     }
-    let closure = caches.plan(&[objects[0].path()], &known).unwrap();
+    let closure = closure::plan::plan(&caches, &[objects[0].path()], &known).unwrap();
     let store = TempDir::new().unwrap();
     fetch(&closure, &caches, store.path(), &Sought::Nothing).unwrap();
     let queries = server
@@ -853,7 +856,8 @@ fn one_connection_serves_for_absent_paths_and_redirects_too() {
         absent.then(|| Response::new(404).body("a page that says so"))
     })
     .unwrap();
-    let cache = BinaryCache::open(server.url().parse().unwrap(), Http::new()).unwrap();
+    let cache =
+        BinaryCache::open(server.url().parse().unwrap(), Http::new(), &|_, _| None).unwrap();
     for letter in ["0", "1", "2", "3"] {
         let absent = format!("/nix/store/{}-gone", letter.repeat(32));
         assert!(cache.narinfo(&absent.parse().unwrap()).unwrap().is_none());
@@ -874,7 +878,7 @@ fn one_connection_serves_for_absent_paths_and_redirects_too() {
 /// What a cache says of the root of `objects` where it does not give it.
 fn answer(server: &Server, fixtures: &Fixtures, objects: &[Object]) -> Answer {
     let caches = caches(&[server.url()], &[&fixtures.public_key], true);
-    let misses = caches.plan(&[objects[0].path()], &Known::default());
+    let misses = closure::plan::plan(&caches, &[objects[0].path()], &Known::default());
     let misses = misses.unwrap_err();
     let (url, answer) = misses[0].answers[0].clone();
     assert_eq!(url, server.url());
@@ -1027,7 +1031,7 @@ fn a_cache_that_the_url_calls_trusted_need_not_sign() {
     ] {
         let url = format!("{}{parameter}", server.url());
         let caches = caches(&[url], &[&fixtures.public_key], true);
-        match caches.plan(&[objects[0].path()], &Known::default()) {
+        match closure::plan::plan(&caches, &[objects[0].path()], &Known::default()) {
             Ok(closure) => {
                 assert!(trusted, "{parameter}");
                 assert_eq!(closure.paths[&objects[0].path()].trust, Trust::TrustedCache);
@@ -1187,7 +1191,7 @@ fn credentials_from_anywhere_reach_their_cache_and_no_other_server() {
             ]);
             assert_eq!(config.caches.len(), 2, "{name}");
             println!("{name}, {place:?}");
-            let caches = Caches::open(&config.caches, config.trust, &Http::new());
+            let caches = Caches::open(&config.caches, config.trust, &Http::new(), &hydra::sign_in);
             fetch_all(&caches, &objects);
             assert_eq!(storage.requests().is_empty(), place.is_here());
             assert_eq!(public.requests().len(), 2);

@@ -1,0 +1,252 @@
+//! One binary cache: what it says of a store path, and how its NARs are read.
+
+use crate::{CacheInfo, CacheUrl, DecodeError, content_decoder};
+use http_client::{Ask, Http, HttpError, Size, leads_to_link_local};
+use nix_derivation::{StoreDir, StorePath};
+use nix_narinfo::{MAX_NARINFO_SIZE, NarInfo};
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use url::Url;
+
+/// A `nix-cache-info` is a few lines; more than this is another kind of file.
+const MAX_CACHE_INFO_SIZE: u64 = 64 * 1024;
+
+/// Signs in to a server that lets nobody else in, and returns its URL with the session's credentials;
+/// None if it is no such server, or refuses.
+pub type SignIn = dyn Fn(&CacheUrl, &Http) -> Option<CacheUrl> + Sync;
+
+/// One binary cache that answered, and that serves `/nix/store`.
+#[derive(Debug)]
+pub struct BinaryCache {
+    url: CacheUrl,
+    http: Http,
+    /// Lower is asked first.
+    pub priority: u32,
+    /// Bytes of NARs that have come from it so far.
+    received: Arc<AtomicU64>,
+}
+
+/// Why a binary cache could not be asked, or what it answered cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum CacheError {
+    #[error(transparent)]
+    Http(#[from] HttpError),
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    /// A cache made of files does not have this one.
+    #[error("there is no such file")]
+    NoFile,
+    /// There is no `nix-cache-info`, so this is probably not a binary cache.
+    #[error("it has no `nix-cache-info`, so it is probably not a binary cache")]
+    NoCacheInfo,
+    /// It is a Hydra that keeps what it builds elsewhere.
+    #[error(
+        "this Hydra keeps what it builds elsewhere (its `store_uri`, such as an S3 bucket): \
+         set NIX_EXTRA_BINARY_CACHE to the URL of that"
+    )]
+    HydraElsewhere,
+    /// The cache serves another store directory than `/nix/store`.
+    #[error("it serves the store `{0}`, not `/nix/store`")]
+    StoreDir(String),
+    /// A narinfo that breaks the format: what is wrong with it.
+    #[error("its narinfo cannot be read: {0}")]
+    NarInfo(String),
+    /// A narinfo that describes another store path than the one asked for.
+    #[error("its narinfo describes {0} instead")]
+    OtherPath(StorePath),
+    /// A URL in a narinfo that cannot be followed.
+    #[error("the URL `{0}` cannot be followed")]
+    NarUrl(String),
+    /// The answer is encoded in a way that cannot be read.
+    #[error(transparent)]
+    Decode(#[from] DecodeError),
+}
+
+impl BinaryCache {
+    /// Asks the cache at `url` who it is.
+    ///
+    /// `sign_in` is tried where the server refuses, and there are credentials.
+    pub fn open(url: CacheUrl, http: Http, sign_in: &SignIn) -> Result<Self, CacheError> {
+        let mut cache = Self {
+            url,
+            http,
+            priority: CacheInfo::default().priority,
+            received: Arc::default(),
+        };
+        let mut text = cache.read_small("nix-cache-info", MAX_CACHE_INFO_SIZE);
+        // A Hydra may let nobody in who has not signed in.
+        if let Err(CacheError::Http(HttpError::Status(403))) = text
+            && cache.url.credentials.is_some()
+            && let Some(url) = sign_in(&cache.url, &cache.http)
+        {
+            cache.url = url;
+            text = cache.read_small("nix-cache-info", MAX_CACHE_INFO_SIZE);
+        }
+        let text = match text {
+            // Every cache lets its `nix-cache-info` be read: where it does not, something is amiss.
+            Err(error @ CacheError::Http(HttpError::Status(403))) => return Err(error),
+            Err(error) if error.is_absent() => return Err(cache.why_no_cache()),
+            other => other?,
+        };
+        let info = CacheInfo::parse(&String::from_utf8_lossy(&text));
+        if info.store_dir != StoreDir::default().as_str() {
+            return Err(CacheError::StoreDir(info.store_dir));
+        }
+        cache.priority = cache.url.priority.unwrap_or(info.priority);
+        Ok(cache)
+    }
+
+    #[must_use]
+    pub fn url(&self) -> &CacheUrl {
+        &self.url
+    }
+
+    /// Why there is no `nix-cache-info`: a Hydra whose `store_uri` is not its own machine says so.
+    fn why_no_cache(&self) -> CacheError {
+        let said = self
+            .url
+            .base
+            .join("nix-cache-info")
+            .ok()
+            .filter(|url| url.scheme() != "file")
+            .and_then(|url| {
+                let credentials = self.url.credentials.as_ref();
+                self.http
+                    .ask(&url, credentials, Ask::Get, MAX_CACHE_INFO_SIZE)
+                    .ok()
+            });
+        match said {
+            Some(reply) if contains(&reply.body, b"There is no binary cache here.") => {
+                CacheError::HydraElsewhere
+            }
+            _ => CacheError::NoCacheInfo,
+        }
+    }
+
+    /// What the cache knows of `path`, or nothing where it does not have it.
+    pub fn narinfo(&self, path: &StorePath) -> Result<Option<NarInfo>, CacheError> {
+        let basename = path.to_basename();
+        let hash_part = basename.split('-').next().unwrap_or_default();
+        let name = format!("{hash_part}.narinfo");
+        let text = match self.read_small(&name, MAX_NARINFO_SIZE as u64) {
+            Err(error) if error.is_absent() => return Ok(None),
+            other => other?,
+        };
+        let narinfo = NarInfo::parse_in(&StoreDir::default(), &text)
+            .map_err(|error| CacheError::NarInfo(error.to_string()))?;
+        if narinfo.store_path() != path {
+            return Err(CacheError::OtherPath(narinfo.store_path().clone()));
+        }
+        Ok(Some(narinfo))
+    }
+
+    /// Opens the NAR at `url`, relative to this cache or absolute, as it is compressed.
+    pub fn nar(&self, url: &str) -> Result<Box<dyn Read>, CacheError> {
+        let url = self
+            .url
+            .base
+            .join(url)
+            .map_err(|_| CacheError::NarUrl(url.to_string()))?;
+        Ok(Box::new(Counted {
+            bytes: self.open_url(&url, Size::Large)?,
+            count: Arc::clone(&self.received),
+        }))
+    }
+
+    /// Bytes of NARs that have come from this cache so far, as they are compressed.
+    #[must_use]
+    pub fn received(&self) -> u64 {
+        self.received.load(Ordering::Relaxed)
+    }
+
+    fn read_small(&self, name: &str, limit: u64) -> Result<Vec<u8>, CacheError> {
+        let url = self
+            .url
+            .base
+            .join(name)
+            .map_err(|_| CacheError::NarUrl(name.to_string()))?;
+        let mut text = Vec::new();
+        self.open_url(&url, Size::Small)?
+            .take(limit + 1)
+            .read_to_end(&mut text)
+            .map_err(CacheError::Io)?;
+        if text.len() as u64 > limit {
+            return Err(CacheError::NarInfo(format!(
+                "`{name}` is longer than {limit} bytes"
+            )));
+        }
+        Ok(text)
+    }
+
+    /// Opens a URL of this cache, or of wherever it points, without its `Content-Encoding`.
+    fn open_url(&self, url: &Url, size: Size) -> Result<Box<dyn Read>, CacheError> {
+        match url.scheme() {
+            // Only a cache that is itself made of files may point at files.
+            "file" if self.url.base.scheme() == "file" => open_file(url),
+            "http" | "https" if !leads_to_link_local(&self.url.base, url) => {
+                let credentials = self
+                    .url
+                    .credentials
+                    .as_ref()
+                    .filter(|_| url.origin() == self.url.base.origin());
+                let body = self
+                    .http
+                    .get(url, credentials, size)
+                    .map_err(CacheError::Http)?;
+                let encoding = body.content_encoding().unwrap_or("identity").to_string();
+                content_decoder(Box::new(body), &encoding).map_err(CacheError::Decode)
+            }
+            _ => Err(CacheError::NarUrl(url.to_string())),
+        }
+    }
+}
+
+impl CacheError {
+    /// Whether the cache says that it does not have what was asked for.
+    #[must_use]
+    pub fn is_absent(&self) -> bool {
+        match self {
+            Self::Http(error) => error.is_absent(),
+            Self::NoFile => true,
+            _ => false,
+        }
+    }
+}
+
+/// Bytes that are counted as they are read.
+struct Counted {
+    bytes: Box<dyn Read>,
+    count: Arc<AtomicU64>,
+}
+
+impl Read for Counted {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let count = self.bytes.read(into)?;
+        self.count.fetch_add(count as u64, Ordering::Relaxed);
+        Ok(count)
+    }
+}
+
+fn contains(text: &[u8], part: &[u8]) -> bool {
+    memchr::memmem::find(text, part).is_some()
+}
+
+fn open_file(url: &Url) -> Result<Box<dyn Read>, CacheError> {
+    let path = url
+        .to_file_path()
+        .map_err(|()| CacheError::NarUrl(url.to_string()))?;
+    match File::open(&path) {
+        Ok(file) => Ok(Box::new(file)),
+        // A directory that is not there at all is a mistake, not an absent path.
+        Err(error)
+            if error.kind() == io::ErrorKind::NotFound
+                && path.parent().is_some_and(Path::exists) =>
+        {
+            Err(CacheError::NoFile)
+        }
+        Err(error) => Err(CacheError::Io(error)),
+    }
+}

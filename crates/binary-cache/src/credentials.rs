@@ -1,0 +1,336 @@
+//! Who may read a private binary cache: netrc files, and service bindings of the platform.
+//!
+//! Credentials are kept with the cache that they are for. They are sent to its host alone, and
+//! nothing here prints them.
+
+use super::{CacheUrl, CacheUrlError};
+use http_client::Credentials;
+use nix_narinfo::TrustedPublicKey;
+use std::fmt;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// The type of service binding that describes a binary cache.
+pub const BINDING_TYPE: &str = "nix-binary-cache";
+
+/// The hosts of netrc files with their credentials, in the files' order.
+#[derive(Clone, Default)]
+pub struct Netrc {
+    entries: Vec<Entry>,
+}
+
+/// Never prints what it holds.
+impl fmt::Debug for Netrc {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("Netrc(…)")
+    }
+}
+
+#[derive(Clone, Default)]
+struct Entry {
+    /// No machine: the `default` entry, which fits every host.
+    machine: Option<String>,
+    login: String,
+    password: String,
+}
+
+/// A binary cache that the platform describes. Specification: servicebinding.io; the entries are
+/// the names of files: `url`, `netrc`, `username` and `password`, `token`, `public-key`.
+#[derive(Default)]
+pub struct Binding {
+    pub url: Option<CacheUrl>,
+    pub netrc: Netrc,
+    pub public_keys: Vec<TrustedPublicKey>,
+}
+
+/// Why a binding or a netrc file cannot be used. The file's content is never shown.
+#[derive(Debug, thiserror::Error)]
+pub enum CredentialsError {
+    #[error("{path} cannot be read: {1}", path = .0.display())]
+    Read(PathBuf, #[source] io::Error),
+    /// The `url` of a binding is none of a binary cache.
+    #[error("the `url` in {path} is not that of a binary cache", path = .0.display())]
+    Url(PathBuf, CacheUrlError),
+    /// The `public-key` of a binding holds what is no public key.
+    #[error("{path} holds no public key", path = .0.display())]
+    PublicKey(PathBuf),
+    /// A binding has a user or token, but no `url` that it is for.
+    #[error("the binding {path} has no `url`", path = .0.display())]
+    NoUrl(PathBuf),
+}
+
+impl Netrc {
+    /// Reads the format of `ftp` and `curl`: words, of which `machine`, `default`, `login`,
+    /// `password` and `account` take one more; `macdef` and its lines are passed over.
+    #[must_use]
+    pub fn parse(text: &str) -> Self {
+        let mut entries: Vec<Entry> = Vec::new();
+        let mut words = words(text).into_iter();
+        while let Some(word) = words.next() {
+            match word.as_str() {
+                "machine" => entries.push(Entry {
+                    machine: words.next(),
+                    ..Entry::default()
+                }),
+                "default" => entries.push(Entry::default()),
+                "login" | "password" | "account" => {
+                    let value = words.next().unwrap_or_default();
+                    match (word.as_str(), entries.last_mut()) {
+                        ("login", Some(entry)) => entry.login = value,
+                        ("password", Some(entry)) => entry.password = value,
+                        _ => {}
+                    }
+                }
+                _ => {}
+            }
+        }
+        Self { entries }
+    }
+
+    /// The credentials of the first entry for a host.
+    #[must_use]
+    pub fn find(&self, host: &str) -> Option<Credentials> {
+        self.entries
+            .iter()
+            .find(|entry| {
+                entry
+                    .machine
+                    .as_deref()
+                    .is_none_or(|machine| machine == host)
+            })
+            .map(Entry::credentials)
+    }
+
+    /// The hosts that are named, with their credentials.
+    pub fn hosts(&self) -> impl Iterator<Item = (&str, Credentials)> {
+        let entries = self.entries.iter();
+        entries.filter_map(|entry| Some((entry.machine.as_deref()?, entry.credentials())))
+    }
+
+    /// The entries of one file after those of another.
+    #[must_use]
+    pub fn then(mut self, other: &Self) -> Self {
+        self.entries.extend_from_slice(&other.entries);
+        self
+    }
+
+    /// Reads a file that may not be there.
+    pub fn read(path: &Path) -> Result<Self, CredentialsError> {
+        Ok(read_entry(path)?.map_or_else(Self::default, |text| Self::parse(&text)))
+    }
+}
+
+impl Entry {
+    fn credentials(&self) -> Credentials {
+        Credentials::Basic {
+            user: self.login.clone(),
+            password: self.password.clone(),
+        }
+    }
+}
+
+/// The words of a netrc file, without comments and macros. Quotes hold words with spaces together.
+fn words(text: &str) -> Vec<String> {
+    let mut words = Vec::new();
+    let mut in_macro = false;
+    for line in text.lines() {
+        // A macro ends with the first empty line.
+        if in_macro {
+            in_macro = !line.trim().is_empty();
+            continue;
+        }
+        let mut rest = line.trim_start();
+        while !rest.is_empty() && !rest.starts_with('#') {
+            let (word, after) = if let Some(quoted) = rest.strip_prefix('"') {
+                unquoted(quoted)
+            } else {
+                let end = rest.find(char::is_whitespace).unwrap_or(rest.len());
+                (rest[..end].to_string(), &rest[end..])
+            };
+            if word == "macdef" {
+                in_macro = true;
+                break;
+            }
+            words.push(word);
+            rest = after.trim_start();
+        }
+    }
+    words
+}
+
+/// A quoted word behind its first quote, and what follows its last one. A backslash escapes.
+fn unquoted(text: &str) -> (String, &str) {
+    let mut word = String::new();
+    let mut letters = text.chars();
+    while let Some(letter) = letters.next() {
+        match letter {
+            '"' => break,
+            '\\' => word.extend(letters.next().map(|escaped| match escaped {
+                'n' => '\n',
+                'r' => '\r',
+                't' => '\t',
+                other => other,
+            })),
+            other => word.push(other),
+        }
+    }
+    (word, letters.as_str())
+}
+
+/// Reads the bindings of binary caches below `root`; a directory that is not there holds none.
+pub fn read_bindings(root: &Path) -> Result<Vec<Binding>, CredentialsError> {
+    let read_error = |error| CredentialsError::Read(root.to_path_buf(), error);
+    let entries = match fs::read_dir(root) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(read_error(error)),
+    };
+    let mut directories = entries
+        .map(|entry| entry.map(|entry| entry.path()))
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(read_error)?;
+    directories.sort();
+    let mut bindings = Vec::new();
+    for directory in directories {
+        let kind = read_entry(&directory.join("type"))?;
+        if kind.is_some_and(|kind| kind.trim().eq_ignore_ascii_case(BINDING_TYPE)) {
+            bindings.push(Binding::read(&directory)?);
+        }
+    }
+    Ok(bindings)
+}
+
+impl Binding {
+    fn read(directory: &Path) -> Result<Self, CredentialsError> {
+        let entry = |name: &str| {
+            let text = read_entry(&directory.join(name))?;
+            Ok(text.map(|text| text.trim().to_string()))
+        };
+        let credentials = match (entry("token")?, entry("username")?, entry("password")?) {
+            (Some(token), _, _) => Some(Credentials::Bearer(token)),
+            (None, None, None) => None,
+            (None, user, password) => Some(Credentials::Basic {
+                user: user.unwrap_or_default(),
+                password: password.unwrap_or_default(),
+            }),
+        };
+        let mut url = entry("url")?
+            .map(|url| url.parse::<CacheUrl>())
+            .transpose()
+            .map_err(|error| CredentialsError::Url(directory.join("url"), error))?;
+        match (&mut url, credentials) {
+            (_, None) => {}
+            (Some(url), credentials) => url.credentials = credentials,
+            (None, Some(_)) => return Err(CredentialsError::NoUrl(directory.to_path_buf())),
+        }
+        let keys = entry("public-key")?.unwrap_or_default();
+        Ok(Self {
+            url,
+            netrc: Netrc::read(&directory.join("netrc"))?,
+            public_keys: keys
+                .split_whitespace()
+                .map(str::parse)
+                .collect::<Result<_, _>>()
+                .map_err(|_| CredentialsError::PublicKey(directory.join("public-key")))?,
+        })
+    }
+}
+
+/// The text of a file that may not be there. In a container's binding, files are links.
+fn read_entry(path: &Path) -> Result<Option<String>, CredentialsError> {
+    match fs::read_to_string(path) {
+        Ok(text) => Ok(Some(text)),
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+            ) =>
+        {
+            Ok(None)
+        }
+        Err(error) => Err(CredentialsError::Read(path.to_path_buf(), error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn basic(user: &str, password: &str) -> Credentials {
+        Credentials::Basic {
+            user: user.to_string(),
+            password: password.to_string(),
+        }
+    }
+
+    #[test]
+    fn a_netrc_is_read_as_curl_reads_it() {
+        let netrc = Netrc::parse(
+            "# caches\nmachine cache.acme.net login deploy password \"two \\\"words\\\\\"\n\
+             machine other.net\n  login o # the robot\n  account x\n  password p\n\
+             macdef init\n  machine not.net login n\n\ndefault login anyone password secret\n",
+        );
+        assert!(netrc.find("cache.acme.net") == Some(basic("deploy", "two \"words\\")));
+        assert!(netrc.find("other.net") == Some(basic("o", "p")));
+        assert!(netrc.find("not.net") == Some(basic("anyone", "secret")));
+    }
+
+    #[test]
+    fn without_a_default_an_unknown_host_gets_nothing() {
+        let netrc = Netrc::parse("machine a.net login a password b");
+        assert!(netrc.find("b.net").is_none());
+        assert!(Netrc::parse("login a password b").find("a.net").is_none());
+    }
+
+    const KEY: &str = "acme-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY=";
+
+    fn binding(files: &[(&str, &str)]) -> Result<Vec<Binding>, CredentialsError> {
+        let root = tempfile::tempdir().unwrap();
+        let directory = root.path().join("cache");
+        fs::create_dir(&directory).unwrap();
+        for (name, content) in files {
+            fs::write(directory.join(name), content).unwrap();
+        }
+        read_bindings(root.path())
+    }
+
+    #[test]
+    fn a_binding_describes_a_cache_with_its_credentials_and_key() {
+        let bindings = binding(&[
+            ("type", "Nix-Binary-Cache\n"),
+            ("url", "https://cache.acme.net/x\n"),
+            ("token", "t0ken\n"),
+            ("public-key", &format!("{KEY}\n")),
+        ])
+        .unwrap_or_default();
+        let url = bindings[0].url.clone().unwrap();
+        assert_eq!(url.to_string(), "https://cache.acme.net/x");
+        assert!(url.credentials == Some(Credentials::Bearer("t0ken".into())));
+        assert_eq!(bindings[0].public_keys, [KEY.parse().unwrap()]);
+    }
+
+    #[test]
+    fn bindings_of_other_types_are_left_alone() {
+        assert!(
+            matches!(binding(&[("type", "postgresql"), ("url", "x")]), Ok(all) if all.is_empty())
+        );
+        assert!(matches!(read_bindings(Path::new("/nonexistent")), Ok(all) if all.is_empty()));
+    }
+
+    #[test]
+    fn a_binding_that_cannot_be_used_is_an_error() {
+        let result = binding(&[("type", BINDING_TYPE), ("username", "u"), ("password", "p")]);
+        assert!(matches!(result, Err(CredentialsError::NoUrl(_))));
+        let result = binding(&[("type", BINDING_TYPE), ("url", "s3://bucket")]);
+        assert!(matches!(
+            result,
+            Err(CredentialsError::Url(_, CacheUrlError::Scheme))
+        ));
+        let result = binding(&[("type", BINDING_TYPE), ("public-key", "acme-1:abc")]);
+        let Err(CredentialsError::PublicKey(file)) = result else {
+            panic!("a key that is too short")
+        };
+        assert!(file.ends_with("cache/public-key"));
+    }
+}

@@ -1,0 +1,262 @@
+//! Finds every store path of a closure by asking binary caches for narinfos, many at once.
+
+use crate::Closure;
+use binary_cache::{Answer, Caches, PathInfo};
+use nix_derivation::StorePath;
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+
+/// Narinfo requests that run at once. Each is small, so with any latency more is faster; most
+/// servers take at least this many connections from one client.
+const REQUESTS: usize = 48;
+
+/// Store paths that are asked for at most: a whole NixOS system with a desktop has some 10,000. A
+/// cache that makes up narinfos could go on for ever, and placing takes memory that grows with the
+/// square of them: 110 MB for so many.
+const MAX_PATHS: usize = 30_000;
+
+/// References of all of them at most, some 100 bytes of memory each: such a system has 100,000.
+const MAX_REFERENCES: usize = 500_000;
+
+/// A store path that no binary cache could give.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Miss {
+    pub path: StorePath,
+    /// From a root down to the path that refers to the missing one; empty for a root itself.
+    pub wanted_by: Vec<StorePath>,
+    /// Every cache that was asked, by its URL, and what it answered.
+    pub answers: Vec<(String, Answer)>,
+}
+
+/// What an earlier build found out.
+#[derive(Debug, Default)]
+pub struct Known {
+    /// Paths that were verified then, under the same trust: a narinfo's facts never change.
+    pub facts: BTreeMap<StorePath, PathInfo>,
+    /// Paths that are probably needed again, of which nothing may be believed any more.
+    pub guesses: Vec<StorePath>,
+}
+
+impl Miss {
+    /// Whether every cache says that it does not have the path.
+    #[must_use]
+    pub fn is_certain(&self) -> bool {
+        let mut answers = self.answers.iter();
+        answers.all(|(_, answer)| *answer == Answer::Absent)
+    }
+
+    /// Whether a cache has the path, but nobody who is trusted vouches for it.
+    #[must_use]
+    pub fn is_untrusted(&self) -> bool {
+        self.answers
+            .iter()
+            .any(|(_, answer)| matches!(answer, Answer::Untrusted(_)))
+    }
+}
+
+/// Finds the whole closure of `roots`, or every path of it that no cache can give.
+///
+/// What `known` tells is not asked for; what it guesses is asked for at once, so that the depth
+/// of the graph costs no time.
+pub fn plan(caches: &Caches, roots: &[StorePath], known: &Known) -> Result<Closure, Vec<Miss>> {
+    plan_telling(caches, roots, known, |_, _| {})
+}
+
+/// The same; tells each path that was asked for and found, once, as soon as that is known. They
+/// are all of the closure where `known` guesses nothing.
+pub fn plan_telling(
+    caches: &Caches,
+    roots: &[StorePath],
+    known: &Known,
+    found: impl Fn(&StorePath, &PathInfo) + Sync,
+) -> Result<Closure, Vec<Miss>> {
+    let walk = Walk::new(&known.facts);
+    for path in roots.iter().chain(&known.guesses) {
+        walk.lock().meet(path, &known.facts);
+    }
+    std::thread::scope(|scope| {
+        for _ in 0..REQUESTS {
+            scope.spawn(|| {
+                while let Some(path) = walk.next() {
+                    let answer = caches.look_up(&path, |_| true);
+                    if let Ok(info) = &answer {
+                        found(&path, info);
+                    }
+                    walk.answer(path, answer);
+                }
+            });
+        }
+    });
+    walk.finish(roots)?.reach(roots)
+}
+
+/// A walk over the graph of references, shared by the threads that ask.
+struct Walk<'a> {
+    facts: &'a BTreeMap<StorePath, PathInfo>,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+type Found = Result<PathInfo, Vec<(String, Answer)>>;
+
+#[derive(Default)]
+struct State {
+    waiting: VecDeque<StorePath>,
+    /// Paths that are being asked for now.
+    asked: usize,
+    /// Every path met so far.
+    met: HashSet<StorePath>,
+    /// How many references they have.
+    references: usize,
+    answers: Answers,
+    /// The cache that led to more than [`MAX_PATHS`] or [`MAX_REFERENCES`].
+    endless: Option<String>,
+}
+
+/// What is known of every path that was met.
+#[derive(Default)]
+struct Answers(HashMap<StorePath, Found>);
+
+impl<'a> Walk<'a> {
+    fn new(facts: &'a BTreeMap<StorePath, PathInfo>) -> Self {
+        Self {
+            facts,
+            state: Mutex::default(),
+            changed: Condvar::new(),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The next path to ask for, or nothing once all answers are in.
+    fn next(&self) -> Option<StorePath> {
+        let mut state = self.lock();
+        loop {
+            if let Some(path) = state.waiting.pop_front() {
+                state.asked += 1;
+                return Some(path);
+            }
+            if state.asked == 0 {
+                return None;
+            }
+            state = self
+                .changed
+                .wait(state)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    fn answer(&self, path: StorePath, answer: Found) {
+        let mut state = self.lock();
+        if let Ok(info) = &answer {
+            for reference in &info.references {
+                state.meet(reference, self.facts);
+            }
+            state.references += info.references.len();
+            if state.met.len() > MAX_PATHS || state.references > MAX_REFERENCES {
+                state.waiting.clear();
+                state.endless.get_or_insert(info.cache.clone());
+            }
+        }
+        state.answers.0.insert(path, answer);
+        state.asked -= 1;
+        drop(state);
+        self.changed.notify_all();
+    }
+
+    /// All answers, or a miss of each root where there is no end of them.
+    fn finish(self, roots: &[StorePath]) -> Result<Answers, Vec<Miss>> {
+        let state = self
+            .state
+            .into_inner()
+            .unwrap_or_else(PoisonError::into_inner);
+        let Some(cache) = state.endless else {
+            return Ok(state.answers);
+        };
+        let reason = format!(
+            "its narinfos lead to more than {MAX_PATHS} store paths or {MAX_REFERENCES} references"
+        );
+        let miss = |path: &StorePath| Miss {
+            path: path.clone(),
+            wanted_by: Vec::new(),
+            answers: vec![(cache.clone(), Answer::Failed(reason.clone()))],
+        };
+        Err(roots.iter().map(miss).collect())
+    }
+}
+
+impl State {
+    /// Notes a path that may be needed: to be asked for, unless all about it is known.
+    fn meet(&mut self, path: &StorePath, facts: &BTreeMap<StorePath, PathInfo>) {
+        let mut paths = vec![path];
+        while let Some(path) = paths.pop() {
+            if !self.met.insert(path.clone()) {
+                continue;
+            }
+            match facts.get(path) {
+                Some(info) => {
+                    paths.extend(&info.references);
+                    self.answers.0.insert(path.clone(), Ok(info.clone()));
+                }
+                None => self.waiting.push_back(path.clone()),
+            }
+        }
+    }
+}
+
+impl Answers {
+    /// The closure of `roots`: of what was asked for, that which they need.
+    fn reach(mut self, roots: &[StorePath]) -> Result<Closure, Vec<Miss>> {
+        let mut paths = BTreeMap::new();
+        let mut misses = Vec::new();
+        // Every path that is needed, with the one that refers to it; none for a root.
+        let mut wanted: HashMap<StorePath, Option<StorePath>> = HashMap::new();
+        let mut next: VecDeque<(StorePath, Option<StorePath>)> =
+            roots.iter().map(|root| (root.clone(), None)).collect();
+        while let Some((path, referrer)) = next.pop_front() {
+            if wanted.contains_key(&path) {
+                continue;
+            }
+            wanted.insert(path.clone(), referrer);
+            match self.0.remove(&path) {
+                Some(Ok(info)) => {
+                    let references = info.references.iter();
+                    next.extend(references.map(|other| (other.clone(), Some(path.clone()))));
+                    paths.insert(path, info);
+                }
+                Some(Err(answers)) => misses.push((path, answers)),
+                // Every reference of an answer was met, and everything met was answered.
+                None => misses.push((path, Vec::new())),
+            }
+        }
+        if misses.is_empty() {
+            return Ok(Closure {
+                roots: roots.to_vec(),
+                paths,
+            });
+        }
+        misses.sort_by(|(one, _), (other, _)| one.cmp(other));
+        Err(misses
+            .into_iter()
+            .map(|(path, answers)| Miss {
+                wanted_by: chain(&wanted, &path),
+                path,
+                answers,
+            })
+            .collect())
+    }
+}
+
+/// From a root down to the path that refers to `path`.
+fn chain(wanted: &HashMap<StorePath, Option<StorePath>>, path: &StorePath) -> Vec<StorePath> {
+    let mut chain = Vec::new();
+    let mut path = path;
+    while let Some(Some(referrer)) = wanted.get(path) {
+        chain.push(referrer.clone());
+        path = referrer;
+    }
+    chain.reverse();
+    chain
+}

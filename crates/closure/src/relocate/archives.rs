@@ -1,0 +1,777 @@
+//! Looks for references inside compressed files, and rewrites them there where that is safe.
+//!
+//! A gzip file with one reference in it is packed anew, and so are the members of a zip or jar that
+//! have any. Both may change their length: nothing outside knows where something is inside them.
+//! What is signed, nested, or packed by something else is only reported.
+
+use crate::relocate::budget::Budget;
+use crate::relocate::references::{HashPart, OVERLAP, References, Sight};
+use binary_cache::nar_decoder;
+use flate2::bufread::MultiGzDecoder;
+use flate2::{Compression, GzBuilder};
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::io::{self, BufReader, Cursor, Read, Seek, SeekFrom, Write};
+use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use zip::result::ZipError;
+use zip::write::SimpleFileOptions;
+use zip::{ZipArchive, ZipWriter};
+use zstd::zstd_safe::zstd_sys::ZSTD_ErrorCode::ZSTD_error_frameParameter_windowTooLarge as WINDOW_TOO_LARGE;
+
+/// Bytes that are unpacked of the packed files of one store path, with all that is in them, before
+/// the rest is given up: bombs must not hold up a deploy. bzip2, the slowest of these compressions,
+/// gives so many zeros in 12 s of one core. What is read of a zip counts too, since members may share it.
+pub const MAX_LOOK: u64 = 4 * 1024 * 1024 * 1024;
+
+/// Bytes that are read to find out what is in a zip, which is held in memory: twice what 65,535 files,
+/// the most without 64-bit numbers, have with names of 80 bytes.
+const MAX_DIRECTORY: u64 = 16 * 1024 * 1024;
+
+/// The largest file or member that is packed anew, and the largest packed member of a zip that is
+/// looked into: these are held in memory, one at a time.
+const MAX_HELD: u64 = 64 * 1024 * 1024;
+
+/// Held by whoever has a whole file in memory, so that many threads need no more than one.
+static WHOLE_FILE: Mutex<()> = Mutex::new(());
+
+/// Zips in zips in zips are looked into, such as the jars of a war in an ear, and what they hold.
+const MAX_DEPTH: usize = 3;
+
+/// What each member of a zip begins with.
+const ZIP_MEMBER: &[u8; 4] = b"PK\x03\x04";
+
+/// Bytes of a zip's end record, where it has no comment.
+const ZIP_END_LENGTH: usize = 22;
+
+/// What it begins with.
+const ZIP_END: &[u8; 4] = b"PK\x05\x06";
+
+/// What tells the place of the end record of a zip with 64-bit numbers begins with, right before the usual
+/// end record, and its length.
+const ZIP64_LOCATOR: &[u8; 4] = b"PK\x06\x07";
+const ZIP64_LOCATOR_LENGTH: usize = 20;
+
+/// The last bytes of a file, in which the locator is: before the end record and its comment.
+const ZIP64_END_LENGTH: u64 = 64 * 1024 + 64;
+
+/// How a file is packed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Packing {
+    Gzip,
+    Xz,
+    Zstd,
+    Bzip2,
+    Zip,
+}
+
+/// What is in a packed file.
+#[derive(Debug, Default)]
+pub struct Inside {
+    /// The hash parts met, in whatever form.
+    pub hashes: BTreeSet<HashPart>,
+    /// References that are rewritten, or would be.
+    pub references: usize,
+    /// Why others cannot be rewritten.
+    pub fixed: Option<Fixed>,
+    /// Whether some of it cannot be read to its end, or does not fit its checksum.
+    broken: bool,
+}
+
+/// Why references in a packed file stay as they are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fixed {
+    /// It is packed by something that is not packed anew here, too large for it, or a link in a zip.
+    Packing(Packing),
+    /// It is in a packed member of a zip.
+    Nested,
+    /// A signed jar, whose signature would no longer hold.
+    Signed,
+    /// A program with a zip at its end, which finds it by its place.
+    Appended,
+    /// There is more in it than can be looked at.
+    Unseen(Packing),
+}
+
+impl Packing {
+    /// Tells a packing by the first bytes of a file.
+    #[must_use]
+    pub fn of_beginning(bytes: &[u8]) -> Option<Self> {
+        let magics: [(&[u8], Self); 5] = [
+            (b"\x1f\x8b\x08", Self::Gzip),
+            (b"\xfd7zXZ\0", Self::Xz),
+            (b"\x28\xb5\x2f\xfd", Self::Zstd),
+            (b"BZh", Self::Bzip2),
+            (ZIP_MEMBER, Self::Zip),
+        ];
+        let named = magics
+            .into_iter()
+            .find(|(magic, _)| bytes.starts_with(magic));
+        named.map(|(_, packing)| packing)
+    }
+
+    /// Tells by the last bytes of a file whether it ends with a zip.
+    #[must_use]
+    pub fn is_zip_end(bytes: &[u8]) -> bool {
+        let end = bytes.len().checked_sub(ZIP_END_LENGTH);
+        end.is_some_and(|end| bytes[end..].starts_with(ZIP_END))
+    }
+
+    /// Its name in messages.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Gzip => "gzip",
+            Self::Xz => "xz",
+            Self::Zstd => "zstd",
+            Self::Bzip2 => "bzip2",
+            Self::Zip => "zip",
+        }
+    }
+}
+
+impl Inside {
+    /// What is known of a file that was not looked into.
+    fn unseen(packing: Packing) -> Self {
+        Self {
+            fixed: Some(Fixed::Unseen(packing)),
+            ..Self::default()
+        }
+    }
+
+    fn add(&mut self, sight: Sight) {
+        self.hashes.extend(sight.hashes);
+        self.references += sight.references;
+    }
+}
+
+/// Looks into the file at `path`, as far as the `budget` of its store path goes, and rewrites what is
+/// in it if `references` move.
+///
+/// Errors are those that the system gives; what is wrong in the file is none, since whoever reads it
+/// meets it too.
+pub fn look_into(
+    path: &Path,
+    packing: Packing,
+    references: &References,
+    budget: &Budget,
+) -> io::Result<Inside> {
+    if budget.is_spent() {
+        return Ok(Inside::unseen(packing));
+    }
+    let file = File::open(path)?;
+    if packing == Packing::Zip {
+        return look_into_zip(path, file, references, budget);
+    }
+    let mut inside = Inside::default();
+    // With the same limits as a NAR.
+    let Ok(mut decoder) = nar_decoder(BufReader::new(file), packing.name(), 0) else {
+        return Ok(inside);
+    };
+    let seen = see(references, &mut decoder, budget);
+    let odd = seen.sight.bare || seen.sight.wide;
+    let found = !seen.sight.hashes.is_empty() || odd;
+    inside.add(seen.sight);
+    if seen.beyond || (found && !seen.whole) {
+        inside.fixed = Some(Fixed::Unseen(packing));
+    } else if found && (odd || packing != Packing::Gzip || seen.size > MAX_HELD) {
+        inside.fixed = Some(Fixed::Packing(packing));
+    } else if found && references.relocation().is_some() {
+        let _held = hold();
+        rewrite_gzip(path, references)?;
+    }
+    Ok(inside)
+}
+
+fn hold() -> MutexGuard<'static, ()> {
+    WHOLE_FILE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What was seen of a stream.
+struct Seen {
+    sight: Sight,
+    /// Bytes looked through.
+    size: u64,
+    /// Whether it could be read to its end.
+    ///
+    /// What cannot, such as the broken files that compressors are tested with, ends at the same
+    /// place for whoever reads it.
+    whole: bool,
+    /// Whether it goes on where others could read it: it is too much, or takes too much memory.
+    beyond: bool,
+}
+
+/// Looks through all that `bytes` gives, as far as the budget goes.
+fn see(references: &References, bytes: &mut dyn Read, budget: &Budget) -> Seen {
+    let mut seen = Seen {
+        sight: Sight::default(),
+        size: 0,
+        whole: false,
+        beyond: false,
+    };
+    let mut buffer = vec![0; 64 * 1024 + OVERLAP];
+    let mut held = 0;
+    let mut bytes = budget.of(bytes);
+    loop {
+        let count = match bytes.read(&mut buffer[held..]) {
+            Ok(0) => {
+                seen.whole = true;
+                break;
+            }
+            Ok(count) => count,
+            Err(error) => {
+                seen.beyond = is_limit(&error);
+                break;
+            }
+        };
+        seen.size += count as u64;
+        let end = held + count;
+        // It may rewrite what is thrown away afterwards.
+        references.rewrite(&mut buffer[..end], held, &mut seen.sight);
+        let kept = end.min(OVERLAP);
+        buffer.copy_within(end - kept..end, 0);
+        held = kept;
+    }
+    seen
+}
+
+/// Whether reading has ended at a limit, of bytes or of a decoder's memory.
+fn is_limit(error: &io::Error) -> bool {
+    let is_memory = error.get_ref().is_some_and(|error| {
+        let xz = error.downcast_ref::<liblzma::stream::Error>();
+        let zstd = error.downcast_ref::<zstd::Error>();
+        xz == Some(&liblzma::stream::Error::MemLimit)
+            || zstd.is_some_and(|error| error.is(WINDOW_TOO_LARGE))
+    });
+    is_memory || error.kind() == io::ErrorKind::QuotaExceeded
+}
+
+fn rewrite_gzip(path: &Path, references: &References) -> io::Result<()> {
+    let mut decoder = MultiGzDecoder::new(BufReader::new(File::open(path)?));
+    let mut bytes = Vec::new();
+    decoder.read_to_end(&mut bytes)?;
+    references.rewrite(&mut bytes, 0, &mut Sight::default());
+    let mut header = GzBuilder::new();
+    if let Some(old) = decoder.header() {
+        header = header
+            .mtime(old.mtime())
+            .operating_system(old.operating_system());
+        if let Some(name) = old.filename() {
+            header = header.filename(name);
+        }
+    }
+    replace(path, |file| {
+        let mut encoder = header.write(file, Compression::best());
+        encoder.write_all(&bytes)?;
+        encoder.finish()?;
+        Ok(())
+    })
+}
+
+fn look_into_zip(
+    path: &Path,
+    mut file: File,
+    references: &References,
+    budget: &Budget,
+) -> io::Result<Inside> {
+    let mut head = [0; 4];
+    let length = read_up_to(&mut file, &mut head)?;
+    let appended = head[..length] != *ZIP_MEMBER;
+    file.seek(SeekFrom::Start(0))?;
+    let looked = look_through_zip(BufReader::new(file), references, MAX_DEPTH, budget);
+    let (mut inside, moved) = match looked {
+        Ok(seen) => seen,
+        Err(error) => {
+            // No zip after all, or one that nobody else can read either.
+            only_of_the_system(error.into())?;
+            return Ok(Inside::default());
+        }
+    };
+    // What is not packed in an appended zip was rewritten with the program before it.
+    if appended && (!moved.is_empty() || (inside.broken && references.relocation().is_some())) {
+        inside.fixed = Some(Fixed::Appended);
+    }
+    if !moved.is_empty() && inside.fixed.is_none() && references.relocation().is_some() {
+        let _held = hold();
+        if let Err(error) = rewrite_zip(path, &moved, references, budget) {
+            only_of_the_system(error)?;
+            inside.fixed = Some(Fixed::Packing(Packing::Zip));
+        }
+    }
+    Ok(inside)
+}
+
+/// Passes on an error that the system has given; others are about what is in a file.
+fn only_of_the_system(error: io::Error) -> io::Result<()> {
+    match error.raw_os_error() {
+        Some(_) => Err(error),
+        None => Ok(()),
+    }
+}
+
+/// What is in a zip, and which members have references that can be rewritten.
+fn look_through_zip(
+    mut file: impl Read + Seek,
+    references: &References,
+    depth: usize,
+    budget: &Budget,
+) -> Result<(Inside, BTreeSet<usize>), ZipError> {
+    let unseen = || Ok((Inside::unseen(Packing::Zip), BTreeSet::new()));
+    if is_zip64(&mut file)? {
+        return unseen();
+    }
+    let directory = Budget::new(MAX_DIRECTORY);
+    let opened = ZipArchive::new(directory.of(budget.of(file)));
+    if directory.is_spent() || budget.is_spent() {
+        return unseen();
+    }
+    directory.lift();
+    match look_through_members(opened?, references, depth, budget) {
+        _ if budget.is_spent() => unseen(),
+        looked => looked,
+    }
+}
+
+/// Whether a zip has 64-bit numbers. It may promise any number of members then, which no jar has, and
+/// memory is taken for all before one is read.
+fn is_zip64(file: &mut (impl Read + Seek)) -> io::Result<bool> {
+    let length = file.seek(SeekFrom::End(0))?;
+    file.seek(SeekFrom::Start(length.saturating_sub(ZIP64_END_LENGTH)))?;
+    let mut end = Vec::new();
+    file.take(ZIP64_END_LENGTH).read_to_end(&mut end)?;
+    let mut ends = memchr::memmem::find_iter(&end, ZIP_END);
+    Ok(ends.any(|at| {
+        let before = at.checked_sub(ZIP64_LOCATOR_LENGTH);
+        before.is_some_and(|at| end[at..].starts_with(ZIP64_LOCATOR))
+    }))
+}
+
+fn look_through_members<R: Read + Seek>(
+    mut archive: ZipArchive<R>,
+    references: &References,
+    depth: usize,
+    budget: &Budget,
+) -> Result<(Inside, BTreeSet<usize>), ZipError> {
+    let signed = archive
+        .file_names()
+        .flatten()
+        .any(|name| name.starts_with("META-INF/") && name.ends_with(".SF"));
+    let mut inside = Inside::default();
+    let mut moved = BTreeSet::new();
+    for index in 0..archive.len() {
+        let mut member = match archive.by_index(index) {
+            Ok(member) => member,
+            // Encrypted, or packed as no jar is.
+            Err(ZipError::UnsupportedArchive(_) | ZipError::CompressionMethodNotSupported(_)) => {
+                inside.fixed = Some(Fixed::Unseen(Packing::Zip));
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
+        let size = member.size();
+        // Packed anew, it would be a file.
+        let is_link = member.is_symlink();
+        let mut head = [0; 8];
+        let Ok(length) = read_up_to(&mut member, &mut head) else {
+            inside.broken = true;
+            continue;
+        };
+        let mut bytes = head[..length].chain(&mut member);
+        if let Some(packing) = Packing::of_beginning(&head[..length]) {
+            let seen = if depth > 0 && size <= MAX_HELD {
+                // Only the outermost holds: nested ones are its own.
+                let _held = (depth == MAX_DEPTH).then(hold);
+                let mut nested = Vec::new();
+                // What does not fit its checksum is looked at as far as it goes.
+                let _ = bytes.take(MAX_HELD).read_to_end(&mut nested);
+                look_into_nested(nested, packing, references, depth, budget)
+            } else {
+                Inside::unseen(Packing::Zip)
+            };
+            if !seen.hashes.is_empty() || seen.fixed.is_some() {
+                inside.fixed = seen.fixed.or(Some(Fixed::Nested));
+            }
+            inside.hashes.extend(seen.hashes);
+            continue;
+        }
+        let seen = see(references, &mut bytes, budget);
+        let odd = seen.sight.bare || seen.sight.wide;
+        let found = odd || seen.sight.references > 0;
+        if seen.beyond || (found && !seen.whole) {
+            inside.fixed = Some(Fixed::Unseen(Packing::Zip));
+        } else if odd || (found && (is_link || seen.size > MAX_HELD)) {
+            inside.fixed = Some(Fixed::Packing(Packing::Zip));
+        } else if found && signed {
+            inside.fixed = Some(Fixed::Signed);
+        } else if found {
+            moved.insert(index);
+        }
+        inside.broken |= !seen.whole;
+        inside.add(seen.sight);
+    }
+    Ok((inside, moved))
+}
+
+/// What is in a packed member of a zip: in its bytes as they are, and unpacked.
+fn look_into_nested(
+    bytes: Vec<u8>,
+    packing: Packing,
+    references: &References,
+    depth: usize,
+    budget: &Budget,
+) -> Inside {
+    let mut inside = Inside::default();
+    inside.add(see(references, &mut &bytes[..], budget).sight);
+    if packing == Packing::Zip {
+        let looked = look_through_zip(Cursor::new(bytes), references, depth - 1, budget);
+        if let Ok((nested, _)) = looked {
+            inside.hashes.extend(nested.hashes);
+            inside.fixed = nested.fixed;
+        }
+    } else if let Ok(mut decoder) = nar_decoder(Cursor::new(bytes), packing.name(), 0) {
+        let seen = see(references, &mut decoder, budget);
+        if seen.beyond || seen.sight.wide {
+            inside.fixed = Some(Fixed::Unseen(packing));
+        }
+        inside.add(seen.sight);
+    }
+    inside
+}
+
+fn read_up_to(from: &mut impl Read, into: &mut [u8]) -> io::Result<usize> {
+    let mut length = 0;
+    while length < into.len() {
+        match from.read(&mut into[length..])? {
+            0 => break,
+            count => length += count,
+        }
+    }
+    Ok(length)
+}
+
+/// Packs the members in `moved` anew, and takes the others over as they are.
+fn rewrite_zip(
+    path: &Path,
+    moved: &BTreeSet<usize>,
+    references: &References,
+    budget: &Budget,
+) -> io::Result<()> {
+    // Members may be the same bytes many times, and each is written.
+    let file = budget.of(BufReader::new(File::open(path)?));
+    let mut archive = ZipArchive::new(file)?;
+    replace(path, |file| {
+        let mut writer = ZipWriter::new(file);
+        writer.set_raw_comment(archive.comment().into())?;
+        for index in 0..archive.len() {
+            if !moved.contains(&index) {
+                writer.raw_copy_file(archive.by_index_raw(index)?)?;
+                continue;
+            }
+            let mut member = archive.by_index(index)?;
+            let mut options = SimpleFileOptions::default().compression_method(member.compression());
+            if let Some(time) = member.last_modified() {
+                options = options.last_modified_time(time);
+            }
+            if let Some(mode) = member.unix_mode() {
+                options = options.unix_permissions(mode);
+            }
+            let mut bytes = Vec::new();
+            member.read_to_end(&mut bytes)?;
+            references.rewrite(&mut bytes, 0, &mut Sight::default());
+            writer.start_file(member.name()?, options)?;
+            writer.write_all(&bytes)?;
+        }
+        writer.finish()?.flush()
+    })
+}
+
+/// Puts a new file, with the old one's mode, in the old one's place.
+fn replace(path: &Path, write: impl FnOnce(&File) -> io::Result<()>) -> io::Result<()> {
+    let mode = fs::metadata(path)?.permissions();
+    let directory = path.parent().unwrap_or(Path::new("."));
+    let new = tempfile::Builder::new()
+        .permissions(mode)
+        .tempfile_in(directory)?;
+    write(new.as_file())?;
+    new.persist(path).map_err(|error| error.error)?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::relocate::relocation::Relocation;
+    use platform::greedy::{xz_with_a_large_dictionary, zstd_with_window};
+    use std::os::unix::fs::PermissionsExt;
+    use tempfile::TempDir;
+
+    const HASH: &str = "xbgcfhaawi9iz9s99k58sqy8azc2a1w3";
+    const MOVED: &str = "/layers/nix_hydra/closure/xbgcfhaawi9iz9s99";
+
+    fn references(moves: bool) -> References {
+        let path = format!("/nix/store/{HASH}-x").parse().unwrap();
+        let to = Relocation::new(Path::new("/layers/nix_hydra/closure")).unwrap();
+        References::new([&path], moves.then_some(to))
+    }
+
+    fn text() -> String {
+        format!("exec /nix/store/{HASH}-x/bin/x\n").repeat(3)
+    }
+
+    fn gzipped(text: &str) -> Vec<u8> {
+        let mut encoder = GzBuilder::new()
+            .filename("name")
+            .mtime(7)
+            .write(Vec::new(), Compression::fast());
+        encoder.write_all(text.as_bytes()).unwrap();
+        encoder.finish().unwrap()
+    }
+
+    fn zipped(members: &[(&str, &[u8])]) -> Vec<u8> {
+        let mut writer = ZipWriter::new(Cursor::new(Vec::new()));
+        for (index, (name, bytes)) in members.iter().enumerate() {
+            let method = [
+                zip::CompressionMethod::Deflated,
+                zip::CompressionMethod::Stored,
+            ];
+            let options = SimpleFileOptions::default().compression_method(method[index % 2]);
+            writer.start_file(*name, options).unwrap();
+            writer.write_all(bytes).unwrap();
+        }
+        writer.finish().unwrap().into_inner()
+    }
+
+    /// What is found in a file with these bytes, and what the file is afterwards.
+    fn looked(bytes: &[u8], moves: bool) -> (Inside, Vec<u8>) {
+        looked_within(&Budget::new(MAX_LOOK), bytes, moves)
+    }
+
+    fn looked_within(budget: &Budget, bytes: &[u8], moves: bool) -> (Inside, Vec<u8>) {
+        let directory = TempDir::new().unwrap();
+        let path = directory.path().join("file");
+        fs::write(&path, bytes).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o555)).unwrap();
+        let packing = Packing::of_beginning(bytes).unwrap_or(Packing::Zip);
+        assert_eq!(packing == Packing::Zip, Packing::is_zip_end(bytes));
+        let inside = look_into(&path, packing, &references(moves), budget).unwrap();
+        assert_eq!(fs::read_dir(&directory).unwrap().count(), 1);
+        let mode = fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o555);
+        (inside, fs::read(&path).unwrap())
+    }
+
+    fn members(bytes: &[u8]) -> Vec<(String, String)> {
+        let mut archive = ZipArchive::new(Cursor::new(bytes)).unwrap();
+        (0..archive.len())
+            .map(|index| {
+                let mut member = archive.by_index(index).unwrap();
+                let mut text = String::new();
+                member.read_to_string(&mut text).unwrap();
+                (member.name().unwrap().to_string(), text)
+            })
+            .collect()
+    }
+
+    #[test]
+    fn a_gzip_file_is_packed_anew_and_keeps_its_header() {
+        let bytes = gzipped(&text());
+        let (inside, untouched) = looked(&bytes, false);
+        assert_eq!((inside.references, inside.fixed), (3, None));
+        assert_eq!(untouched, bytes);
+        let (_, written) = looked(&bytes, true);
+        let mut decoder = MultiGzDecoder::new(written.as_slice());
+        let mut read = String::new();
+        decoder.read_to_string(&mut read).unwrap();
+        assert_eq!(read, text().replace(&format!("/nix/store/{HASH}"), MOVED));
+        assert_eq!(decoder.header().unwrap().filename().unwrap(), b"name");
+        assert_eq!(decoder.header().unwrap().mtime(), 7);
+    }
+
+    #[test]
+    fn a_zip_is_rewritten_member_by_member() {
+        let bytes = zipped(&[
+            ("a", text().as_bytes()),
+            ("b", b"plain"),
+            ("c", text().as_bytes()),
+        ]);
+        let (inside, written) = looked(&bytes, true);
+        assert_eq!((inside.references, inside.fixed), (6, None));
+        let moved = text().replace(&format!("/nix/store/{HASH}"), MOVED);
+        let expected = [("a", moved.as_str()), ("b", "plain"), ("c", &moved)];
+        assert_eq!(
+            members(&written),
+            expected.map(|(name, text)| (name.to_string(), text.to_string()))
+        );
+    }
+
+    #[test]
+    fn what_cannot_be_packed_anew_is_told_and_left_alone() {
+        let text = text();
+        let inner = zipped(&[("a", text.as_bytes())]);
+        let mut xz = liblzma::write::XzEncoder::new(Vec::new(), 1);
+        xz.write_all(text.as_bytes()).unwrap();
+        let appended = [b"#!/bin/sh\n".as_slice(), &inner].concat();
+        let bare = gzipped(HASH);
+        let cut = &gzipped(&text.repeat(1000));
+        let cut = &cut[..cut.len() - 20];
+        for (bytes, reason) in [
+            (zipped(&[("inner.jar", &inner)]), Fixed::Nested),
+            (
+                zipped(&[("META-INF/X.SF", b""), ("a", text.as_bytes())]),
+                Fixed::Signed,
+            ),
+            (appended, Fixed::Appended),
+            (xz.finish().unwrap(), Fixed::Packing(Packing::Xz)),
+            (
+                zstd::encode_all(text.as_bytes(), 1).unwrap(),
+                Fixed::Packing(Packing::Zstd),
+            ),
+            (bare, Fixed::Packing(Packing::Gzip)),
+            (cut.to_vec(), Fixed::Unseen(Packing::Gzip)),
+        ] {
+            let (inside, written) = looked(&bytes, true);
+            assert_eq!(inside.fixed, Some(reason));
+            assert_eq!(written, bytes);
+        }
+    }
+
+    #[test]
+    fn a_link_in_a_zip_stands_against_the_move_where_it_would_change() {
+        let target = format!("/nix/store/{HASH}-x/bin/x");
+        for (target, fixed) in [
+            (target.as_str(), Some(Fixed::Packing(Packing::Zip))),
+            ("a", None),
+        ] {
+            let mut writer = ZipWriter::new(Cursor::new(Vec::new()));
+            let options = SimpleFileOptions::default();
+            writer.start_file("a", options).unwrap();
+            writer.write_all(text().as_bytes()).unwrap();
+            writer.add_symlink("b", target, options).unwrap();
+            let bytes = writer.finish().unwrap().into_inner();
+            let (inside, written) = looked(&bytes, true);
+            assert_eq!(inside.fixed, fixed);
+            let mut archive = ZipArchive::new(Cursor::new(written)).unwrap();
+            assert!(archive.by_index(1).unwrap().is_symlink());
+        }
+    }
+
+    #[test]
+    fn what_is_packed_twice_is_found() {
+        let text = text().repeat(50);
+        let inner = zipped(&[("a", text.as_bytes())]);
+        for bytes in [
+            zipped(&[("a.gz", &gzipped(&text))]),
+            zipped(&[("b.zst", &zstd::encode_all(text.as_bytes(), 1).unwrap())]),
+            zipped(&[("c.war", &zipped(&[("d.jar", &inner)]))]),
+        ] {
+            let (inside, written) = looked(&bytes, true);
+            assert_eq!(inside.fixed, Some(Fixed::Nested));
+            assert_eq!(written, bytes);
+        }
+    }
+
+    #[test]
+    fn a_broken_zip_is_no_error() {
+        let mut broken = zipped(&[("a", "a long text ".repeat(100).as_bytes())]);
+        broken[40..60].fill(0xff);
+        let (inside, written) = looked(&broken, true);
+        assert!(inside.hashes.is_empty() && inside.fixed.is_none());
+        assert_eq!(written, broken);
+        let mut cut = b"PK\x03\x04".to_vec();
+        cut.extend([0; 100]);
+        cut.extend(b"PK\x05\x06");
+        cut.extend([0xff; 18]);
+        assert!(looked(&cut, true).0.fixed.is_none());
+    }
+
+    #[test]
+    fn a_packed_file_that_names_no_store_path_stands_against_nothing() {
+        for bytes in [gzipped("plain"), zipped(&[("a", b"plain")])] {
+            let (inside, written) = looked(&bytes, true);
+            assert!(inside.hashes.is_empty() && inside.fixed.is_none());
+            assert_eq!(written, bytes);
+        }
+    }
+
+    #[test]
+    fn what_needs_too_much_memory_is_not_looked_into() {
+        let text = text();
+        let mut xz = liblzma::write::XzEncoder::new(Vec::new(), 1);
+        xz.write_all(text.as_bytes()).unwrap();
+        let xz = xz_with_a_large_dictionary(xz.finish().unwrap());
+        let zstd = zstd_with_window(28, text.as_bytes());
+        for (bytes, packing) in [
+            (xz.clone(), Packing::Xz),
+            (zstd.clone(), Packing::Zstd),
+            (zipped(&[("a.xz", &xz)]), Packing::Xz),
+            (zipped(&[("a.zst", &zstd)]), Packing::Zstd),
+        ] {
+            let (inside, _) = looked(&bytes, true);
+            assert_eq!(inside.fixed, Some(Fixed::Unseen(packing)));
+        }
+        let (inside, _) = looked(&zstd_with_window(27, text.as_bytes()), true);
+        assert_eq!(inside.fixed, Some(Fixed::Packing(Packing::Zstd)));
+    }
+
+    #[test]
+    fn empty_files_in_a_row_are_not_read_to_their_end() {
+        let mut bytes = gzipped("").repeat(200_000);
+        bytes.extend(gzipped(&text()));
+        let (inside, _) = looked(&bytes, true);
+        assert_eq!(inside.fixed, Some(Fixed::Unseen(Packing::Gzip)));
+    }
+
+    #[test]
+    fn the_files_of_a_store_path_are_looked_into_as_far_as_their_budget_goes() {
+        let file = gzipped(&"plain ".repeat(1000));
+        let budget = Budget::new(15_000);
+        let fixed = [(); 4].map(|()| looked_within(&budget, &file, true).0.fixed);
+        let unseen = Some(Fixed::Unseen(Packing::Gzip));
+        assert_eq!(fixed, [None, None, unseen, unseen]);
+    }
+
+    #[test]
+    fn the_members_of_a_zip_and_what_is_in_them_share_a_budget() {
+        let text = text().repeat(100);
+        let inner = zipped(&[("a", text.as_bytes())]);
+        let names: Vec<_> = (0..100).map(|number| number.to_string()).collect();
+        for content in [text.as_bytes(), &inner, &gzipped(&text)] {
+            let members: Vec<_> = names.iter().map(|name| (&**name, content)).collect();
+            let bytes = zipped(&members);
+            let (inside, written) = looked_within(&Budget::new(100_000), &bytes, true);
+            assert_eq!(inside.fixed, Some(Fixed::Unseen(Packing::Zip)));
+            assert_eq!(written, bytes);
+        }
+    }
+
+    #[test]
+    fn what_looks_like_the_place_of_64_bit_numbers_in_a_zip_s_data_is_none() {
+        let bytes = zipped(&[("PK\u{6}\u{7}", text().as_bytes())]);
+        let (inside, written) = looked(&bytes, true);
+        assert_eq!(inside.fixed, None);
+        assert_ne!(written, bytes);
+    }
+
+    #[test]
+    fn a_zip_that_says_too_much_of_itself_is_not_looked_into() {
+        // Names that are as long as a name can be.
+        let names: Vec<_> = (0..300).map(|number| format!("{number:060000}")).collect();
+        let members: Vec<_> = names.iter().map(|name| (&**name, &b""[..])).collect();
+        // 2^40 members, in an end record of 56 bytes and its place (APPNOTE 4.3.14 and 4.3.15).
+        let mut many = b"PK\x03\x04".to_vec();
+        let at = many.len() as u64;
+        many.extend(b"PK\x06\x06\x2c\0\0\0\0\0\0\0\x2d\0\x2d\0\0\0\0\0\0\0\0\0");
+        for number in [1_u64 << 40, 1 << 40, 46 << 40, 0] {
+            many.extend(number.to_le_bytes());
+        }
+        many.extend(b"PK\x06\x07\0\0\0\0");
+        many.extend(at.to_le_bytes());
+        many.extend(b"\x01\0\0\0PK\x05\x06\0\0\0\0");
+        many.extend([0xff; 12]);
+        many.extend([0; 2]);
+        for bytes in [zipped(&members), many] {
+            let (inside, _) = looked(&bytes, true);
+            assert_eq!(inside.fixed, Some(Fixed::Unseen(Packing::Zip)));
+        }
+    }
+}

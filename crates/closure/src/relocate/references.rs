@@ -1,0 +1,420 @@
+//! Finds where the files of a closure name its store paths, while their bytes stream by, and
+//! rewrites them where the closure moves.
+//!
+//! Nix finds a store path's references by its hash part in plain bytes, so whatever Nix found is
+//! found here. What cannot be rewritten is noted: a hash with no `/nix/store/` before it, and text
+//! in characters of two or four bytes.
+
+use crate::relocate::relocation::{
+    HASH_LENGTH, REFERENCE_LENGTH, Relocation, STORE_PREFIX, is_nix32,
+};
+use nix_derivation::StorePath;
+use std::collections::{BTreeSet, HashMap};
+
+/// The hash part of a store path.
+pub type HashPart = [u8; HASH_LENGTH];
+
+/// Bytes of a hash part in UTF-32.
+const WIDEST: usize = 4 * HASH_LENGTH;
+
+/// Bytes at the end of a piece that must be seen again with the next one: more than a reference, or
+/// the widest hash part.
+pub const OVERLAP: usize = 256;
+
+/// The store paths that are looked for, and where they move.
+#[derive(Debug)]
+pub struct References {
+    paths: HashMap<HashPart, StorePath>,
+    relocation: Option<Relocation>,
+}
+
+/// What is looked for in the store paths of a closure.
+#[derive(Debug)]
+pub enum Sought {
+    Nothing,
+    /// In each path itself and what its narinfo declares: Nix found nothing else in it. This does not
+    /// need the rest of the closure, and makes what is found a fact of the path alone.
+    Declared,
+    /// These, and they are rewritten if they move. For a closure that moves they are all its paths: a
+    /// reference that was not declared would else lead nowhere.
+    All(References),
+}
+
+/// What was found in a run of bytes: a file, a name, or what is packed in a file.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Sight {
+    /// References in full, `/nix/store/` and a hash part; these are rewritten.
+    pub references: usize,
+    /// Whether there is a hash part with no `/nix/store/` before it.
+    pub bare: bool,
+    /// Whether there is a hash part in UTF-16 or UTF-32.
+    pub wide: bool,
+    /// The hash parts of both kinds.
+    pub hashes: BTreeSet<HashPart>,
+}
+
+impl References {
+    /// Looks for `paths`, and moves them where a relocation is given.
+    pub fn new<'a>(
+        paths: impl IntoIterator<Item = &'a StorePath>,
+        relocation: Option<Relocation>,
+    ) -> Self {
+        Self {
+            paths: paths
+                .into_iter()
+                .filter_map(|path| Some((hash_part(path)?, path.clone())))
+                .collect(),
+            relocation,
+        }
+    }
+
+    #[must_use]
+    pub fn relocation(&self) -> Option<&Relocation> {
+        self.relocation.as_ref()
+    }
+
+    /// Looks through `bytes`, of which all from `fresh` on were not seen before, and rewrites the
+    /// references that end there.
+    ///
+    /// What comes before `fresh` must be the end of what was seen before, [`OVERLAP`] bytes of it
+    /// or all.
+    pub fn rewrite(&self, bytes: &mut [u8], fresh: usize, sight: &mut Sight) {
+        let found = self.look(bytes, fresh, sight);
+        if let Some(relocation) = &self.relocation {
+            for start in found {
+                relocation.move_reference(&mut bytes[start..start + REFERENCE_LENGTH]);
+            }
+        }
+    }
+
+    /// The same, but rewrites nothing; answers where the references begin.
+    pub fn look(&self, bytes: &[u8], fresh: usize, sight: &mut Sight) -> Vec<usize> {
+        let mut found = Vec::new();
+        let mut digits = Digits::from(fresh.saturating_sub(WIDEST));
+        while let Some(met) = digits.next(bytes) {
+            let start = match met {
+                Met::Run(start) => start,
+                Met::Wide(zero) => {
+                    sight.wide = sight.wide || self.is_wide(bytes, zero);
+                    continue;
+                }
+            };
+            let Some(hash) = self.hash_at(bytes, start) else {
+                continue;
+            };
+            digits.skip();
+            if start + HASH_LENGTH <= fresh {
+                continue;
+            }
+            sight.hashes.insert(hash);
+            match start.checked_sub(STORE_PREFIX.len()) {
+                Some(reference) if bytes[reference..start] == *STORE_PREFIX => {
+                    found.push(reference);
+                }
+                _ => sight.bare = true,
+            }
+        }
+        sight.references += found.len();
+        found
+    }
+
+    fn hash_at(&self, bytes: &[u8], start: usize) -> Option<HashPart> {
+        let hash: HashPart = bytes.get(start..start + HASH_LENGTH)?.try_into().ok()?;
+        self.paths.contains_key(&hash).then_some(hash)
+    }
+
+    /// Whether the zero at `zero` is within a hash part in UTF-16 or UTF-32.
+    fn is_wide(&self, bytes: &[u8], zero: usize) -> bool {
+        [2, 4].into_iter().any(|width| {
+            let mut characters = [0; 2 * HASH_LENGTH];
+            let count = wide_digits(bytes, zero, width, &mut characters);
+            characters[..count]
+                .windows(HASH_LENGTH)
+                .any(|hash| <&HashPart>::try_from(hash).is_ok_and(|it| self.paths.contains_key(it)))
+        })
+    }
+}
+
+/// Puts the digits around the zero at `zero` into `characters`, if each takes `width` bytes, and
+/// answers how many there are: up to a hash part's on either side.
+fn wide_digits(
+    bytes: &[u8],
+    zero: usize,
+    width: usize,
+    characters: &mut [u8; 2 * HASH_LENGTH],
+) -> usize {
+    // The zeros before a digit are as good as those after it, so the order of bytes is no matter.
+    let is_next = |digit: usize, next: usize| {
+        bytes.get(next).copied().is_some_and(is_nix32)
+            && bytes[digit + 1..next].iter().all(|&byte| byte == 0)
+    };
+    let before = (zero.saturating_sub(width - 1)..zero).rfind(|&place| bytes[place] != 0);
+    let Some(mut first) =
+        before.filter(|&digit| is_nix32(bytes[digit]) && is_next(digit, digit + width))
+    else {
+        return 0;
+    };
+    for _ in 1..HASH_LENGTH {
+        match first.checked_sub(width) {
+            Some(digit) if is_nix32(bytes[digit]) && is_next(digit, first) => first = digit,
+            _ => break,
+        }
+    }
+    let mut digit = first;
+    let mut count = 0;
+    while count < characters.len() {
+        characters[count] = bytes[digit];
+        count += 1;
+        if !is_next(digit, digit + width) {
+            break;
+        }
+        digit += width;
+    }
+    count
+}
+
+/// The first 32 characters of a store path's base name.
+#[must_use]
+pub fn hash_part(path: &StorePath) -> Option<HashPart> {
+    path.to_basename()
+        .as_bytes()
+        .get(..HASH_LENGTH)?
+        .try_into()
+        .ok()
+}
+
+/// Goes over bytes for runs of 32 digits of Nix's base 32, and for text in wide characters.
+struct Digits {
+    /// Where the next run may begin.
+    start: usize,
+    /// Up to here, from `start` on, all bytes are known to be digits.
+    known: usize,
+}
+
+/// What [`Digits`] comes by.
+enum Met {
+    /// 32 digits, of which this is the first.
+    Run(usize),
+    /// A zero in what may be text in UTF-16 or UTF-32.
+    Wide(usize),
+}
+
+impl Digits {
+    fn from(start: usize) -> Self {
+        Self {
+            start,
+            known: start,
+        }
+    }
+
+    fn next(&mut self, bytes: &[u8]) -> Option<Met> {
+        loop {
+            let end = self.start + HASH_LENGTH;
+            let last: &[u8; 8] = bytes.get(self.start..end)?.last_chunk()?;
+            // Whatever is no digit rules out all runs that would begin before it, so the last bytes
+            // are looked at first; four of them with no branch between, since what a branch would
+            // do cannot be foretold. This halves the time of looking.
+            let some =
+                is_nix32(last[1]) & is_nix32(last[3]) & is_nix32(last[5]) & is_nix32(last[7]);
+            if let Some(zero) = wide_zero(*last) {
+                self.start = end - 6;
+                return Some(Met::Wide(end - last.len() + zero));
+            }
+            if !some {
+                self.start = end - 6;
+                continue;
+            }
+            let from = self.known.max(self.start);
+            let other = bytes[from..end].iter().rposition(|&byte| !is_nix32(byte));
+            self.known = end;
+            match other {
+                None => {
+                    self.start += 1;
+                    return Some(Met::Run(self.start - 1));
+                }
+                Some(other) => self.start = from + other + 1,
+            }
+        }
+    }
+
+    /// Goes on after the run that was met last.
+    fn skip(&mut self) {
+        self.start += HASH_LENGTH - 1;
+        self.known = self.start;
+    }
+}
+
+/// One zero near the middle of eight bytes of which every other one is zero, and not all.
+fn wide_zero(bytes: [u8; 8]) -> Option<usize> {
+    const EVEN: u64 = 0x00ff_00ff_00ff_00ff;
+    let word = u64::from_le_bytes(bytes);
+    if (word & EVEN == 0) == (word & !EVEN == 0) {
+        return None;
+    }
+    Some(if word & EVEN == 0 { 4 } else { 3 })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+
+    const ONE: &str = "xbgcfhaawi9iz9s99k58sqy8azc2a1w3";
+    const TWO: &str = "0jn93wz4pk00k76grv8ing8js0yz8cpd";
+
+    fn references(relocation: Option<&str>) -> References {
+        let paths = [ONE, TWO].map(|hash| format!("/nix/store/{hash}-x").parse().unwrap());
+        References::new(
+            &paths,
+            relocation.map(|to| Relocation::new(Path::new(to)).unwrap()),
+        )
+    }
+
+    /// Looks through `bytes` in pieces of `size`, as a file streams by.
+    fn in_pieces(references: &References, bytes: &[u8], size: usize) -> (Vec<u8>, Sight) {
+        let mut sight = Sight::default();
+        let mut written = Vec::new();
+        let mut held = Vec::new();
+        for piece in bytes.chunks(size) {
+            let fresh = held.len();
+            held.extend_from_slice(piece);
+            references.rewrite(&mut held, fresh, &mut sight);
+            let done = held.len().saturating_sub(OVERLAP);
+            written.extend(held.drain(..done));
+        }
+        written.extend(held);
+        (written, sight)
+    }
+
+    #[test]
+    fn a_reference_is_found_wherever_a_piece_ends() {
+        let references = references(Some("/layers/nix_hydra/closure"));
+        let text = format!(
+            "{}/nix/store/{ONE}-x and /nix/store/{TWO}-x",
+            "a".repeat(300)
+        );
+        let (whole, expected) = in_pieces(&references, text.as_bytes(), text.len());
+        assert_eq!(expected.references, 2);
+        assert!(!expected.bare);
+        for size in 1..text.len() {
+            let (written, sight) = in_pieces(&references, text.as_bytes(), size);
+            assert_eq!(
+                (written, sight),
+                (whole.clone(), expected.clone()),
+                "{size}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_hash_without_its_store_directory_is_told_apart() {
+        let mut bytes = format!("../{ONE}-x /nix/store/{TWO}").into_bytes();
+        let mut sight = Sight::default();
+        references(None).rewrite(&mut bytes, 0, &mut sight);
+        assert!(sight.bare);
+        assert_eq!(sight.references, 1);
+        assert_eq!(sight.hashes.len(), 2);
+    }
+
+    #[test]
+    fn a_hash_is_found_in_a_longer_run_of_digits() {
+        let mut bytes = format!("000{ONE}111").into_bytes();
+        let mut sight = Sight::default();
+        references(None).rewrite(&mut bytes, 0, &mut sight);
+        assert!(sight.bare);
+    }
+
+    #[test]
+    fn the_hash_of_another_closure_is_no_reference() {
+        let mut bytes = b"/nix/store/00000000000000000000000000000000-x".to_vec();
+        let mut sight = Sight::default();
+        references(None).rewrite(&mut bytes, 0, &mut sight);
+        assert_eq!(sight, Sight::default());
+    }
+
+    #[test]
+    fn wide_text_is_seen_in_both_orders_and_widths() {
+        let text = format!("see /nix/store/{ONE}-x");
+        let widen = |width: usize, place: usize| -> Vec<u8> {
+            text.bytes()
+                .flat_map(|byte| {
+                    let mut wide = vec![0; width];
+                    wide[place] = byte;
+                    wide
+                })
+                .collect()
+        };
+        for bytes in [widen(2, 0), widen(2, 1), widen(4, 0), widen(4, 3)] {
+            for size in [1, 50, bytes.len()] {
+                let (_, sight) = in_pieces(&references(None), &bytes, size);
+                assert!(sight.wide, "{size}");
+            }
+        }
+    }
+
+    /// A small generator of numbers below a limit, the same in each run.
+    struct Random(u64);
+
+    impl Random {
+        fn below(&mut self, limit: usize) -> usize {
+            self.0 = self
+                .0
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1);
+            usize::try_from(self.0 >> 33).unwrap() % limit
+        }
+    }
+
+    #[test]
+    fn whatever_is_moved_can_be_moved_back() {
+        let references = references(Some("/layers/nix_hydra/closure"));
+        let moved = |hash: &str| format!("/layers/nix_hydra/closure/{}", &hash[..17]);
+        let words: Vec<Vec<u8>> = [
+            format!("/nix/store/{ONE}"),
+            format!("/nix/store/{TWO}"),
+            ONE.to_string(),
+            "/nix/store/".to_string(),
+            "0".repeat(33),
+            "/nix/store/00000000000000000000000000000000".to_string(),
+            "text with eout".to_string(),
+        ]
+        .into_iter()
+        .map(String::into_bytes)
+        .chain([vec![0; 40], vec![0xff, 0x2f]])
+        .collect();
+        let mut random = Random(7);
+        for round in 0..2_000 {
+            let mut text = Vec::new();
+            for _ in 0..random.below(60) {
+                let word = &words[random.below(words.len())];
+                let end = if random.below(4) == 0 {
+                    random.below(word.len())
+                } else {
+                    word.len()
+                };
+                text.extend_from_slice(&word[..end]);
+            }
+            let size = 1 + random.below(600);
+            let (written, sight) = in_pieces(&references, &text, size);
+            assert_eq!(written.len(), text.len(), "round {round}");
+
+            let mut back = written.clone();
+            let mut count = 0;
+            for hash in [ONE, TWO] {
+                let from = moved(hash).into_bytes();
+                let to = format!("/nix/store/{hash}").into_bytes();
+                assert!(
+                    memchr::memmem::find(&written, &to).is_none(),
+                    "round {round}"
+                );
+                let places: Vec<usize> = memchr::memmem::find_iter(&written, &from).collect();
+                count += places.len();
+                for place in places {
+                    back[place..place + to.len()].copy_from_slice(&to);
+                }
+            }
+            assert_eq!(back, text, "round {round}");
+            assert_eq!(sight.references, count, "round {round}");
+        }
+    }
+}

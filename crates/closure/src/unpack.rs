@@ -1,0 +1,417 @@
+//! Writes a NAR to disk while it is hashed, so that nothing is read twice.
+//!
+//! Everything is created relative to an open directory and never through a name that an archive
+//! could have made point elsewhere. Modes are Nix's own (0444, or 0555 where executable), given at
+//! creation; directories stay writable so that a layer can be removed again.
+
+use crate::content::{Content, NarContent};
+use crate::relocate::references::{OVERLAP, References};
+use crate::relocate::relocatability::Met;
+use crate::relocate::scan::{Look, at_name, at_target, leads_out, pass};
+use nix_archive::nar::{self, Event, FileContents, ReadEvent, decode_events_reader};
+use nix_derivation::hash::{NixHash, NixHasher};
+use rustix::fs::{CWD, Mode, OFlags, mkdirat, openat, symlinkat};
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+/// Bytes of a file that are written at once. Most files of a store are smaller, so they are one
+/// `write`; larger gains nothing.
+const BUFFER_SIZE: usize = 256 * 1024;
+
+/// Bytes that are decoded ahead for the many small fields between files.
+const FIELD_BUFFER_SIZE: usize = 32 * 1024;
+
+/// Bytes of the longest name that a Linux file system takes (`NAME_MAX`).
+const MAX_NAME: usize = 255;
+
+/// Bytes of the longest target that a symbolic link can have (`PATH_MAX` less its end).
+const MAX_TARGET: usize = 4095;
+
+/// Bytes of a name or target that a message shows.
+const SHOWN: usize = 64;
+
+/// What a NAR must be, as its narinfo says.
+#[derive(Debug)]
+pub struct Expected<'a> {
+    pub hash: &'a NixHash,
+    /// Bytes of the NAR, decoded.
+    pub size: u64,
+    /// What its store path's name was made from, where that is to be checked too.
+    pub content: Option<Content<'a>>,
+}
+
+/// Why a NAR was not unpacked. What was written of it is still there.
+#[derive(Debug, thiserror::Error)]
+pub enum UnpackError {
+    /// The bytes could not be read or decoded.
+    #[error("the NAR cannot be read: {0}")]
+    Read(#[source] io::Error),
+    /// It ended after this many bytes.
+    #[error("the NAR ends after {0} bytes")]
+    Truncated(u64),
+    /// It goes on after the size that it should have.
+    #[error("the NAR goes on after its size")]
+    TooLong,
+    /// It is not a NAR, or one that must not be unpacked; what is wrong with it.
+    #[error("the NAR is corrupt: {0}")]
+    Format(String),
+    /// Its hash is this one.
+    #[error("the NAR has the hash {0:?}")]
+    WrongHash(NixHash),
+    /// Its content does not have this hash, which its store path's name was made from.
+    #[error("the content does not have the hash {0}")]
+    WrongContent(String),
+    /// A file or directory could not be written.
+    #[error("{path} cannot be written: {1}", path = .0.display())]
+    Write(PathBuf, #[source] io::Error),
+}
+
+/// Memory of one thread that unpacks, used again for each NAR.
+pub struct Unpacker {
+    file_buffer: Vec<u8>,
+    field_buffer: Vec<u8>,
+}
+
+impl Default for Unpacker {
+    fn default() -> Self {
+        Self::with_buffers(BUFFER_SIZE, FIELD_BUFFER_SIZE)
+    }
+}
+
+impl Unpacker {
+    /// One with buffers of other sizes, in bytes: for files, and for what is between them. With small
+    /// ones a small archive goes all the ways that a large one goes.
+    #[must_use]
+    pub fn with_buffers(file: usize, fields: usize) -> Self {
+        Self {
+            // With room for what is held back, so that writes begin where pages do.
+            file_buffer: vec![0; file.max(1) + OVERLAP],
+            field_buffer: vec![0; fields.max(1)],
+        }
+    }
+
+    /// Unpacks `nar` as `destination`, which must not exist, and checks its size and hash.
+    ///
+    /// Where `references` are given they are looked for, and rewritten if they move; the hash is
+    /// that of the bytes as they came. Answers what was met.
+    pub fn unpack(
+        &mut self,
+        nar: &mut dyn Read,
+        expected: &Expected,
+        destination: &Path,
+        references: Option<&References>,
+    ) -> Result<Met, UnpackError> {
+        let mut reader = HashedReader {
+            inner: nar,
+            hashes: Hashes {
+                nar: NixHasher::new(expected.hash.algorithm()),
+                content: expected.content.as_ref().and_then(Content::of_nar),
+            },
+            left: expected.size,
+            too_long: false,
+            buffer: &mut self.field_buffer,
+            start: 0,
+            end: 0,
+        };
+        let mut writer = TreeWriter {
+            destination,
+            directories: Vec::new(),
+            buffer: &mut self.file_buffer,
+            failed: None,
+            references,
+            content: expected.content.as_ref().and_then(Content::of_file),
+            met: Met::default(),
+        };
+        let decoded = decode_events_reader(&mut reader, |event| writer.write(event));
+        if let Some((path, error)) = writer.failed {
+            return Err(UnpackError::Write(path, error));
+        }
+        if reader.too_long {
+            return Err(UnpackError::TooLong);
+        }
+        match decoded {
+            Ok(()) => {}
+            Err(nar::Error::UnexpectedEof) => {
+                return Err(UnpackError::Truncated(expected.size - reader.left));
+            }
+            Err(nar::Error::Io(error)) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                return Err(UnpackError::Truncated(expected.size - reader.left));
+            }
+            Err(nar::Error::Io(error)) => return Err(UnpackError::Read(error)),
+            Err(error) => return Err(UnpackError::Format(error.to_string())),
+        }
+        if reader.left > 0 {
+            return Err(UnpackError::Truncated(expected.size - reader.left));
+        }
+        let hash = reader.hashes.nar.finalize();
+        if hash != *expected.hash {
+            return Err(UnpackError::WrongHash(hash));
+        }
+        if let Some(content) = &expected.content {
+            let of_nar = reader.hashes.content.map(NarContent::finalize);
+            let of_file = writer.content.map(NixHasher::finalize);
+            let found = of_nar.unwrap_or_else(|| of_file.into_iter().collect());
+            if !content.is(&found) {
+                return Err(UnpackError::WrongContent(content.expected()));
+            }
+        }
+        Ok(writer.met)
+    }
+}
+
+/// Hashes what is read, and ends at the size that was promised.
+///
+/// Large reads are decoded straight into the caller's buffer; the many small ones of a NAR's
+/// framing are served from a buffer of their own.
+struct HashedReader<'a> {
+    inner: &'a mut dyn Read,
+    hashes: Hashes,
+    /// Bytes that may still come.
+    left: u64,
+    too_long: bool,
+    buffer: &'a mut [u8],
+    start: usize,
+    end: usize,
+}
+
+/// What is made of all bytes of a NAR.
+struct Hashes {
+    nar: NixHasher,
+    content: Option<NarContent>,
+}
+
+impl Hashes {
+    fn update(&mut self, bytes: &[u8]) {
+        self.nar.update(bytes);
+        if let Some(content) = &mut self.content {
+            content.update(bytes);
+        }
+    }
+}
+
+impl HashedReader<'_> {
+    fn account(&mut self, count: usize) -> io::Result<()> {
+        if count as u64 > self.left {
+            self.too_long = true;
+            return Err(io::Error::other("longer than promised"));
+        }
+        self.left -= count as u64;
+        Ok(())
+    }
+}
+
+impl Read for HashedReader<'_> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        if self.start == self.end {
+            if into.len() >= self.buffer.len() {
+                let count = self.inner.read(into)?;
+                self.account(count)?;
+                self.hashes.update(&into[..count]);
+                return Ok(count);
+            }
+            let count = self.inner.read(self.buffer)?;
+            self.account(count)?;
+            self.hashes.update(&self.buffer[..count]);
+            (self.start, self.end) = (0, count);
+        }
+        let count = into.len().min(self.end - self.start);
+        into[..count].copy_from_slice(&self.buffer[self.start..self.start + count]);
+        self.start += count;
+        Ok(count)
+    }
+}
+
+/// Creates what a NAR describes, below one directory.
+struct TreeWriter<'a> {
+    destination: &'a Path,
+    /// The directories from the archive's root to the one being filled, by name for messages.
+    directories: Vec<(OwnedFd, Vec<u8>)>,
+    buffer: &'a mut [u8],
+    /// The first thing that could not be written.
+    failed: Option<(PathBuf, io::Error)>,
+    references: Option<&'a References>,
+    /// Hashes the one file of an archive that is to be no more than that.
+    content: Option<NixHasher>,
+    met: Met,
+}
+
+impl TreeWriter<'_> {
+    fn write<R: Read>(&mut self, event: ReadEvent<'_, R>) -> Result<(), nar::Error> {
+        check(&event)?;
+        if !matches!(
+            event,
+            Event::Regular {
+                name: None,
+                executable: false,
+                ..
+            }
+        ) {
+            self.content = None;
+        }
+        match event {
+            Event::DirectoryStart { name } => {
+                self.look_at_name(name);
+                let created = self.place(name, |parent, name| {
+                    mkdirat(parent, name, Mode::from_raw_mode(0o755))?;
+                    let flags =
+                        OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                    Ok(openat(parent, name, flags, Mode::empty())?)
+                })?;
+                self.directories
+                    .push((created, name.unwrap_or_default().to_vec()));
+                Ok(())
+            }
+            Event::DirectoryEnd { .. } => {
+                self.directories.pop();
+                Ok(())
+            }
+            Event::Symlink { name, target } => {
+                let mut target = target.to_vec();
+                self.look_at_name(name);
+                self.met.leaves |= leads_out(&target, self.directories.len());
+                self.look_at_target(name, &mut target);
+                self.place(name, |parent, name| {
+                    Ok(symlinkat(OsStr::from_bytes(&target), parent, name)?)
+                })
+            }
+            Event::Regular {
+                name,
+                executable,
+                contents,
+            } => {
+                let mode = Mode::from_raw_mode(if executable { 0o555 } else { 0o444 });
+                let file = self.place(name, |parent, name| {
+                    let flags = OFlags::WRONLY
+                        | OFlags::CREATE
+                        | OFlags::EXCL
+                        | OFlags::NOFOLLOW
+                        | OFlags::CLOEXEC;
+                    Ok(openat(parent, name, flags, mode)?)
+                })?;
+                self.look_at_name(name);
+                self.copy(name, contents, &mut File::from(file))
+            }
+        }
+    }
+
+    fn copy<R: Read>(
+        &mut self,
+        name: Option<&[u8]>,
+        mut contents: FileContents<'_, R>,
+        file: &mut File,
+    ) -> Result<(), nar::Error> {
+        let name_of_file = name.unwrap_or_default();
+        let mut look = self
+            .references
+            .map(|references| Look::new(references, name_of_file));
+        let mut failed = None;
+        let content = &mut self.content;
+        let passed = pass(
+            contents.size(),
+            self.buffer,
+            look.as_mut(),
+            |piece| {
+                contents.read_exact(piece)?;
+                if let Some(content) = content {
+                    content.update(piece);
+                }
+                Ok(())
+            },
+            |piece| {
+                file.write_all(piece).map_err(|error| {
+                    let kind = error.kind();
+                    failed = Some(error);
+                    nar::Error::Io(kind.into())
+                })
+            },
+        );
+        if let Some(error) = failed {
+            return Err(self.fail(name, error));
+        }
+        passed?;
+        if let Some(look) = look {
+            let path = self.relative(name);
+            look.note(path, &mut self.met);
+        }
+        Ok(())
+    }
+
+    fn look_at_name(&mut self, name: Option<&[u8]>) {
+        if let (Some(references), Some(name)) = (self.references, name) {
+            let path = || relative(&self.directories, Some(name));
+            at_name(name, references, &mut self.met, path);
+        }
+    }
+
+    fn look_at_target(&mut self, name: Option<&[u8]>, target: &mut [u8]) {
+        if let Some(references) = self.references {
+            let path = || relative(&self.directories, name);
+            at_target(target, references, &mut self.met, path);
+        }
+    }
+
+    fn relative(&self, name: Option<&[u8]>) -> PathBuf {
+        relative(&self.directories, name)
+    }
+
+    /// Creates something called `name` in the directory being filled; the root of the archive is
+    /// the destination itself.
+    fn place<T>(
+        &mut self,
+        name: Option<&[u8]>,
+        create: impl FnOnce(BorrowedFd<'_>, &OsStr) -> io::Result<T>,
+    ) -> Result<T, nar::Error> {
+        let created = match (name, self.directories.last()) {
+            (Some(name), Some((parent, _))) => create(parent.as_fd(), OsStr::from_bytes(name)),
+            _ => create(CWD, self.destination.as_os_str()),
+        };
+        created.map_err(|error| self.fail(name, error))
+    }
+
+    fn fail(&mut self, name: Option<&[u8]>, error: io::Error) -> nar::Error {
+        let path = match self.relative(name) {
+            path if path.as_os_str().is_empty() => self.destination.to_path_buf(),
+            path => self.destination.join(path),
+        };
+        let kind = error.kind();
+        self.failed = Some((path, error));
+        nar::Error::Io(kind.into())
+    }
+}
+
+/// The path in the store path of what is called `name` in the last of `directories`; empty where the
+/// store path is one file.
+fn relative(directories: &[(OwnedFd, Vec<u8>)], name: Option<&[u8]>) -> PathBuf {
+    let directories = directories.iter().skip(1).map(|(_, name)| name.as_slice());
+    directories.chain(name).map(OsStr::from_bytes).collect()
+}
+
+/// Refuses what no Linux file system takes: the fault is the archive's, not the disk's.
+fn check<R: Read>(event: &ReadEvent<'_, R>) -> Result<(), nar::Error> {
+    let shown = |bytes: &[u8]| {
+        let beginning = &bytes[..bytes.len().min(SHOWN)];
+        format!("{}…", String::from_utf8_lossy(beginning))
+    };
+    let (Event::DirectoryStart { name }
+    | Event::DirectoryEnd { name }
+    | Event::Symlink { name, .. }
+    | Event::Regular { name, .. }) = event;
+    if let Some(name) = name.filter(|name| name.len() > MAX_NAME) {
+        return Err(nar::Error::InvalidName(shown(name)));
+    }
+    match event {
+        Event::Symlink { target, .. }
+            if target.is_empty() || target.len() > MAX_TARGET || target.contains(&0) =>
+        {
+            Err(nar::Error::UnexpectedToken {
+                expected: "a link's target of 1 to 4095 bytes other than NUL",
+                got: shown(target),
+            })
+        }
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,175 @@
+//! A jobset's inputs beside `NIX_PATH`, so that `<nixpkgs>` is what Hydra used.
+
+use super::api::{Evaluation, Input};
+use super::deploy::{DeployError, find_evaluation};
+use super::{Hydra, jobset_path};
+use crate::Job;
+use http_client::without_credentials;
+
+/// Pages of evaluations that are searched: older ones have other inputs anyway.
+const PAGES: u64 = 5;
+
+/// What a jobset's inputs give.
+#[derive(Debug)]
+pub struct Inputs {
+    /// The evaluation that they are of.
+    pub evaluation: u64,
+    /// The revision that was looked for, where this evaluation has it.
+    pub has_revision: bool,
+    /// Names in angle brackets, and the URL that Nix fetches for each.
+    pub entries: Vec<(String, String)>,
+    /// Inputs that cannot be had here: their names and types.
+    pub left_out: Vec<(String, String)>,
+}
+
+impl Inputs {
+    /// What they are, in lines of the log. `revision` is the one that was looked for.
+    #[must_use]
+    pub fn lines(&self, revision: Option<&str>) -> Vec<String> {
+        let which = match (revision, self.has_revision) {
+            (Some(revision), true) => format!("which has revision {revision}"),
+            (Some(revision), false) => format!("the newest: none has revision {revision}"),
+            (None, _) => "the newest".to_string(),
+        };
+        let mut lines = vec![format!(
+            "Beside NIX_PATH, using the inputs of evaluation {}, {which}",
+            self.evaluation
+        )];
+        let entries = self.entries.iter();
+        lines
+            .extend(entries.map(|(name, url)| format!("<{name}> is {}", without_credentials(url))));
+        lines.extend(self.left_out.iter().map(|(name, kind)| {
+            format!("<{name}> is left out: its type, {kind}, or its URL cannot be fetched here")
+        }));
+        lines
+    }
+
+    /// Them as options of Nix, `name=URL`, but for the names that the user's own `NIX_PATH` has: an
+    /// option would come before that.
+    #[must_use]
+    pub fn lookups(&self, nix_path: Option<&str>) -> Vec<String> {
+        let entries = nix_path.unwrap_or_default().split(':');
+        let own: Vec<&str> = entries
+            .filter_map(|entry| Some(entry.split_once('=')?.0))
+            .collect();
+        self.entries
+            .iter()
+            .filter(|(name, _)| !own.contains(&name.as_str()))
+            .map(|(name, url)| format!("{name}={url}"))
+            .collect()
+    }
+}
+
+/// The inputs of the evaluation that has `revision`, else of the newest one. Nothing where the
+/// jobset has no evaluation.
+pub fn find(
+    hydra: &mut Hydra,
+    job: &Job,
+    revision: Option<&str>,
+    input: Option<&str>,
+) -> Result<Option<Inputs>, DeployError> {
+    let found = if let Some(revision) = revision {
+        find_evaluation(hydra, job, revision, input, PAGES)?
+    } else {
+        let path = format!("{}/evals?page=1", jobset_path(job));
+        let page: super::api::Evaluations = hydra.get(&path)?;
+        Err((page.evals.len(), page.evals.into_iter().next()))
+    };
+    let has_revision = found.is_ok();
+    let evaluation = match found {
+        Ok(evaluation) => Some(evaluation),
+        Err((_, newest)) => newest,
+    };
+    Ok(evaluation.map(|evaluation| of(&evaluation, has_revision)))
+}
+
+fn of(evaluation: &Evaluation, has_revision: bool) -> Inputs {
+    let mut entries = Vec::new();
+    let mut left_out = Vec::new();
+    for (name, input) in &evaluation.inputs {
+        match url(input) {
+            Some(url) => entries.push((name.clone(), url)),
+            // Values are arguments of the expression, and never were in Hydra's own path.
+            None if matches!(input.kind.as_str(), "string" | "boolean" | "nix") => {}
+            None => left_out.push((name.clone(), input.kind.clone())),
+        }
+    }
+    Inputs {
+        evaluation: evaluation.id,
+        has_revision,
+        entries,
+        left_out,
+    }
+}
+
+/// Where Nix fetches the tree that Hydra checked out: the archive where the host makes one, whose
+/// tree is the checkout's; else the repository.
+fn url(input: &Input) -> Option<String> {
+    if input.kind != "git" {
+        return None;
+    }
+    let revision = input.revision.as_deref()?;
+    let uri = input.uri.as_deref()?.trim_end_matches('/');
+    let uri = uri.strip_suffix(".git").unwrap_or(uri);
+    let on = |host: &str| {
+        let rest = uri
+            .strip_prefix("https://")
+            .or_else(|| uri.strip_prefix("http://"))
+            .or_else(|| uri.strip_prefix("git://"))?;
+        let path = rest.strip_prefix(host)?.strip_prefix('/')?;
+        (path.split('/').count() >= 2).then_some(path)
+    };
+    if let Some(path) = on("github.com") {
+        return Some(format!(
+            "https://github.com/{path}/archive/{revision}.tar.gz"
+        ));
+    }
+    if let Some(path) = on("gitlab.com") {
+        return Some(format!(
+            "https://gitlab.com/{path}/-/archive/{revision}.tar.gz"
+        ));
+    }
+    let uri = input.uri.as_deref()?;
+    if !(uri.starts_with("https://") || uri.starts_with("http://")) {
+        return None;
+    }
+    // A revision need not be on the default branch.
+    Some(format!("flake:git+{uri}?rev={revision}&allRefs=1"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_checkout_is_fetched_as_the_archive_of_its_host_or_by_git() {
+        let revision = "84a3aecb1d976366060d0f0fd4df7d67b0855f5e";
+        for (kind, uri, expected) in [
+            (
+                "git",
+                "https://github.com/NixOS/nixpkgs.git",
+                Some("https://github.com/NixOS/nixpkgs/archive/REV.tar.gz"),
+            ),
+            (
+                "git",
+                "https://gitlab.com/acme/tools/lib",
+                Some("https://gitlab.com/acme/tools/lib/-/archive/REV.tar.gz"),
+            ),
+            (
+                "git",
+                "https://git.acme.net/lib.git",
+                Some("flake:git+https://git.acme.net/lib.git?rev=REV&allRefs=1"),
+            ),
+            ("git", "git@github.com:acme/lib", None),
+            ("hg", "https://hg.acme.net/lib", None),
+        ] {
+            let input = Input {
+                kind: kind.to_string(),
+                uri: Some(uri.to_string()),
+                revision: Some(revision.to_string()),
+            };
+            let expected = expected.map(|url| url.replace("REV", revision));
+            assert_eq!(url(&input), expected, "{uri}");
+        }
+    }
+}

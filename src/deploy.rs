@@ -1,0 +1,237 @@
+//! One deploy, from the settings to the processes: the steps in order, and what is done about a miss.
+
+use crate::build::Build;
+use crate::config::Wanted;
+use crate::doctor::{self, Diagnosis};
+use crate::error::BuildpackError;
+use crate::launch::procfile::Procfile;
+use crate::layers::closure::{ClosureLayer, ClosureLayerError};
+use crate::layers::proot::{PRootLayerError, Programs, Use};
+use crate::resolve::source::Source;
+use crate::resolve::{self, ResolveError, Resolved};
+use crate::root::Root;
+use crate::tools::{Tool, ToolSource};
+use crate::{launch, layers, log};
+use binary_cache::{CacheUrl, Caches};
+use bullet_stream::global::print;
+use closure::plan::Miss;
+use hydra::Hydra;
+use libcnb::data::launch::Launch;
+use nix_derivation::StorePath;
+
+/// Deploys what the settings name: finds the roots, fills the layers, and returns the processes.
+///
+/// `hydra` is the one that [`resolve::set_up`] found; `programs` come with the buildpack and go into
+/// the image.
+pub fn deploy(
+    build: &Build,
+    mut hydra: Option<Hydra>,
+    procfile: Option<&Procfile>,
+    programs: &Programs,
+) -> Result<Launch, BuildpackError> {
+    let mut resolved = resolve::resolve(build, hydra.as_mut())?;
+    let closure = fill_or_build(build, &mut resolved, hydra.as_ref())
+        .map_err(|error| explain(error, build, &resolved, hydra.as_mut()))?;
+    if build.config.doctor
+        // The result is deployed whether or not it can be compared.
+        && let Err(error) = report(build, &resolved, hydra.as_mut())
+    {
+        log::warning(&error.message().to_string());
+    }
+
+    let hooks = &closure.contents.compile_hooks;
+    let needed = Use {
+        proot: (!closure.is_relocated)
+            .then(|| ToolSource::find(Tool::PRoot, build.config.proot.as_ref(), build.arch))
+            .transpose()
+            .map_err(PRootLayerError::Tool)?,
+        commands: &closure.contents.programs,
+        by_this_build: !hooks.is_empty(),
+    };
+    layers::proot::handle(build.layers_dir, programs, &needed, build.http)?;
+    launch::hook::run(hooks, build.layers_dir, build.app_dir)?;
+    let programs = &closure.contents.programs;
+    let launch = launch::launch(procfile, &resolved.roots, programs, build.layers_dir)?;
+    Ok(launch)
+}
+
+/// Fills the layers with the closure of the roots. On a miss, resolves again with nothing left out;
+/// then, where the settings say so, builds.
+fn fill_or_build(
+    build: &Build,
+    resolved: &mut Resolved,
+    hydra: Option<&Hydra>,
+) -> Result<ClosureLayer, Failure> {
+    let mut caches = build.config.caches.clone();
+    // It may have signed in meanwhile.
+    if let Some(hydra) = hydra {
+        hydra.let_into(&mut caches);
+    }
+    let fill = |roots: &[Root], caches: &[CacheUrl]| {
+        layers::closure::handle(build.layers_dir, roots, build.config, || {
+            Caches::open(
+                caches,
+                build.config.trust.clone(),
+                build.http,
+                &hydra::sign_in,
+            )
+        })
+    };
+    let mut filled = fill(&resolved.roots, &caches);
+    if let Some(misses) = misses(&filled) {
+        let first = resolved.roots.clone();
+        resolve::resolve_fully(build, resolved, misses)?;
+        if resolved.roots != first {
+            filled = fill(&resolved.roots, &caches);
+        }
+    }
+    if let Some(misses) = misses(&filled)
+        && let Some(built) = resolve::realise(build, resolved, misses)?
+    {
+        filled = fill(&resolved.roots, &[built]);
+    }
+    Ok(filled?)
+}
+
+/// Why there is no closure: a miss is explained, the others say all there is to say.
+enum Failure {
+    Resolve(ResolveError),
+    Closure(ClosureLayerError),
+}
+
+impl From<ResolveError> for Failure {
+    fn from(error: ResolveError) -> Self {
+        Self::Resolve(error)
+    }
+}
+
+impl From<ClosureLayerError> for Failure {
+    fn from(error: ClosureLayerError) -> Self {
+        Self::Closure(error)
+    }
+}
+
+/// The paths that no binary cache could give, if that is the failure.
+fn misses(filled: &Result<ClosureLayer, ClosureLayerError>) -> Option<&[Miss]> {
+    match filled {
+        Err(ClosureLayerError::Miss { misses, .. }) => Some(misses),
+        _ => None,
+    }
+}
+
+/// Compares `root` with what Hydra has. Nothing where it was not evaluated here.
+fn examine(
+    build: &Build,
+    resolved: &Resolved,
+    root: &StorePath,
+    hydra: Option<&mut Hydra>,
+) -> Result<Option<Diagnosis>, BuildpackError> {
+    let (Some(expression), Some(store)) = (doctor::expression(build.config), resolved.store())
+    else {
+        return Ok(None);
+    };
+    print::bullet("Doctor");
+    let source =
+        Source::read(build.app_dir, &build.config.source_name).map_err(ResolveError::from)?;
+    let evaluated = doctor::Evaluated {
+        store,
+        root,
+        source: &source.path,
+        source_files: source.files,
+        system: resolve::system(build.arch)?,
+    };
+    let timer = print::sub_start_timer("Comparing it with Hydra's");
+    // Where neither it nor a job is named, a Hydra among the caches may know the name.
+    let mut found;
+    let hydra = if let Some(hydra) = hydra {
+        Ok(hydra)
+    } else {
+        found =
+            Hydra::find(&build.config.caches, None, build.http).map_err(|error| error.to_string());
+        found.as_mut().map_err(|why| why.clone())
+    };
+    let open_caches = |hydra: Option<&Hydra>| {
+        let mut urls = build.config.caches.clone();
+        if let Some(hydra) = hydra {
+            hydra.let_into(&mut urls);
+        }
+        Caches::open(
+            &urls,
+            build.config.trust.clone(),
+            build.http,
+            &hydra::sign_in,
+        )
+    };
+    let diagnosis = doctor::diagnose(
+        &evaluated,
+        expression,
+        build.config,
+        build.app_dir,
+        hydra,
+        open_caches,
+    );
+    timer.done();
+    Ok(Some(diagnosis))
+}
+
+/// Compares what was evaluated with what Hydra has, and prints what is found. What was not evaluated
+/// is evaluated for this.
+fn report(
+    build: &Build,
+    resolved: &Resolved,
+    hydra: Option<&mut Hydra>,
+) -> Result<(), BuildpackError> {
+    let own;
+    let resolved = match (resolved.store(), doctor::expression(build.config)) {
+        (None, Some(expression)) => {
+            own = resolve::evaluate_fully(build, expression)?;
+            &own
+        }
+        _ => resolved,
+    };
+    let diagnosis = match resolved.roots.first() {
+        Some(root) => examine(build, resolved, &root.path, hydra)?,
+        None => None,
+    };
+    if let Some(diagnosis) = diagnosis {
+        let (answer, explanation) = (diagnosis.answer(), diagnosis.explanation());
+        log::warning(&format!("{answer}\n\n{explanation}"));
+    } else {
+        print::bullet("Doctor");
+        log::sub_bullet("There is no expression in the app to compare with Hydra's build");
+    }
+    Ok(())
+}
+
+/// Adds to a failed closure why its root is missing, where that can be found out.
+fn explain(
+    failure: Failure,
+    build: &Build,
+    resolved: &Resolved,
+    hydra: Option<&mut Hydra>,
+) -> BuildpackError {
+    let (misses, unusable) = match failure {
+        Failure::Closure(ClosureLayerError::Miss { misses, unusable }) => (misses, unusable),
+        Failure::Closure(error) => return error.into(),
+        Failure::Resolve(error) => return error.into(),
+    };
+    let diagnosis = match (resolve::missing_root(&misses), &build.config.wanted) {
+        (Some(_), Wanted::HydraJob(job, _)) => {
+            return BuildpackError::NotKept {
+                misses,
+                unusable,
+                job: job.clone(),
+            };
+        }
+        // Where this fails, the miss is what matters.
+        (Some(root), Wanted::Expression(_)) => examine(build, resolved, root, hydra).ok().flatten(),
+        _ => None,
+    };
+    match diagnosis {
+        Some(diagnosis) => BuildpackError::Diagnosed {
+            misses,
+            diagnosis: Box::new(diagnosis),
+        },
+        None => ClosureLayerError::Miss { misses, unusable }.into(),
+    }
+}

@@ -1,0 +1,185 @@
+//! Wordings that several steps of the build log share.
+
+use bullet_stream::global::print;
+use closure::relocate::relocatability::{NotRelocatable, Obstacle, Reason, Survey};
+pub(crate) use nix_hydra_start::closure::bytes;
+
+/// What is said of a closure that was moved into its layer.
+pub(crate) fn relocated(survey: &Survey) -> String {
+    format!("Relocated: {}, none left out", extent(survey))
+}
+
+/// What is said of one that was not, but could be.
+pub(crate) fn movable(survey: &Survey) -> String {
+    format!(
+        "Could run with no engine: NIX_ENGINE=relocate would rewrite {}, and leave none out",
+        extent(survey)
+    )
+}
+
+/// What is said of one that could not.
+pub(crate) fn bound(reason: &NotRelocatable) -> String {
+    let why = match reason {
+        NotRelocatable::DirectoryTooLong(..) => "the layer's directory has too long a name".into(),
+        NotRelocatable::SamePlace(_) => "two store paths would have the same place".into(),
+        NotRelocatable::Obstacles(obstacles) => match obstacles.as_slice() {
+            [] => return String::new(),
+            [only] => obstacle(only),
+            [first, rest @ ..] => format!("{}, and {} more", obstacle(first), rest.len()),
+        },
+    };
+    format!("Needs an engine, since it cannot be relocated: {why}")
+}
+
+fn extent(survey: &Survey) -> String {
+    let count = |count, what| match count {
+        1 => format!("1 {what}"),
+        count => format!("{count} {what}s"),
+    };
+    format!(
+        "{} in {}",
+        count(survey.references, "reference"),
+        count(survey.files, "file")
+    )
+}
+
+/// A file that stands against a relocation, and why.
+pub(crate) fn obstacle(obstacle: &Obstacle) -> String {
+    format!("{} {}", obstacle.file, against(&obstacle.reason))
+}
+
+/// Why a file stands against a relocation.
+pub(crate) fn against(reason: &Reason) -> String {
+    match reason {
+        Reason::Bare => "has a store path's hash with no `/nix/store/` before it".to_string(),
+        Reason::Wide => "has a store path in UTF-16 or UTF-32".to_string(),
+        Reason::Packed(packing) => format!("has a store path in {} data", packing.name()),
+        Reason::Nested => "has a store path in a packed file in a zip".to_string(),
+        Reason::Signed => "has a store path in a signed jar".to_string(),
+        Reason::Appended => "has a store path in the zip at its end".to_string(),
+        Reason::Unseen(packing) => format!("has more {} data than is read", packing.name()),
+        Reason::Checksum(file) => format!("has a checksum of `{file}`, which is rewritten"),
+        Reason::Checksums => "has more checksums than are read".to_string(),
+        Reason::Told(words) => words.clone(),
+        Reason::TooMany => "has more files with store paths than are noted".to_string(),
+        Reason::Unfound(path) => format!("refers to {path}, but in no file that can be read"),
+    }
+}
+
+/// A text that may hold what a server or an archive says, with its colours left out and its control
+/// characters escaped: none can clear the screen or hide a line of the log.
+pub(crate) fn printable(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    let mut letters = text.chars();
+    while let Some(letter) = letters.next() {
+        let colour = letters
+            .as_str()
+            .strip_prefix('[')
+            .map(|rest| {
+                rest.trim_start_matches(|digit: char| digit.is_ascii_digit() || digit == ';')
+            })
+            // Compilers have their colours go on to the end of the line.
+            .and_then(|rest| rest.strip_prefix(['m', 'K']))
+            .filter(|_| letter == '\u{1b}');
+        if let Some(rest) = colour {
+            letters = rest.chars();
+            continue;
+        }
+        if letter.is_control() && letter != '\n' && letter != '\t' {
+            shown.extend(letter.escape_default());
+        } else {
+            shown.push(letter);
+        }
+    }
+    shown
+}
+
+/// A line of the log below a step, which may hold what a server or an archive says.
+// Every other line of this kind goes through here: see `disallowed-methods` in `clippy.toml`.
+#[expect(clippy::disallowed_methods)]
+pub(crate) fn sub_bullet(text: impl AsRef<str>) {
+    print::sub_bullet(printable(text.as_ref()).replace('\n', "\\n"));
+}
+
+/// A warning, which may hold the same.
+#[expect(clippy::disallowed_methods)]
+pub fn warning(text: &str) {
+    print::warning(printable(text));
+}
+
+/// Settings of the earlier buildpacks that have nothing to say any more, and why.
+const RETIRED_SETTINGS: [(&str, &str); 3] = [
+    ("NIX_BUILD_FLAGS", "no `nix-build` is run"),
+    ("NIX_APP_NAME", "NIX_TARGET says whose programs come first"),
+    (
+        "NIX_VERSION",
+        "Nix is pinned; NIX_ARCHIVE_URL names another one",
+    ),
+];
+
+/// Warns of settings that an app for an earlier buildpack may still have.
+pub fn warn_of_retired_settings(setting: impl Fn(&str) -> Option<String>) {
+    for (name, reason) in RETIRED_SETTINGS {
+        if setting(name).is_some_and(|value| !value.trim().is_empty()) {
+            warning(&format!("{name} is set, but has no effect: {reason}."));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_obstacle_names_its_file_and_the_reason() {
+        use closure::relocate::archives::Packing;
+        let path = "/nix/store/xbgcfhaawi9iz9s99k58sqy8azc2a1w3-zlib";
+        let reasons = [
+            Reason::Bare,
+            Reason::Wide,
+            Reason::Packed(Packing::Xz),
+            Reason::Nested,
+            Reason::Signed,
+            Reason::Appended,
+            Reason::Unseen(Packing::Gzip),
+            Reason::Checksum("lib/a.so".into()),
+            Reason::Checksums,
+            Reason::TooMany,
+            Reason::Unfound(path.parse().unwrap()),
+        ];
+        let lines = reasons.map(|reason| {
+            obstacle(&Obstacle {
+                file: "0jn9-myapp/file".into(),
+                reason,
+            })
+        });
+        insta::assert_snapshot!(lines.join("\n"));
+    }
+
+    #[test]
+    fn every_retired_setting_is_in_the_contract() {
+        let contract = include_str!("../docs/application_contract.md");
+        for (name, _) in RETIRED_SETTINGS {
+            assert!(contract.contains(&format!("`{name}`")), "{name}");
+        }
+    }
+
+    #[test]
+    fn nothing_that_a_server_says_moves_the_cursor() {
+        assert_eq!(
+            printable("a\u{1b}[2J\u{9b}2J\r\u{7}\tb\n\u{1b}[1;31m\u{1b}[Kred\u{1b}[0m\u{1b}[m"),
+            "a\\u{1b}[2J\\u{9b}2J\\r\\u{7}\tb\nred"
+        );
+    }
+
+    #[test]
+    fn a_line_of_the_log_stays_one_whatever_is_in_it() {
+        let log = bullet_stream::global::with_locked_writer(Vec::new(), || {
+            sub_bullet("lib/\u{1b}[2J\r\n- Done");
+            warning("\u{1b}[1A\u{1b}[2K is its name");
+        });
+        let log = String::from_utf8(log).unwrap();
+        assert!(log.contains("  - lib/\\u{1b}[2J\\r\\n- Done\n"), "{log}");
+        assert!(log.contains("\\u{1b}[1A is its name"), "{log}");
+    }
+}

@@ -1,0 +1,386 @@
+//! What went wrong with Hydra, in words.
+
+use super::Message;
+use http_client::HttpError;
+use hydra::HydraError;
+use hydra::Job;
+use hydra::deploy::{DeployError, Failed, NoJob, NotEvaluated, short};
+use hydra::revision::RevisionError;
+use indoc::formatdoc;
+use std::fmt::Write as _;
+use words::list;
+
+fn hydra(error: &HydraError) -> Message {
+    match error {
+        HydraError::NoHydra(caches, unreached) if unreached.is_empty() => Message::new(
+            "There is no Hydra to ask",
+            formatdoc! {"
+                {asked}
+
+                Set NIX_HYDRA_URL to the URL of the Hydra that has the job.
+            ", asked = match caches.as_slice() {
+                [] => "NIX_HYDRA_JOB is set, but neither NIX_HYDRA_URL nor a binary cache is.".to_string(),
+                caches => format!("NIX_HYDRA_JOB is set, but none of the binary caches is a Hydra: {}.", list(caches)),
+            }},
+        ),
+        HydraError::NoHydra(caches, unreached) => Message::new(
+            "No binary cache has answered as a Hydra does",
+            formatdoc! {"
+                The binary caches are {caches}. Of these could not be asked:
+
+                {unreached}
+                Check that they can be reached from where the image is built; or set NIX_HYDRA_URL to the
+                URL of the Hydra that is meant.
+            ", caches = list(caches), unreached = indented(&reasons(unreached), unreached.len())},
+        ),
+        HydraError::Http(url, error @ HttpError::Status(401 | 407)) => Message::new(
+            "Hydra cannot be asked without credentials",
+            formatdoc! {"
+                {url}: {error}. This is said by a proxy in front of it.
+
+                Give the user and password that it asks for: in a service binding of type
+                `nix-binary-cache` with the Hydra's URL, in the netrc file that NIX_NETRC_FILE names, or
+                in NIX_HYDRA_URL.
+            "},
+        ),
+        HydraError::Http(url, error) => Message::new(
+            "Hydra did not answer",
+            formatdoc! {"
+                {url}: {error}.
+
+                Check NIX_HYDRA_URL (or NIX_EXTRA_BINARY_CACHE, where that is the Hydra), and that it
+                can be reached from where the image is built.
+            "},
+        ),
+        HydraError::Refused { url, status, said } => Message::new(
+            "Hydra refused to answer",
+            formatdoc! {"
+                {url}: {said} (HTTP status {status})
+
+                Check the names in NIX_HYDRA_JOB, and that this is the Hydra that has the job.
+            "},
+        ),
+        HydraError::Answer(url, reason) => Message::new(
+            "This does not seem to be a Hydra",
+            formatdoc! {"
+                {url}: the answer cannot be used: {reason}.
+
+                Check that NIX_HYDRA_URL is the Hydra's own URL, as a browser shows it, without
+                what follows its host (or the prefix under which it is served).
+            "},
+        ),
+        HydraError::Private(url) => Message::new(
+            "This Hydra is private",
+            formatdoc! {"
+                {url} lets nobody see it who is not signed in.
+
+                Give a user and password of it: in a service binding of type `nix-binary-cache` with
+                its URL, in the netrc file that NIX_NETRC_FILE names, or in NIX_HYDRA_URL.
+            "},
+        ),
+        HydraError::SignIn(url, said) => Message::new(
+            "Hydra did not let us sign in",
+            formatdoc! {"
+                {url}: {said}
+
+                Check the user and password for this host: in the service binding, the netrc file, or
+                the URL. Accounts of Google and GitHub have no password that could be used.
+            "},
+        ),
+    }
+}
+
+fn reasons(unreached: &[(String, HttpError)]) -> Vec<String> {
+    let reasons = unreached.iter();
+    reasons
+        .map(|(url, error)| format!("{url}: {error}"))
+        .collect()
+}
+
+/// What to do about a path that Hydra has built, and nobody has.
+pub(super) fn not_kept(job: &Job, unusable: &[(String, String)]) -> String {
+    let mut text = String::new();
+    for (cache, reason) in unusable {
+        let _ = writeln!(text, "{cache}: {reason}.\n");
+    }
+    let _ = write!(
+        text,
+        "Hydra has built {job}, but what it built was garbage-collected since\n\
+         (restart the build on Hydra, or raise the number of evaluations that the jobset keeps), or is\n\
+         kept elsewhere: set NIX_EXTRA_BINARY_CACHE to where that is."
+    );
+    text
+}
+
+fn revision(error: &RevisionError) -> Message {
+    let header = "It is not known which revision to deploy";
+    match error {
+        RevisionError::Unknown => Message::new(
+            header,
+            formatdoc! {"
+                Hydra is asked for what it built of one revision, but neither NIX_REVISION nor a
+                variable of the platform (such as SOURCE_VERSION) names it, and the app has no `.git`.
+
+                Set NIX_REVISION to the git revision; or to `latest`, for whatever Hydra built last.
+            "},
+        ),
+        RevisionError::Git(said) => Message::new(
+            header,
+            formatdoc! {"
+                The app has a `.git`, but its revision cannot be found out: {said}.
+
+                Set NIX_REVISION to the git revision.
+            "},
+        ),
+        RevisionError::Changed(files, count) => Message::new(
+            header,
+            formatdoc! {"
+                The app has a `.git`, but differs from its revision in {count} {noun}:
+
+                {files}
+                Hydra builds revisions, so it has not built this. Commit the changes, or remove these
+                files; or set NIX_REVISION to say which revision to deploy all the same.
+            ", noun = if *count == 1 { "file" } else { "files" }, files = indented(files, *count)},
+        ),
+    }
+}
+
+pub(super) fn deploy(error: &DeployError) -> Message {
+    match error {
+        DeployError::Hydra(error) => hydra(error),
+        DeployError::Revision(error) => revision(error),
+        DeployError::NotEvaluated(error) => not_evaluated(error),
+        DeployError::Ambiguous(revision, inputs) => Message::new(
+            format!("The revision {revision} is the beginning of several"),
+            formatdoc! {"
+                One evaluation has {inputs}.
+
+                Set NIX_REVISION to the whole revision, or NIX_HYDRA_INPUT to the input that is meant.
+            ", inputs = list(&inputs.iter().map(|(name, revision)| format!("{revision} as input {name}")).collect::<Vec<_>>())},
+        ),
+        DeployError::NoInput(input, names) => Message::new(
+            format!("The jobset has no input named {input}"),
+            formatdoc! {"
+                NIX_HYDRA_INPUT is set to `{input}`. The newest evaluation has {names}.
+
+                Set it to the one that is the app's repository; or do not set it, to look at all.
+            ", names = if names.is_empty() { "no inputs (a flake counts as `flake`)".to_string() } else { list(names) }},
+        ),
+        DeployError::NoJob(error) => no_job(error),
+        DeployError::NoLatest(job, system) => Message::new(
+            format!("Hydra never built {job}"),
+            formatdoc! {"
+                No build of this job for {system} has succeeded yet.
+
+                Check the name in NIX_HYDRA_JOB, and the job's page on Hydra.
+            "},
+        ),
+        DeployError::NotFinished {
+            page,
+            doing,
+            waited,
+        } => Message::new(
+            format!("Hydra is not done{}", DeployError::waited(*waited)),
+            formatdoc! {"
+                {doing}.
+                {page}
+
+                Deploy again when it is done, or set NIX_HYDRA_WAIT to a longer time.
+            "},
+        ),
+        DeployError::Failed(failed) => build_failed(failed),
+        DeployError::System {
+            page,
+            system,
+            wanted,
+        } => Message::new(
+            format!("Hydra built this job for {system}"),
+            formatdoc! {"
+                {page}
+                is for {system}, but the image is for {wanted}.
+
+                Set NIX_HYDRA_JOB to the job for {wanted}; its name often ends with the system.
+            "},
+        ),
+        DeployError::NoOutput(page) => Message::new(
+            "Hydra does not tell what the build's output is",
+            formatdoc! {"
+                {page}
+                has succeeded, but its outputs have no store path, as is so with content-addressed
+                derivations.
+
+                Set NIX_STORE_PATH to the store path, or let the expression be evaluated: do not set
+                NIX_HYDRA_JOB.
+            "},
+        ),
+    }
+}
+
+fn not_evaluated(error: &NotEvaluated) -> Message {
+    let NotEvaluated {
+        revision,
+        page,
+        job,
+        input,
+        looked_at,
+        newest,
+        waited,
+        doing,
+        disabled,
+        error,
+    } = error;
+    let evaluations = match looked_at {
+        0 => "There is no evaluation yet, so none has".to_string(),
+        1 => "Looked at 1 evaluation, which has not".to_string(),
+        count => format!("Looked at {count} evaluations, none of which has"),
+    };
+    let input = input.as_ref().map_or_else(
+        || "an input".to_string(),
+        |input| format!("the input {input}"),
+    );
+    let mut body = format!(
+        "{evaluations} {} ({}) as {input}{}.\n{page}\n\n",
+        revision.name,
+        revision.from,
+        DeployError::waited(*waited),
+    );
+    // Writing to a string does not fail.
+    if let Some((number, inputs)) = newest {
+        let inputs: Vec<String> = inputs
+            .iter()
+            .map(|(name, revision)| format!("{name} {}", short(revision)))
+            .collect();
+        let _ = writeln!(body, "The newest, {number}, has {}.", list(&inputs));
+    }
+    let _ = writeln!(body, "{doing}.\n");
+    if let Some(error) = error {
+        let _ = writeln!(body, "Its last attempt failed:\n");
+        for line in error.lines() {
+            let _ = writeln!(body, "    {line}");
+        }
+        body.push('\n');
+    }
+    body.push_str(if *disabled {
+        "The jobset is disabled, so nothing will come of waiting: enable it on Hydra."
+    } else if error.is_some() {
+        "Mend that, push, and deploy what you pushed."
+    } else {
+        "Check that it was pushed to the branch that the jobset watches, and that Hydra checks it\n\
+         often enough (or is told by the forge's webhook); then wait longer with NIX_HYDRA_WAIT.\n\
+         Hydra does not list evaluations that brought no new builds: if this revision changed\n\
+         nothing that is built, deploy the one before, or NIX_REVISION=latest."
+    });
+    Message::new(
+        format!(
+            "Hydra has not evaluated revision {} of {}:{}",
+            short(&revision.name),
+            job.project,
+            job.jobset
+        ),
+        body,
+    )
+}
+
+fn no_job(error: &NoJob) -> Message {
+    let NoJob {
+        job,
+        page,
+        jobs,
+        count,
+        error,
+    } = error;
+    let header = format!("The evaluation has no job named {}", job.job);
+    if let Some(error) = error {
+        let lines: Vec<String> = error.lines().map(str::to_string).collect();
+        let error = indented(&lines, lines.len());
+        return Message::new(
+            header,
+            format!(
+                "{page}\nHydra could not evaluate it:\n\n{error}\nMend that, push, and deploy what you pushed."
+            ),
+        );
+    }
+    let there = match jobs.as_slice() {
+        [] => "Its jobs could not be listed.".to_string(),
+        jobs => format!("There are:\n\n{}", indented(jobs, *count).trim_end()),
+    };
+    Message::new(
+        header,
+        format!("{page}\n{there}\n\nCheck the name in NIX_HYDRA_JOB: project, jobset, and job."),
+    )
+}
+
+fn build_failed(failed: &Failed) -> Message {
+    let (what, next) = status(failed.status, &failed.system);
+    let mut body = format!("{}\n\n", failed.page);
+    match &failed.tail {
+        Some(lines) => {
+            let _ = writeln!(body, "The end of its log, {}:\n", failed.log);
+            for line in lines {
+                let _ = writeln!(body, "    {line}");
+            }
+        }
+        None => {
+            let _ = writeln!(body, "Its log: {}", failed.log);
+        }
+    }
+    let _ = write!(body, "\n{next}");
+    Message::new(format!("Hydra's build of {} {what}", failed.job), body)
+}
+
+/// What became of a build, and what to do about it. Source: `renderStatus` of Hydra's templates.
+fn status(status: Option<u64>, system: &str) -> (String, String) {
+    let again = "Restart it on Hydra, and deploy again.".to_string();
+    let mend = "Mend it, push, and deploy what you pushed.".to_string();
+    match status {
+        Some(1) => ("failed".into(), mend),
+        Some(2) => (
+            "failed, since a dependency did".into(),
+            "The build's page names the step that failed. Mend it, push, and deploy what you pushed."
+                .into(),
+        ),
+        Some(3) => (
+            "was aborted".into(),
+            format!("Something is wrong with the Hydra, not with the job. {again}"),
+        ),
+        Some(4) => ("was cancelled".into(), again),
+        Some(6) => (
+            "failed with output".into(),
+            "Its output says that it failed (`nix-support/failed`), so it is not deployed.".into(),
+        ),
+        Some(7) => (
+            "timed out".into(),
+            "Give the job more time (`meta.timeout`, `meta.maxSilent`), or restart it on Hydra.".into(),
+        ),
+        Some(9) => (
+            "has no machine to run on".into(),
+            format!("No machine of this Hydra builds for {system}, with the features that the job needs."),
+        ),
+        Some(10) => (
+            "wrote too long a log".into(),
+            "Hydra ends a build whose log is over its limit. Make the build quieter.".into(),
+        ),
+        Some(11) => (
+            "made too large an output".into(),
+            "Hydra ends a build whose output is over its limit (`max_output_size`).".into(),
+        ),
+        Some(12) => (
+            "is not deterministic".into(),
+            "Building it again gave other files, which this Hydra does not accept.".into(),
+        ),
+        Some(other) => (format!("ended with the status {other}"), again),
+        None => ("ended without a status".into(), again),
+    }
+}
+
+/// Items on lines of their own, and how many more there are.
+fn indented(items: &[String], count: usize) -> String {
+    let mut text = String::new();
+    for item in items {
+        let _ = writeln!(text, "    {item}");
+    }
+    if count > items.len() {
+        let _ = writeln!(text, "    … and {} more", count - items.len());
+    }
+    text
+}

@@ -1,0 +1,195 @@
+//! What is in an image, for people who wonder: the largest files and store paths, what programs
+//! rarely need when they run, and the bills of materials.
+
+mod cyclonedx;
+pub mod package_name;
+pub mod sbom;
+mod spdx;
+
+use crate::log::{self, bytes};
+use bullet_stream::global::print;
+use closure::Closure;
+use nix_derivation::StorePath;
+use nix_hydra_start::closure as members;
+use std::fmt::Write as _;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// The `count` largest regular files below `directory`, largest first: bytes, and the path in it.
+pub fn largest_files(directory: &Path, count: usize) -> io::Result<Vec<(u64, PathBuf)>> {
+    let mut files = Vec::new();
+    let mut directories = vec![directory.to_path_buf()];
+    while let Some(next) = directories.pop() {
+        for entry in fs::read_dir(next)? {
+            let entry = entry?;
+            let metadata = entry.metadata()?;
+            if metadata.is_dir() {
+                directories.push(entry.path());
+            } else if metadata.is_file() {
+                files.push((metadata.len(), entry.path()));
+            }
+        }
+    }
+    files.sort_by(|(one_size, one), (other_size, other)| {
+        other_size.cmp(one_size).then_with(|| one.cmp(other))
+    });
+    files.truncate(count);
+    Ok(files
+        .into_iter()
+        .map(|(size, path)| {
+            let inside = path.strip_prefix(directory).map(Path::to_path_buf);
+            (size, inside.unwrap_or(path))
+        })
+        .collect())
+}
+
+/// How many store paths that programs rarely need are named; the rest are counted.
+const BUILD_ONLY_SHOWN: usize = 5;
+
+/// A closure as the start program reads it, in [`members::FILE`] of the closure layer.
+#[must_use]
+pub fn members(closure: &Closure) -> members::Closure {
+    let roots: Vec<String> = closure.roots.iter().map(StorePath::to_basename).collect();
+    members::Closure::new(
+        roots.iter().map(String::as_str),
+        closure.paths.iter().map(|(path, info)| {
+            let references = info.references.iter().map(StorePath::to_basename);
+            (path.to_basename(), info.nar_size, references)
+        }),
+    )
+}
+
+/// Writes [`members::FILE`] into the closure layer.
+pub fn write_members(directory: &Path, closure: &Closure) -> io::Result<()> {
+    fs::write(directory.join(members::FILE), members(closure).to_string())
+}
+
+/// Prints the `count` largest store paths, each with what pulls it in.
+pub fn print_largest_paths(closure: &Closure, count: usize) {
+    let closure = members(closure);
+    let chains = closure.chains();
+    print::bullet("Largest store paths, since NIX_DEBUG is set");
+    for index in closure.by_size().into_iter().take(count) {
+        log::sub_bullet(format!(
+            "{}  {}",
+            bytes(closure.paths()[index].size),
+            closure.chain_words(&chains[index])
+        ));
+    }
+}
+
+/// Warns of store paths that programs rarely need when they run, and says what pulls them in.
+pub fn warn_of_build_only(closure: &Closure) {
+    if let Some(text) = build_only(&members(closure)) {
+        log::warning(&text);
+    }
+}
+
+fn build_only(closure: &members::Closure) -> Option<String> {
+    let found = closure.build_only();
+    if found.is_empty() {
+        return None;
+    }
+    let chains = closure.chains();
+    let size = found
+        .iter()
+        .map(|(index, _)| closure.paths()[*index].size)
+        .sum();
+    let mut text = format!(
+        "{} of the image ({}) {} rarely needed by programs when they run:\n\n",
+        words::paths(found.len()),
+        bytes(size),
+        if found.len() == 1 { "is" } else { "are" },
+    );
+    for (index, kind) in found.iter().take(BUILD_ONLY_SHOWN) {
+        let path = &closure.paths()[*index];
+        let _ = writeln!(
+            text,
+            "- {} ({}), {}:\n  {}",
+            members::name(&path.path),
+            bytes(path.size),
+            kind.words(),
+            closure.chain_words(&chains[*index])
+        );
+    }
+    if let Some(more @ 1..) = found.len().checked_sub(BUILD_ONLY_SHOWN) {
+        let _ = writeln!(text, "- and {more} more");
+    }
+    text.push_str(
+        "\nWhat stands before it in its chain is the package to look at: often it keeps a path to the \
+         compiler that made it (Nix's `removeReferencesTo` takes that out), or has programs and headers \
+         in one output. In the image, `nix-hydra why PATH` says more.",
+    );
+    Some(text)
+}
+
+/// A small closure for tests.
+#[cfg(test)]
+pub(crate) fn sample() -> Closure {
+    use binary_cache::PathInfo;
+    use binary_cache::Trust;
+    use nix_derivation::NixHash;
+    use std::collections::{BTreeMap, BTreeSet};
+    let path = |letter: &str, name: &str| {
+        let base = format!("{}-{name}", letter.repeat(32));
+        StorePath::from_basename(base.as_bytes()).unwrap()
+    };
+    let info = |nar_size, references: &[&StorePath], trust| PathInfo {
+        nar_hash: NixHash::Sha256([7; 32]),
+        nar_size,
+        references: references
+            .iter()
+            .map(|path| (*path).clone())
+            .collect::<BTreeSet<_>>(),
+        cache: "https://cache.nixos.org".into(),
+        url: "https://bucket.example.org/x.nar?signature=secret".into(),
+        compression: "xz".into(),
+        file_size: None,
+        trust,
+        content: None,
+    };
+    let (zlib, gcc, app) = (
+        path("a", "gtk+-2.24"),
+        path("c", "gcc-14.3.0"),
+        path("d", "myapp"),
+    );
+    let paths = BTreeMap::from([
+        (zlib.clone(), info(130_000, &[], Trust::Signed)),
+        (gcc.clone(), info(203_000_000, &[&zlib], Trust::Signed)),
+        (
+            app.clone(),
+            info(4_200, &[&app, &gcc, &zlib], Trust::Unsigned),
+        ),
+    ]);
+    Closure {
+        roots: vec![app],
+        paths,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_compiler_in_the_image_is_warned_of_with_what_pulls_it_in() {
+        insta::assert_snapshot!(build_only(&members(&sample())).unwrap());
+    }
+
+    #[test]
+    fn the_largest_files_come_first_wherever_they_are() {
+        let directory = tempfile::tempdir().unwrap();
+        fs::create_dir(directory.path().join("a")).unwrap();
+        for (name, size) in [("a/two", 2), ("three", 3), ("a/three", 3), ("one", 1)] {
+            fs::write(directory.path().join(name), vec![0; size]).unwrap();
+        }
+        std::os::unix::fs::symlink("three", directory.path().join("link")).unwrap();
+        let files = largest_files(directory.path(), 3).unwrap();
+        let expected = [(3, "a/three"), (3, "three"), (2, "a/two")];
+        assert_eq!(
+            files,
+            expected.map(|(size, path)| (size, PathBuf::from(path)))
+        );
+    }
+}

@@ -1,0 +1,214 @@
+//! The roots by evaluation: real Nix evaluates the app's expression, unless an earlier build did.
+
+use super::ResolveError;
+use super::expression::{Evaluator, ExpressionError, NIXPKGS_NIX, Outcome, ROOTS_NIX};
+use super::pins;
+use super::resolved::{Evaluated, Resolved};
+use super::source::Source;
+use crate::build::Build;
+use crate::config::Expression;
+use crate::layers::memo::Key;
+use crate::layers::nix_store::NixStoreLayer;
+use crate::layers::proot::{PRootLayerError, program_in};
+use crate::log;
+use crate::root::Root;
+use crate::tools::{Tool, ToolError, ToolSource};
+use bullet_stream::global::print;
+use hydra::revision::Commit;
+use nix_runner::Nix;
+use std::path::{Path, PathBuf};
+
+/// How much an evaluation may leave out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Effort {
+    /// What an earlier build found out is taken, and nothing is written that need not be.
+    Least,
+    /// As Hydra does it.
+    Full,
+}
+
+/// Evaluates an expression with nothing left out that Hydra does, so that its derivations are there.
+pub fn evaluate_fully(build: &Build, expression: &Expression) -> Result<Resolved, ResolveError> {
+    let source = Source::read(build.app_dir, &build.config.source_name)?;
+    by_evaluation(build, &source, expression, Effort::Full)
+}
+
+/// Evaluates the app's expression with real Nix, unless an earlier build did so already.
+pub(super) fn by_evaluation(
+    build: &Build,
+    source: &Source,
+    expression: &Expression,
+    effort: Effort,
+) -> Result<Resolved, ResolveError> {
+    let system = system(build.arch)?;
+    print::bullet("Nix");
+    let layer = (build.open_nix_store)().map_err(ResolveError::Platform)?;
+    let on_path = std::env::var_os("PATH").and_then(|path| Nix::on_path(&path));
+    let tool = tool(build, Tool::Nix)?;
+    let version = match &on_path {
+        Some((_, version)) => version.to_string(),
+        None => hex::encode(tool.download.sha256),
+    };
+    let commit = commit(build, expression);
+    let key = Key::new(
+        &source.path,
+        commit.as_ref(),
+        expression,
+        build.config,
+        system,
+        &version,
+        &[ROOTS_NIX, NIXPKGS_NIX],
+    );
+    let key = key.filter(|_| !pins::may_tell_time(build.app_dir, expression));
+    let known = key.as_ref().filter(|_| effort == Effort::Least);
+    if let Some(roots) = known.and_then(|key| layer.recall(key)) {
+        log::sub_bullet(format!(
+            "`{}` was evaluated before",
+            expression.file.display()
+        ));
+        print_roots(&roots);
+        return Ok(Resolved {
+            roots,
+            evaluated: None,
+        });
+    }
+
+    let mut nix = match on_path {
+        Some((bin, version)) => {
+            log::sub_bullet(format!("Using Nix {version} on PATH"));
+            Nix::new(bin, build.config.substituters())?
+        }
+        None => unpacked_nix(build, &layer, &tool)?,
+    };
+    let outcome = evaluate(build, &mut nix, source, expression, system, commit, effort)?;
+    print_roots(&outcome.roots);
+    for entry in &outcome.unusable {
+        log::warning(&format!(
+            "{entry}, so Nix looked nothing up in it, and this is evaluated again at each build. \
+             If the store path is not Hydra's, this may be why."
+        ));
+    }
+    let key = key.filter(|_| outcome.unusable.is_empty());
+    match (&outcome.unpinned, key) {
+        (Some(unpinned), _) => tell_unpinned(build, expression, unpinned),
+        (None, Some(key)) => layer.remember(key, &outcome.roots)?,
+        (None, None) => {}
+    }
+    Ok(Resolved {
+        roots: outcome.roots,
+        evaluated: outcome.thorough.then_some(Evaluated {
+            nix,
+            derivations: outcome.derivations,
+        }),
+    })
+}
+
+/// The commit that is deployed, where the expression can see it.
+fn commit(build: &Build, expression: &Expression) -> Option<Commit> {
+    let named = build.config.hydra.revision.as_ref();
+    let find = || Commit::find(named, build.app_dir);
+    expression.is_flake().then(find).flatten()
+}
+
+/// Without a hash Nix cannot tell what it would fetch another time, but a revision pins it as well.
+fn tell_unpinned(build: &Build, expression: &Expression, unpinned: &str) {
+    let what =
+        "The expression fetches something without a hash, so every build evaluates it again.";
+    let said = format!("Without a way to the network, Nix says: {unpinned}");
+    if pins::by_revision(build.app_dir, expression, build.config) {
+        log::sub_bullet(format!("{what} {said}"));
+    } else {
+        log::warning(&format!(
+            "{what} If no revision pins it either, the store path may differ from Hydra's. {said}"
+        ));
+    }
+}
+
+fn unpacked_nix(
+    build: &Build,
+    layer: &NixStoreLayer,
+    tool: &ToolSource,
+) -> Result<Nix, ResolveError> {
+    let archive = layer.nix(tool, build.http)?;
+    let timer = print::sub_start_timer("Unpacking it");
+    let unpacked = Nix::unpacked(
+        &|target| archive.unpack(target),
+        &|directory| proot(build, directory),
+        build.config.substituters(),
+    );
+    timer.done();
+    let (nix, needs_engine) = unpacked?;
+    if let Some(reason) = needs_engine {
+        log::sub_bullet(format!(
+            "Running it {}, since it cannot run elsewhere than at /nix/store here: {reason}",
+            nix.engine().name()
+        ));
+    }
+    Ok(nix)
+}
+
+fn evaluate(
+    build: &Build,
+    nix: &mut Nix,
+    source: &Source,
+    expression: &Expression,
+    system: &str,
+    commit: Option<Commit>,
+    effort: Effort,
+) -> Result<Outcome, ResolveError> {
+    let thorough = effort == Effort::Full;
+    let timer = print::sub_start_timer(format!("Evaluating `{}`", expression.file.display()));
+    let evaluator = Evaluator::new(nix, source, expression, build.config, system)
+        .map(|evaluator| evaluator.at(commit));
+    let evaluated = evaluator.map(|evaluator| (evaluator.evaluate(nix, thorough), evaluator));
+    timer.done();
+    let (outcome, evaluator) = evaluated.map_err(ResolveError::Expression)?;
+    let derivation = match outcome {
+        Err(ExpressionError::MustBuild(derivation)) => derivation,
+        outcome => return outcome.map_err(ResolveError::Expression),
+    };
+    log::sub_bullet(format!(
+        "{derivation} must be built to evaluate (import from derivation): no binary cache has it"
+    ));
+    let engine = nix.enable_building(&|directory| proot(build, directory))?;
+    let timer = print::sub_start_timer(format!("Building it {engine}, and evaluating again"));
+    let outcome = evaluator.evaluate(nix, true);
+    timer.done();
+    let outcome = outcome.map_err(ResolveError::Expression)?;
+    for derivation in &outcome.built {
+        log::sub_bullet(format!("Built {derivation}"));
+    }
+    Ok(outcome)
+}
+
+fn tool(build: &Build, tool: Tool) -> Result<ToolSource, ToolError> {
+    let named = match tool {
+        Tool::Nix => &build.config.nix_archive,
+        Tool::PRoot => &build.config.proot,
+    };
+    ToolSource::find(tool, named.as_ref(), build.arch)
+}
+
+/// Brings PRoot into a directory, or says why not.
+pub(super) fn proot(build: &Build, directory: &Path) -> Result<PathBuf, String> {
+    let source = tool(build, Tool::PRoot);
+    source
+        .map_err(PRootLayerError::Tool)
+        .and_then(|source| program_in(directory, &source, build.http))
+        .map_err(|error| error.to_string())
+}
+
+fn print_roots(roots: &[Root]) {
+    for root in roots {
+        log::sub_bullet(root.path.to_string());
+    }
+}
+
+/// Nix's name for the system of an image's architecture.
+pub fn system(arch: &str) -> Result<&'static str, ResolveError> {
+    match arch {
+        "amd64" => Ok("x86_64-linux"),
+        "arm64" => Ok("aarch64-linux"),
+        other => Err(ResolveError::Architecture(other.to_string())),
+    }
+}

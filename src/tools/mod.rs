@@ -1,0 +1,219 @@
+//! The tools that are downloaded as they are: which, from where, and with which hash.
+
+use http_client::{Http, HttpError, Size};
+use libherokubuildpack::inventory::Inventory;
+use libherokubuildpack::inventory::artifact::{Arch, Os};
+use libherokubuildpack::inventory::version::ArtifactRequirement;
+use nix_runner::temporary::NoTemporary;
+use semver::Version;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+use url::Url;
+
+const INVENTORY: &str = include_str!("../../inventory.toml");
+
+/// A file to download and the SHA-256 it must have.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Download {
+    /// An `https`, `http` or `file` URL.
+    pub url: Url,
+    pub sha256: [u8; 32],
+}
+
+/// Bytes that are read, hashed and written at once.
+const BUFFER_SIZE: usize = 64 * 1024;
+
+/// The largest tool taken; Nix's archive has 25 MB.
+const MAX_DOWNLOAD_SIZE: u64 = 1024 * 1024 * 1024;
+
+/// A tool of the inventory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Tool {
+    Nix,
+    #[serde(rename = "proot")]
+    PRoot,
+}
+
+/// Where a tool comes from: the pinned release, or what the user names instead.
+#[derive(Debug, Clone)]
+pub struct ToolSource {
+    pub tool: Tool,
+    pub download: Download,
+    /// The version of the pinned release.
+    pub version: Option<Version>,
+}
+
+/// Why a tool could not be had.
+#[derive(Debug, thiserror::Error)]
+pub enum ToolError {
+    /// The inventory that is built into this program cannot be read, or lacks the tool.
+    #[error("the list of tools: {0}")]
+    Inventory(String),
+    #[error("{0}: {1}")]
+    Http(Url, #[source] HttpError),
+    #[error("{0}: {1}")]
+    Read(Url, #[source] io::Error),
+    #[error("{0} is too large")]
+    TooLarge(Url),
+    #[error("{path} cannot be written: {1}", path = .0.display())]
+    Write(PathBuf, #[source] io::Error),
+    #[error(transparent)]
+    Temporary(#[from] NoTemporary),
+    /// The file has another hash than it should: the URL, the expected and the real SHA-256.
+    #[error("{url} has the SHA-256 {actual}, not {expected}")]
+    WrongHash {
+        url: Url,
+        expected: String,
+        actual: String,
+    },
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Metadata {
+    tool: Tool,
+}
+
+impl ArtifactRequirement<Version, Metadata> for Tool {
+    fn satisfies_metadata(&self, metadata: &Metadata) -> bool {
+        metadata.tool == *self
+    }
+
+    fn satisfies_version(&self, _: &Version) -> bool {
+        true
+    }
+}
+
+impl ToolSource {
+    /// Where to get `tool` for an architecture as buildpacks call it (`amd64`, `arm64`).
+    pub fn find(tool: Tool, named: Option<&Download>, arch: &str) -> Result<Self, ToolError> {
+        if let Some(download) = named {
+            return Ok(Self {
+                tool,
+                download: download.clone(),
+                version: None,
+            });
+        }
+        let inventory: Inventory<Version, Sha256, Metadata> = INVENTORY.parse().map_err(
+            |error: libherokubuildpack::inventory::ParseInventoryError| {
+                ToolError::Inventory(error.to_string())
+            },
+        )?;
+        let missing = || ToolError::Inventory(format!("no {tool:?} for {arch}"));
+        let arch: Arch = arch.parse().map_err(|_| missing())?;
+        let artifact = inventory
+            .resolve(Os::Linux, arch, &tool)
+            .ok_or_else(missing)?;
+        let sha256 = <[u8; 32]>::try_from(artifact.checksum.value.as_slice())
+            .map_err(|_| ToolError::Inventory("a checksum is no SHA-256".to_string()))?;
+        let url = Url::parse(&artifact.url)
+            .map_err(|error| ToolError::Inventory(format!("{}: {error}", artifact.url)))?;
+        Ok(Self {
+            tool,
+            download: Download { url, sha256 },
+            version: Some(artifact.version.clone()),
+        })
+    }
+
+    /// Downloads the tool's file to `file` and checks its hash.
+    pub fn download(&self, http: &Http, file: &Path) -> Result<(), ToolError> {
+        let url = &self.download.url;
+        let mut source: Box<dyn Read> = if url.scheme() == "file" {
+            let opened = url
+                .to_file_path()
+                .map_err(|()| io::Error::from(io::ErrorKind::InvalidInput))
+                .and_then(File::open);
+            Box::new(opened.map_err(|error| ToolError::Read(url.clone(), error))?)
+        } else {
+            let body = http.get(url, None, Size::Large);
+            Box::new(body.map_err(|error| ToolError::Http(url.clone(), error))?)
+        };
+        let write_error = |error| ToolError::Write(file.to_path_buf(), error);
+        let mut target = File::create(file).map_err(write_error)?;
+        let mut hasher = Sha256::new();
+        let mut buffer = vec![0; BUFFER_SIZE];
+        let mut size = 0;
+        loop {
+            let count = source
+                .read(&mut buffer)
+                .map_err(|error| ToolError::Read(url.clone(), error))?;
+            if count == 0 {
+                break;
+            }
+            size += count as u64;
+            if size > MAX_DOWNLOAD_SIZE {
+                return Err(ToolError::TooLarge(url.clone()));
+            }
+            hasher.update(&buffer[..count]);
+            target.write_all(&buffer[..count]).map_err(write_error)?;
+        }
+        let actual: [u8; 32] = hasher.finalize().into();
+        if actual == self.download.sha256 {
+            Ok(())
+        } else {
+            Err(ToolError::WrongHash {
+                url: url.clone(),
+                expected: hex::encode(self.download.sha256),
+                actual: hex::encode(actual),
+            })
+        }
+    }
+
+    /// Whether `file` is this tool's file, whole.
+    #[must_use]
+    pub fn matches(&self, file: &Path) -> bool {
+        hash_of(file).is_ok_and(|hash| hash == self.download.sha256)
+    }
+}
+
+/// The SHA-256 of a file.
+pub(crate) fn hash_of(file: &Path) -> io::Result<[u8; 32]> {
+    let mut file = File::open(file)?;
+    let mut hasher = Sha256::new();
+    let mut buffer = vec![0; BUFFER_SIZE];
+    loop {
+        let count = file.read(&mut buffer)?;
+        if count == 0 {
+            return Ok(hasher.finalize().into());
+        }
+        hasher.update(&buffer[..count]);
+    }
+}
+
+/// `Nix 2.35.2` for a pinned tool, else the setting that names it.
+pub(crate) fn tool_name(source: &ToolSource) -> String {
+    let (name, setting) = match source.tool {
+        Tool::Nix => ("Nix", "NIX_ARCHIVE_URL"),
+        Tool::PRoot => ("PRoot", "NIX_PROOT_URL"),
+    };
+    match &source.version {
+        Some(version) => format!("{name} {version}"),
+        None => format!("the {name} of {setting}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_tool_is_pinned_for_both_architectures() {
+        for arch in ["amd64", "arm64"] {
+            for tool in [Tool::Nix, Tool::PRoot] {
+                let source = ToolSource::find(tool, None, arch).unwrap();
+                assert_eq!(source.download.url.scheme(), "https");
+                assert!(source.version.is_some());
+            }
+        }
+        assert!(ToolSource::find(Tool::Nix, None, "riscv64").is_err());
+    }
+
+    #[test]
+    fn the_pinned_nix_is_new_enough_to_evaluate_without_a_store_at_its_place() {
+        let nix = ToolSource::find(Tool::Nix, None, "amd64").unwrap();
+        assert!(nix.version.unwrap() >= nix_runner::MIN_VERSION);
+    }
+}
