@@ -134,6 +134,13 @@ fn launch(
             Ok(start(app, found, None, signals))
         }
         Ready::PRoot(proot) => {
+            // PRoot takes a carriage return for a space, and the script for one of Unix.
+            if let Some(interpreter) = missing_interpreter(app, found) {
+                return Ok(Err(RunError::NoInterpreter(
+                    app.program.clone(),
+                    interpreter,
+                )));
+            }
             in_proot(Some(app), found, proot, signals).map(|end| executed(app, found, end))
         }
     }
@@ -167,17 +174,23 @@ fn executed(app: &App, found: &Found, end: End) -> Result<End, RunError> {
 
 /// The error of an app that could not be executed. "Not found" may be the interpreter of a script.
 fn cannot(app: &App, found: &Found, error: io::Error) -> RunError {
-    let script = || {
-        let mut files = app.files().into_iter();
-        let interpreter = files.find_map(|file| of_script(&found.followed(&file)?))?;
-        let is_there = found.followed(Path::new(&interpreter)).is_some();
-        (!is_there).then_some(interpreter)
-    };
-    let missing = (error.kind() == io::ErrorKind::NotFound).then(script);
-    match missing.flatten() {
+    let is_missing = error.kind() == io::ErrorKind::NotFound;
+    let interpreter = is_missing
+        .then(|| missing_interpreter(app, found))
+        .flatten();
+    match interpreter {
         Some(interpreter) => RunError::NoInterpreter(app.program.clone(), interpreter),
         None => RunError::Execute(app.program.clone(), error),
     }
+}
+
+/// The interpreter that the app, a script, names and that is not there.
+fn missing_interpreter(app: &App, found: &Found) -> Option<String> {
+    let mut files = app.files().into_iter();
+    let file = files.find_map(|file| found.followed(&file))?;
+    let interpreter = of_script(&file)?;
+    let is_there = found.followed(Path::new(&interpreter)).is_some();
+    (!is_there).then_some(interpreter)
 }
 
 fn log(line: &str) {

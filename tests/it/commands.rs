@@ -47,10 +47,7 @@ fn a_deployed_command_is_on_path_of_every_process() {
             }
         }
         // Arguments, status and signals are those of the command.
-        prints(
-            &launch(tag, &[], &["myapp", "args", "a b", ""]),
-            "args\na b\n\n",
-        );
+        prints(&launch(tag, &[], &["myapp", "args", "a b", ""]), "a b\n\n");
         let ended = launch(tag, &[], &["myapp", "exit", "7"]);
         assert_eq!(ended.status.code(), Some(7));
         let script = "myapp wait & sleep 0.5; kill $!; wait $!";

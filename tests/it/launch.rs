@@ -45,7 +45,7 @@ pub fn launch<const N: usize>(
     })
 }
 
-fn run<const N: usize>(
+pub fn run<const N: usize>(
     image: &(Deploy, Image),
     forbidden: &[Forbidden],
     command: [&str; N],

@@ -41,5 +41,5 @@ mod sandboxes;
 mod secrets;
 mod servers;
 mod source;
-mod storm;
 mod supply;
+mod under_proot;
