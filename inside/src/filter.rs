@@ -4,8 +4,8 @@
 //! the kernel were too old to know them, they fail with `ENOSYS`: C libraries, Go, Rust and liburing
 //! then use older ones, which `PRoot` translates.
 //!
-//! Format: classic BPF on `struct seccomp_data`, `seccomp(2)`. An action that refuses a call comes
-//! before the one by which `PRoot` is asked.
+//! Format: classic BPF on `struct seccomp_data`, `seccomp(2)`. An action that refuses a call takes
+//! precedence over the one that stops for `PRoot`.
 
 use core::mem::offset_of;
 use libc::{BPF_ABS, BPF_JEQ, BPF_JMP, BPF_K, BPF_LD, BPF_RET, BPF_W, c_long, sock_filter};

@@ -74,7 +74,7 @@ unsafe fn call(number: c_long, a: usize, b: usize, c: usize, d: usize) -> Result
     Ok(result.cast_unsigned())
 }
 
-/// The program, from the first instruction on: `stack` is what the kernel has put there.
+/// The program, from its first instruction on. `stack` is the initial stack pointer.
 ///
 /// # Safety
 /// `stack` must be the stack pointer as a process starts with it, and the process have no other code.
@@ -100,7 +100,7 @@ impl Process {
     /// # Safety
     /// `stack` must be the stack pointer as a process starts with it.
     pub(crate) unsafe fn of(stack: *mut usize) -> Self {
-        // SAFETY: the kernel has put there what the module's head says.
+        // SAFETY: the kernel has filled the stack in the format above.
         unsafe {
             let count = *stack;
             let words = stack.add(1).cast();
@@ -165,7 +165,7 @@ impl Process {
         result.err().unwrap_or_default()
     }
 
-    /// Becomes `program`, which is told to run `file` with the words after `first`.
+    /// Becomes `program` with `file` as its first argument and the words after `first`.
     pub(crate) fn execute_by(&mut self, program: &CStr, file: &CStr, first: usize) -> i32 {
         // SAFETY: the word before the first is this program's own, and no longer needed.
         unsafe {

@@ -41,7 +41,7 @@ pub(crate) fn has(word: &CStr, character: u8) -> bool {
     bytes.any(|byte| *byte == character)
 }
 
-/// What comes before the `=`.
+/// The name in `NAME=VALUE`.
 pub(crate) fn variable_name(variable: &[u8]) -> &[u8] {
     variable
         .split(|byte| *byte == b'=')

@@ -31,7 +31,7 @@ pub struct BadLine {
     pub reason: LineError,
 }
 
-/// What is wrong with a line of a Procfile.
+/// The fault of a line of a Procfile.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum LineError {
     /// It has no `name:` at its beginning.
@@ -45,7 +45,7 @@ pub enum LineError {
     NoCommand,
 }
 
-/// What is odd about a Procfile but has a known meaning.
+/// A peculiarity of a Procfile whose meaning is known.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ProcfileWarning {
     /// The name was written in capitals, with `_` or after spaces: as written, and as it is used.

@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 /// The start program's name, in the layer and as this package builds it.
 pub const START_PROGRAM: &str = "nix-hydra";
 
-/// Raised whenever what the layer holds changes its form.
+/// Raised whenever the layer's content changes its form.
 const FORMAT: &str = "2";
 
 /// The name by which users know the start program.
@@ -32,7 +32,7 @@ const MAX_PROGRAM_SIZE: u64 = 64 * 1024 * 1024;
 /// Bytes of an archive with PRoot in it, unpacked: a package has documentation beside it.
 const MAX_ARCHIVE_SIZE: u64 = 256 * 1024 * 1024;
 
-/// Why there is no proot layer. What was written of it is removed.
+/// Why there is no proot layer. A part of it that was written is removed.
 #[derive(Debug, thiserror::Error)]
 pub enum PRootLayerError {
     #[error(transparent)]
@@ -168,7 +168,7 @@ fn fill(
     symlink(START_PROGRAM, &link).map_err(layer_error(link))
 }
 
-/// Puts PRoot alone into `directory`, for a build that needs it, and answers where it is.
+/// Puts PRoot alone into `directory`, for a build that needs it, and returns its path.
 pub fn program_in(
     directory: &Path,
     source: &ToolSource,

@@ -1,4 +1,4 @@
-//! What an image's closure is made of: every store path, its size, and what pulls it in.
+//! The members of an image's closure: every store path with its size and its references.
 //!
 //! The file is JSON, one store path a line, in the order of their names:
 //!
@@ -13,6 +13,7 @@
 //! Paths are base names, which have no letter that JSON escapes, so that the lines are read here
 //! without a JSON parser. Sizes are bytes of the NAR. A path's reference to itself is left out.
 
+use crate::seen_store::SeenStore;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 
@@ -39,7 +40,7 @@ pub struct Member {
     pub path: String,
     /// Bytes of the NAR.
     pub size: u64,
-    /// What it refers to, but itself.
+    /// Its references, without itself.
     pub references: Vec<Index>,
 }
 
@@ -54,7 +55,7 @@ pub enum BuildOnly {
 }
 
 impl BuildOnly {
-    /// What it is, after "which is".
+    /// The kind in words, to follow "which is".
     #[must_use]
     pub fn words(self) -> &'static str {
         match self {
@@ -91,7 +92,7 @@ const COMPILERS: [&str; 19] = [
     "swift",
 ];
 
-/// What a store path is, by its name alone, if programs rarely need it when they run.
+/// The kind of a store path that programs rarely need when they run, by its name.
 #[must_use]
 pub fn build_only(path: &str) -> Option<BuildOnly> {
     let name = name(path);
@@ -126,7 +127,7 @@ pub fn name(path: &str) -> &str {
 
 impl Closure {
     /// The closure of `roots`, the leading one first, from base names, sizes and base names of the
-    /// references. What is referred to and not there is left out.
+    /// references. References to paths that are not in it are left out.
     pub fn new<'a, R>(
         roots: impl IntoIterator<Item = &'a str>,
         paths: impl IntoIterator<Item = (String, u64, R)>,
@@ -158,7 +159,7 @@ impl Closure {
         }
     }
 
-    /// Reads a file; nothing where it is not one.
+    /// Reads the file's text. None if it has another format.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let mut lines = text.lines();
@@ -298,52 +299,7 @@ impl Closure {
     }
 }
 
-/// How the app sees store paths: at `/nix/store`, or relocated, with the beginnings of their hashes.
-#[derive(Debug, Clone)]
-pub(crate) struct SeenStore {
-    directory: String,
-    /// Letters that are kept of each hash.
-    kept: usize,
-}
-
-impl SeenStore {
-    /// Letters of a store path before its name, but the dash: `/nix/store/` and the hash. A relocated
-    /// path has as many.
-    const LENGTH: usize = "/nix/store/".len() + HASH - 1;
-
-    pub(crate) fn new(directory: &str) -> Self {
-        Self {
-            directory: directory.to_string(),
-            kept: Self::LENGTH
-                .saturating_sub(directory.len() + 1)
-                .min(HASH - 1),
-        }
-    }
-
-    /// The full path of the store path with this base name.
-    pub(crate) fn path(&self, base: &str) -> String {
-        format!("{}/{}", self.directory, self.shown(base))
-    }
-
-    fn shown(&self, base: &str) -> String {
-        let (hash, name) = base.split_at(base.len().min(HASH - 1));
-        format!("{}{name}", hash.get(..self.kept).unwrap_or(hash))
-    }
-
-    /// The base name in a full path, in a path below one, or by itself.
-    fn base_name<'a>(&self, wanted: &'a str) -> &'a str {
-        let below = [self.directory.as_str(), "/nix/store"]
-            .into_iter()
-            .find_map(|directory| wanted.strip_prefix(directory)?.strip_prefix('/'));
-        below
-            .unwrap_or(wanted)
-            .split('/')
-            .next()
-            .unwrap_or_default()
-    }
-}
-
-/// The strings of a piece of JSON in which nothing is escaped.
+/// The strings of a piece of JSON without escapes.
 fn strings(json: &str) -> Vec<&str> {
     json.split('"').skip(1).step_by(2).collect()
 }

@@ -5,7 +5,7 @@
 
 use crate::app::End;
 use crate::choose::try_all;
-use crate::closure::{Closure, SeenStore};
+use crate::closure::Closure;
 use crate::doctor;
 use crate::engine::Engine;
 use crate::errors::{self, RunError};
@@ -15,6 +15,7 @@ use crate::picture;
 use crate::plan::Plan;
 use crate::run::{self, Request};
 use crate::say::{RUN_PROOT, say};
+use crate::seen_store::SeenStore;
 use crate::sys;
 use crate::why;
 use std::ffi::{OsStr, OsString};

@@ -1,4 +1,4 @@
-//! Everything that the start program says: on standard error, since standard output is the app's.
+//! The start program's errors and their messages.
 
 use crate::app::End;
 use crate::choose::Reason;
@@ -34,12 +34,12 @@ pub(crate) enum RunError {
     NotInClosure(String),
 }
 
-/// What a shell answers for a command that cannot be run, and for one that is not there.
+/// The exit statuses of shells for a command that cannot be run, and for one that does not exist.
 const CANNOT_RUN: u8 = 126;
 const NOT_FOUND: u8 = 127;
 
 impl RunError {
-    /// The exit status that tells of it.
+    /// The exit status.
     pub(crate) fn status(&self) -> u8 {
         match self {
             Self::Execute(_, error) if error.kind() == io::ErrorKind::NotFound => NOT_FOUND,

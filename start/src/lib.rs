@@ -5,7 +5,7 @@
 //! now; nothing about that is kept in the image. Where it is process 1, or where the engine is PRoot,
 //! it stays and looks after the app's processes; else it becomes the app.
 //!
-//! It is a crate of its own so that it stays small: it links std, libc and rustix, and nothing else.
+//! It is a crate of its own so that it stays small: beside std it links libc, rustix and strsim.
 
 mod app;
 mod choose;
@@ -31,6 +31,7 @@ mod proot_log;
 mod report;
 mod run;
 mod say;
+mod seen_store;
 mod shell;
 mod supervise;
 mod sys;

@@ -4,7 +4,8 @@
 //! largest first, in rows along the shorter side, a row being closed when one more box would make
 //! its boxes less square.
 
-use crate::closure::{Closure, Index, SeenStore, bytes, name};
+use crate::closure::{Closure, Index, bytes, name};
+use crate::seen_store::SeenStore;
 use std::fmt::Write as _;
 
 const WIDTH: f64 = 1200.0;
@@ -13,15 +14,14 @@ const HEIGHT: f64 = 800.0;
 /// The line above the boxes.
 const TITLE: f64 = 32.0;
 
-/// A size in which a box is written on, and what a letter takes of a line, and a line of the box; a
-/// guess on the safe side.
+/// A font size, with the width of a letter and the height of a line: estimates on the safe side.
 struct Font {
     size: u8,
     letter: f64,
     line: f64,
 }
 
-/// The one that is easy to read, and what is tried where that is too large.
+/// The font that is easy to read, and a smaller one for small boxes.
 const FONTS: [Font; 2] = [
     Font {
         size: 12,
@@ -35,10 +35,10 @@ const FONTS: [Font; 2] = [
     },
 ];
 
-/// What is left free between a box and its words.
+/// The space between a box and its text.
 const MARGIN: f64 = 4.0;
 
-/// The colours of what is deployed, of what programs rarely need when they run, and of all else.
+/// The colours of roots, of paths that programs rarely need when they run, and of all others.
 const ROOT: &str = "#2f6f4f";
 const BUILD_ONLY: &str = "#a8432f";
 const OTHER: &str = "#3b5b8c";
@@ -183,7 +183,7 @@ fn written<'a>(
     })
 }
 
-/// A count as a length; what is lost above 2^53 is not seen.
+/// A count as a length; rounding above 2^53 cannot be seen.
 #[allow(clippy::cast_precision_loss)]
 fn number(count: u64) -> f64 {
     count as f64

@@ -9,7 +9,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::process::{getpgrp, getpid, getsid};
 use rustix::termios::tcgetpgrp;
 
-/// What is set for the app before it is executed.
+/// The settings of a process before it is executed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Place {
     /// It gets a process group of its own.

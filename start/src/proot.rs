@@ -7,10 +7,10 @@ use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// What PRoot sets itself, whether it was set or not.
+/// A variable that PRoot sets.
 const WORKING_DIRECTORY: &str = "PWD";
 
-/// The variables by which PRoot is told what it needs. The app does not get those set here.
+/// PRoot's own variables. The app does not get those that are set here.
 const TMP_DIR: &str = "PROOT_TMP_DIR";
 const NO_SECCOMP: &str = "PROOT_NO_SECCOMP";
 const LOADERS: [(&str, &str); 2] = [("PROOT_LOADER", LOADER), ("PROOT_LOADER_32", LOADER_32)];
@@ -99,8 +99,8 @@ impl PRoot {
         })
     }
 
-    /// The same, without the filter that keeps most system calls at their usual speed: what is left
-    /// where a PRoot translates nothing with it.
+    /// The same PRoot without its seccomp filter, which makes every system call slower: for a PRoot that
+    /// translates nothing with it.
     pub(crate) fn without_filter(mut self) -> Self {
         self.variables.push((NO_SECCOMP, "1".into()));
         self

@@ -100,7 +100,7 @@ pub(crate) fn is_readable(fd: &OwnedFd) -> bool {
     poll(&mut fds, Some(&Timespec::default())).is_ok_and(|count| count > 0)
 }
 
-/// The app's end, if this is the text that tells of it.
+/// The app's end, if this is the line for it.
 fn end(text: &str) -> Option<End> {
     let text = text.trim_end().strip_prefix("vpid 1: ")?;
     let number = |start| text.strip_prefix(start)?.parse().ok();

@@ -18,7 +18,7 @@ use std::ffi::OsString;
 use std::io;
 use std::path::Path;
 
-/// The variable that has this program say which engine it takes, and why not another.
+/// The variable that turns on messages about the engine that is taken.
 const LOG: &str = "NIX_ENGINE_LOG";
 
 /// A command with its arguments.
@@ -32,7 +32,7 @@ pub(crate) enum Request {
     Shell(OsString, Vec<OsString>),
 }
 
-/// Runs a command. Where nothing need be looked after, this program becomes the command and does not
+/// Runs a command. Where no process has to be supervised, this program becomes the command and does not
 /// return.
 pub(crate) fn run(request: Request) -> Result<End, RunError> {
     // Before all else: the kernel discards signals that process 1 does not handle.

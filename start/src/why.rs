@@ -1,6 +1,7 @@
 //! A closure in words: how large it is, what is large in it, and why each path is there.
 
-use crate::closure::{Closure, Index, SeenStore, bytes, name};
+use crate::closure::{Closure, Index, bytes, name};
+use crate::seen_store::SeenStore;
 use std::ffi::OsStr;
 use std::fmt::Write as _;
 use std::fs;

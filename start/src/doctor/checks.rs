@@ -1,4 +1,4 @@
-//! What the doctor looks at, the most important first.
+//! The doctor's checks, the most important first.
 
 use super::members::{self, Damage};
 use super::{Check, State, first_few, full, paths};
@@ -17,7 +17,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// Where programs put files for a while, if `TMPDIR` names nothing else.
+/// The directory for temporary files if `TMPDIR` is not set.
 const TEMPORARY: &str = "/tmp";
 
 /// The variable that names the file of certificates.
@@ -144,7 +144,7 @@ fn working_engine(name: &'static str, found: &Found, plan: &Plan) -> Check {
     .with_details(lines)
 }
 
-/// What the roots have on `PATH`.
+/// The roots' programs.
 fn programs(found: &Found) -> Check {
     const NAME: &str = "programs";
     let mut names = Vec::new();
@@ -186,7 +186,7 @@ fn programs(found: &Found) -> Check {
     Check::ok(NAME, format!("{count}, first on PATH: {names}"))
 }
 
-/// What runs the commands that need a shell.
+/// The shell for commands that need one.
 fn interpreter(found: &Found) -> Check {
     const NAME: &str = "shell";
     match shell::find(found) {
@@ -229,7 +229,7 @@ fn certificates(found: &Found, variable: impl Fn(&str) -> Option<OsString>) -> C
     )
 }
 
-/// Whether the closure's C library finds the locale that is asked for.
+/// Whether the closure's C library finds the locale of the environment.
 fn locale(found: &Found, variable: impl Fn(&str) -> Option<OsString>) -> Check {
     const NAME: &str = "locale";
     let names = ["LC_ALL", "LC_CTYPE", "LANG"];
