@@ -40,6 +40,7 @@ mod report;
 mod sandboxes;
 mod secrets;
 mod servers;
+mod signals;
 mod source;
 mod supply;
 mod under_proot;
