@@ -6,37 +6,68 @@
 //! it stays and looks after the app's processes; else it becomes the app.
 //!
 //! It is a crate of its own so that it stays small: beside std it links libc, rustix and strsim.
+//!
+//! The modules, lowest first: each uses those above it in this list, and none below.
+
+mod say;
+
+pub mod engine;
+
+mod help;
+
+mod report;
+
+mod interpreter;
+
+pub mod processes;
+
+mod sys;
+
+mod seen_store;
+
+pub mod closure;
+
+mod picture;
+
+mod why;
+
+pub mod image;
+
+mod environment;
 
 mod app;
-mod choose;
-pub mod closure;
-mod command_line;
-mod doctor;
-pub mod engine;
-mod environment;
-mod errors;
-mod execute;
-mod help;
-pub mod image;
-mod in_proot;
-mod inside;
-mod interpreter;
-mod namespace;
-mod picture;
-mod place;
+
 mod plan;
-pub mod processes;
+
 mod proot;
+
 mod proot_log;
-mod report;
-mod run;
-mod say;
-mod seen_store;
+
+mod place;
+
+mod inside;
+
 mod shell;
+
+mod execute;
+
+mod namespace;
+
 mod supervise;
-mod sys;
+
+mod in_proot;
+
+mod choose;
+
+mod errors;
+
+mod run;
+
+mod doctor;
+
+mod command_line;
+
 #[cfg(test)]
 mod sys_tests;
-mod why;
 
 pub use command_line::main;
