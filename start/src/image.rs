@@ -168,6 +168,13 @@ impl Found {
     /// The place without an engine of a path as the app sees it, with all links followed. None if it does
     /// not exist.
     pub(crate) fn followed(&self, path: &Path) -> Option<PathBuf> {
+        // Within an engine, each of the many calls below would stop for it.
+        if path.exists() {
+            return Some(path.to_path_buf());
+        }
+        if !self.image.roots.is_empty() && self.absent_root().is_none() {
+            return None;
+        }
         let mut path = self.outside(path);
         for _ in 0..MAX_LINKS {
             let mut prefixes: Vec<&Path> = path.ancestors().collect();
