@@ -44,8 +44,8 @@ fn processes_that_look_up_paths_do_not_starve_the_first_process() {
     );
 }
 
-/// Calls that PRoot passes on untranslated, each as it ends; then a program that is executed by its
-/// descriptor.
+/// Calls that PRoot passes on untranslated, each as it ends; then a program of the image that is executed
+/// by its descriptor.
 const BLIND_SPOTS: &str = r"
 import ctypes, errno, os, platform, sys
 libc = ctypes.CDLL(None, use_errno=True)
@@ -59,7 +59,7 @@ call('io_uring_setup', 425, ctypes.c_long(1), ctypes.create_string_buffer(120))
 call('fchmodat2', 452, here, path, ctypes.c_long(0o755), ctypes.c_long(0))
 call('getxattrat', 464, here, path, ctypes.c_long(0), b'user.x', None, ctypes.c_long(0))
 sys.stdout.flush()
-os.execve(os.open(sys.executable, os.O_RDONLY), ['python3', '-Ic', 'print(\'executed\')'], os.environ)
+os.execve(os.open('/bin/echo', os.O_RDONLY), ['echo', 'executed'], os.environ)
 ";
 
 #[test]
