@@ -2,11 +2,12 @@
 //!
 //! Each is a link to the start program, which looks at the name that it is started by. So it is in a
 //! relocated image, too: the start program keeps the run image's libraries out of `LD_LIBRARY_PATH`, and
-//! sets certificates and locales. The lifecycle
-//! puts a layer's `bin` first on `PATH`, before the directories of the run image. Scripts of the run
-//! image, of the launcher and of other buildpacks call the standard utilities by their names and must
-//! go on to find those that they were made for, so links with such names are in a directory at the end
-//! of `PATH`.
+//! sets certificates and locales.
+//!
+//! The lifecycle puts a layer's `bin` first on `PATH`, before the directories of the run image. Scripts of
+//! the run image, of the launcher and of other buildpacks call the standard utilities by their names and
+//! must go on to find those that they were made for, so links with such names are in a directory at the
+//! end of `PATH`.
 
 use super::proot::START_PROGRAM;
 use std::fs;
