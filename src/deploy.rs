@@ -45,6 +45,7 @@ pub fn deploy(
             .then(|| ToolSource::proot(build.config.proot.as_ref(), build.buildpack_dir))
             .transpose()
             .map_err(PRootLayerError::Tool)?,
+        commands: &closure.contents.programs,
         by_this_build: !hooks.is_empty(),
     };
     layers::proot::handle(build.layers_dir, programs, &needed, build.http)?;
