@@ -288,7 +288,7 @@ impl Caches {
     /// Whether what an earlier build found out holds still: a path that nobody vouched for is only
     /// taken from a cache that is still named.
     #[must_use]
-    pub fn upholds(&self, info: &PathInfo) -> bool {
+    pub fn is_still_trusted(&self, info: &PathInfo) -> bool {
         match info.trust {
             Trust::Signed | Trust::ContentAddressed => true,
             Trust::TrustedCache | Trust::Unsigned => self.get(&info.cache).is_some(),
