@@ -30,6 +30,7 @@ use nix_derivation::StorePath;
 use nix_hydra_start::engine::EngineSetting;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::fs;
 use std::path::Path;
 use words::paths;
 
@@ -328,8 +329,22 @@ impl<'a> ClosureBuild<'a> {
     /// Writes the closure's bills of materials, and warns of what should rather not be in it.
     fn report_on(&self, closure: &Closure) -> Result<(), LayerError> {
         report::warn_of_build_only(closure);
-        report::sbom::write(self.layers_dir, NAME, closure)
+        write_sboms(self.layers_dir, closure)
     }
+}
+
+/// Writes the bills of materials beside the layer's directory, as the lifecycle expects them.
+fn write_sboms(layers_dir: &Path, closure: &Closure) -> Result<(), LayerError> {
+    let at = |format: &str| layers_dir.join(format!("{NAME}.sbom.{format}.json"));
+    let documents = report::sbom::documents(closure).map_err(|reason| LayerError {
+        path: at("cdx"),
+        reason,
+    })?;
+    for (format, document) in documents {
+        let path = at(format);
+        fs::write(&path, document).map_err(|reason| LayerError { path, reason })?;
+    }
+    Ok(())
 }
 
 /// Undoes a build that fails, on drop: the image's layers are whole or as they were.
