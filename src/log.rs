@@ -67,6 +67,16 @@ fn blocker_reason(reason: &BlockerReason) -> String {
         BlockerReason::Unfound(path) => {
             format!("refers to {path}, but in no file that can be read")
         }
+        BlockerReason::Format(name) => {
+            format!("has a store path, and is of a format that a rewrite would break: {name}")
+        }
+        BlockerReason::UnknownFormat(bytes) => format!(
+            "has a store path, and is of an unknown format (it begins with {bytes}): \
+             NIX_RELOCATE_IGNORE vouches for it"
+        ),
+        BlockerReason::Sealed(name) => {
+            format!("may have a store path, but is not looked into: {name}")
+        }
     }
 }
 
@@ -150,6 +160,9 @@ mod tests {
             BlockerReason::Checksums,
             BlockerReason::TooMany,
             BlockerReason::Unfound(path.parse().unwrap()),
+            BlockerReason::Format("SQLite database".into()),
+            BlockerReason::UnknownFormat("ff45584500616263".into()),
+            BlockerReason::Sealed("git pack".into()),
         ];
         let lines = reasons.map(|reason| {
             blocker(&Blocker {

@@ -11,6 +11,8 @@ use std::path::Path;
 use std::sync::LazyLock;
 
 const STORE: &[u8] = b"/nix/store/";
+/// The digits of Nix's base 32.
+const DIGITS: &[u8] = b"0123456789abcdfghijklmnpqrsvwxyz";
 const HASH_LENGTH: usize = 32;
 
 const ONE: &str = "xbgcfhaawi9iz9s99k58sqy8azc2a1w3";
@@ -123,6 +125,14 @@ pub fn by_hand(text: &[u8], directory: Option<&Path>) -> (Vec<u8>, ScanHits) {
             hits.bare = true;
         }
         at += HASH_LENGTH;
+    }
+    if directory.is_some() {
+        let digits = |hash: &HashPart| hash.iter().all(|digit| DIGITS.contains(digit));
+        let starts = (STORE.len()..text.len()).filter(|at| text[..*at].ends_with(STORE));
+        let hashes = starts.filter_map(|at| text[at..].first_chunk::<HASH_LENGTH>().copied());
+        hits.foreign = hashes
+            .filter(|hash| digits(hash) && known(hash).is_none())
+            .collect();
     }
     let is_wide = |start: usize, width: usize| {
         let is_zero =

@@ -90,7 +90,7 @@ pub struct Config {
     pub engine: EngineSetting,
     /// The file with the processes, relative to the app directory; `Procfile` where it is not set.
     pub procfile: Option<PathBuf>,
-    /// Files that do not stand against a relocation, as `<base name of a store path>/<path>`.
+    /// Files that do not prevent a relocation, as `<base name of a store path>/<path>`.
     pub relocate_ignore: Vec<Pattern>,
 }
 

@@ -13,7 +13,7 @@ use closure::place::{Placement, is_layer};
 use closure::prefetch::Prefetch;
 use closure::queue::{Queue, QueuedPath};
 use closure::relocate::blocker::Blocker;
-use closure::relocate::references::{ReferenceScanner, ScanFor};
+use closure::relocate::references::{HashPart, ReferenceScanner, ScanFor, hash_part};
 use closure::relocate::relocation::Relocation;
 use closure::relocate::report::RelocationReport;
 use nix_derivation::StorePath;
@@ -36,6 +36,8 @@ struct Metadata {
     files: Vec<String>,
     /// Base names of the paths from which a relative link leads out.
     with_escaping_links: Vec<String>,
+    /// The hash parts of references to paths outside the closure that it was relocated with.
+    foreign: Vec<String>,
     /// What a relocation rewrites, or would; `None` where references were ignored.
     report: Option<Report>,
 }
@@ -274,13 +276,26 @@ impl StoreLayers {
     }
 
     /// The layers of `plan` that the previous image has as they are to be.
+    ///
+    /// A layer whose references are rewritten is not, if it refers to a path that came into the closure
+    /// later, and that no narinfo declares: its key does not tell.
     #[must_use]
     pub fn reusable(&self, plan: &Plan) -> BTreeSet<String> {
+        let all = plan.closure.paths.keys().filter_map(hash_part);
+        let all: BTreeSet<HashPart> = all.collect();
+        let is_in_closure = |hash: &String| {
+            let hash = hash.as_bytes().first_chunk();
+            hash.is_none_or(|hash| all.contains(hash))
+        };
+        let is_rewritten = matches!(plan.references, References::Rewrite(_));
         let layers = plan.placement.layers.iter();
         layers
             .filter(|(name, paths)| {
                 let previous = self.previous.get(*name);
-                previous.is_some_and(|previous| previous.key == plan.key(paths))
+                previous.is_some_and(|previous| {
+                    previous.key == plan.key(paths)
+                        && !(is_rewritten && previous.foreign.iter().any(is_in_closure))
+                })
             })
             .map(|(name, _)| name.clone())
             .collect()
@@ -502,6 +517,10 @@ impl Metadata {
             report.add(one);
         }
         report.blockers.sort();
+        let foreign = report.foreign.iter();
+        metadata.foreign = foreign
+            .map(|hash| String::from_utf8_lossy(hash).into_owned())
+            .collect();
         metadata.report = (plan.references != References::Ignore).then(|| Report {
             files: report.files.to_string(),
             references: report.references.to_string(),
@@ -520,6 +539,7 @@ impl Metadata {
                 .filter_map(|line| Blocker::from_line(line))
                 .collect(),
             has_escaping_links: !self.with_escaping_links.is_empty(),
+            ..RelocationReport::default()
         })
     }
 }
@@ -603,5 +623,30 @@ mod tests {
         let relocation = Relocation::new(Path::new("/layers/nix_hydra/closure")).unwrap();
         let moved = Plan::new(&closure, layers.path(), References::Rewrite(relocation));
         assert_eq!(stores.reusable(&moved), BTreeSet::new());
+    }
+
+    #[test]
+    fn a_relocated_layer_is_not_kept_once_an_undeclared_reference_leads_into_the_closure() {
+        let layers = tempfile::tempdir().unwrap();
+        let closure = closure();
+        let relocation = Relocation::new(Path::new("/layers/nix_hydra/closure")).unwrap();
+        let plan = Plan::new(&closure, layers.path(), References::Rewrite(relocation));
+        let name = plan.placement.layers.keys().next().unwrap().clone();
+        for (foreign, is_kept) in [
+            ("0jn93wz4pk00k76grv8ing8js0yz8cpd", true),
+            ("xbgcfhaawi9iz9s99k58sqy8azc2a1w3", false),
+            ("", false),
+        ] {
+            let metadata = Metadata {
+                key: plan.key(&plan.placement.layers[&name]),
+                foreign: vec![foreign.into()],
+                ..Metadata::default()
+            };
+            LaunchLayer::new(layers.path(), &name)
+                .write(&metadata)
+                .unwrap();
+            let stores = StoreLayers::take(layers.path(), true).unwrap();
+            assert_eq!(stores.reusable(&plan).contains(&name), is_kept, "{foreign}");
+        }
     }
 }

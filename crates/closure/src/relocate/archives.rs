@@ -6,6 +6,7 @@
 
 use crate::relocate::blocker::BlockerReason;
 use crate::relocate::budget::Budget;
+use crate::relocate::formats::{Format, Probe};
 use crate::relocate::packing::{Packing, ZIP_END, ZIP_MEMBER};
 use crate::relocate::references::{HashPart, OVERLAP, ReferenceScanner, ScanHits};
 use binary_cache::nar_decoder;
@@ -13,7 +14,7 @@ use flate2::bufread::MultiGzDecoder;
 use flate2::{Compression, GzBuilder};
 use std::collections::BTreeSet;
 use std::fs::{self, File};
-use std::io::{self, BufReader, Cursor, Read, Seek, SeekFrom, Write};
+use std::io::{self, BufRead, BufReader, Cursor, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use zip::result::ZipError;
@@ -53,6 +54,8 @@ const ZIP64_END_LENGTH: u64 = 64 * 1024 + 64;
 pub struct ArchiveScan {
     /// The hash parts findings, in whatever form.
     pub hashes: BTreeSet<HashPart>,
+    /// The hash parts of references to paths outside the closure.
+    pub foreign: BTreeSet<HashPart>,
     /// References that are rewritten, or would be.
     pub references: usize,
     /// Why others cannot be rewritten.
@@ -72,6 +75,7 @@ impl ArchiveScan {
 
     fn add(&mut self, hits: ScanHits) {
         self.hashes.extend(hits.hashes);
+        self.foreign.extend(hits.foreign);
         self.references += hits.references;
     }
 }
@@ -96,7 +100,11 @@ pub fn look_into(
     }
     let mut inside = ArchiveScan::default();
     // With the same limits as a NAR.
-    let Ok(mut decoder) = nar_decoder(BufReader::new(file), packing.name(), 0) else {
+    let bytes = match packing {
+        Packing::Beam => Box::new(literals(BufReader::new(file))?),
+        _ => Box::new(BufReader::new(file)) as Box<dyn BufRead>,
+    };
+    let Ok(mut decoder) = nar_decoder(bytes, encoding(packing), 0) else {
         return Ok(inside);
     };
     let seen = see(references, &mut decoder, budget);
@@ -107,11 +115,42 @@ pub fn look_into(
         inside.blocker = Some(BlockerReason::Unseen(packing));
     } else if found && (odd || packing != Packing::Gzip || seen.size > MAX_HELD) {
         inside.blocker = Some(BlockerReason::Packed(packing));
+    } else if found && let Some(blocker) = seen.format.blocker() {
+        inside.blocker = Some(blocker);
     } else if found && references.relocation().is_some() {
         let _held = hold();
         rewrite_gzip(path, references)?;
     }
     Ok(inside)
+}
+
+/// The name under which a packing has a decoder.
+fn encoding(packing: Packing) -> &'static str {
+    match packing {
+        Packing::Zlib | Packing::Beam => "deflate",
+        Packing::Brotli => "br",
+        packing => packing.name(),
+    }
+}
+
+/// The zlib stream in the chunk of literals of a BEAM module, empty where there is none.
+///
+/// Format: `FOR1`, the length of the rest, `BEAM`; then chunks of a name, a length and as many bytes, filled
+/// up to a multiple of four. `LitT` has a length unpacked, zero where it is not packed, and the stream
+/// (`lib/compiler/src/beam_asm.erl` of Erlang/OTP).
+fn literals<R: BufRead + Seek>(mut file: R) -> io::Result<io::Take<R>> {
+    file.seek(SeekFrom::Start(12))?;
+    let mut header = [0; 8];
+    while read_up_to(&mut file, &mut header)? == header.len() {
+        let [a, b, c, d, length @ ..] = header;
+        let length = u32::from_be_bytes(length);
+        if [a, b, c, d] == *b"LitT" && length > 4 {
+            file.seek_relative(4)?;
+            return Ok(file.take(u64::from(length) - 4));
+        }
+        file.seek_relative(i64::from(length.next_multiple_of(4)))?;
+    }
+    Ok(file.take(0))
 }
 
 fn hold() -> MutexGuard<'static, ()> {
@@ -130,6 +169,8 @@ struct Seen {
     whole: bool,
     /// Whether it goes on where others could read it: it is too much, or takes too much memory.
     beyond: bool,
+    /// What it is, unpacked.
+    format: Format,
 }
 
 /// Looks through all that `bytes` gives, as far as the budget goes.
@@ -139,7 +180,9 @@ fn see(references: &ReferenceScanner, bytes: &mut dyn Read, budget: &Budget) -> 
         size: 0,
         whole: false,
         beyond: false,
+        format: Format::Safe("text"),
     };
+    let mut probe = Probe::default();
     let mut buffer = vec![0; 64 * 1024 + OVERLAP];
     let mut held = 0;
     let mut bytes = budget.of(bytes);
@@ -157,12 +200,14 @@ fn see(references: &ReferenceScanner, bytes: &mut dyn Read, budget: &Budget) -> 
         };
         seen.size += count as u64;
         let end = held + count;
+        probe.add(&buffer[held..end]);
         // It may rewrite what is thrown away afterwards.
         references.rewrite(&mut buffer[..end], held, &mut seen.hits);
         let kept = end.min(OVERLAP);
         buffer.copy_within(end - kept..end, 0);
         held = kept;
     }
+    seen.format = probe.format();
     seen
 }
 
@@ -323,6 +368,7 @@ fn look_through_members<R: Read + Seek>(
                 inside.blocker = seen.blocker.or(Some(BlockerReason::Nested));
             }
             inside.hashes.extend(seen.hashes);
+            inside.foreign.extend(seen.foreign);
             continue;
         }
         let seen = see(references, &mut bytes, budget);
@@ -334,6 +380,8 @@ fn look_through_members<R: Read + Seek>(
             inside.blocker = Some(BlockerReason::Packed(Packing::Zip));
         } else if found && signed {
             inside.blocker = Some(BlockerReason::Signed);
+        } else if found && let Some(blocker) = seen.format.blocker() {
+            inside.blocker = Some(blocker);
         } else if found {
             moved.insert(index);
         }
@@ -357,9 +405,10 @@ fn look_into_nested(
         let looked = look_through_zip(Cursor::new(bytes), references, depth - 1, budget);
         if let Ok((nested, _)) = looked {
             inside.hashes.extend(nested.hashes);
+            inside.foreign.extend(nested.foreign);
             inside.blocker = nested.blocker;
         }
-    } else if let Ok(mut decoder) = nar_decoder(Cursor::new(bytes), packing.name(), 0) {
+    } else if let Ok(mut decoder) = nar_decoder(Cursor::new(bytes), encoding(packing), 0) {
         let seen = see(references, &mut decoder, budget);
         if seen.beyond || seen.hits.wide {
             inside.blocker = Some(BlockerReason::Unseen(packing));
@@ -658,7 +707,7 @@ mod tests {
         let budget = Budget::new(15_000);
         let blocker = [(); 4].map(|()| looked_within(&budget, &file, true).0.blocker);
         let unseen = Some(BlockerReason::Unseen(Packing::Gzip));
-        assert_eq!(blocker, [None, None, unseen, unseen]);
+        assert_eq!(blocker, [None, None, unseen.clone(), unseen]);
     }
 
     #[test]

@@ -53,6 +53,12 @@ pub enum BlockerReason {
     TooMany,
     /// A reference that the narinfo declares, and no file has.
     Unfound(StorePath),
+    /// A store path in a format that a rewrite would break: this one.
+    Format(String),
+    /// A store path in a format that is not known, and begins with these bytes in hexadecimal.
+    UnknownFormat(String),
+    /// A container that is not looked into: of this format.
+    Sealed(String),
 }
 
 impl NotRelocatable {
@@ -131,6 +137,9 @@ impl BlockerReason {
             Self::Checksums => ("checksums", none()),
             Self::TooMany => ("too-many", none()),
             Self::Unfound(path) => ("unfound", path.to_basename()),
+            Self::Format(name) => ("format", name.clone()),
+            Self::UnknownFormat(bytes) => ("unknown-format", bytes.clone()),
+            Self::Sealed(name) => ("sealed", name.clone()),
         }
     }
 
@@ -147,6 +156,9 @@ impl BlockerReason {
             "checksums" => Self::Checksums,
             "too-many" => Self::TooMany,
             "unfound" => Self::Unfound(StorePath::from_basename(about.as_bytes()).ok()?),
+            "format" => Self::Format(about.to_string()),
+            "unknown-format" => Self::UnknownFormat(about.to_string()),
+            "sealed" => Self::Sealed(about.to_string()),
             _ => return None,
         })
     }
@@ -194,6 +206,9 @@ mod tests {
             BlockerReason::Checksums,
             BlockerReason::TooMany,
             BlockerReason::Unfound(path.parse().unwrap()),
+            BlockerReason::Format("PNG image".into()),
+            BlockerReason::UnknownFormat("ff45".into()),
+            BlockerReason::Sealed("git pack".into()),
         ] {
             let blocker = Blocker {
                 file: "0jn9-myapp/a\tfile".into(),

@@ -17,6 +17,8 @@ const NOTE_SIZE: usize = 100;
 pub struct Findings {
     /// The hash parts in file contents, names and targets of links.
     pub hashes: BTreeSet<HashPart>,
+    /// The hash parts of references to paths outside the closure, where references are rewritten.
+    pub foreign: BTreeSet<HashPart>,
     /// References in contents and targets.
     pub references: usize,
     /// Files with references in them.
@@ -27,15 +29,27 @@ pub struct Findings {
     pub wide: BTreeSet<PathBuf>,
     /// Files that are packed, with the hash parts in their packed bytes.
     pub packed: BTreeMap<PathBuf, (Packing, BTreeSet<HashPart>)>,
+    /// Containers that are not looked into, with their format.
+    pub sealed: BTreeMap<PathBuf, &'static str>,
     /// Files whose name says that they hold checksums.
     pub checksums: BTreeSet<PathBuf>,
     /// Whether a relative link leads out of the store path; noted even where references are ignored.
     pub has_escaping_links: bool,
     /// Bytes of all these notes.
-    notes: usize,
+    pub(super) notes: usize,
 }
 
+/// Paths outside the closure that one store path may refer to: they are kept in its layer's metadata.
+const MAX_FOREIGN: usize = 10_000;
+
 impl Findings {
+    /// Adds references to paths outside the closure.
+    pub(crate) fn add_foreign(&mut self, hashes: BTreeSet<HashPart>) {
+        if self.foreign.len() <= MAX_FOREIGN {
+            self.foreign.extend(hashes);
+        }
+    }
+
     /// Whether a file of this name, with so many hash parts, may be noted too.
     pub(crate) fn has_room(&mut self, path: &Path, hashes: usize) -> bool {
         let note = NOTE_SIZE + path.as_os_str().len() + hashes * size_of::<HashPart>();
@@ -45,6 +59,6 @@ impl Findings {
 
     /// Whether there were more files to note than there is room for.
     pub(crate) fn is_full(&self) -> bool {
-        self.notes > MAX_NOTES
+        self.notes > MAX_NOTES || self.foreign.len() > MAX_FOREIGN
     }
 }

@@ -6,6 +6,7 @@ pub mod blocker;
 pub(crate) mod budget;
 pub(crate) mod checksums;
 pub mod findings;
+pub(crate) mod formats;
 pub mod packing;
 pub mod references;
 pub mod relocation;

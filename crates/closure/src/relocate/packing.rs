@@ -17,12 +17,30 @@ pub enum Packing {
     Zstd,
     Bzip2,
     Zip,
+    /// A zlib stream that is all of the file, such as a git object.
+    Zlib,
+    /// It has no magic number: a file whose name ends with `.br`.
+    Brotli,
+    /// A module of Erlang's, whose literals are a zlib stream.
+    Beam,
 }
 
 impl Packing {
+    /// Tells the packing of a file that is called `name` and has these first bytes.
+    pub(crate) fn of_file(name: &[u8], bytes: &[u8]) -> Option<Self> {
+        let is_brotli = name.ends_with(b".br");
+        Self::of_beginning(bytes).or(is_brotli.then_some(Self::Brotli))
+    }
+
     /// Tells a packing by the first bytes of a file.
     #[must_use]
     pub fn of_beginning(bytes: &[u8]) -> Option<Self> {
+        if is_zlib(bytes) {
+            return Some(Self::Zlib);
+        }
+        if bytes.starts_with(b"FOR1") && bytes.get(8..12) == Some(b"BEAM") {
+            return Some(Self::Beam);
+        }
         let magics: [(&[u8], Self); 5] = [
             (b"\x1f\x8b\x08", Self::Gzip),
             (b"\xfd7zXZ\0", Self::Xz),
@@ -52,13 +70,31 @@ impl Packing {
             Self::Zstd => "zstd",
             Self::Bzip2 => "bzip2",
             Self::Zip => "zip",
+            Self::Zlib => "zlib",
+            Self::Brotli => "brotli",
+            Self::Beam => "BEAM",
         }
     }
 
     /// The packing of this name.
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
-        let all = [Self::Gzip, Self::Xz, Self::Zstd, Self::Bzip2, Self::Zip];
+        let all = [
+            Self::Gzip,
+            Self::Xz,
+            Self::Zstd,
+            Self::Bzip2,
+            Self::Zip,
+            Self::Zlib,
+            Self::Brotli,
+            Self::Beam,
+        ];
         all.into_iter().find(|packing| packing.name() == name)
     }
+}
+
+/// Whether bytes begin as zlib's streams do (RFC 1950): deflate with a window of 32 KiB, a checksum of the
+/// two bytes, and no dictionary. One other file in a thousand that begins with `x` does too.
+fn is_zlib(bytes: &[u8]) -> bool {
+    matches!(bytes, [0x78, flags, ..] if (0x7800 + u16::from(*flags)) % 31 == 0 && flags & 0x20 == 0)
 }

@@ -51,6 +51,9 @@ pub struct ScanHits {
     pub wide: bool,
     /// The hash parts of both kinds.
     pub hashes: BTreeSet<HashPart>,
+    /// The hash parts of references to other paths, where references are rewritten: these would have to
+    /// be rewritten too in a closure that has those paths.
+    pub foreign: BTreeSet<HashPart>,
 }
 
 impl ReferenceScanner {
@@ -87,7 +90,7 @@ impl ReferenceScanner {
         }
     }
 
-    /// The same, but rewrites nothing; answers where the references begin.
+    /// The same, but rewrites nothing. Returns where the references begin.
     pub fn look(&self, bytes: &[u8], fresh: usize, hits: &mut ScanHits) -> Vec<usize> {
         let mut found = Vec::new();
         let mut digits = Digits::from(fresh.saturating_sub(WIDEST));
@@ -100,6 +103,10 @@ impl ReferenceScanner {
                 }
             };
             let Some(hash) = self.hash_at(bytes, start) else {
+                if self.relocation.is_some() && bytes[..start].ends_with(STORE_PREFIX) {
+                    let hash = bytes[start..].first_chunk().copied();
+                    hits.foreign.extend(hash);
+                }
                 continue;
             };
             digits.skip();
@@ -135,8 +142,8 @@ impl ReferenceScanner {
     }
 }
 
-/// Puts the digits around the zero at `zero` into `characters`, if each takes `width` bytes, and
-/// answers how many there are: up to a hash part's on either side.
+/// Puts the digits around the zero at `zero` into `characters`, if each takes `width` bytes. Returns
+/// how many there are: up to a hash part's on either side.
 fn wide_digits(
     bytes: &[u8],
     zero: usize,
@@ -318,6 +325,23 @@ mod tests {
         let mut hits = ScanHits::default();
         references(None).rewrite(&mut bytes, 0, &mut hits);
         assert!(hits.bare);
+    }
+
+    #[test]
+    fn a_reference_to_a_path_outside_the_closure_is_noted_and_stays() {
+        let other = "00000000000000000000000000000000";
+        let references = references(Some("/layers/nix_hydra/closure"));
+        let text = format!("/nix/store/{other}-x {other}");
+        for size in [1, 40, text.len()] {
+            let (written, hits) = in_pieces(&references, text.as_bytes(), size);
+            assert_eq!(written, text.as_bytes());
+            let foreign = BTreeSet::from([*other.as_bytes().first_chunk().unwrap()]);
+            let expected = ScanHits {
+                foreign,
+                ..ScanHits::default()
+            };
+            assert_eq!(hits, expected);
+        }
     }
 
     #[test]

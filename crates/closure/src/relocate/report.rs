@@ -5,9 +5,11 @@ use crate::relocate::blocker::{Blocker, BlockerReason};
 use crate::relocate::budget::Budget;
 use crate::relocate::checksums::checksummed;
 use crate::relocate::findings::Findings;
-use crate::relocate::references::{ReferenceScanner, hash_part};
+use crate::relocate::formats::format_of;
+use crate::relocate::references::{HashPart, ReferenceScanner, hash_part};
 use crate::relocate::scan::is_bytecode;
 use nix_derivation::StorePath;
+use std::collections::BTreeSet;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -23,6 +25,8 @@ pub struct RelocationReport {
     pub blockers: Vec<Blocker>,
     /// Whether a relative link leads out of a store path, and so counts on its neighbours.
     pub has_escaping_links: bool,
+    /// The hash parts of references to paths outside the closure, where references are rewritten.
+    pub foreign: BTreeSet<HashPart>,
 }
 
 /// Files of a store path, each with a reason.
@@ -39,15 +43,21 @@ impl RelocationReport {
         scanner: &ReferenceScanner,
     ) -> io::Result<Self> {
         let mut found = Found::new();
-        if findings.is_full() {
-            found.push((PathBuf::new(), BlockerReason::TooMany));
-        }
         let bare = findings.bare.iter().cloned();
         found.extend(bare.map(|file| (file, BlockerReason::Bare)));
         let wide = findings.wide.iter().cloned();
         found.extend(wide.map(|file| (file, BlockerReason::Wide)));
+        let sealed = findings.sealed.iter();
+        found
+            .extend(sealed.map(|(file, format)| {
+                (file.clone(), BlockerReason::Sealed((*format).to_string()))
+            }));
+        found.extend(check_formats(place, &findings)?);
         found.extend(look_into_packed(place, &mut findings, scanner)?);
         found.extend(check_checksums(place, &findings)?);
+        if findings.is_full() {
+            found.push((PathBuf::new(), BlockerReason::TooMany));
+        }
         let declared = declared.into_iter();
         let unfound = declared.filter(|path| {
             let hash = hash_part(path);
@@ -66,6 +76,7 @@ impl RelocationReport {
             references: findings.references,
             blockers,
             has_escaping_links: findings.has_escaping_links,
+            foreign: findings.foreign,
         })
     }
 
@@ -75,7 +86,19 @@ impl RelocationReport {
         self.references += other.references;
         self.blockers.extend(other.blockers);
         self.has_escaping_links |= other.has_escaping_links;
+        self.foreign.extend(other.foreign);
     }
+}
+
+/// The files with references whose format does not allow a rewrite, or is not known. These alone are read
+/// again; a rewrite changes nothing by which a format is told.
+fn check_formats(place: &Path, findings: &Findings) -> io::Result<Found> {
+    let mut found = Found::new();
+    for file in &findings.rewritten {
+        let blocker = format_of(&within(place, file))?.blocker();
+        found.extend(blocker.map(|blocker| (file.clone(), blocker)));
+    }
+    Ok(found)
 }
 
 /// Looks into packed files, and notes those that are rewritten.
@@ -85,11 +108,13 @@ fn look_into_packed(
     scanner: &ReferenceScanner,
 ) -> io::Result<Found> {
     let mut found = Found::new();
+    let mut foreign = BTreeSet::new();
     let budget = Budget::new(MAX_LOOK);
     for (file, (packing, plain)) in &findings.packed {
         let inside = look_into(&within(place, file), *packing, scanner, &budget)?;
         let unaccounted = !plain.is_subset(&inside.hashes);
         findings.hashes.extend(inside.hashes);
+        foreign.extend(inside.foreign);
         if let Some(blocker) = inside.blocker {
             found.push((file.clone(), blocker));
         } else if unaccounted {
@@ -100,6 +125,7 @@ fn look_into_packed(
             findings.rewritten.insert(file.clone());
         }
     }
+    findings.add_foreign(foreign);
     Ok(found)
 }
 
@@ -172,6 +198,7 @@ mod tests {
     fn a_checksum_counts_where_the_file_it_is_of_is_rewritten() {
         let place = TempDir::new().unwrap();
         fs::create_dir(place.path().join("lib")).unwrap();
+        fs::write(place.path().join("lib/a.so"), b"\x7fELF").unwrap();
         let sum = "a".repeat(64);
         fs::write(
             place.path().join("SHA256SUMS"),
@@ -200,7 +227,10 @@ mod tests {
     /// rewritten.
     fn against(text: &str) -> Vec<BlockerReason> {
         let place = TempDir::new().unwrap();
-        fs::create_dir(place.path().join("share")).unwrap();
+        for directory in ["lib", "share"] {
+            fs::create_dir(place.path().join(directory)).unwrap();
+        }
+        fs::write(place.path().join("lib/a.so"), b"\x7fELF").unwrap();
         fs::write(place.path().join("share/SHA256SUMS"), text).unwrap();
         let findings = Findings {
             hashes: hash_part(&OTHER.parse().unwrap()).into_iter().collect(),

@@ -2,6 +2,7 @@
 
 use crate::relocate::checksums::is_checksum_file;
 use crate::relocate::findings::Findings;
+use crate::relocate::formats::sealed;
 use crate::relocate::packing::Packing;
 use crate::relocate::references::{OVERLAP, ReferenceScanner, ScanHits};
 use std::collections::BTreeSet;
@@ -14,8 +15,9 @@ pub(crate) struct FileScan<'a> {
     hits: ScanHits,
     /// Whether the first piece is still to come.
     first: bool,
-    /// Whether it is bytecode of Python, by its name.
-    bytecode: bool,
+    name: &'a [u8],
+    /// Its format, if it is a container that is not looked into.
+    sealed: Option<&'static str>,
     /// How the whole file is packed.
     packing: Option<Packing>,
     /// Whether it ends with a zip.
@@ -24,12 +26,13 @@ pub(crate) struct FileScan<'a> {
 
 impl<'a> FileScan<'a> {
     /// For a file that is called `name`.
-    pub(crate) fn new(references: &'a ReferenceScanner, name: &[u8]) -> Self {
+    pub(crate) fn new(references: &'a ReferenceScanner, name: &'a [u8]) -> Self {
         Self {
             references,
             hits: ScanHits::default(),
             first: true,
-            bytecode: is_bytecode(name),
+            name,
+            sealed: None,
             packing: None,
             appended: false,
         }
@@ -39,13 +42,14 @@ impl<'a> FileScan<'a> {
     /// must be seen again with the next one.
     fn scan(&mut self, bytes: &mut [u8], fresh: usize, is_last: bool) -> usize {
         if self.first {
-            self.packing = Packing::of_beginning(bytes);
-            if self.bytecode && self.references.relocation().is_some() {
+            self.packing = Packing::of_file(self.name, bytes);
+            self.sealed = sealed(bytes);
+            if is_bytecode(self.name) && self.references.relocation().is_some() {
                 skip_source_check(bytes);
             }
             self.first = false;
         }
-        if self.packing.is_some() {
+        if self.packing.is_some_and(|packing| packing != Packing::Beam) {
             // Rewritten as they are, the bytes would no longer fit the checksums among them.
             self.references.look(bytes, fresh, &mut self.hits);
         } else {
@@ -62,12 +66,14 @@ impl<'a> FileScan<'a> {
             bare,
             wide,
             hashes,
+            foreign,
         } = self.hits;
         findings.hashes.extend(&hashes);
+        findings.add_foreign(foreign);
         let is_checksum = path
             .file_name()
             .is_some_and(|name| is_checksum_file(name.as_bytes()));
-        let is_packed = self.packing.is_some() || self.appended;
+        let is_packed = self.packing.is_some() || self.appended || self.sealed.is_some();
         let is_noted = is_checksum || is_packed || bare || wide || references > 0;
         if is_noted && !findings.has_room(&path, hashes.len()) {
             return;
@@ -75,9 +81,20 @@ impl<'a> FileScan<'a> {
         if is_checksum {
             findings.checksums.insert(path.clone());
         }
-        if let Some(packing) = self.packing {
-            findings.packed.insert(path, (packing, hashes));
-            return;
+        if let Some(format) = self.sealed {
+            findings.sealed.insert(path.clone(), format);
+        }
+        match self.packing {
+            // What is plain in it was rewritten, so all that is packed is told apart.
+            Some(Packing::Beam) => {
+                let literals = (Packing::Beam, BTreeSet::new());
+                findings.packed.insert(path.clone(), literals);
+            }
+            Some(packing) => {
+                findings.packed.insert(path, (packing, hashes));
+                return;
+            }
+            None => {}
         }
         if self.appended {
             let zip = (Packing::Zip, BTreeSet::new());
@@ -170,6 +187,7 @@ pub(crate) fn scan_target(
     }
     findings.links += usize::from(hits.references > 0);
     findings.references += hits.references;
+    findings.add_foreign(hits.foreign);
     findings.hashes.extend(hits.hashes);
 }
 
