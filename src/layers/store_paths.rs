@@ -48,6 +48,8 @@ struct Report {
     /// Counts.
     files: String,
     references: String,
+    /// How many files are of which format: a count, a space and a name.
+    formats: Vec<String>,
     /// What prevents a relocation, as [`Blocker::to_line`] has it.
     blockers: Vec<String>,
 }
@@ -524,6 +526,11 @@ impl Metadata {
         metadata.report = (plan.references != References::Ignore).then(|| Report {
             files: report.files.to_string(),
             references: report.references.to_string(),
+            formats: report
+                .formats
+                .iter()
+                .map(|(format, count)| format!("{count} {format}"))
+                .collect(),
             blockers: report.blockers.iter().map(Blocker::to_line).collect(),
         });
         metadata
@@ -532,9 +539,16 @@ impl Metadata {
     fn relocation_report(&self) -> Option<RelocationReport> {
         let report = self.report.as_ref()?;
         let blockers = report.blockers.iter();
+        let formats = report
+            .formats
+            .iter()
+            .filter_map(|line| line.split_once(' '));
         Some(RelocationReport {
             files: report.files.parse().unwrap_or_default(),
             references: report.references.parse().unwrap_or_default(),
+            formats: formats
+                .filter_map(|(count, format)| Some((format.to_string(), count.parse().ok()?)))
+                .collect(),
             blockers: blockers
                 .filter_map(|line| Blocker::from_line(line))
                 .collect(),
@@ -585,6 +599,7 @@ mod tests {
             report: Some(Report {
                 files: "1".into(),
                 references: "2".into(),
+                formats: vec!["1 ELF".into()],
                 blockers: Vec::new(),
             }),
             ..Metadata::default()
@@ -615,6 +630,7 @@ mod tests {
         let filled = stores.fill(&plan, &kept, source).unwrap();
         let report = filled.report.clone().unwrap();
         assert_eq!((report.files, report.references), (1, 2));
+        assert_eq!(report.formats, BTreeMap::from([("ELF".to_string(), 1)]));
         assert_eq!(filled.seen[0].files, ["bin/myapp"]);
         assert!(!layers.path().join(&name).exists());
         stores.write(&filled).unwrap();

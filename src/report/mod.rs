@@ -11,7 +11,7 @@ use bullet_stream::global::print;
 use closure::Closure;
 use nix_derivation::StorePath;
 use nix_hydra_start::closure as members;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::fs;
 use std::io;
@@ -102,6 +102,14 @@ pub fn print_largest_paths(closure: &Closure, count: usize) {
             bytes(closure.paths()[index].size),
             closure.chain_words(&chains[index])
         ));
+    }
+}
+
+/// Prints how many files with references are of which format.
+pub fn print_formats(formats: &BTreeMap<String, usize>) {
+    print::bullet("Files with store paths by their format, since NIX_DEBUG is set");
+    for (format, count) in formats {
+        log::sub_bullet(format!("{count}  {format}"));
     }
 }
 

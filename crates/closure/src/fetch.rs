@@ -1,6 +1,7 @@
 //! Downloads a planned closure into a store directory: NARs side by side, largest first.
 
 use crate::content::Content;
+use crate::decode_memory::{HEAD, reserve};
 use crate::decode_permits::DecodePermits;
 use crate::queue::{Queue, QueuedPath};
 use crate::relocate::findings::Findings;
@@ -11,15 +12,13 @@ use binary_cache::PathInfo;
 use binary_cache::{Answer, Caches};
 use binary_cache::{CacheError, is_identity, nar_decoder};
 use nix_derivation::StorePath;
-use std::io;
+use std::io::{self, Cursor, Read};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// NARs in work at once for each core: with latency a thread mostly waits.
-const WORKERS_PER_CORE: usize = 8;
-
-/// Fewest and most NARs in work at once. Each may hold an xz or zstd window of up to 8 MiB.
-const WORKERS: std::ops::RangeInclusive<usize> = 16..=32;
+/// NARs in work at once: with latency a thread mostly waits. What their decoders take is limited in all,
+/// see [`crate::decode_memory`]; a thread itself has 1.3 MiB of buffers.
+const WORKERS: usize = 32;
 
 /// NARs that are decoded at once beyond one a core: decoders also wait for the disk.
 const SPARE_PERMITS: usize = 1;
@@ -81,9 +80,7 @@ pub fn fetch_each(
 ) -> Result<Vec<(QueuedPath, RelocationReport)>, FetchError> {
     let failed: Mutex<Option<FetchError>> = Mutex::new(None);
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let workers = (cores * WORKERS_PER_CORE)
-        .clamp(*WORKERS.start(), *WORKERS.end())
-        .min(queue.len().unwrap_or(usize::MAX));
+    let workers = WORKERS.min(queue.len().unwrap_or(usize::MAX));
     let fetcher = Fetcher {
         queue,
         caches,
@@ -249,8 +246,16 @@ impl Download<'_> {
         let attempt = attempt.ok_or(FetchFailure::Open(CacheError::NoCacheInfo))?;
         let nar = attempt.nar(info).map_err(FetchFailure::Open)?;
         let mut nar = queue.until_stopped(nar);
+        let _memory;
         if !is_identity(&info.compression) {
-            let bytes = permits.read_ahead(nar);
+            let mut head = Vec::new();
+            let read = nar.by_ref().take(HEAD as u64).read_to_end(&mut head);
+            read.map_err(|error| {
+                attempt.broke(&error);
+                FetchFailure::Unpack(UnpackError::Read(error))
+            })?;
+            _memory = reserve(&info.compression, &head, Some(info.nar_size));
+            let bytes = permits.read_ahead(Box::new(Cursor::new(head).chain(nar)));
             nar = nar_decoder(bytes, &info.compression, info.nar_size)
                 .map_err(|error| FetchFailure::Open(CacheError::Decode(error)))?;
         }

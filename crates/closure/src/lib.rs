@@ -5,7 +5,7 @@
 //!
 //! 1. [`plan`] asks the binary caches for narinfos until all references are known: a [`Closure`].
 //! 2. [`place`] divides the closure into layers.
-//! 3. [`fetch`] downloads the paths of a [`queue`]: it decompresses (within [`decode_permits`]), verifies
+//! 3. [`fetch`] downloads the paths of a [`queue`]: it decompresses (within [`decode_permits`] and a limit of memory), verifies
 //!    and unpacks ([`unpack`], [`content`]) each NAR in one pass. [`prefetch`] begins this during step 1.
 //! 4. [`relocate`] looks for references while files are written, and rewrites them where the closure
 //!    moves.
@@ -14,6 +14,7 @@
 
 mod closure;
 pub mod content;
+pub(crate) mod decode_memory;
 pub mod decode_permits;
 pub mod fetch;
 pub mod place;

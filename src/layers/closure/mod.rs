@@ -18,7 +18,7 @@ use super::store_paths::{FillError, StoreLayers};
 use crate::config::Config;
 use crate::layers::describe::Contents;
 use crate::log::{self, bytes};
-use crate::report::{self, print_largest_files, print_largest_paths};
+use crate::report::{self, print_formats, print_largest_files, print_largest_paths};
 use crate::root::Root;
 use binary_cache::{Caches, PathInfo};
 use bullet_stream::global::print;
@@ -300,6 +300,9 @@ impl<'a> ClosureBuild<'a> {
         self.report_on(&closure)?;
         if self.config.debug {
             print_largest_paths(&closure, LARGEST);
+            if let Some(report) = &filled.stores.report {
+                print_formats(&report.formats);
+            }
             print_largest_files(self.layers_dir, &filled.stores.fresh, LARGEST)
                 .map_err(|(path, reason)| LayerError { path, reason })?;
         }

@@ -4,6 +4,7 @@
 //! have any. Both may change their length: nothing outside knows where something is inside them.
 //! What is signed, nested, or packed by something else is only reported.
 
+use crate::decode_memory::{Reservation, reserve};
 use crate::relocate::blocker::BlockerReason;
 use crate::relocate::budget::Budget;
 use crate::relocate::formats::{Format, Probe};
@@ -104,10 +105,12 @@ pub fn look_into(
         Packing::Beam => Box::new(literals(BufReader::new(file))?),
         _ => Box::new(BufReader::new(file)) as Box<dyn BufRead>,
     };
-    let Ok(mut decoder) = nar_decoder(bytes, encoding(packing), 0) else {
+    let Some((mut decoder, memory)) = decode(bytes, packing)? else {
         return Ok(inside);
     };
     let seen = see(references, &mut decoder, budget);
+    // Not kept while waiting for another lock.
+    drop((decoder, memory));
     let odd = seen.hits.bare || seen.hits.wide;
     let found = !seen.hits.hashes.is_empty() || odd;
     inside.add(seen.hits);
@@ -115,13 +118,23 @@ pub fn look_into(
         inside.blocker = Some(BlockerReason::Unseen(packing));
     } else if found && (odd || packing != Packing::Gzip || seen.size > MAX_HELD) {
         inside.blocker = Some(BlockerReason::Packed(packing));
-    } else if found && let Some(blocker) = seen.format.blocker() {
+    } else if found && let Err(blocker) = seen.format.checked() {
         inside.blocker = Some(blocker);
     } else if found && references.relocation().is_some() {
         let _held = hold();
         rewrite_gzip(path, references)?;
     }
     Ok(inside)
+}
+
+/// A decoder, with the memory for it; `None` where there is none for the file.
+fn decode(
+    mut bytes: impl BufRead + 'static,
+    packing: Packing,
+) -> io::Result<Option<(Box<dyn Read>, Reservation)>> {
+    let memory = reserve(encoding(packing), bytes.fill_buf()?, None);
+    let decoder = nar_decoder(bytes, encoding(packing), 0).ok();
+    Ok(decoder.map(|decoder| (decoder, memory)))
 }
 
 /// The name under which a packing has a decoder.
@@ -380,7 +393,7 @@ fn look_through_members<R: Read + Seek>(
             inside.blocker = Some(BlockerReason::Packed(Packing::Zip));
         } else if found && signed {
             inside.blocker = Some(BlockerReason::Signed);
-        } else if found && let Some(blocker) = seen.format.blocker() {
+        } else if found && let Err(blocker) = seen.format.checked() {
             inside.blocker = Some(blocker);
         } else if found {
             moved.insert(index);
@@ -408,7 +421,7 @@ fn look_into_nested(
             inside.foreign.extend(nested.foreign);
             inside.blocker = nested.blocker;
         }
-    } else if let Ok(mut decoder) = nar_decoder(Cursor::new(bytes), encoding(packing), 0) {
+    } else if let Ok(Some((mut decoder, _memory))) = decode(Cursor::new(bytes), packing) {
         let seen = see(references, &mut decoder, budget);
         if seen.beyond || seen.hits.wide {
             inside.blocker = Some(BlockerReason::Unseen(packing));

@@ -32,12 +32,12 @@ pub(crate) enum Format {
 }
 
 impl Format {
-    /// Why a file of this format with a store path in it prevents moving its closure, if it does.
-    pub(crate) fn blocker(&self) -> Option<BlockerReason> {
+    /// Its name, or why a file of it with a store path prevents moving its closure.
+    pub(crate) fn checked(&self) -> Result<&'static str, BlockerReason> {
         match self {
-            Self::Safe(_) => None,
-            Self::Unsafe(name) => Some(BlockerReason::Format((*name).to_string())),
-            Self::Unknown(bytes) => Some(BlockerReason::UnknownFormat(bytes.clone())),
+            Self::Safe(name) => Ok(name),
+            Self::Unsafe(name) => Err(BlockerReason::Format((*name).to_string())),
+            Self::Unknown(bytes) => Err(BlockerReason::UnknownFormat(bytes.clone())),
         }
     }
 }

@@ -9,7 +9,7 @@ use crate::relocate::formats::format_of;
 use crate::relocate::references::{HashPart, ReferenceScanner, hash_part};
 use crate::relocate::scan::is_bytecode;
 use nix_derivation::StorePath;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -21,6 +21,8 @@ pub struct RelocationReport {
     pub files: usize,
     /// The references in them.
     pub references: usize,
+    /// How many of the files are of which format, or packed how.
+    pub formats: BTreeMap<String, usize>,
     /// What prevents moving the closure, in the order of the files' names.
     pub blockers: Vec<Blocker>,
     /// Whether a relative link leads out of a store path, and so counts on its neighbours.
@@ -52,8 +54,14 @@ impl RelocationReport {
             .extend(sealed.map(|(file, format)| {
                 (file.clone(), BlockerReason::Sealed((*format).to_string()))
             }));
-        found.extend(check_formats(place, &findings)?);
-        found.extend(look_into_packed(place, &mut findings, scanner)?);
+        let mut formats = BTreeMap::new();
+        found.extend(check_formats(place, &findings, &mut formats)?);
+        found.extend(look_into_packed(
+            place,
+            &mut findings,
+            scanner,
+            &mut formats,
+        )?);
         found.extend(check_checksums(place, &findings)?);
         if findings.is_full() {
             found.push((PathBuf::new(), BlockerReason::TooMany));
@@ -74,6 +82,7 @@ impl RelocationReport {
         Ok(Self {
             files: findings.rewritten.len() + findings.links,
             references: findings.references,
+            formats,
             blockers,
             has_escaping_links: findings.has_escaping_links,
             foreign: findings.foreign,
@@ -84,6 +93,9 @@ impl RelocationReport {
     pub fn add(&mut self, other: Self) {
         self.files += other.files;
         self.references += other.references;
+        for (format, count) in other.formats {
+            *self.formats.entry(format).or_default() += count;
+        }
         self.blockers.extend(other.blockers);
         self.has_escaping_links |= other.has_escaping_links;
         self.foreign.extend(other.foreign);
@@ -92,11 +104,17 @@ impl RelocationReport {
 
 /// The files with references whose format does not allow a rewrite, or is not known. These alone are read
 /// again; a rewrite changes nothing by which a format is told.
-fn check_formats(place: &Path, findings: &Findings) -> io::Result<Found> {
+fn check_formats(
+    place: &Path,
+    findings: &Findings,
+    formats: &mut BTreeMap<String, usize>,
+) -> io::Result<Found> {
     let mut found = Found::new();
     for file in &findings.rewritten {
-        let blocker = format_of(&within(place, file))?.blocker();
-        found.extend(blocker.map(|blocker| (file.clone(), blocker)));
+        match format_of(&within(place, file))?.checked() {
+            Ok(format) => *formats.entry(format.to_string()).or_default() += 1,
+            Err(blocker) => found.push((file.clone(), blocker)),
+        }
     }
     Ok(found)
 }
@@ -106,6 +124,7 @@ fn look_into_packed(
     place: &Path,
     findings: &mut Findings,
     scanner: &ReferenceScanner,
+    formats: &mut BTreeMap<String, usize>,
 ) -> io::Result<Found> {
     let mut found = Found::new();
     let mut foreign = BTreeSet::new();
@@ -122,6 +141,7 @@ fn look_into_packed(
             found.push((file.clone(), BlockerReason::Packed(*packing)));
         } else if inside.references > 0 {
             findings.references += inside.references;
+            *formats.entry(packing.name().to_string()).or_default() += 1;
             findings.rewritten.insert(file.clone());
         }
     }
