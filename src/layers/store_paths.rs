@@ -358,7 +358,7 @@ impl StoreLayers {
         Ok(FilledStores::new(plan, layers, fresh))
     }
 
-    /// Downloads what is in the layers called `names`, and answers what was found in each path.
+    /// Downloads what is in the layers called `names`. Returns what was found in each path.
     fn fetch(
         &self,
         plan: &Plan,

@@ -1,19 +1,19 @@
-//! DecodePermits at decoding: many NARs wait for the network at once, few are decoded at once.
+//! Permits to decode: many NARs wait for the network at once, few are decoded at once.
 //!
 //! A thread a NAR hides latency, but as many decoders as threads drive each other's windows out of
-//! the processor's caches. So each thread reads its compressed bytes ahead while it holds no permit,
-//! as slowly as its connection gives them, and takes a permit for what it has read.
+//! the processor's caches. So each thread reads its compressed bytes ahead without a permit, as slowly
+//! as its connection gives them, and takes a permit for decoding what it has read.
 
 use std::io::{self, BufRead, Read};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
-/// Compressed bytes that are read without a permit, then decoded in one.
+/// Compressed bytes that are read without a permit, then decoded with one.
 ///
-/// Most NARs are smaller, and so are decoded in one go. A permit of this length takes xz some 40 ms,
-/// against which the change from one decoder to another is nothing.
+/// Most NARs are smaller, and so are decoded in one go. So much takes xz some 40 ms, against which the
+/// change from one decoder to another is nothing.
 const READ_AHEAD: usize = 1024 * 1024;
 
-/// So many threads may decode at once.
+/// The number of threads that may decode at once.
 #[derive(Debug)]
 pub struct DecodePermits {
     free: Mutex<usize>,
@@ -29,7 +29,7 @@ impl DecodePermits {
         })
     }
 
-    /// Reads `bytes` ahead; whoever reads on holds a permit from the first byte to the last.
+    /// Reads `bytes` ahead; reading on takes a permit from the first byte to the last.
     pub fn read_ahead(self: &Arc<Self>, bytes: Box<dyn Read>) -> ReadAhead {
         ReadAhead {
             bytes,
@@ -62,7 +62,7 @@ impl Drop for Permit {
     }
 }
 
-/// Bytes that are read without a permit and handed out in one. It ends when this is dropped.
+/// Bytes that are read without a permit, and given with one. Dropping this returns the permit.
 pub struct ReadAhead {
     bytes: Box<dyn Read>,
     buffer: Vec<u8>,
@@ -125,12 +125,12 @@ mod tests {
     }
 
     #[test]
-    fn whoever_waits_for_the_network_keeps_nobody_from_decoding() {
+    fn a_thread_that_waits_for_the_network_holds_no_permit() {
         let permits = DecodePermits::new(1);
         let (sender, receiver) = channel();
-        let slow_turns = Arc::clone(&permits);
+        let slow_permits = Arc::clone(&permits);
         let waiting = std::thread::spawn(move || {
-            let mut slow = slow_turns.read_ahead(Box::new(Slow(receiver)));
+            let mut slow = slow_permits.read_ahead(Box::new(Slow(receiver)));
             let mut text = String::new();
             slow.read_to_string(&mut text).unwrap();
             text
@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn no_more_decode_at_once_than_there_are_turns() {
+    fn no_more_threads_decode_at_once_than_there_are_permits() {
         let permits = DecodePermits::new(1);
         let mut first = permits.read_ahead(Box::new(&b"first"[..]));
         first.fill_buf().unwrap();

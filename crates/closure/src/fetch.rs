@@ -87,14 +87,14 @@ pub fn fetch_each(
         scan_for,
         permits: DecodePermits::new(cores + SPARE_PERMITS),
     };
-    let fetched = Mutex::new(Vec::new());
+    let done = Mutex::new(Vec::new());
     std::thread::scope(|scope| {
         for _ in 0..workers {
             scope.spawn(|| {
                 let mut unpacker = Unpacker::default();
                 while let Some(path) = queue.next() {
                     match fetcher.fetch(path, &mut unpacker) {
-                        Ok(one) => lock(&fetched).push(one),
+                        Ok(one) => lock(&done).push(one),
                         Err(error) => {
                             lock(&failed).get_or_insert(error);
                             // The rest is of no use without this one.
@@ -108,7 +108,7 @@ pub fn fetch_each(
     if let Some(error) = failed.into_inner().unwrap_or_else(PoisonError::into_inner) {
         return Err(error);
     }
-    Ok(fetched.into_inner().unwrap_or_else(PoisonError::into_inner))
+    Ok(done.into_inner().unwrap_or_else(PoisonError::into_inner))
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

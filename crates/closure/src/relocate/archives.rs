@@ -36,7 +36,7 @@ const MAX_DIRECTORY: u64 = 16 * 1024 * 1024;
 /// looked into: these are held in memory, one at a time.
 const MAX_HELD: u64 = 64 * 1024 * 1024;
 
-/// Held by whoever has a whole file in memory, so that many threads need no more than one.
+/// Held while a whole file is in memory, so that many threads need no more than one.
 static WHOLE_FILE: Mutex<()> = Mutex::new(());
 
 /// Zips in zips in zips are looked into, such as the jars of a war in an ear, and what they hold.
@@ -81,11 +81,11 @@ impl ArchiveScan {
     }
 }
 
-/// Looks into the file at `path`, as far as the `budget` of its store path goes, and rewrites what is
-/// in it if `references` move.
+/// Looks into the file at `path`, as far as the `budget` of its store path goes, and rewrites its
+/// references where the closure moves.
 ///
-/// Errors are those that the system gives; what is wrong in the file is none, since whoever reads it
-/// meets it too.
+/// Errors are those that the system gives; what is wrong in the file is none, since all who read it
+/// meet it too.
 pub fn look_into(
     path: &Path,
     packing: Packing,
@@ -178,7 +178,7 @@ struct Seen {
     /// Whether it could be read to its end.
     ///
     /// What cannot, such as the broken files that compressors are tested with, ends at the same
-    /// place for whoever reads it.
+    /// place for all who read it.
     whole: bool,
     /// Whether it goes on where others could read it: it is too much, or takes too much memory.
     beyond: bool,
@@ -271,7 +271,7 @@ fn look_into_zip(
     let (mut inside, moved) = match looked {
         Ok(seen) => seen,
         Err(error) => {
-            // No zip after all, or one that nobody else can read either.
+            // No zip after all, or one that no other program can read either.
             only_of_the_system(error.into())?;
             return Ok(ArchiveScan::default());
         }

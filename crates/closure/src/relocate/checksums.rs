@@ -34,8 +34,8 @@ pub(crate) fn is_checksum_file(name: &[u8]) -> bool {
     }
 }
 
-/// The files that the checksum file at `path` vouches for, named as `file` is; none where it is too
-/// large to be read.
+/// The files that the checksum file at `path` vouches for, named as `file` is; `None` where it is
+/// too large to be read.
 ///
 /// A line with nothing but a checksum is about the file that the checksum file is named after, where
 /// `.name.hmac` is libgcrypt's and OpenSSL's habit.
@@ -73,7 +73,7 @@ fn name_on(line: &str) -> Option<&str> {
     is_sum(sum.trim()).then_some(name)
 }
 
-/// What `name` means in `directory`, both of a store path; none where it leads out of that.
+/// What `name` means in `directory`, both of a store path; `None` where it leads out of that.
 fn beside(directory: &Path, name: &str) -> Option<PathBuf> {
     let mut path = directory.to_path_buf();
     for component in Path::new(name).components() {

@@ -4,6 +4,7 @@
 //! `docs/engines.md` has the same table with the source of each row.
 
 use crate::relocate::blocker::BlockerReason;
+use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::Path;
@@ -254,7 +255,10 @@ pub(crate) fn format_of(path: &Path) -> io::Result<Format> {
 }
 
 fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
 }
 
 /// Whether a file with this end is OCaml's bytecode: a magic number of 12 bytes, with a version.

@@ -198,7 +198,7 @@ fn note_bare(findings: &mut Findings, path: PathBuf) {
 }
 
 /// Whether the relative target of a link leads out of the store path, from a directory that is so
-/// many levels in it: one at its top, none where the link is all of it.
+/// many levels in it: one at its top, zero where the link is all of it.
 pub(crate) fn is_escaping(target: &[u8], level: usize) -> bool {
     if target.starts_with(b"/") {
         return false;
