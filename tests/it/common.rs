@@ -10,7 +10,7 @@ use closure::plan::{Miss, Previous};
 use closure::queue::{Queue, QueuedPath};
 use closure::relocate::references::ScanFor;
 use closure::relocate::report::RelocationReport;
-use http_client::{Ask, Http};
+use http_client::{ApiRequest, Http};
 use nix_derivation::StorePath;
 use platform::fixtures::{self, Fixtures};
 use platform::image::Image;
@@ -383,7 +383,9 @@ pub fn python_app_answers(launch: Launch) -> serde_json::Value {
     let mut web = launch.env("PORT", &port.to_string()).start().unwrap();
     web.wait_for("listening", Duration::from_secs(20)).unwrap();
     let url = format!("http://127.0.0.1:{port}/").parse().unwrap();
-    let reply = Http::new().ask(&url, None, Ask::Get, 10_000).unwrap();
+    let reply = Http::new()
+        .call_api(&url, None, ApiRequest::Get, 10_000)
+        .unwrap();
     serde_json::from_slice(&reply.body).unwrap()
 }
 

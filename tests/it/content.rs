@@ -146,7 +146,7 @@ fn what_nix_adds_to_a_store_needs_no_signature() {
     }
     unsigned.replace(&of_nar, shouted);
     let misses = crate::common::plan(&unsigned.caches(), &[of_nar], &Previous::default());
-    let (_, answer) = &misses.unwrap_err()[0].answers[0];
+    let answer = &misses.unwrap_err()[0].answers[0].answer;
     assert_eq!(*answer, Answer::Untrusted(Untrusted::NotSigned));
 }
 

@@ -218,7 +218,7 @@ fn a_tool_with_another_hash() {
     assert!(!outcome.layers.join("proot.toml").exists());
     let log = deploy.stable(&outcome.log);
     assert!(
-        log.contains("A downloaded tool is not the one that was expected"),
+        log.contains("A downloaded tool has the wrong hash"),
         "{log}"
     );
     assert!(log.contains(&deploy.fixtures.proot_sha256), "{log}");

@@ -8,9 +8,9 @@ use crate::relocate::findings::Findings;
 use crate::relocate::references::{ReferenceScanner, ScanFor};
 use crate::relocate::report::RelocationReport;
 use crate::unpack::{Expected, UnpackError, Unpacker};
-use binary_cache::PathInfo;
-use binary_cache::{Answer, Caches};
-use binary_cache::{CacheError, is_identity, nar_decoder};
+use binary_cache::{
+    CacheAnswer, CacheError, Caches, NarSource, PathInfo, is_identity, nar_decoder,
+};
 use nix_derivation::StorePath;
 use std::io::{self, Cursor, Read};
 use std::path::Path;
@@ -31,11 +31,12 @@ const URLS: usize = 3;
 
 /// Why a closure could not be downloaded: the path, where it came from, and what went wrong.
 #[derive(Debug, thiserror::Error)]
-#[error("{path} from {cache}: {reason}")]
+#[error("{path}{}: {reason}", .cache.as_ref().map_or_else(String::new, |cache| format!(" from {cache}")))]
 pub struct FetchError {
     pub path: StorePath,
-    /// The URL of the binary cache, as messages show it.
-    pub cache: String,
+    /// The URL of the binary cache, as messages show it; `None` if there was none to ask.
+    pub cache: Option<String>,
+    #[source]
     pub reason: FetchFailure,
 }
 
@@ -46,9 +47,9 @@ pub enum FetchFailure {
     Open(#[from] CacheError),
     #[error(transparent)]
     Unpack(#[from] UnpackError),
-    /// An earlier build had it from the cache, which cannot be asked now; what all of them say.
-    #[error("the cache that had it cannot be asked now")]
-    Lost(Vec<(String, Answer)>),
+    /// An earlier build had it, and no cache has it now.
+    #[error("no cache has it any more")]
+    Lost(Vec<CacheAnswer>),
 }
 
 /// What all threads need: the paths to download, and where NARs come from.
@@ -65,8 +66,8 @@ struct Download<'a> {
     fetcher: &'a Fetcher<'a>,
     path: &'a QueuedPath,
     scanner: Option<&'a ReferenceScanner>,
-    /// The URLs that were tried, and how each failed.
-    tried: Vec<(String, FetchError)>,
+    /// The sources that were tried, and how each failed.
+    tried: Vec<(NarSource, FetchError)>,
 }
 
 /// Downloads every path of `queue` to its place until the queue is closed and empty, each checked against
@@ -177,7 +178,7 @@ impl Download<'_> {
                         return Err(error);
                     }
                     remove(&self.path.place).map_err(|reason| self.error(&info, reason))?;
-                    self.tried.push((info.url, error));
+                    self.tried.extend(info.source.map(|source| (source, error)));
                 }
             }
         }
@@ -188,15 +189,17 @@ impl Download<'_> {
     fn look_up_other(&mut self) -> Result<PathInfo, FetchError> {
         let planned = &self.path.info;
         let accepts = |other: &PathInfo| {
+            let Some(source) = &other.source else {
+                return false;
+            };
             let of_cache = || {
-                self.tried
-                    .iter()
-                    .filter(|(_, error)| error.cache == other.cache)
+                let tried = self.tried.iter().map(|(tried, _)| tried);
+                tried.filter(|tried| tried.cache == source.cache)
             };
             other.nar_hash == planned.nar_hash
                 && other.references == planned.references
                 && of_cache().count() < URLS
-                && !of_cache().any(|(url, _)| *url == other.url)
+                && !of_cache().any(|tried| tried.url == source.url)
         };
         let found = self.fetcher.caches.look_up_nar(&self.path.path, accepts);
         found.map_err(|answers| {
@@ -242,21 +245,22 @@ impl Download<'_> {
             permits,
             ..
         } = self.fetcher;
-        let attempt = caches.attempt(info);
-        let attempt = attempt.ok_or(FetchFailure::Open(CacheError::NoCacheInfo))?;
-        let nar = attempt.nar(info).map_err(FetchFailure::Open)?;
+        let source = info.source.as_ref();
+        let attempt = source.and_then(|source| Some((source, caches.attempt(source.cache)?)));
+        let (source, attempt) = attempt.ok_or(FetchFailure::Open(CacheError::NoCacheInfo))?;
+        let nar = attempt.nar(source).map_err(FetchFailure::Open)?;
         let mut nar = queue.until_stopped(nar);
         let _memory;
-        if !is_identity(&info.compression) {
+        if !is_identity(&source.compression) {
             let mut head = Vec::new();
             let read = nar.by_ref().take(HEAD as u64).read_to_end(&mut head);
             read.map_err(|error| {
                 attempt.broke(&error);
                 FetchFailure::Unpack(UnpackError::Read(error))
             })?;
-            _memory = reserve(&info.compression, &head, Some(info.nar_size));
+            _memory = reserve(&source.compression, &head, Some(info.nar_size));
             let bytes = permits.read_ahead(Box::new(Cursor::new(head).chain(nar)));
-            nar = nar_decoder(bytes, &info.compression, info.nar_size)
+            nar = nar_decoder(bytes, &source.compression, info.nar_size)
                 .map_err(|error| FetchFailure::Open(CacheError::Decode(error)))?;
         }
         let content = info.content.as_ref();
@@ -276,7 +280,11 @@ impl Download<'_> {
     }
 
     fn error(&self, info: &PathInfo, reason: FetchFailure) -> FetchError {
-        FetchError::new(self.path, info, reason)
+        FetchError {
+            path: self.path.path.clone(),
+            cache: self.fetcher.caches.name_of(info),
+            reason,
+        }
     }
 }
 
@@ -284,13 +292,9 @@ impl FetchError {
     /// Something is wrong with the place that a path was written to.
     pub(super) fn on_disk(path: &QueuedPath, error: io::Error) -> Self {
         let reason = FetchFailure::Unpack(UnpackError::Write(path.place.clone(), error));
-        Self::new(path, &path.info, reason)
-    }
-
-    fn new(path: &QueuedPath, info: &PathInfo, reason: FetchFailure) -> Self {
         Self {
             path: path.path.clone(),
-            cache: info.cache.clone(),
+            cache: None,
             reason,
         }
     }

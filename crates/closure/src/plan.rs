@@ -1,7 +1,7 @@
 //! Finds every store path of a closure by asking binary caches for narinfos, many at once.
 
 use crate::closure::Closure;
-use binary_cache::{Answer, Caches, PathInfo};
+use binary_cache::{Answer, CacheAnswer, Caches, PathInfo};
 use nix_derivation::StorePath;
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -18,14 +18,17 @@ const MAX_PATHS: usize = 30_000;
 /// References of all of them at most, some 100 bytes of memory each: such a system has 100,000.
 const MAX_REFERENCES: usize = 500_000;
 
+/// Bytes of all their URLs at most: a kilobyte for each path.
+const MAX_URLS: usize = 32 * 1024 * 1024;
+
 /// A store path that no binary cache could give.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Miss {
     pub path: StorePath,
     /// From a root down to the path that refers to the missing one; empty for a root itself.
     pub wanted_by: Vec<StorePath>,
-    /// Every cache that was asked, by its URL, and what it answered.
-    pub answers: Vec<(String, Answer)>,
+    /// The answer of every cache that was asked.
+    pub answers: Vec<CacheAnswer>,
 }
 
 /// What the previous image's metadata says of store paths.
@@ -42,7 +45,7 @@ impl Miss {
     #[must_use]
     pub fn is_certain(&self) -> bool {
         let mut answers = self.answers.iter();
-        answers.all(|(_, answer)| *answer == Answer::Absent)
+        answers.all(|asked| asked.answer == Answer::Absent)
     }
 
     /// Whether a cache has the path, but no trusted key or cache vouches for it.
@@ -50,7 +53,7 @@ impl Miss {
     pub fn is_untrusted(&self) -> bool {
         self.answers
             .iter()
-            .any(|(_, answer)| matches!(answer, Answer::Untrusted(_)))
+            .any(|asked| matches!(asked.answer, Answer::Untrusted(_)))
     }
 }
 
@@ -65,7 +68,7 @@ pub fn plan(
     previous: &Previous,
     found: impl Fn(&StorePath, &PathInfo) + Sync,
 ) -> Result<Closure, Vec<Miss>> {
-    let walk = Walk::new(&previous.verified);
+    let walk = Walk::new(caches, &previous.verified);
     for path in roots.iter().chain(&previous.likely) {
         walk.lock().enqueue(path, &previous.verified);
     }
@@ -87,12 +90,13 @@ pub fn plan(
 
 /// A walk over the graph of references, shared by the threads that ask.
 struct Walk<'a> {
+    caches: &'a Caches,
     verified: &'a BTreeMap<StorePath, PathInfo>,
     state: Mutex<State>,
     changed: Condvar,
 }
 
-type Found = Result<PathInfo, Vec<(String, Answer)>>;
+type Found = Result<PathInfo, Vec<CacheAnswer>>;
 
 #[derive(Default)]
 struct State {
@@ -103,8 +107,10 @@ struct State {
     met: HashSet<StorePath>,
     /// How many references they have.
     references: usize,
+    /// Bytes of their URLs.
+    urls: usize,
     answers: Answers,
-    /// The cache that led to more than [`MAX_PATHS`] or [`MAX_REFERENCES`].
+    /// The cache that led to more than [`MAX_PATHS`], [`MAX_REFERENCES`] or [`MAX_URLS`].
     endless: Option<String>,
 }
 
@@ -113,8 +119,9 @@ struct State {
 struct Answers(HashMap<StorePath, Found>);
 
 impl<'a> Walk<'a> {
-    fn new(verified: &'a BTreeMap<StorePath, PathInfo>) -> Self {
+    fn new(caches: &'a Caches, verified: &'a BTreeMap<StorePath, PathInfo>) -> Self {
         Self {
+            caches,
             verified,
             state: Mutex::default(),
             changed: Condvar::new(),
@@ -150,9 +157,14 @@ impl<'a> Walk<'a> {
                 state.enqueue(reference, self.verified);
             }
             state.references += info.references.len();
-            if state.met.len() > MAX_PATHS || state.references > MAX_REFERENCES {
+            state.urls += info.source.as_ref().map_or(0, |source| source.url.len());
+            if state.met.len() > MAX_PATHS
+                || state.references > MAX_REFERENCES
+                || state.urls > MAX_URLS
+            {
                 state.waiting.clear();
-                state.endless.get_or_insert(info.cache.clone());
+                let cache = self.caches.name_of(info).unwrap_or_default();
+                state.endless.get_or_insert(cache);
             }
         }
         state.answers.0.insert(path, answer);
@@ -171,12 +183,16 @@ impl<'a> Walk<'a> {
             return Ok(state.answers);
         };
         let reason = format!(
-            "its narinfos lead to more than {MAX_PATHS} store paths or {MAX_REFERENCES} references"
+            "its narinfos lead to more than {MAX_PATHS} store paths, {MAX_REFERENCES} references or \
+             {MAX_URLS} bytes of URLs"
         );
         let miss = |path: &StorePath| Miss {
             path: path.clone(),
             wanted_by: Vec::new(),
-            answers: vec![(cache.clone(), Answer::Failed(reason.clone()))],
+            answers: vec![CacheAnswer {
+                cache: cache.clone(),
+                answer: Answer::Failed(reason.clone()),
+            }],
         };
         Err(roots.iter().map(miss).collect())
     }

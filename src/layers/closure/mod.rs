@@ -9,9 +9,7 @@ mod planned;
 mod relocatability;
 
 use self::download::{Download, Filled};
-use self::planned::{
-    Planned, is_still_trusted, known_closure, plan, trust, warn_of_left_out, warn_unsigned,
-};
+use self::planned::{Planned, known_closure, plan, trust, warn_of_left_out};
 use self::relocatability::{Relocatability, Verdict};
 use super::launch_layer::{LaunchLayer, LayerError};
 use super::store_paths::{FillError, StoreLayers};
@@ -20,7 +18,7 @@ use crate::layers::describe::Contents;
 use crate::log::{self, bytes};
 use crate::report::{self, print_formats, print_largest_files, print_largest_paths};
 use crate::root::Root;
-use binary_cache::{Caches, PathInfo};
+use binary_cache::{Caches, PathInfo, Unusable};
 use bullet_stream::global::print;
 use closure::Closure;
 use closure::fetch::FetchError;
@@ -37,7 +35,7 @@ use words::paths;
 const NAME: &str = "closure";
 
 /// Raised whenever the metadata or content of this layer or those with the store paths changes its form.
-const FORMAT: &str = "8";
+const FORMAT: &str = "9";
 
 /// How many files and store paths `NIX_DEBUG` lists, as the earlier buildpacks did.
 const LARGEST: usize = 20;
@@ -49,7 +47,7 @@ pub enum ClosureLayerError {
     #[error("no binary cache has every store path")]
     Miss {
         misses: Vec<Miss>,
-        unusable: Vec<(String, String)>,
+        unusable: Vec<Unusable>,
     },
     #[error(transparent)]
     Fetch(#[from] Box<FetchError>),
@@ -178,13 +176,11 @@ impl<'a> ClosureBuild<'a> {
         else {
             return Ok(None);
         };
-        // What is not known cannot be trusted either.
-        let verified: BTreeMap<StorePath, PathInfo> = self.stores.verified().collect();
-        let known = known_closure(self.roots, &verified);
-        let Some(closure) = known.filter(|closure| {
-            let mut infos = closure.paths.values();
-            infos.all(|info| is_still_trusted(info, self.config))
-        }) else {
+        // What is not signed is only taken of a cache that has it now, with a warning in each build.
+        let known = known_closure(self.roots, &self.stores.verified());
+        let Some(closure) =
+            known.filter(|closure| closure.paths.values().all(PathInfo::is_still_trusted))
+        else {
             return Ok(None);
         };
         if !self.stores.keep(&previous.layers)? {
@@ -199,7 +195,6 @@ impl<'a> ClosureBuild<'a> {
         if let Some(message) = previous.relocation.message() {
             log::sub_bullet(message);
         }
-        warn_unsigned(&closure);
         self.report_on(&closure)?;
         // The largest files are in layers that are not here.
         if self.config.debug {
@@ -238,7 +233,7 @@ impl<'a> ClosureBuild<'a> {
 
     /// What the previous image's metadata says: verified under the same trust settings, else only likely.
     fn previous_paths(&self) -> Previous {
-        let verified: BTreeMap<StorePath, PathInfo> = self.stores.verified().collect();
+        let verified = self.stores.verified();
         let previous = self.previous.as_ref();
         if previous.is_some_and(|previous| previous.trust == trust(self.config)) {
             return Previous {

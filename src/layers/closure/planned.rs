@@ -5,7 +5,7 @@ use crate::config::Config;
 use crate::layers::launch_layer::LayerError;
 use crate::log;
 use crate::root::Root;
-use binary_cache::{Caches, PathInfo, Trust};
+use binary_cache::{Caches, PathInfo, Trust, Unusable};
 use bullet_stream::global::print;
 use closure::Closure;
 use closure::plan::Previous;
@@ -24,7 +24,7 @@ pub(super) struct Planned {
     pub closure: Closure,
     pub caches: Arc<Caches>,
     /// The caches that cannot be used, with the reason.
-    pub left_out: Vec<(String, String)>,
+    pub left_out: Vec<Unusable>,
     pub prefetch: Option<Prefetch>,
 }
 
@@ -40,9 +40,13 @@ pub(super) fn plan(
     let timer = print::sub_start_timer("Asking the binary caches");
     let caches = Arc::new(open_caches());
     let root_paths: Vec<_> = roots.iter().map(|root| root.path.clone()).collect();
-    previous
-        .verified
-        .retain(|_, info| caches.is_still_trusted(info));
+    previous.verified.retain(|path, info| {
+        let is_trusted = info.is_still_trusted();
+        if !is_trusted {
+            previous.likely.push(path.clone());
+        }
+        is_trusted
+    });
     let scan_for = match engine {
         EngineSetting::Unset => Some(ScanFor::Declared),
         EngineSetting::Only(_) => Some(ScanFor::Nothing),
@@ -68,7 +72,7 @@ pub(super) fn plan(
         unusable: left_out.clone(),
     })?;
     warn_of_left_out(left_out.iter().cloned());
-    warn_unsigned(&closure);
+    warn_unsigned(&closure, &caches);
     Ok(Planned {
         closure,
         caches,
@@ -114,28 +118,14 @@ pub(super) fn trust(config: &Config) -> Vec<String> {
     trust
 }
 
-/// Whether a path would be taken as `info` has it, were it fetched now under the same [`trust`]: one that
-/// no key vouches for is only taken from a cache that is still among the settings.
-pub(super) fn is_still_trusted(info: &PathInfo, config: &Config) -> bool {
-    let mut named = config
-        .caches
-        .iter()
-        .filter(|cache| cache.to_string() == info.cache);
-    match info.trust {
-        Trust::Signed | Trust::ContentAddressed => true,
-        Trust::TrustedCache => named.any(|cache| cache.trusted),
-        Trust::Unsigned => !config.trust.required && named.any(|cache| !cache.must_sign),
-    }
-}
-
-pub(super) fn warn_of_left_out(caches: impl Iterator<Item = (String, String)>) {
-    for (cache, reason) in caches {
+pub(super) fn warn_of_left_out(caches: impl Iterator<Item = Unusable>) {
+    for Unusable { cache, reason } in caches {
         log::warning(&format!("{cache} was left out: {reason}."));
     }
 }
 
 /// Warns of paths that no key vouches for, in each build that deploys them.
-pub(super) fn warn_unsigned(closure: &Closure) {
+fn warn_unsigned(closure: &Closure, caches: &Caches) {
     let unsigned = || {
         let infos = closure.paths.values();
         infos.filter(|info| info.trust == Trust::Unsigned)
@@ -144,7 +134,7 @@ pub(super) fn warn_unsigned(closure: &Closure) {
     if count == 0 {
         return;
     }
-    let mut from: Vec<String> = unsigned().map(|info| info.cache.clone()).collect();
+    let mut from: Vec<String> = unsigned().filter_map(|info| caches.name_of(info)).collect();
     from.sort();
     from.dedup();
     log::warning(&format!(
