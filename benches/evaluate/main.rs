@@ -9,12 +9,14 @@ use nix_hydra_buildpack::config::{Config, Wanted};
 use nix_hydra_buildpack::resolve::expression::Evaluator;
 use nix_hydra_buildpack::resolve::source::Source;
 use nix_runner::Nix;
+use nix_runner::supply::Supply;
 use nix_runner::archive::{Target, unpack_packed, unpack_release};
 use platform::bench::{Options, Takes};
 use platform::fixtures::{self, Fixtures};
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 use std::time::Instant;
 use tempfile::TempDir;
 
@@ -54,7 +56,7 @@ fn ours(packed: &Path, app: &Path, thorough: bool) -> Result<String> {
     let (nix, _) = Nix::unpacked(
         &|target| unpack_packed(packed, target),
         &|_| Err("not here".to_string()),
-        config.substituters(),
+        Arc::new(Supply::new(config.substituters())?),
     )
     .map_err(|error| anyhow::anyhow!("{error:?}"))?;
     let outcome = Evaluator::new(&nix, &source, expression, &config, "x86_64-linux")

@@ -18,9 +18,10 @@ use hydra::deploy::short;
 use hydra::{Hydra, revision};
 use hydra_side::{Built, HydraSide};
 use nix_derivation::StorePath;
+use nix_runner::nar_store::NarStore;
 use our_side::OurSide;
 use std::path::Path;
-use stores::{CacheStore, DirectoryStore, Store};
+use stores::{CacheStore, EvaluatedStore, Store};
 
 /// What the doctor found. It is printed with its answer first.
 #[derive(Debug)]
@@ -64,8 +65,8 @@ pub enum Finding {
 /// What is known here, to be compared.
 #[derive(Debug)]
 pub struct Evaluated<'a> {
-    /// Where the store's paths are on disk.
-    pub store: &'a Path,
+    /// The store that was evaluated in.
+    pub store: &'a NarStore,
     pub root: &'a StorePath,
     /// The app's source in the store.
     pub source: &'a StorePath,
@@ -83,7 +84,7 @@ pub fn diagnose(
     mut hydra: Result<&mut Hydra, String>,
     open_caches: impl FnOnce(Option<&Hydra>) -> Caches,
 ) -> Diagnosis {
-    let mut store = DirectoryStore::new(evaluated.store);
+    let mut store = EvaluatedStore(evaluated.store);
     let derivation = store.deriver(evaluated.root);
     let revision = revision::find(config.hydra.revision.as_ref(), app_dir);
     let mut ours = our_side::look(evaluated, expression, config, app_dir, &mut store);
@@ -134,7 +135,7 @@ fn against(
     derivation: &StorePath,
     evaluated: &Evaluated,
     ours: &OurSide,
-    store: &mut DirectoryStore,
+    store: &mut EvaluatedStore,
     caches: &Caches,
 ) -> Finding {
     let root = evaluated.root.to_absolute_path();

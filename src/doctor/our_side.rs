@@ -1,7 +1,7 @@
 //! What can be said of our own side: what enters the derivation, and what nothing pins.
 
 use super::Evaluated;
-use super::stores::{DirectoryStore, Store};
+use super::stores::{EvaluatedStore, Store};
 use super::tree::Tree;
 use crate::config::{Config, Expression};
 use crate::resolve::pins::{self, Unpinned};
@@ -38,7 +38,7 @@ pub(super) fn look(
     expression: &Expression,
     config: &Config,
     app_dir: &Path,
-    store: &mut DirectoryStore,
+    store: &mut EvaluatedStore,
 ) -> OurSide {
     let changes = if app_dir.join(".git").exists() {
         revision::changes(app_dir).unwrap_or_default()
@@ -59,7 +59,7 @@ pub(super) fn look(
     }
 }
 
-fn sources(root: &StorePath, store: &mut DirectoryStore) -> Vec<(StorePath, usize)> {
+fn sources(root: &StorePath, store: &mut EvaluatedStore) -> Vec<(StorePath, usize)> {
     let mut next: Vec<StorePath> = store.deriver(root).into_iter().collect();
     let mut met: BTreeSet<StorePath> = next.iter().cloned().collect();
     let mut found: Vec<(StorePath, usize)> = Vec::new();

@@ -372,6 +372,15 @@ fn nix_archive(error: &ArchiveError) -> Message {
 fn nix(error: &NixError) -> Message {
     match error {
         NixError::Write(path, error) => disk("Failed to set up Nix", path, error),
+        NixError::Serve(error) => Message::new(
+            "Sources cannot be given to Nix",
+            formatdoc! {"
+                Nix reads pinned sources over HTTP from this build, on an address of loopback. That
+                could not be opened: {error}.
+
+                Let the build container have loopback.
+            "},
+        ),
         NixError::Temporary(error) => temporary(error),
         NixError::Start(program, error) => Message::new(
             "Nix cannot be started",
@@ -995,6 +1004,7 @@ mod tests {
                     ("/dev/shm".into(), io::ErrorKind::NotFound),
                 ])),
                 NixError::Start("/usr/bin/nix-store".into(), io::ErrorKind::NotFound.into()),
+                NixError::Serve(io::ErrorKind::PermissionDenied.into()),
                 NixError::Failed("error: the store is odd".into()),
                 NixError::TooOld(semver::Version::new(2, 31, 2)),
                 NixError::NoEngine(vec![

@@ -16,7 +16,9 @@ use crate::tools::{Tool, ToolError, ToolSource};
 use bullet_stream::global::print;
 use hydra::revision::Commit;
 use nix_runner::Nix;
+use nix_runner::supply::Supply;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// How much an evaluation may leave out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,14 +75,19 @@ pub(super) fn by_evaluation(
         });
     }
 
-    let mut nix = match on_path {
-        Some((bin, version)) => {
-            log::sub_bullet(format!("Using Nix {version} on PATH"));
-            Nix::new(bin, build.config.substituters())?
+    let supply = Arc::new(Supply::new(build.config.substituters())?);
+    let mut nix = std::thread::scope(|scope| {
+        scope.spawn(|| layer.restore_sources(supply.store()));
+        match on_path {
+            Some((bin, version)) => {
+                log::sub_bullet(format!("Using Nix {version} on PATH"));
+                Nix::new(bin, Arc::clone(&supply)).map_err(ResolveError::from)
+            }
+            None => unpacked_nix(build, &layer, &tool, &supply),
         }
-        None => unpacked_nix(build, &layer, &tool)?,
-    };
+    })?;
     let outcome = evaluate(build, &mut nix, source, expression, system, commit, effort)?;
+    layer.keep_sources(&nix, &source.path)?;
     print_roots(&outcome.roots);
     for entry in &outcome.unusable {
         log::warning(&format!(
@@ -128,13 +135,14 @@ fn unpacked_nix(
     build: &Build,
     layer: &NixStoreLayer,
     tool: &ToolSource,
+    supply: &Arc<Supply>,
 ) -> Result<Nix, ResolveError> {
     let archive = layer.nix(tool, build.http)?;
     let timer = print::sub_start_timer("Unpacking it");
     let unpacked = Nix::unpacked(
         &|target| archive.unpack(target),
         &|directory| proot(build, directory),
-        build.config.substituters(),
+        Arc::clone(supply),
     );
     timer.done();
     let (nix, needs_engine) = unpacked?;

@@ -118,6 +118,8 @@ pub struct Evaluator<'a> {
     config: &'a Config,
     system: &'a str,
     commit: Option<Commit>,
+    /// What it will probably fetch.
+    expected: Vec<StorePath>,
 }
 
 impl<'a> Evaluator<'a> {
@@ -129,11 +131,7 @@ impl<'a> Evaluator<'a> {
         config: &'a Config,
         system: &'a str,
     ) -> Result<Self, ExpressionError> {
-        source
-            .write_to(nix.store())
-            .map_err(ExpressionError::Source)?;
-        nix.load_db(&source.registration())
-            .map_err(ExpressionError::Nix)?;
+        source.add_to(nix.store())?;
         Self::write_nixpkgs(nix, "")?;
         Ok(Self {
             source,
@@ -141,6 +139,7 @@ impl<'a> Evaluator<'a> {
             config,
             system,
             commit: None,
+            expected: Vec::new(),
         })
     }
 
@@ -148,6 +147,12 @@ impl<'a> Evaluator<'a> {
     #[must_use]
     pub fn at(self, commit: Option<Commit>) -> Self {
         Self { commit, ..self }
+    }
+
+    /// The same, with sources that it will probably fetch.
+    #[must_use]
+    pub fn expecting(self, expected: Vec<StorePath>) -> Self {
+        Self { expected, ..self }
     }
 
     /// The flake that the expression is, as Nix takes it; nothing where it is none.
@@ -233,6 +238,9 @@ impl<'a> Evaluator<'a> {
             pure: self.expression.is_flake(),
             read_only: mode.read_only,
             offline: mode.offline,
+            // What fails without them is evaluated again with all of Nix.
+            without_flakes: mode.read_only && !self.expression.is_flake() && self.source.has_lock,
+            expected: &self.expected,
         })
         .map_err(ExpressionError::Nix)
     }
@@ -293,10 +301,10 @@ fn nixpkgs_directory(nix: &Nix) -> std::path::PathBuf {
     nix.scratch().join("nixpkgs")
 }
 
-/// The error itself, at the end of a trace: one line.
+/// The first line of an error.
 fn last_error(said: &str) -> &str {
-    let start = said.rfind("error: ").map_or(0, |at| at + "error: ".len());
-    said[start..].lines().next().unwrap_or_default().trim()
+    let error = said.strip_prefix("error: ").unwrap_or(said);
+    error.lines().next().unwrap_or_default().trim()
 }
 
 /// The name in `attribute 'stdenv' missing` or `undefined variable 'stdenv'`.

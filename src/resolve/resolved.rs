@@ -2,7 +2,7 @@
 
 use crate::root::Root;
 use nix_runner::Nix;
-use std::path::Path;
+use nix_runner::nar_store::NarStore;
 
 /// What a thorough evaluation leaves.
 #[derive(Debug)]
@@ -23,9 +23,9 @@ pub struct Resolved {
 }
 
 impl Resolved {
-    /// Where the store's paths are on disk in which the roots' derivations are, if there is one.
+    /// The store in which the roots' derivations are, if there is one.
     #[must_use]
-    pub fn store(&self) -> Option<&Path> {
+    pub fn store(&self) -> Option<&NarStore> {
         self.evaluated
             .as_ref()
             .map(|evaluated| evaluated.nix.store())

@@ -8,12 +8,13 @@
 use super::checkout::submodules;
 use nix_archive::nar::{self, Encoder};
 use nix_derivation::{CAHash, HashAlgorithm, NixHash, NixHasher, StoreDir, StorePath};
+use nix_runner::nar_store::{Entry, NarStore, NarStoreError};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::fs::{self, File};
+use std::io::{self, BufWriter, Read, Write};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, symlink};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 /// A source tree, read but not copied.
@@ -25,6 +26,8 @@ pub struct Source {
     pub nar_size: u64,
     /// Regular files and links.
     pub files: usize,
+    /// Whether there is a `flake.lock` at its top.
+    pub has_lock: bool,
     /// What was left out because a platform put it there, and not git.
     pub left_out: Vec<&'static str>,
 }
@@ -90,6 +93,7 @@ impl Source {
             .map_err(|error| SourceError::Encode(error.to_string()))?;
         Ok(Self {
             files: tree.count(),
+            has_lock: tree.has(OsStr::new("flake.lock")),
             tree,
             path,
             nar_hash,
@@ -98,27 +102,35 @@ impl Source {
         })
     }
 
-    /// Writes the tree to `store/<base name of its path>`, and answers where that is.
-    pub fn write_to(&self, store: &Path) -> Result<PathBuf, SourceError> {
-        let destination = store.join(self.path.to_basename());
-        self.tree.write(&destination)?;
-        Ok(destination)
+    /// Adds the tree to a store of NARs.
+    pub fn add_to(&self, store: &NarStore) -> Result<(), SourceError> {
+        let file = store.nar_file(&self.nar_hash);
+        let write_error = |error| SourceError::Write(file.clone(), error);
+        let nar = BufWriter::new(File::create(&file).map_err(write_error)?);
+        let nar = self.encode(nar)?;
+        nar.into_inner().map_err(|error| write_error(error.into_error()))?;
+        let entry = Entry {
+            path: &self.path,
+            nar_hash: &self.nar_hash,
+            nar_size: self.nar_size,
+            references: Vec::new(),
+        };
+        store.adopt(&entry).map_err(|error| match error {
+            NarStoreError::Write(path, error) => SourceError::Write(path, error),
+            other => SourceError::Encode(other.to_string()),
+        })
+    }
+
+    /// Writes the NAR of the tree to `writer`, which is returned.
+    pub fn encode<W: Write>(&self, writer: W) -> Result<W, SourceError> {
+        let mut encoder = Encoder::new(writer).map_err(|error| encode_error(&error))?;
+        self.tree.encode(None, &mut encoder)?;
+        encoder.finish().map_err(|error| encode_error(&error))
     }
 
     /// Calls `visit` with every regular file and link: its path in the tree, and what it is.
     pub fn visit(&self, visit: &mut dyn FnMut(&Path, &Leaf)) {
         self.tree.visit(&mut PathBuf::new(), visit);
-    }
-
-    /// The line form in which `nix-store --load-db` takes a valid path. Format: Nix's
-    /// `decodeValidPathInfo`.
-    #[must_use]
-    pub fn registration(&self) -> String {
-        let hash = self.nar_hash.to_nix_base16_string();
-        let hash = hash
-            .split_once(':')
-            .map_or(hash.as_str(), |(_, digits)| digits);
-        format!("{}\n{hash}\n{}\n\n0\n", self.path, self.nar_size)
     }
 }
 
@@ -208,6 +220,10 @@ fn read_directory(
 }
 
 impl Node {
+    fn has(&self, name: &OsStr) -> bool {
+        matches!(self, Self::Directory(children) if children.contains_key(name))
+    }
+
     fn count(&self) -> usize {
         match self {
             Self::Directory(children) => children.values().map(Self::count).sum(),
@@ -228,10 +244,10 @@ impl Node {
         }
     }
 
-    fn encode(
+    fn encode<W: Write>(
         &self,
         name: Option<&OsStr>,
-        encoder: &mut Encoder<HashSink>,
+        encoder: &mut Encoder<W>,
     ) -> Result<(), SourceError> {
         let name = name.map(OsStr::as_bytes);
         match self {
@@ -258,34 +274,6 @@ impl Node {
                     .map_err(|error| encode_error(&error))?;
                 io::copy(&mut file, &mut contents).map_err(read_error)?;
                 contents.finish().map_err(|error| encode_error(&error))
-            }
-        }
-    }
-
-    fn write(&self, to: &Path) -> Result<(), SourceError> {
-        let write_error = |error| SourceError::Write(to.to_path_buf(), error);
-        match self {
-            Self::Directory(children) => {
-                fs::DirBuilder::new()
-                    .mode(0o755)
-                    .create(to)
-                    .map_err(write_error)?;
-                children
-                    .iter()
-                    .try_for_each(|(name, child)| child.write(&to.join(name)))
-            }
-            Self::Leaf(Leaf::Link(target)) => symlink(target, to).map_err(write_error),
-            Self::Leaf(Leaf::File { from, executable }) => {
-                let mut source =
-                    File::open(from).map_err(|error| SourceError::Read(from.clone(), error))?;
-                OpenOptions::new()
-                    .write(true)
-                    .create_new(true)
-                    .mode(if *executable { 0o555 } else { 0o444 })
-                    .open(to)
-                    .and_then(|mut file| io::copy(&mut source, &mut file))
-                    .map_err(write_error)?;
-                Ok(())
             }
         }
     }

@@ -5,6 +5,8 @@ use binary_cache::Caches;
 use binary_cache::TrustSettings;
 use closure::place::is_layer;
 use http_client::{Ask, Http};
+use nix_archive::nar::{CaseHack, restore};
+use nix_hydra_buildpack::resolve::source::Source;
 use platform::fixtures::{self, Fixtures};
 use platform::image::Image;
 use platform::lifecycle::{Build, Outcome};
@@ -408,4 +410,11 @@ pub fn digest(directory: &Path) -> String {
         add(&mut hasher, &entry);
     }
     hex::encode(hasher.finalize())
+}
+
+/// Unpacks the NAR of a source as `to`, and answers where that is.
+pub fn unpacked(source: &Source, to: &Path) -> PathBuf {
+    let nar = source.encode(Vec::new()).unwrap();
+    restore(&nar, to, CaseHack::Disabled).unwrap();
+    to.to_path_buf()
 }

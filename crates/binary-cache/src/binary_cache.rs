@@ -128,8 +128,17 @@ impl BinaryCache {
 
     /// What the cache knows of `path`, or nothing where it does not have it.
     pub fn narinfo(&self, path: &StorePath) -> Result<Option<NarInfo>, CacheError> {
-        let basename = path.to_basename();
-        let hash_part = basename.split('-').next().unwrap_or_default();
+        let narinfo = self.narinfo_of(path.to_basename().split('-').next().unwrap_or_default())?;
+        match narinfo {
+            Some(narinfo) if narinfo.store_path() != path => {
+                Err(CacheError::OtherPath(narinfo.store_path().clone()))
+            }
+            other => Ok(other),
+        }
+    }
+
+    /// The same for the path with this hash part, whatever its name is.
+    pub fn narinfo_of(&self, hash_part: &str) -> Result<Option<NarInfo>, CacheError> {
         let name = format!("{hash_part}.narinfo");
         let text = match self.read_small(&name, MAX_NARINFO_SIZE as u64) {
             Err(error) if error.is_absent() => return Ok(None),
@@ -137,7 +146,7 @@ impl BinaryCache {
         };
         let narinfo = NarInfo::parse_in(&StoreDir::default(), &text)
             .map_err(|error| CacheError::NarInfo(error.to_string()))?;
-        if narinfo.store_path() != path {
+        if !narinfo.store_path().to_basename().starts_with(hash_part) {
             return Err(CacheError::OtherPath(narinfo.store_path().clone()));
         }
         Ok(Some(narinfo))

@@ -3,6 +3,7 @@
 use crate::{BinaryCache, CacheError, CacheUrl, PathInfo, SignIn, Trust, TrustSettings, Untrusted};
 use http_client::{Http, HttpError};
 use nix_derivation::StorePath;
+use nix_narinfo::NarInfo;
 use std::io::{self, Read};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
@@ -98,9 +99,22 @@ impl Asked {
         trust: &TrustSettings,
         suits: impl Fn(&PathInfo) -> bool,
     ) -> Result<PathInfo, Answer> {
+        let (_, info) = self.ask(trust, |cache| cache.narinfo(path))?;
+        if suits(&info) {
+            Ok(info)
+        } else {
+            Err(Answer::Another)
+        }
+    }
+
+    fn ask(
+        &self,
+        trust: &TrustSettings,
+        narinfo: impl FnOnce(&BinaryCache) -> Result<Option<NarInfo>, CacheError>,
+    ) -> Result<(StorePath, PathInfo), Answer> {
         let cache = self.usable()?;
         let attempt = self.narinfos.attempt(cache);
-        let narinfo = cache.narinfo(path).map_err(|error| {
+        let narinfo = narinfo(cache).map_err(|error| {
             attempt.failed(&error);
             Answer::of(&error)
         })?;
@@ -108,11 +122,7 @@ impl Asked {
         let narinfo = narinfo.ok_or(Answer::Absent)?;
         let trust = trust.check(&narinfo, cache.url());
         let info = PathInfo::new(&narinfo, cache.url(), trust.map_err(Answer::Untrusted)?);
-        if suits(&info) {
-            Ok(info)
-        } else {
-            Err(Answer::Another)
-        }
+        Ok((narinfo.store_path().clone(), info))
     }
 }
 
@@ -271,10 +281,15 @@ impl Caches {
         })
     }
 
-    fn first(
+    /// Asks the caches in their order for the path with this hash part, until one has it and is believed.
+    pub fn find(&self, hash_part: &str) -> Result<(StorePath, PathInfo), Vec<(String, Answer)>> {
+        self.first(|asked| asked.ask(&self.trust, |cache| cache.narinfo_of(hash_part)))
+    }
+
+    fn first<T>(
         &self,
-        ask: impl Fn(&Asked) -> Result<PathInfo, Answer>,
-    ) -> Result<PathInfo, Vec<(String, Answer)>> {
+        ask: impl Fn(&Asked) -> Result<T, Answer>,
+    ) -> Result<T, Vec<(String, Answer)>> {
         let mut answers = Vec::new();
         for asked in &self.caches {
             match ask(asked) {

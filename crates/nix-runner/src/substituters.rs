@@ -1,21 +1,22 @@
-//! The build's binary caches as Nix's own settings, for what an evaluation needs of them.
-//!
-//! Nix asks them for pinned sources by store path before it goes to a URL, and for what a build
-//! needs. The closure itself is downloaded by this project's own client.
+//! The build's binary caches, for what an evaluation needs of them: as this project's own client asks
+//! them, and as Nix's own settings for what is built.
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use binary_cache::credentials::Netrc;
-use binary_cache::{CacheUrl, TrustSettings};
-use http_client::Credentials;
+use binary_cache::{CacheUrl, Caches, TrustSettings};
+use http_client::{Credentials, Http};
 use std::fs::OpenOptions;
 use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+use std::sync::OnceLock;
 
 /// The binary caches of a build, and whose signatures count.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Substituters {
+    /// What they answer to this project's own client; opened once something is asked for.
+    opened: OnceLock<Caches>,
     caches: Vec<CacheUrl>,
     netrc: Netrc,
     trust: TrustSettings,
@@ -25,10 +26,20 @@ impl Substituters {
     #[must_use]
     pub fn new(caches: Vec<CacheUrl>, trust: TrustSettings, netrc: Netrc) -> Self {
         Self {
+            opened: OnceLock::new(),
             caches,
             netrc,
             trust,
         }
+    }
+
+    /// The caches as this project's own client asks them.
+    #[must_use]
+    pub fn caches(&self) -> &Caches {
+        self.opened.get_or_init(|| {
+            let trust = self.trust.clone();
+            Caches::open(&self.caches, trust, &Http::new(), &hydra::sign_in)
+        })
     }
 
     /// Lines of `nix.conf`.
@@ -124,6 +135,7 @@ mod tests {
     #[test]
     fn credentials_are_in_the_netrc_file_alone() {
         let substituters = Substituters {
+            opened: OnceLock::new(),
             caches: [
                 "https://user:hunter2@cache.example.org/x?priority=3",
                 "file:///cache?trusted=true",
