@@ -32,6 +32,7 @@ mod launch;
 mod order;
 mod pack;
 mod parity;
+mod pins;
 mod picture;
 mod redeploy;
 mod relocate;
