@@ -2,15 +2,17 @@
 //!
 //! Ours is all that a build does between a restored `nix-store` layer and the root: it unpacks Nix,
 //! puts the source into a store, and evaluates, with every derivation written or without. The others
-//! only evaluate. They take turns.
+//! only evaluate. They take turns. `nixpkgs.rs` does the same with a tree of nixpkgs' shape.
+
+mod nixpkgs;
 
 use anyhow::{Context, Result, bail, ensure};
 use nix_hydra_buildpack::config::{Config, Wanted};
 use nix_hydra_buildpack::resolve::expression::Evaluator;
 use nix_hydra_buildpack::resolve::source::Source;
 use nix_runner::Nix;
-use nix_runner::supply::Supply;
 use nix_runner::archive::{Target, unpack_packed, unpack_release};
+use nix_runner::supply::Supply;
 use platform::bench::{Options, Takes};
 use platform::fixtures::{self, Fixtures};
 use std::fmt::Write as _;
@@ -42,13 +44,18 @@ fn main() -> Result<()> {
             println!("{root}");
             Ok(())
         }
+        ["pinned", packed, app, cache, kept] => {
+            let root = nixpkgs::ours(Path::new(packed), Path::new(app), cache, Path::new(kept))?;
+            println!("{root}");
+            Ok(())
+        }
         _ => Options::read(&arguments, TAKES)?.map_or(Ok(()), |options| bench(&options)),
     }
 }
 
 /// All that the buildpack does; answers the root.
 fn ours(packed: &Path, app: &Path, thorough: bool) -> Result<String> {
-    let config = config(app)?;
+    let config = config(app, "")?;
     let Wanted::Expression(expression) = &config.wanted else {
         bail!("no expression");
     };
@@ -66,9 +73,17 @@ fn ours(packed: &Path, app: &Path, thorough: bool) -> Result<String> {
     Ok(root.path.to_absolute_path())
 }
 
-fn config(app: &Path) -> Result<Config> {
-    let setting = |name: &str| (name == "NIX_DEFAULT_BINARY_CACHE").then(String::new);
-    Config::read(setting, app).map_err(|error| anyhow::anyhow!("{error:?}"))
+fn config(app: &Path, cache: &str) -> Result<Config> {
+    let setting = |name: &str| match name {
+        "NIX_DEFAULT_BINARY_CACHE" => Some(String::new()),
+        "NIX_EXTRA_BINARY_CACHE" => Some(cache.to_string()),
+        _ => None,
+    };
+    Config::read(setting, app).map_err(text)
+}
+
+fn text(error: impl std::fmt::Debug) -> anyhow::Error {
+    anyhow::anyhow!("{error:?}")
 }
 
 /// A contender's name, as figures have it, its description, and its runs in seconds.
@@ -152,7 +167,14 @@ fn bench(options: &Options) -> Result<()> {
             contender.runs.push(seconds);
         }
     }
-    report(&contenders, options, &fixtures)
+    report(&contenders, options, &fixtures)?;
+    let table = nixpkgs::bench(options, &fixtures, &packed)?;
+    println!("\n{table}");
+    if options.write {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/performance.md");
+        platform::docs::put(&path, "nixpkgs", &table)?;
+    }
+    Ok(())
 }
 
 type Timed = (f64, Option<String>);

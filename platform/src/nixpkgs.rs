@@ -66,8 +66,12 @@ impl Tree {
         let mut written = encoder.finish()?;
         written.file.flush()?;
         let nar_hash = written.hasher.finalize();
-        let path =
-            StoreDir::default().build_ca_path("source", &CAHash::Nar(nar_hash.clone()), [], false)?;
+        let path = StoreDir::default().build_ca_path(
+            "source",
+            &CAHash::Nar(nar_hash.clone()),
+            [],
+            false,
+        )?;
         Ok(Self {
             path,
             nar_hash,
@@ -130,14 +134,17 @@ fn tree(shape: &Shape, note: &str) -> Node {
     let flake = "{ outputs = _: { legacyPackages.x86_64-linux = import ./. { }; }; }\n";
     let mut top = BTreeMap::new();
     top.insert("pkgs".to_string(), Node::Directory(by_name));
-    top.insert("default.nix".to_string(), Node::File(default_nix(shape.read)));
+    top.insert(
+        "default.nix".to_string(),
+        Node::File(default_nix(shape.read)),
+    );
     top.insert("flake.nix".to_string(), Node::File(flake.to_string()));
     top.insert("note".to_string(), Node::File(note.to_string()));
     Node::Directory(top)
 }
 
 fn shard(number: usize) -> String {
-    let letter = |number: usize| char::from(b'a' + (number % 26) as u8);
+    let letter = |number: usize| char::from(b"abcdefghijklmnopqrstuvwxyz"[number % 26]);
     let number = number % SHARDS;
     String::from_iter([letter(number / 26), letter(number)])
 }
@@ -152,7 +159,11 @@ fn package(number: usize, read: usize) -> String {
             let _ = write!(dependencies, " p{other}");
         }
     }
-    let patch = if number % 50 == 0 { "./fix.patch" } else { "null" };
+    let patch = if number.is_multiple_of(50) {
+        "./fix.patch"
+    } else {
+        "null"
+    };
     format!(
         "{{ make{arguments} }}:\nmake {{ name = \"p{number}\"; dependencies = [{dependencies} ]; \
          patch = {patch}; }}\n"
@@ -196,12 +207,23 @@ impl Filler {
 
     fn fill(&mut self, text: &mut String, size: usize) {
         const WORDS: [&str; 8] = [
-            "meta", "buildInputs", "description", "license", "homepage", "maintainers", "fetchurl", "hash",
+            "meta",
+            "buildInputs",
+            "description",
+            "license",
+            "homepage",
+            "maintainers",
+            "fetchurl",
+            "hash",
         ];
         while text.len() < size {
             let number = self.next();
             let word = WORDS[(number % 8) as usize];
-            let _ = writeln!(text, "# {word} = with lib; [ {word} {:08x} ];", number >> 32);
+            let _ = writeln!(
+                text,
+                "# {word} = with lib; [ {word} {:08x} ];",
+                number >> 32
+            );
         }
     }
 }

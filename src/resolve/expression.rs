@@ -1,11 +1,12 @@
 //! Evaluates the app's expression inside the store, as Hydra does, to the store paths it stands for.
 
+use super::named_sources::named_sources;
 use super::source::{Source, SourceError};
 use super::{Root, lookups};
 use crate::config::{Config, Expression};
 use hydra::revision::Commit;
 use nix_derivation::{StoreDir, StorePath};
-use nix_runner::{Evaluation, Nix, NixError};
+use nix_runner::{Evaluation, Flakes, Nix, NixError};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -139,7 +140,7 @@ impl<'a> Evaluator<'a> {
             config,
             system,
             commit: None,
-            expected: Vec::new(),
+            expected: named_sources(source),
         })
     }
 
@@ -147,12 +148,6 @@ impl<'a> Evaluator<'a> {
     #[must_use]
     pub fn at(self, commit: Option<Commit>) -> Self {
         Self { commit, ..self }
-    }
-
-    /// The same, with sources that it will probably fetch.
-    #[must_use]
-    pub fn expecting(self, expected: Vec<StorePath>) -> Self {
-        Self { expected, ..self }
     }
 
     /// The flake that the expression is, as Nix takes it; nothing where it is none.
@@ -238,8 +233,11 @@ impl<'a> Evaluator<'a> {
             pure: self.expression.is_flake(),
             read_only: mode.read_only,
             offline: mode.offline,
-            // What fails without them is evaluated again with all of Nix.
-            without_flakes: mode.read_only && !self.expression.is_flake() && self.source.has_lock,
+            // What fails without flakes is evaluated again with all of Nix.
+            flakes: match mode.read_only && !self.expression.is_flake() && self.source.has_lock {
+                true => Flakes::Hidden,
+                false => Flakes::Shown,
+            },
             expected: &self.expected,
         })
         .map_err(ExpressionError::Nix)

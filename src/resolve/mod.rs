@@ -7,6 +7,7 @@ mod error;
 pub mod expression;
 mod gitattributes;
 pub mod lookups;
+mod named_sources;
 pub(crate) mod pins;
 mod realise;
 mod resolved;

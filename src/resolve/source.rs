@@ -108,7 +108,8 @@ impl Source {
         let write_error = |error| SourceError::Write(file.clone(), error);
         let nar = BufWriter::new(File::create(&file).map_err(write_error)?);
         let nar = self.encode(nar)?;
-        nar.into_inner().map_err(|error| write_error(error.into_error()))?;
+        nar.into_inner()
+            .map_err(|error| write_error(error.into_error()))?;
         let entry = Entry {
             path: &self.path,
             nar_hash: &self.nar_hash,

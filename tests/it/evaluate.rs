@@ -10,8 +10,8 @@ use nix_hydra_buildpack::resolve::expression::{Evaluator, ExpressionError, Outco
 use nix_hydra_buildpack::resolve::source::Source;
 use nix_hydra_buildpack::root::Root;
 use nix_runner::Nix;
-use nix_runner::supply::Supply;
 use nix_runner::archive::{self, ArchiveError, Target};
+use nix_runner::supply::Supply;
 use platform::fixtures::Fixtures;
 use platform::server::Server;
 use std::fmt::Write as _;

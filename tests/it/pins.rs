@@ -45,7 +45,10 @@ impl Pinned {
     }
 
     fn url(&self) -> String {
-        format!("http://{}/nixpkgs.tar.gz", self.silent.local_addr().unwrap())
+        format!(
+            "http://{}/nixpkgs.tar.gz",
+            self.silent.local_addr().unwrap()
+        )
     }
 
     /// A text with the tree's hash and its URL, which is silent.
@@ -82,7 +85,13 @@ impl Pinned {
             format!("(import {source}/default.nix).outPath")
         };
         let mut command = nix(&self.fixtures, "nix-instantiate", self.native.path());
-        command.args(["--eval", "--json", "--read-write-mode", "--expr", &expression]);
+        command.args([
+            "--eval",
+            "--json",
+            "--read-write-mode",
+            "--expr",
+            &expression,
+        ]);
         command.args(["--option", "experimental-features", "nix-command flakes"]);
         for (name, value) in settings {
             command.env(name, value);
@@ -141,7 +150,11 @@ const LOCK: &str = r#"{
 fn a_tarball_with_a_hash_comes_from_the_binary_cache() {
     let Some(pinned) = Pinned::new() else { return };
     let text = r#"import ./app.nix (import (fetchTarball { url = "URL"; sha256 = "HASH"; }) { })"#;
-    pinned.check("fetchTarball", &[("app.nix", APP), ("default.nix", text)], &[]);
+    pinned.check(
+        "fetchTarball",
+        &[("app.nix", APP), ("default.nix", text)],
+        &[],
+    );
 }
 
 #[test]
@@ -155,7 +168,11 @@ fn pins_of_niv_and_npins_come_from_the_binary_cache() {
       in
       import ./app.nix (import fetched.nixpkgs { })
     ";
-    let files = [("app.nix", APP), ("default.nix", text), ("nix/sources.json", sources)];
+    let files = [
+        ("app.nix", APP),
+        ("default.nix", text),
+        ("nix/sources.json", sources),
+    ];
     pinned.check("niv", &files, &[]);
 }
 
@@ -188,11 +205,18 @@ fn what_flake_compat_fetches_comes_from_the_binary_cache() {
     // The host that `builtins.fetchTree` would ask.
     let host = format!("\"host\": \"{}\",", pinned.silent.local_addr().unwrap());
     let lock = LOCK.replacen("\"owner\"", &format!("{host} \"owner\""), 1);
-    let files = [("app.nix", APP), ("default.nix", text), ("flake.lock", lock.as_str())];
+    let files = [
+        ("app.nix", APP),
+        ("default.nix", text),
+        ("flake.lock", lock.as_str()),
+    ];
     let settings = [("NIX_FILE", "default.nix")];
     let app = pinned.app(&files);
     let cache = format!("file://{}?trusted=true", pinned.cache.path().display());
-    let config = config(app.path(), &[settings[0], ("NIX_EXTRA_BINARY_CACHE", &cache)]);
+    let config = config(
+        app.path(),
+        &[settings[0], ("NIX_EXTRA_BINARY_CACHE", &cache)],
+    );
     let nix = nix_in_place(&pinned.fixtures, &config);
     let outcome = evaluate(&nix, app.path(), &config).unwrap();
     assert_eq!(outcome.roots[0].path.name(), "app");
@@ -203,6 +227,9 @@ fn what_flake_compat_fetches_comes_from_the_binary_cache() {
 fn a_store_path_in_nix_path_comes_from_the_binary_cache() {
     let Some(pinned) = Pinned::new() else { return };
     let nix_path = pinned.filled("nixpkgs=PATH");
-    let files = [("app.nix", APP), ("default.nix", "import ./app.nix (import <nixpkgs> { })")];
+    let files = [
+        ("app.nix", APP),
+        ("default.nix", "import ./app.nix (import <nixpkgs> { })"),
+    ];
     pinned.check("NIX_PATH", &files, &[("NIX_PATH", &nix_path)]);
 }

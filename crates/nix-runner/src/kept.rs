@@ -63,16 +63,14 @@ impl Kept {
     }
 
     /// Keeps `sources` of `store`, given with the hashes of their NARs, and nothing else.
-    pub fn keep(
-        &self,
-        store: &NarStore,
-        sources: &[(StorePath, NixHash)],
-    ) -> io::Result<()> {
+    pub fn keep(&self, store: &NarStore, sources: &[(StorePath, NixHash)]) -> io::Result<()> {
         fs::create_dir_all(&self.directory)?;
         let mut names = BTreeSet::new();
         for (path, nar_hash) in sources {
             let hash = nar_hash.to_nix_nixbase32_string();
-            let digits = hash.split_once(':').map_or(hash.as_str(), |(_, digits)| digits);
+            let digits = hash
+                .split_once(':')
+                .map_or(hash.as_str(), |(_, digits)| digits);
             let name = format!("{digits}-{}{EXTENSION}", path.name());
             if parse(&name).as_ref() != Some(&(nar_hash.clone(), path.clone())) {
                 continue;
@@ -93,7 +91,10 @@ impl Kept {
 
     /// The files in the directory, the largest first.
     fn names(&self) -> Vec<String> {
-        let entries = fs::read_dir(&self.directory).into_iter().flatten().flatten();
+        let entries = fs::read_dir(&self.directory)
+            .into_iter()
+            .flatten()
+            .flatten();
         let mut names: Vec<(u64, String)> = entries
             .filter_map(|entry| {
                 let size = entry.metadata().ok()?.len();
@@ -110,7 +111,9 @@ fn parse(name: &str) -> Option<(NixHash, StorePath)> {
     let (digits, name) = name.strip_suffix(EXTENSION)?.split_once('-')?;
     let nar_hash: NixHash = format!("sha256:{digits}").parse().ok()?;
     let address = CAHash::Nar(nar_hash.clone());
-    let path = StoreDir::default().build_ca_path(name, &address, [], false).ok()?;
+    let path = StoreDir::default()
+        .build_ca_path(name, &address, [], false)
+        .ok()?;
     Some((nar_hash, path))
 }
 
@@ -118,7 +121,10 @@ fn parse(name: &str) -> Option<(NixHash, StorePath)> {
 fn pack(from: &Path, to: &Path) -> io::Result<()> {
     let partial = to.with_extension("partial");
     let mut encoder = zstd::Encoder::new(File::create(&partial)?, LEVEL)?;
-    io::copy(&mut BufReader::with_capacity(256 * 1024, File::open(from)?), &mut encoder)?;
+    io::copy(
+        &mut BufReader::with_capacity(256 * 1024, File::open(from)?),
+        &mut encoder,
+    )?;
     encoder.finish()?;
     fs::rename(partial, to)
 }

@@ -9,13 +9,18 @@ use nix_derivation::{NixHash, NixHasher, StoreDir, StorePath};
 use nix_narinfo::NarInfo;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use std::cell::Cell;
+use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::{self, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use thiserror::Error;
 
 /// What a path in a store's URL is written in.
-const IN_URL: &AsciiSet = &NON_ALPHANUMERIC.remove(b'/').remove(b'-').remove(b'_').remove(b'.');
+const IN_URL: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'/')
+    .remove(b'-')
+    .remove(b'_')
+    .remove(b'.');
 
 /// Bytes that are read and written at once.
 const BUFFER_SIZE: usize = 256 * 1024;
@@ -97,13 +102,18 @@ impl NarStore {
     #[must_use]
     pub fn nar_file(&self, nar_hash: &NixHash) -> PathBuf {
         let hash = nar_hash.to_nix_nixbase32_string();
-        let digits = hash.split_once(':').map_or(hash.as_str(), |(_, digits)| digits);
+        let digits = hash
+            .split_once(':')
+            .map_or(hash.as_str(), |(_, digits)| digits);
         self.directory.join("nar").join(format!("{digits}.nar"))
     }
 
     /// Every store path of the store.
     pub fn paths(&self) -> impl Iterator<Item = StorePath> {
-        let entries = fs::read_dir(&self.directory).into_iter().flatten().flatten();
+        let entries = fs::read_dir(&self.directory)
+            .into_iter()
+            .flatten()
+            .flatten();
         entries.filter_map(|entry| {
             let name = entry.file_name().into_string().ok()?;
             let (path, _) = self.info(name.strip_suffix(".narinfo")?)?;
@@ -137,7 +147,8 @@ impl NarStore {
             return Ok(());
         }
         let write_error = |error| NarStoreError::Write(file.clone(), error);
-        let partial = tempfile::NamedTempFile::new_in(self.directory.join("nar")).map_err(write_error)?;
+        let partial =
+            tempfile::NamedTempFile::new_in(self.directory.join("nar")).map_err(write_error)?;
         let mut copy = Copy {
             reader: nar,
             file: partial.as_file(),
@@ -154,7 +165,9 @@ impl NarStore {
             return Err(NarStoreError::WrongHash(hash));
         }
         write_listing(&file, listing)?;
-        partial.persist(&file).map_err(|error| write_error(error.error))?;
+        partial
+            .persist(&file)
+            .map_err(|error| write_error(error.error))?;
         Ok(())
     }
 
@@ -200,7 +213,9 @@ pub fn hash_part(path: &StorePath) -> String {
 fn write_listing(nar: &Path, listing: Option<String>) -> Result<(), NarStoreError> {
     let file = nar.with_extension("ls");
     match listing {
-        Some(listing) => fs::write(&file, listing).map_err(|error| NarStoreError::Write(file, error)),
+        Some(listing) => {
+            fs::write(&file, listing).map_err(|error| NarStoreError::Write(file, error))
+        }
         None => Ok(()),
     }
 }
@@ -293,14 +308,20 @@ fn list_event<C: Size>(event: &Event<'_, C>, offset: u64, text: &mut String) -> 
             contents,
             ..
         } => {
-            let executable = if *executable { r#","executable":true"# } else { "" };
-            text.push_str(&format!(
-                r#"{{"type":"regular","size":{},"narOffset":{offset}{executable}}}"#,
-                contents.size()
-            ));
+            let executable = if *executable {
+                r#","executable":true"#
+            } else {
+                ""
+            };
+            let size = contents.size();
+            let _ = write!(
+                text,
+                r#"{{"type":"regular","size":{size},"narOffset":{offset}{executable}}}"#
+            );
         }
         Event::Symlink { target, .. } => {
-            text.push_str(&format!(r#"{{"type":"symlink","target":{}}}"#, json(target)?));
+            let target = json(target)?;
+            let _ = write!(text, r#"{{"type":"symlink","target":{target}}}"#);
         }
     }
     Some(())

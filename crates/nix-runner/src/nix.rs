@@ -128,11 +128,18 @@ pub struct Evaluation<'a> {
     pub read_only: bool,
     /// Without what was downloaded before, and with no way to any server.
     pub offline: bool,
-    /// Without flakes. Then there is no `builtins.fetchTree` either, which asks no binary cache:
-    /// flake-compat falls back on fetchers that do.
-    pub without_flakes: bool,
+    pub flakes: Flakes,
     /// What it will probably ask for.
     pub expected: &'a [StorePath],
+}
+
+/// Whether an expression sees that this Nix has flakes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Flakes {
+    Shown,
+    /// Then there is no `builtins.fetchTree`, which asks no binary cache: flake-compat falls back on
+    /// fetchers that do.
+    Hidden,
 }
 
 /// Why Nix could not be set up or run.
@@ -465,7 +472,7 @@ impl Nix {
                 "nix-hydra-source={}",
                 evaluation.source.to_absolute_path()
             ));
-        if evaluation.without_flakes {
+        if evaluation.flakes == Flakes::Hidden {
             command.args(["--option", "experimental-features", "nix-command"]);
         }
         if !evaluation.read_only {
@@ -588,7 +595,9 @@ impl Nix {
                 .command(program.as_os_str(), &self.shown_nix(), self.scratch.path());
         // Nothing of the user's own Nix may change what is evaluated.
         for (name, _) in std::env::vars_os() {
-            let kept = name.to_str().is_some_and(|name| KEPT_VARIABLES.contains(&name));
+            let kept = name
+                .to_str()
+                .is_some_and(|name| KEPT_VARIABLES.contains(&name));
             if !kept && !name.as_encoded_bytes().starts_with(b"PROOT_") {
                 command.env_remove(name);
             }

@@ -101,7 +101,10 @@ pub(crate) fn serve<T>(
         }
         result
     });
-    let taken = served.taken.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let taken = served
+        .taken
+        .into_inner()
+        .unwrap_or_else(PoisonError::into_inner);
     Ok((result, taken))
 }
 

@@ -140,15 +140,19 @@ impl Supply {
     pub fn resume(&self) {
         self.stopped.store(false, Ordering::Relaxed);
         lock(&self.found).retain(|_, place| {
-            let failed = place.get().is_some_and(|found| matches!(found, Found::Failed(..)));
+            let failed = place
+                .get()
+                .is_some_and(|found| matches!(found, Found::Failed(..)));
             place.get().is_some() && !failed
         });
     }
 
     /// Calls `look` with what was asked for and is not there: hash parts, and why.
     pub fn missing(&self, look: &mut dyn FnMut(&str, &Found)) {
-        let found: BTreeMap<String, Arc<OnceLock<Found>>> =
-            lock(&self.found).iter().map(|(hash, found)| (hash.clone(), Arc::clone(found))).collect();
+        let found: BTreeMap<String, Arc<OnceLock<Found>>> = lock(&self.found)
+            .iter()
+            .map(|(hash, found)| (hash.clone(), Arc::clone(found)))
+            .collect();
         for (hash_part, place) in found {
             if let Some(found @ (Found::Absent(_) | Found::Failed(..))) = place.get() {
                 look(&hash_part, found);
@@ -168,7 +172,11 @@ impl Supply {
             };
         }
         let file = self.store.nar_file(&info.nar_hash);
-        let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let name = file
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
         lock(&self.later).insert(name, (path.clone(), info.clone()));
         match self.store.register(&entry(&path, &info)) {
             Ok(()) => Found::Here,
@@ -203,7 +211,11 @@ impl Supply {
     }
 
     fn fetch_from(&self, path: &StorePath, info: &PathInfo) -> Result<(), SupplyError> {
-        let attempt = self.substituters.caches().attempt(info).ok_or(SupplyError::Lost)?;
+        let attempt = self
+            .substituters
+            .caches()
+            .attempt(info)
+            .ok_or(SupplyError::Lost)?;
         let nar = UntilStopped {
             bytes: attempt.nar(info)?,
             stopped: Arc::clone(&self.stopped),

@@ -58,7 +58,9 @@ fn dedented(lines: &[&str]) -> String {
     let indent = |line: &&str| line.len() - line.trim_start().len();
     let filled = lines.iter().filter(|line| !line.trim().is_empty());
     let common = filled.map(indent).min().unwrap_or_default();
-    let lines = lines.iter().map(|line| line.get(common..).unwrap_or_default());
+    let lines = lines
+        .iter()
+        .map(|line| line.get(common..).unwrap_or_default());
     lines.collect::<Vec<_>>().join("\n").trim().to_string()
 }
 
