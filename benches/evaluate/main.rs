@@ -25,7 +25,7 @@ use tempfile::TempDir;
 const TAKES: Takes = Takes {
     runs: Some(5),
     write: true,
-    cases: &[],
+    cases: &["derivations", "nixpkgs"],
 };
 
 /// What is compared with what, like with like.
@@ -103,15 +103,35 @@ impl Contender {
 
 fn bench(options: &Options) -> Result<()> {
     let fixtures = fixtures::read()?;
+    if options.wants("derivations") {
+        bench_derivations(options, &fixtures)?;
+    }
+    if options.wants("nixpkgs") {
+        let work = TempDir::new()?;
+        let packed = packed(&fixtures, work.path())?;
+        let table = nixpkgs::bench(options, &fixtures, &packed)?;
+        println!("\n{table}");
+        if options.write {
+            let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/performance.md");
+            platform::docs::put(&path, "nixpkgs", &table)?;
+        }
+    }
+    Ok(())
+}
+
+/// The release as the layer has it.
+fn packed(fixtures: &Fixtures, work: &Path) -> Result<PathBuf> {
+    let packed = work.join("nix.tar.zst");
+    let unpacked = TempDir::new()?;
+    let target = Target::relocated(unpacked.path()).map_err(text)?;
+    unpack_release(&fixtures.nix_archive, &target, Some(&packed)).map_err(text)?;
+    Ok(packed)
+}
+
+fn bench_derivations(options: &Options, fixtures: &Fixtures) -> Result<()> {
     let app = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/evaluate");
     let work = TempDir::new()?;
-    let packed = work.path().join("nix.tar.zst");
-    let unpacked = TempDir::new()?;
-    let target = Target::relocated(unpacked.path());
-    let target = target.map_err(|error| anyhow::anyhow!("{error:?}"))?;
-    unpack_release(&fixtures.nix_archive, &target, Some(&packed))
-        .map_err(|error| anyhow::anyhow!("{error:?}"))?;
-
+    let packed = packed(fixtures, work.path())?;
     let mut contenders = [
         ("xz", "unpacking the release"),
         ("unpack", "unpacking it from the layer"),
@@ -147,8 +167,8 @@ fn bench(options: &Options) -> Result<()> {
             let directory = work.path().join(format!("{}-{turn}", contender.name));
             std::fs::create_dir(&directory)?;
             let (seconds, answer) = match contender.name {
-                "xz" => timed_unpacking(&fixtures, None)?,
-                "unpack" => timed_unpacking(&fixtures, Some(&packed))?,
+                "xz" => timed_unpacking(fixtures, None)?,
+                "unpack" => timed_unpacking(fixtures, Some(&packed))?,
                 name @ ("ours" | "ours_full") => {
                     let mut command = Command::new(std::env::current_exe()?);
                     let thorough = (name == "ours_full").to_string();
@@ -157,7 +177,7 @@ fn bench(options: &Options) -> Result<()> {
                 name => {
                     let proot = (name == "proot").then_some(fixtures.proot.as_path());
                     let read_only = name == "native_read_only";
-                    by_nix(&fixtures, &app, &directory, proot, read_only)?
+                    by_nix(fixtures, &app, &directory, proot, read_only)?
                 }
             };
             if let Some(answer) = answer {
@@ -167,14 +187,7 @@ fn bench(options: &Options) -> Result<()> {
             contender.runs.push(seconds);
         }
     }
-    report(&contenders, options, &fixtures)?;
-    let table = nixpkgs::bench(options, &fixtures, &packed)?;
-    println!("\n{table}");
-    if options.write {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/performance.md");
-        platform::docs::put(&path, "nixpkgs", &table)?;
-    }
-    Ok(())
+    report(&contenders, options, fixtures)
 }
 
 type Timed = (f64, Option<String>);

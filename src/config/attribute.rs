@@ -66,9 +66,13 @@ impl Attribute {
                     was_quoted = false;
                 }
                 '"' => {
-                    let (name, after) =
-                        rest.as_str().split_once('"').ok_or(AttributeError::OpenQuote)?;
-                    path.last_mut().get_or_insert(&mut String::new()).push_str(name);
+                    let (name, after) = rest
+                        .as_str()
+                        .split_once('"')
+                        .ok_or(AttributeError::OpenQuote)?;
+                    path.last_mut()
+                        .get_or_insert(&mut String::new())
+                        .push_str(name);
                     rest = after.chars();
                     was_quoted = true;
                 }
@@ -77,7 +81,10 @@ impl Attribute {
                     break;
                 }
                 '#' => return Err(AttributeError::Flake(rest.as_str().to_string())),
-                other => path.last_mut().get_or_insert(&mut String::new()).push(other),
+                other => path
+                    .last_mut()
+                    .get_or_insert(&mut String::new())
+                    .push(other),
             }
         }
         let named = |outputs: &Vec<String>| outputs.iter().all(|output| !output.is_empty());
@@ -134,7 +141,10 @@ mod tests {
             let read = Attribute::read_all(text).unwrap();
             read.into_iter().map(|one| one.text).collect::<Vec<_>>()
         };
-        assert_eq!(texts(" web  \"a b\".c\nworker "), ["web", "\"a b\".c", "worker"]);
+        assert_eq!(
+            texts(" web  \"a b\".c\nworker "),
+            ["web", "\"a b\".c", "worker"]
+        );
         assert_eq!(texts("  "), [] as [&str; 0]);
     }
 }

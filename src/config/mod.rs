@@ -3,6 +3,10 @@
 //! Settings are environment variables, as is usual for buildpacks. All of them are read and
 //! checked here before the first byte is downloaded, so that a mistake costs seconds.
 
+mod attribute;
+
+pub use self::attribute::{Attribute, AttributeError};
+
 use crate::tools::Download;
 use binary_cache::credentials::{Binding, CredentialsError, Netrc, read_bindings};
 use binary_cache::{CacheUrl, CacheUrlError, TrustSettings};
@@ -136,8 +140,8 @@ pub struct HydraSettings {
 pub struct Expression {
     /// The expression's file, relative to the app directory.
     pub file: PathBuf,
-    /// Attribute paths, dot-separated, to take from the expression; none means the whole of it.
-    pub attributes: Vec<String>,
+    /// What to take from the expression; none means the whole of it.
+    pub attributes: Vec<Attribute>,
     /// Which of `attributes` leads `PATH`; the first one where it is not set.
     pub target: Option<String>,
 }
@@ -490,14 +494,11 @@ fn expression(get: &Get, app_dir: &Path) -> Result<Expression, ConfigError> {
         Some(value) => file_in_app("NIX_FILE", &value, app_dir, "nix/deploy.nix")?,
         None => expression_file(app_dir).ok_or(ConfigError::NothingToDeploy)?,
     };
-    let attributes: Vec<String> = get("NIX_ATTRIBUTES")
-        .unwrap_or_default()
-        .split_whitespace()
-        .map(str::to_string)
-        .collect();
+    let attributes = attributes(get)?;
     let target = get("NIX_TARGET").map(|value| value.trim().to_string());
+    let texts: Vec<&str> = attributes.iter().map(|one| one.text.as_str()).collect();
     if let Some(target) = &target
-        && !attributes.contains(target)
+        && !texts.contains(&target.as_str())
     {
         return Err(invalid(
             "NIX_TARGET",
@@ -507,7 +508,7 @@ fn expression(get: &Get, app_dir: &Path) -> Result<Expression, ConfigError> {
             } else {
                 format!(
                     "one of the attributes in `NIX_ATTRIBUTES`: {}",
-                    attributes.join(", ")
+                    texts.join(", ")
                 )
             },
         ));
@@ -516,6 +517,22 @@ fn expression(get: &Get, app_dir: &Path) -> Result<Expression, ConfigError> {
         file,
         attributes,
         target,
+    })
+}
+
+fn attributes(get: &Get) -> Result<Vec<Attribute>, ConfigError> {
+    const NAME: &str = "NIX_ATTRIBUTES";
+    let value = get(NAME).unwrap_or_default();
+    Attribute::read_all(&value).map_err(|error| {
+        let expected = match error {
+            AttributeError::Flake(attribute) => format!(
+                "an attribute alone, `{attribute}`: the flake is the app, or the one that NIX_FILE names"
+            ),
+            AttributeError::Empty | AttributeError::OpenQuote => {
+                "attributes as Nix writes them, such as `web jobs.\"worker-1.0\" tool^bin`".to_string()
+            }
+        };
+        invalid(NAME, value.clone(), expected)
     })
 }
 
@@ -781,7 +798,12 @@ mod tests {
     fn attributes_are_split_at_spaces_and_the_target_is_one_of_them() {
         let settings = [("NIX_ATTRIBUTES", "web  worker"), ("NIX_TARGET", "worker")];
         let expression = expression(&settings);
-        assert_eq!(expression.attributes, ["web", "worker"]);
+        let texts: Vec<_> = expression
+            .attributes
+            .iter()
+            .map(|one| one.text.as_str())
+            .collect();
+        assert_eq!(texts, ["web", "worker"]);
         assert_eq!(expression.target.as_deref(), Some("worker"));
     }
 
@@ -809,6 +831,8 @@ mod tests {
                 "NIX_STORE_PATH",
                 "/nix/store/xbgcfhaawi9iz9s99k58sqy8azc2a1w3-myapp.drv",
             ),
+            ("NIX_ATTRIBUTES", "jobs..web"),
+            ("NIX_ATTRIBUTES", ".#web"),
             ("NIX_FILE", "../outside.nix"),
             ("NIX_FILE", "missing.nix"),
             ("NIX_TARGET", "web"),

@@ -15,7 +15,7 @@ use crate::layers::launch_layer::LayerError;
 use crate::layers::proot::PRootLayerError;
 use crate::log::{self, bytes};
 use crate::resolve::ResolveError;
-use crate::resolve::expression::ExpressionError;
+use crate::resolve::expression::{ExpressionError, MissingAttribute};
 use crate::resolve::source::SourceError;
 use crate::tools::ToolError;
 use binary_cache::Answer;
@@ -44,6 +44,15 @@ const MISSES_SHOWN: usize = 3;
 
 /// How many referrers of a missing path are named; the rest are counted.
 const REFERRERS_SHOWN: usize = 20;
+
+/// Programs that no app is.
+const SHELLS: [&str; 9] = [
+    "ash", "bash", "busybox", "csh", "dash", "fish", "ksh", "sh", "zsh",
+];
+
+/// How many missing attributes are described, and how many of what there is; the rest are counted.
+const ATTRIBUTES_SHOWN: usize = 5;
+const NAMES_SHOWN: usize = 30;
 
 /// How many programs are listed; the rest are counted.
 const PROGRAMS_SHOWN: usize = 20;
@@ -466,14 +475,23 @@ fn expression(error: &ExpressionError) -> Message {
         ExpressionError::Answer(reason) => {
             internal("Nix gave an answer that cannot be understood", reason)
         }
-        ExpressionError::MustBuild(derivation) => Message::new(
-            "Something must be built to evaluate the expression",
+        ExpressionError::MustBuild {
+            derivation,
+            outputs,
+        } => Message::new(
+            "To evaluate the expression, something must be built that no binary cache has",
             formatdoc! {"
-                {derivation}
+                The expression reads what this derivation makes (import from derivation):
 
-                could not be built. The expression imports what this derivation makes (import from
-                derivation), and no binary cache has it.
-            "},
+                    {derivation}
+
+                No binary cache has its output:
+
+                    {outputs}
+
+                Have Hydra build that as a job of its own, so that its binary cache keeps it. Or set
+                NIX_ON_MISS=build, and it is built here, during each build.
+            ", outputs = outputs.join("\n    ")},
         ),
         ExpressionError::Unpinned(name) => Message::new(
             "The expression uses a nixpkgs that is not pinned",
@@ -516,6 +534,7 @@ fn expression(error: &ExpressionError) -> Message {
             kind,
             derivations,
         } => not_a_derivation(attribute.as_deref(), kind, derivations),
+        ExpressionError::Missing(missing) => missing_attributes(missing),
         ExpressionError::NoFlakeLock(input) => Message::new(
             format!("The flake's input `{input}` is not locked"),
             formatdoc! {"
@@ -535,6 +554,39 @@ fn what(attribute: Option<&str>) -> String {
         Some(attribute) => format!("attribute `{attribute}` of the expression"),
         None => "expression".to_string(),
     }
+}
+
+fn missing_attributes(missing: &[MissingAttribute]) -> Message {
+    let header = match missing {
+        [one] => format!("The expression has no attribute `{}`", one.attribute),
+        more => format!("The expression lacks {} of the attributes", more.len()),
+    };
+    let mut body = String::new();
+    for one in missing.iter().take(ATTRIBUTES_SHOWN) {
+        let place = match one.at.as_slice() {
+            [] => String::new(),
+            at => format!(" in `{}`", at.join(".")),
+        };
+        let names = one.names.iter().take(NAMES_SHOWN).map(String::as_str);
+        let mut there = names.collect::<Vec<_>>().join(", ");
+        if one.names.len() > NAMES_SHOWN {
+            let _ = write!(there, " and {} more", one.names.len() - NAMES_SHOWN);
+        }
+        let there = match one.names.as_slice() {
+            [] => "there is nothing to take it from".to_string(),
+            _ => format!("there are: {there}"),
+        };
+        let (attribute, name) = (&one.attribute, &one.name);
+        let _ = writeln!(body, "`{attribute}`: `{name}` is missing{place}; {there}\n");
+    }
+    if missing.len() > ATTRIBUTES_SHOWN {
+        let _ = writeln!(body, "… and {} more.\n", missing.len() - ATTRIBUTES_SHOWN);
+    }
+    body.push_str(
+        "NIX_ATTRIBUTES takes attributes as Nix writes them; a name with a dot in it stands in \
+         quotation marks.",
+    );
+    Message::new(header, body)
 }
 
 fn not_a_derivation(attribute: Option<&str>, kind: &str, derivations: &[String]) -> Message {
@@ -821,10 +873,12 @@ fn no_process(
             "`meta.mainProgram` is `{main}`, but what is deployed has no such program in `bin`:\n\n{names}"
         ),
         (None, _) => format!(
-            "What is deployed has more than one program, and no `meta.mainProgram` that is known:\n\n{names}"
+            "What is deployed has more than one program, none with the package's name, and no \
+             `meta.mainProgram` that is known:\n\n{names}"
         ),
     };
-    let example = programs.first().map_or("myapp", String::as_str);
+    let is_app = |program: &&String| !SHELLS.contains(&program.as_str());
+    let example = programs.iter().find(is_app).map_or("myapp", String::as_str);
     Message::new(
         "The app has no Procfile, and it is not clear what to run",
         format!("{why}\nAdd a `Procfile` with a line such as `web: run_proot.sh {example}`."),
@@ -1038,6 +1092,12 @@ mod tests {
                 derivations: derivations.iter().map(ToString::to_string).collect(),
             }
         };
+        let missing = |attribute: &str, at: &[&str], name: &str, count: usize| MissingAttribute {
+            attribute: attribute.into(),
+            at: at.iter().map(ToString::to_string).collect(),
+            name: name.into(),
+            names: (0..count).map(|number| format!("name{number}")).collect(),
+        };
         let mut errors: Vec<_> = [
             SourceError::Read(
                 "/workspace/x".into(),
@@ -1063,7 +1123,12 @@ mod tests {
                 not(Some("jobs"), "set", &["web"]),
                 not(Some("count"), "int", &[]),
                 ExpressionError::NoFlakeLock("nixpkgs".into()),
-                ExpressionError::MustBuild("/nix/store/x-generated.drv".into()),
+                ExpressionError::Missing(vec![missing("jobs.wbe", &["jobs"], "wbe", 3)]),
+                ExpressionError::Missing(vec![missing("web", &[], "web", 40); 7]),
+                ExpressionError::MustBuild {
+                    derivation: "/nix/store/x-generated.drv".into(),
+                    outputs: vec!["/nix/store/y-generated".into()],
+                },
                 ExpressionError::Unpinned("stdenv".into()),
                 ExpressionError::Fetcher(
                     "`fetchzip` of <nixpkgs>, which is not pinned, cannot be used with `postFetch` here".into(),

@@ -6,7 +6,7 @@ use super::pins;
 use super::resolved::{Evaluated, Resolved};
 use super::source::Source;
 use crate::build::Build;
-use crate::config::Expression;
+use crate::config::{Expression, OnMiss};
 use crate::layers::memo::Key;
 use crate::layers::nix_store::NixStoreLayer;
 use crate::layers::proot::{PRootLayerError, program_in};
@@ -172,7 +172,11 @@ fn evaluate(
     timer.done();
     let (outcome, evaluator) = evaluated.map_err(ResolveError::Expression)?;
     let derivation = match outcome {
-        Err(ExpressionError::MustBuild(derivation)) => derivation,
+        Err(ExpressionError::MustBuild { derivation, .. })
+            if build.config.on_miss == OnMiss::Build =>
+        {
+            derivation
+        }
         outcome => return outcome.map_err(ResolveError::Expression),
     };
     log::sub_bullet(format!(

@@ -59,8 +59,12 @@ pub enum ExpressionError {
     #[error("the result of the evaluation cannot be read: {0}")]
     Answer(String),
     /// This derivation must be built before the expression can be evaluated.
-    #[error("{0} must be built before the expression can be evaluated")]
-    MustBuild(String),
+    #[error("{derivation} must be built before the expression can be evaluated")]
+    MustBuild {
+        derivation: String,
+        /// What no binary cache has of it.
+        outputs: Vec<String>,
+    },
     /// The expression takes this from `<nixpkgs>`, which nothing pins.
     #[error("the expression takes {0} from <nixpkgs>, which nothing pins")]
     Unpinned(String),
@@ -76,6 +80,9 @@ pub enum ExpressionError {
         /// The names of the derivations in it, where it is a set of some.
         derivations: Vec<String>,
     },
+    /// These attributes are missing.
+    #[error("{} of the attributes to deploy are missing", .0.len())]
+    Missing(Vec<MissingAttribute>),
     /// The value at this attribute is what `mkShell` makes.
     #[error("the expression gives a shell, not a package")]
     Shell(Option<String>),
@@ -84,13 +91,28 @@ pub enum ExpressionError {
     NoFlakeLock(String),
 }
 
+/// An attribute that the expression does not have.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MissingAttribute {
+    /// As it was written.
+    pub attribute: String,
+    /// The names that lead to where it should be, and the one that is missing there.
+    pub at: Vec<String>,
+    pub name: String,
+    /// What there is instead.
+    pub names: Vec<String>,
+}
+
 /// What `roots.nix` answers for one attribute.
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
 struct Evaluated {
     attribute: Option<String>,
     kind: String,
-    derivations: Vec<String>,
+    /// Of the derivations in a set, or of all that is where an attribute is missing.
+    names: Vec<String>,
+    at: Vec<String>,
+    name: String,
     /// The outputs to deploy, best first.
     outputs: Vec<Output>,
     /// The derivation's store path.
@@ -197,7 +219,14 @@ impl<'a> Evaluator<'a> {
             unpinned: None,
             unusable: lookups::unusable(&answer.stderr, self.config),
         };
-        for value in evaluated {
+        let (missing, found): (Vec<_>, Vec<_>) = evaluated
+            .into_iter()
+            .partition(|value| value.kind == "missing");
+        if !missing.is_empty() {
+            let missing = missing.into_iter().map(Evaluated::into_missing);
+            return Err(ExpressionError::Missing(missing.collect()));
+        }
+        for value in found {
             value.add_to(&mut outcome)?;
         }
         // What was fetched by a URL and a hash is in the store now, and not fetched again.
@@ -217,7 +246,8 @@ impl<'a> Evaluator<'a> {
     fn run(&self, nix: &Nix, mode: Mode) -> Result<std::process::Output, ExpressionError> {
         let mut attributes = self.expression.attributes.clone();
         // The target leads PATH, so it comes first.
-        attributes.sort_by_key(|attribute| Some(attribute) != self.expression.target.as_ref());
+        attributes
+            .sort_by_key(|attribute| Some(&attribute.text) != self.expression.target.as_ref());
         nix.evaluate(&Evaluation {
             function: ROOTS_NIX,
             arguments: BTreeMap::from([
@@ -248,7 +278,10 @@ impl<'a> Evaluator<'a> {
         let said = nix.trimmed_error(stderr);
         let last = last_error(&said);
         if let Some(derivation) = cannot_build(&said) {
-            return Ok(ExpressionError::MustBuild(derivation));
+            return Ok(ExpressionError::MustBuild {
+                outputs: output_paths(&said),
+                derivation,
+            });
         }
         // First, since whatever else is missing may be missed for their sake.
         let unusable = lookups::unusable(stderr, self.config);
@@ -337,6 +370,14 @@ fn cannot_build(said: &str) -> Option<String> {
         .map(str::to_string)
 }
 
+/// The paths below `Output paths:`, of a derivation that cannot be built.
+fn output_paths(said: &str) -> Vec<String> {
+    let (_, after) = said.split_once("Output paths:").unwrap_or_default();
+    let lines = after.lines().skip(1).map(str::trim);
+    let paths = lines.take_while(|line| line.starts_with("/nix/store/"));
+    paths.map(str::to_string).collect()
+}
+
 /// The derivations of lines such as `building '/nix/store/….drv'...`.
 fn built(stderr: &[u8]) -> Vec<String> {
     String::from_utf8_lossy(stderr)
@@ -353,6 +394,15 @@ fn has_extension(path: &str) -> bool {
 }
 
 impl Evaluated {
+    fn into_missing(self) -> MissingAttribute {
+        MissingAttribute {
+            attribute: self.attribute.unwrap_or_default(),
+            at: self.at,
+            name: self.name,
+            names: self.names,
+        }
+    }
+
     fn add_to(self, outcome: &mut Outcome) -> Result<(), ExpressionError> {
         match self.kind.as_str() {
             "derivation" => {}
@@ -361,7 +411,7 @@ impl Evaluated {
                 return Err(ExpressionError::NotADerivation {
                     attribute: self.attribute,
                     kind: self.kind,
-                    derivations: self.derivations,
+                    derivations: self.names,
                 });
             }
         }
@@ -400,13 +450,14 @@ mod tests {
 
     #[test]
     fn the_derivation_that_must_be_built_is_named() {
-        let said = "error:\n       … while x\n\n       error: Cannot build '/nix/store/0000-g.drv'.\n       \
-                    Reason: local builds are disabled (max-jobs = 0)";
+        let said = "error: Cannot build '/nix/store/0000-g.drv'.\nReason: required system or feature not \
+                    available (max-jobs = 0)\nOutput paths:\n  /nix/store/1111-g\n\n       … while x";
         assert_eq!(cannot_build(said).as_deref(), Some("/nix/store/0000-g.drv"));
         assert_eq!(
             cannot_build("error: Cannot build '/nix/store/0000-g.drv'."),
             None
         );
+        assert_eq!(output_paths(said), ["/nix/store/1111-g"]);
         assert_eq!(last_error(said), "Cannot build '/nix/store/0000-g.drv'.");
     }
 }

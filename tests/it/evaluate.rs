@@ -228,6 +228,41 @@ fn attributes_give_roots_with_the_target_first() {
 }
 
 #[test]
+fn attributes_are_taken_as_nix_writes_them() {
+    let Some(fixtures) = fixtures() else { return };
+    let app = app(&format!(
+        "let drv = ({DERIVATION}); in {{ \"hello.x\" = drv \"hello\" [ \"out\" ];
+           a.\"b.c\".d = drv \"deep\" [ \"out\" \"bin\" ]; }}"
+    ));
+    for (attributes, expected) in [
+        ("\"hello.x\"", &["hello"] as &[&str]),
+        ("a.\"b.c\".d^bin", &["deep-bin"]),
+        ("a.\"b.c\".d^*", &["deep", "deep-bin"]),
+    ] {
+        let roots = roots(&fixtures, app.path(), &[("NIX_ATTRIBUTES", attributes)]).unwrap();
+        let names: Vec<_> = roots.iter().map(|root| root.path.name()).collect();
+        assert_eq!(names, expected, "{attributes}");
+    }
+    let settings = [("NIX_ATTRIBUTES", "hello a.\"b.c\".e \"hello.x\"^man")];
+    let error = roots(&fixtures, app.path(), &settings).unwrap_err();
+    let ExpressionError::Missing(missing) = error else {
+        panic!("{error:?}");
+    };
+    let found: Vec<_> = missing
+        .iter()
+        .map(|one| (one.at.join("."), one.name.as_str(), one.names.join(" ")))
+        .collect();
+    assert_eq!(
+        found,
+        [
+            (String::new(), "hello", "a hello.x".to_string()),
+            ("a.b.c".to_string(), "e", "d".to_string()),
+            (String::new(), "^man", "^out".to_string()),
+        ]
+    );
+}
+
+#[test]
 fn the_outputs_that_a_package_installs_are_deployed() {
     let Some(fixtures) = fixtures() else { return };
     let app = app(&format!(
@@ -835,7 +870,13 @@ fn what_must_be_built_to_evaluate_is_named_and_built_in_the_cheapest_way() {
             _ => nix,
         };
         let derivation = match evaluate(&nix, app.path(), &config) {
-            Err(ExpressionError::MustBuild(derivation)) => derivation,
+            Err(ExpressionError::MustBuild {
+                derivation,
+                outputs,
+            }) => {
+                assert!(outputs[0].ends_with("-generated.nix"), "{outputs:?}");
+                derivation
+            }
             other => panic!("{other:?}"),
         };
         assert!(derivation.ends_with("-generated.nix.drv"), "{derivation}");

@@ -692,6 +692,29 @@ fn parse_version(text: &str) -> Option<Version> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Substituters;
+    use binary_cache::TrustSettings;
+    use binary_cache::credentials::Netrc;
+
+    #[test]
+    fn nix_sees_nothing_of_the_environment_but_what_it_needs() {
+        let trust = TrustSettings {
+            keys: Vec::new(),
+            required: true,
+        };
+        let substituters = Substituters::new(Vec::new(), trust, Netrc::default());
+        let supply = Arc::new(Supply::new(substituters).unwrap());
+        let nix = Nix::new(PathBuf::from("/nowhere"), supply).unwrap();
+        let command = nix.command("nix", false);
+        let set: BTreeMap<_, _> = command.get_envs().collect();
+        let is_set = |name: &str| set.get(OsStr::new(name)).is_some_and(Option::is_some);
+        // Cargo sets this one for each test.
+        assert_eq!(set.get(OsStr::new("CARGO_MANIFEST_DIR")), Some(&None));
+        assert!(!is_set("PATH"), "it is inherited");
+        for name in ["HOME", "XDG_CONFIG_HOME", "XDG_CONFIG_DIRS", "NIX_CONF_DIR"] {
+            assert!(is_set(name), "{name}");
+        }
+    }
 
     #[test]
     fn versions_are_read_as_nix_prints_them() {
