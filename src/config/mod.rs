@@ -15,7 +15,8 @@ use hydra::{Job, Revision};
 use nix_derivation::StorePath;
 use nix_hydra_start::engine::{self, EngineSetting};
 use nix_narinfo::TrustedPublicKey;
-use nix_runner::Substituters;
+use nix_runner::{AccessTokens, Substituters};
+use percent_encoding::percent_decode_str;
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 use url::Url;
@@ -36,12 +37,13 @@ const DEFAULT_WAIT: Duration = Duration::from_mins(10);
 pub const EXPRESSION_FILES: [&str; 4] = ["deploy.nix", "flake.nix", "shell.nix", "default.nix"];
 
 /// The names of all settings, as `buildpack.toml` and `docs/application_contract.md` list them.
-pub const SETTINGS: [&str; 26] = [
+pub const SETTINGS: [&str; 27] = [
     "NIX_EXTRA_BINARY_CACHE",
     "NIX_DEFAULT_BINARY_CACHE",
     "NIX_TRUSTED_PUBLIC_KEYS",
     "NIX_REQUIRE_SIGNATURES",
     "NIX_NETRC_FILE",
+    "NIX_ACCESS_TOKENS",
     "NIX_STORE_PATH",
     "NIX_HYDRA_JOB",
     "NIX_HYDRA_URL",
@@ -75,6 +77,8 @@ pub struct Config {
     pub trust: TrustSettings,
     /// The credentials of other servers too, from which an expression may fetch.
     pub netrc: Netrc,
+    /// Tokens for the servers of flake inputs.
+    pub access_tokens: AccessTokens,
     /// Name of the source's store path: `source` since 2017-12-25, `git-export` before.
     pub source_name: String,
     /// `NIX_PATH` for the evaluation, as given.
@@ -198,6 +202,7 @@ impl Config {
             caches,
             trust: trust(&get, &bindings)?,
             netrc,
+            access_tokens: access_tokens(&get, &bindings)?,
             source_name: source_name(&get)?,
             nix_path: get("NIX_PATH"),
             lookups: Vec::new(),
@@ -217,7 +222,18 @@ impl Config {
     /// The build's binary caches, as Nix itself asks them.
     #[must_use]
     pub fn substituters(&self) -> Substituters {
-        Substituters::new(self.caches.clone(), self.trust.clone(), self.netrc.clone())
+        // Credentials in a URL would be on Nix's command line.
+        let inputs = self
+            .lookups
+            .iter()
+            .filter_map(|lookup| credentials_in(lookup));
+        let netrc = inputs.fold(Netrc::default(), |netrc, input| netrc.then(&input));
+        Substituters::new(
+            self.caches.clone(),
+            self.trust.clone(),
+            netrc.then(&self.netrc),
+        )
+        .with_access_tokens(self.access_tokens.clone())
     }
 
     /// Whether there is something to deploy: what `detect` asks.
@@ -271,6 +287,38 @@ fn netrc(get: &Get, bindings: &[Binding]) -> Result<Netrc, ConfigError> {
     let own = Netrc::read(Path::new(file.trim())).map_err(ConfigError::Credentials)?;
     let bound = bindings.iter().map(|binding| &binding.netrc);
     Ok(bound.chain([&own]).fold(Netrc::default(), Netrc::then))
+}
+
+/// The tokens of the setting, then those of the bindings.
+fn access_tokens(get: &Get, bindings: &[Binding]) -> Result<AccessTokens, ConfigError> {
+    const NAME: &str = "NIX_ACCESS_TOKENS";
+    let own = get(NAME).unwrap_or_default();
+    let bound = bindings
+        .iter()
+        .map(|binding| binding.access_tokens.as_str());
+    let mut all = AccessTokens::default();
+    for text in std::iter::once(own.as_str()).chain(bound) {
+        let tokens = AccessTokens::parse(text).ok_or_else(|| {
+            let expected =
+                "tokens as `access-tokens` of nix.conf has them, such as `github.com=TOKEN`";
+            invalid(NAME, "…", expected)
+        })?;
+        all = all.then(tokens);
+    }
+    Ok(all)
+}
+
+/// The credentials in the URL of an input, for its host.
+fn credentials_in(lookup: &str) -> Option<Netrc> {
+    let (_, url) = lookup.split_once('=')?;
+    let url = Url::parse(url).ok()?;
+    let has_some = !url.username().is_empty() || url.password().is_some();
+    let word = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
+    let (user, password) = (
+        word(url.username()),
+        word(url.password().unwrap_or_default()),
+    );
+    has_some.then(|| Some(Netrc::of(url.host_str()?, &user, &password)))?
 }
 
 /// The caches that the user names, then those that the platform describes, then the default one,

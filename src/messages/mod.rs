@@ -535,6 +535,16 @@ fn expression(error: &ExpressionError) -> Message {
             derivations,
         } => not_a_derivation(attribute.as_deref(), kind, derivations),
         ExpressionError::Missing(missing) => missing_attributes(missing),
+        ExpressionError::NoGit(said) => Message::new(
+            "Something is fetched by git, and the builder has no git",
+            formatdoc! {"
+                {said}
+
+                No binary cache has it, so Nix would fetch it with `git`, which is not on PATH here. Use a
+                builder that has git, or an input that is fetched as an archive, such as
+                `github:OWNER/REPOSITORY`; or have Hydra keep the input in its binary cache.
+            "},
+        ),
         ExpressionError::NoFlakeLock(input) => Message::new(
             format!("The flake's input `{input}` is not locked"),
             formatdoc! {"
@@ -1123,6 +1133,7 @@ mod tests {
                 not(Some("jobs"), "set", &["web"]),
                 not(Some("count"), "int", &[]),
                 ExpressionError::NoFlakeLock("nixpkgs".into()),
+                ExpressionError::NoGit("error: executing 'git': No such file or directory".into()),
                 ExpressionError::Missing(vec![missing("jobs.wbe", &["jobs"], "wbe", 3)]),
                 ExpressionError::Missing(vec![missing("web", &[], "web", 40); 7]),
                 ExpressionError::MustBuild {

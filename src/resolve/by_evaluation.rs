@@ -17,6 +17,7 @@ use bullet_stream::global::print;
 use hydra::revision::Commit;
 use nix_runner::Nix;
 use nix_runner::supply::Supply;
+use semver::Version;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -31,8 +32,17 @@ pub(super) enum Effort {
 
 /// Evaluates an expression with nothing left out that Hydra does, so that its derivations are there.
 pub fn evaluate_fully(build: &Build, expression: &Expression) -> Result<Resolved, ResolveError> {
+    fully(build, expression, None)
+}
+
+/// The same with a Nix that has evaluated before, if there is one, and has what that fetched.
+pub(super) fn fully(
+    build: &Build,
+    expression: &Expression,
+    nix: Option<Nix>,
+) -> Result<Resolved, ResolveError> {
     let source = Source::read(build.app_dir, &build.config.source_name)?;
-    by_evaluation(build, &source, expression, Effort::Full)
+    by_evaluation(build, &source, expression, Effort::Full, nix)
 }
 
 /// Evaluates the app's expression with real Nix, unless an earlier build did so already.
@@ -41,6 +51,7 @@ pub(super) fn by_evaluation(
     source: &Source,
     expression: &Expression,
     effort: Effort,
+    nix: Option<Nix>,
 ) -> Result<Resolved, ResolveError> {
     let system = system(build.arch)?;
     print::bullet("Nix");
@@ -75,17 +86,10 @@ pub(super) fn by_evaluation(
         });
     }
 
-    let supply = Arc::new(Supply::new(build.config.substituters())?);
-    let mut nix = std::thread::scope(|scope| {
-        scope.spawn(|| layer.restore_sources(supply.store()));
-        match on_path {
-            Some((bin, version)) => {
-                log::sub_bullet(format!("Using Nix {version} on PATH"));
-                Nix::new(bin, Arc::clone(&supply)).map_err(ResolveError::from)
-            }
-            None => unpacked_nix(build, &layer, &tool, &supply),
-        }
-    })?;
+    let mut nix = match nix {
+        Some(nix) => nix,
+        None => new_nix(build, &layer, &tool, on_path)?,
+    };
     let outcome = evaluate(build, &mut nix, source, expression, system, commit, effort)?;
     layer.keep_sources(&nix, &source.path)?;
     print_roots(&outcome.roots);
@@ -103,8 +107,9 @@ pub(super) fn by_evaluation(
     }
     Ok(Resolved {
         roots: outcome.roots,
-        evaluated: outcome.thorough.then_some(Evaluated {
+        evaluated: Some(Evaluated {
             nix,
+            thorough: outcome.thorough,
             derivations: outcome.derivations,
         }),
     })
@@ -129,6 +134,26 @@ fn tell_unpinned(build: &Build, expression: &Expression, unpinned: &str) {
             "{what} If no revision pins it either, the store path may differ from Hydra's. {said}"
         ));
     }
+}
+
+/// The Nix on PATH, or the pinned one, with the sources that the last evaluation took in its store.
+fn new_nix(
+    build: &Build,
+    layer: &NixStoreLayer,
+    tool: &ToolSource,
+    on_path: Option<(PathBuf, Version)>,
+) -> Result<Nix, ResolveError> {
+    let supply = Arc::new(Supply::new(build.config.substituters())?);
+    std::thread::scope(|scope| {
+        scope.spawn(|| layer.restore_sources(supply.store()));
+        match on_path {
+            Some((bin, version)) => {
+                log::sub_bullet(format!("Using Nix {version} on PATH"));
+                Ok(Nix::new(bin, Arc::clone(&supply))?)
+            }
+            None => unpacked_nix(build, layer, tool, &supply),
+        }
+    })
 }
 
 fn unpacked_nix(

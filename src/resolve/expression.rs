@@ -86,6 +86,9 @@ pub enum ExpressionError {
     /// The value at this attribute is what `mkShell` makes.
     #[error("the expression gives a shell, not a package")]
     Shell(Option<String>),
+    /// Something is fetched by git, and there is none; what Nix said.
+    #[error("git is missing: {0}")]
+    NoGit(String),
     /// A flake's input of this name is not locked.
     #[error("the input {0} of the flake is not locked")]
     NoFlakeLock(String),
@@ -259,7 +262,7 @@ impl<'a> Evaluator<'a> {
             ]),
             source: &self.source.path,
             nix_path: lookups::nix_path(self.config, &nixpkgs_directory(nix)),
-            lookups: &self.config.lookups,
+            lookups: &lookups::for_command_line(self.config),
             pure: self.expression.is_flake(),
             read_only: mode.read_only,
             offline: mode.offline,
@@ -282,6 +285,9 @@ impl<'a> Evaluator<'a> {
                 outputs: output_paths(&said),
                 derivation,
             });
+        }
+        if is_by_git(&said) && !has_git() {
+            return Ok(ExpressionError::NoGit(said));
         }
         // First, since whatever else is missing may be missed for their sake.
         let unusable = lookups::unusable(stderr, self.config);
@@ -368,6 +374,16 @@ fn cannot_build(said: &str) -> Option<String> {
     said.split('\'')
         .find(|part| part.starts_with("/nix/store/") && has_extension(part))
         .map(str::to_string)
+}
+
+/// Whether Nix was fetching something by git.
+fn is_by_git(said: &str) -> bool {
+    said.contains("executing 'git'") || said.contains("Git repository") || said.contains("'git+")
+}
+
+fn has_git() -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|directory| directory.join("git").exists())
 }
 
 /// The paths below `Output paths:`, of a derivation that cannot be built.

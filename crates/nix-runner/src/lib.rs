@@ -16,4 +16,4 @@ pub mod temporary;
 mod trace;
 
 pub use self::nix::{Evaluation, Flakes, MIN_VERSION, Nix, NixError, WARNING};
-pub use self::substituters::Substituters;
+pub use self::substituters::{AccessTokens, Substituters};

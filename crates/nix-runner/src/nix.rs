@@ -183,6 +183,8 @@ impl Nix {
         supply
             .substituters()
             .write_netrc(&home.join("netrc"))
+            // Where git looks for it.
+            .and_then(|()| std::os::unix::fs::symlink("netrc", home.join(".netrc")))
             .map_err(|error| NixError::Write(home.join("netrc"), error))?;
         Ok(Self {
             bin,
