@@ -312,7 +312,9 @@ fn access_tokens(get: &Get, bindings: &[Binding]) -> Result<AccessTokens, Config
 fn credentials_in(lookup: &str) -> Option<Netrc> {
     let (_, url) = lookup.split_once('=')?;
     let url = Url::parse(url).ok()?;
-    let has_some = !url.username().is_empty() || url.password().is_some();
+    // What SSH names is a user of its own.
+    let has_some =
+        url.password().is_some() || !(url.username().is_empty() || url.scheme().contains("ssh"));
     let word = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
     let (user, password) = (
         word(url.username()),
