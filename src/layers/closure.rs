@@ -342,7 +342,7 @@ fn afresh(
 /// Writes the closure's bills of materials, and warns of what had better not be in it.
 fn report_on(layers_dir: &Path, closure: &Closure) -> Result<(), ClosureLayerError> {
     report::warn_of_build_only(closure);
-    report::sbom::write(layers_dir, NAME, closure).map_err(ClosureLayerError::Layer)
+    write_sboms(layers_dir, closure).map_err(ClosureLayerError::Layer)
 }
 
 /// The closure of `roots` as the layers' metadata has it; nothing where a path is not known.
@@ -740,6 +740,20 @@ fn warn_unsigned(closure: &Closure) {
         list(&from),
         if count == 1 { "was" } else { "were" },
     ));
+}
+
+/// Writes the bills of materials beside the layer's directory, as the lifecycle expects them.
+fn write_sboms(layers_dir: &Path, closure: &Closure) -> Result<(), LayerError> {
+    let at = |format: &str| layers_dir.join(format!("{NAME}.sbom.{format}.json"));
+    let documents = report::sbom::documents(closure).map_err(|reason| LayerError {
+        path: at("cdx"),
+        reason,
+    })?;
+    for (format, document) in documents {
+        let path = at(format);
+        fs::write(&path, document).map_err(|reason| LayerError { path, reason })?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -2,9 +2,8 @@
 
 use super::launch_layer::{LaunchLayer, LayerError, LayerState};
 use super::loader::Loaders;
-use crate::build::Build;
 use crate::log;
-use crate::tools::{Tool, ToolError, ToolSource, tool_name};
+use crate::tools::{ToolError, ToolSource, tool_name};
 use bullet_stream::global::print;
 use flate2::read::MultiGzDecoder;
 use http_client::Http;
@@ -67,33 +66,30 @@ pub struct Programs {
 }
 
 /// What the layer is needed for.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Use {
-    /// Whether the closure needs an engine; else the layer has no PRoot.
-    pub by_engine: bool,
+    /// The PRoot to put into it; None if the closure needs no engine.
+    pub proot: Option<ToolSource>,
     /// Whether this build runs the start program, so that the layer must be there.
     pub by_this_build: bool,
 }
 
 /// Fills the layer, unless the previous image has it already and this build does not run it.
-pub fn handle(build: &Build, programs: &Programs, needed: Use) -> Result<(), PRootLayerError> {
-    let source = needed
-        .by_engine
-        .then(|| ToolSource::find(Tool::PRoot, build.config.proot.as_ref(), build.arch))
-        .transpose()
-        .map_err(PRootLayerError::Tool)?;
+pub fn handle(
+    layers_dir: &Path,
+    programs: &Programs,
+    needed: &Use,
+    http: &Http,
+) -> Result<(), PRootLayerError> {
+    let source = needed.proot.as_ref();
     let read = |path: &Path| {
         fs::read(path).map_err(|error| PRootLayerError::StartProgram(path.to_path_buf(), error))
     };
     let start = read(&programs.start)?;
-    let inside = source
-        .as_ref()
-        .map(|_| read(&programs.inside))
-        .transpose()?;
+    let inside = source.map(|_| read(&programs.inside)).transpose()?;
     let wanted = Metadata {
         format: FORMAT.to_string(),
         proot: source
-            .as_ref()
             .map(|source| hex::encode(source.download.sha256))
             .unwrap_or_default(),
         start_program: hex::encode(Sha256::digest(&start)),
@@ -102,7 +98,7 @@ pub fn handle(build: &Build, programs: &Programs, needed: Use) -> Result<(), PRo
             .map(|program| hex::encode(Sha256::digest(program)))
             .unwrap_or_default(),
     };
-    let layer = LaunchLayer::new(build.layers_dir, "proot");
+    let layer = LaunchLayer::new(layers_dir, "proot");
     let state = layer
         .keep_if::<Metadata>(|previous| !needed.by_this_build && *previous == wanted)
         .map_err(PRootLayerError::Layer)?;
@@ -115,13 +111,7 @@ pub fn handle(build: &Build, programs: &Programs, needed: Use) -> Result<(), PRo
         }
         return Ok(());
     }
-    let filled = fill(
-        &layer.path,
-        source.as_ref(),
-        &start,
-        inside.as_deref(),
-        build.http,
-    );
+    let filled = fill(&layer.path, source, &start, inside.as_deref(), http);
     if let Err(error) = filled {
         // The first error is the one to tell.
         let _ = layer.remove();

@@ -124,10 +124,10 @@ fn revision(error: &RevisionError) -> Message {
                 Set NIX_REVISION to the git revision; or to `latest`, for whatever Hydra built last.
             "},
         ),
-        RevisionError::Git(said) => Message::new(
+        RevisionError::Git(error) => Message::new(
             header,
             formatdoc! {"
-                The app has a `.git`, but its revision cannot be found out: {said}.
+                The app has a `.git`, but its revision cannot be found out: {error}.
 
                 Set NIX_REVISION to the git revision.
             "},

@@ -3,8 +3,8 @@
 
 mod doctor;
 mod hydra;
+pub mod settings;
 
-use crate::config::{ConfigError, EXPRESSION_FILES};
 use crate::doctor::Diagnosis;
 use crate::error::BuildpackError;
 use crate::launch::NoProcess;
@@ -19,7 +19,6 @@ use crate::resolve::expression::{ExpressionError, MissingAttribute};
 use crate::resolve::source::SourceError;
 use crate::tools::ToolError;
 use binary_cache::Answer;
-use binary_cache::credentials::CredentialsError;
 use binary_cache::{CacheError, Untrusted};
 use closure::fetch::{FetchError, FetchFailure};
 use closure::plan::Miss;
@@ -97,7 +96,7 @@ impl BuildpackError {
     #[must_use]
     pub fn message(&self) -> Message {
         match self {
-            Self::Config(error) => config(error),
+            Self::Config(error) => settings::config(error),
             Self::Resolve(error) => resolve(error),
             Self::ClosureLayer(ClosureLayerError::Miss { misses, unusable }) => {
                 miss(misses, &miss_hint(misses, unusable))
@@ -162,54 +161,6 @@ fn internal(header: &str, body: &str) -> Message {
     )
 }
 
-fn config(error: &ConfigError) -> Message {
-    match error {
-        ConfigError::InvalidSetting {
-            name,
-            value,
-            expected,
-        } => Message::new(
-            format!("The setting {name} cannot be used"),
-            formatdoc! {"
-                {name} is set to `{value}`.
-
-                It takes {expected}.
-            "},
-        ),
-        ConfigError::MissingPartner {
-            name: name @ "NIX_HYDRA_INPUTS",
-            partner,
-        } => Message::new(
-            format!("The setting {name} needs {partner}"),
-            formatdoc! {"
-                {name} is set, but {partner} is not, so it is not known whose
-                inputs are meant.
-
-                Set {partner} to a job of the jobset: `project/jobset/job`.
-            "},
-        ),
-        ConfigError::MissingPartner { name, partner } => Message::new(
-            format!("The setting {name} needs {partner}"),
-            formatdoc! {"
-                {name} is set, but {partner} is not. A tool is only taken from
-                elsewhere together with the hash that it must have.
-
-                Set both of them, or neither.
-            "},
-        ),
-        ConfigError::Credentials(error) => credentials(error),
-        ConfigError::NothingToDeploy => Message::new(
-            "There is nothing to deploy",
-            formatdoc! {"
-                The app has none of {files}, and neither
-                NIX_FILE nor NIX_STORE_PATH nor NIX_HYDRA_JOB is set.
-
-                Add an expression to the app, or set NIX_FILE to the one it has.
-            ", files = list(&EXPRESSION_FILES.map(|file| format!("`{file}`")))},
-        ),
-    }
-}
-
 fn relocation(reason: &NotRelocatable) -> Message {
     /// Files that are listed; the first ones mostly tell what the others are like.
     const LISTED: usize = 20;
@@ -244,43 +195,6 @@ fn relocation(reason: &NotRelocatable) -> Message {
         }
     };
     Message::new("The closure cannot be relocated", text + elsewhere)
-}
-
-fn credentials(error: &CredentialsError) -> Message {
-    match error {
-        CredentialsError::Read(path, error) => Message::new(
-            "Failed to read the credentials of a binary cache",
-            formatdoc! {"
-                {path} could not be read: {error}.
-
-                It must be a file of text that the user who builds the image may read.
-            ", path = path.display()},
-        ),
-        CredentialsError::Url(path, _) => Message::new(
-            "A service binding cannot be used",
-            formatdoc! {"
-                {path} holds no URL of a binary cache.
-
-                It takes one, such as `https://cache.example.org`.
-            ", path = path.display()},
-        ),
-        CredentialsError::PublicKey(path) => Message::new(
-            "A service binding cannot be used",
-            formatdoc! {"
-                {path} holds what is no public key.
-
-                It takes public keys, `name:base64`, separated by spaces.
-            ", path = path.display()},
-        ),
-        CredentialsError::NoUrl(directory) => Message::new(
-            "A service binding cannot be used",
-            formatdoc! {"
-                {directory} has a user or a token, but no `url` to use them for.
-
-                Add a `url`; or a `netrc`, which names the hosts itself.
-            ", directory = directory.display()},
-        ),
-    }
 }
 
 fn source(error: &SourceError) -> Message {
@@ -953,7 +867,6 @@ fn without_credentials(url: &url::Url) -> String {
 mod tests {
     use super::*;
     use crate::launch::procfile::BadLine;
-    use binary_cache::CacheUrlError;
     use closure::relocate::relocatability::{Obstacle, Reason};
     use closure::relocate::relocation::Relocation;
     use nix_derivation::{NixHash, StorePath};
@@ -997,39 +910,6 @@ mod tests {
             reason,
         };
         BuildpackError::ClosureLayer(ClosureLayerError::Fetch(Box::new(error)))
-    }
-
-    fn settings() -> Vec<BuildpackError> {
-        [
-            ConfigError::InvalidSetting {
-                name: "NIX_DEBUG",
-                value: "loud".into(),
-                expected: "`true` or `false`".into(),
-            },
-            ConfigError::MissingPartner {
-                name: "NIX_PROOT_URL",
-                partner: "NIX_PROOT_SHA256",
-            },
-            ConfigError::MissingPartner {
-                name: "NIX_HYDRA_INPUTS",
-                partner: "NIX_HYDRA_JOB",
-            },
-            ConfigError::Credentials(CredentialsError::Read(
-                "/bindings/acme/token".into(),
-                io::ErrorKind::PermissionDenied.into(),
-            )),
-            ConfigError::Credentials(CredentialsError::Url(
-                "/bindings/acme/url".into(),
-                CacheUrlError::Scheme,
-            )),
-            ConfigError::Credentials(CredentialsError::PublicKey(
-                "/bindings/acme/public-key".into(),
-            )),
-            ConfigError::Credentials(CredentialsError::NoUrl("/bindings/acme".into())),
-            ConfigError::NothingToDeploy,
-        ]
-        .map(BuildpackError::Config)
-        .into()
     }
 
     fn tools() -> Vec<BuildpackError> {
@@ -1273,11 +1153,6 @@ mod tests {
         let text = texts.join("\n\n==========\n\n");
         assert!(!text.contains("hunter2"), "a password is shown");
         text
-    }
-
-    #[test]
-    fn messages_about_settings() {
-        insta::assert_snapshot!(texts(&settings()));
     }
 
     #[test]

@@ -267,7 +267,10 @@ impl<'a> Evaluator<'a> {
             read_only: mode.read_only,
             offline: mode.offline,
             // What fails without flakes is evaluated again with all of Nix.
-            flakes: match mode.read_only && !self.expression.is_flake() && self.source.has_lock {
+            flakes: match mode.read_only
+                && !self.expression.is_flake()
+                && self.source.has("flake.lock")
+            {
                 true => Flakes::Hidden,
                 false => Flakes::Shown,
             },

@@ -1,10 +1,10 @@
 //! Sources that an app names by their hashes, to be fetched before Nix asks for them. This reads text and
 //! guesses: what is not a source, no binary cache has.
 
-use super::source::{Leaf, Source};
+use super::source::Source;
+use app_dir::Leaf;
 use nix_derivation::{CAHash, NixHash, StoreDir, StorePath};
 use serde_json::Value;
-use std::fs;
 
 /// Sources that are fetched at most without having been asked for.
 const MAX_SOURCES: usize = 16;
@@ -19,7 +19,7 @@ const NAME: &str = "source";
 /// root, else of all hashes in expressions and in the files of npins and niv.
 pub(super) fn named_sources(source: &Source) -> Vec<StorePath> {
     let (mut locks, mut hashes) = (Vec::new(), Vec::new());
-    source.visit(&mut |path, leaf| {
+    source.tree.visit(&mut |path, leaf| {
         let Leaf::File { from, .. } = leaf else {
             return;
         };
@@ -27,14 +27,11 @@ pub(super) fn named_sources(source: &Source) -> Vec<StorePath> {
         let is_text = path
             .extension()
             .is_some_and(|it| it == "nix" || it == "json");
-        let is_small = || {
-            from.metadata()
-                .is_ok_and(|metadata| metadata.len() <= MAX_FILE_SIZE)
-        };
-        if !(is_lock || is_text && hashes.len() < MAX_SOURCES) || !is_small() {
+        if !is_lock && !(is_text && hashes.len() < MAX_SOURCES) {
             return;
         }
-        let text = fs::read_to_string(from).unwrap_or_default();
+        let text = source.app.read(from, MAX_FILE_SIZE).unwrap_or_default();
+        let text = String::from_utf8_lossy(&text);
         if is_lock {
             locks = serde_json::from_str(&text).map_or_else(|_| Vec::new(), |lock| locked(&lock));
         } else {

@@ -29,6 +29,7 @@ mod hydra;
 mod hydra_server;
 mod interrupted;
 mod launch;
+mod odd_files;
 mod order;
 mod pack;
 mod parity;
