@@ -49,6 +49,7 @@ fn main() -> Result<()> {
             println!("{root}");
             Ok(())
         }
+        ["generate", cache] => nixpkgs::generate(Path::new(cache)),
         _ => Options::read(&arguments, TAKES)?.map_or(Ok(()), |options| bench(&options)),
     }
 }

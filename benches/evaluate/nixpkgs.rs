@@ -82,8 +82,7 @@ struct Setting<'a> {
 
 pub(crate) fn bench(options: &Options, fixtures: &Fixtures, packed: &Path) -> Result<String> {
     let files = TempDir::new()?;
-    let tree = Tree::into_cache(&NIXPKGS, "", files.path())?;
-    let compressed = pack(files.path())?;
+    let (tree, compressed) = generate_elsewhere(files.path())?;
     let setting = Setting {
         fixtures,
         packed,
@@ -138,6 +137,43 @@ pub(crate) fn bench(options: &Options, fixtures: &Fixtures, packed: &Path) -> Re
         );
     }
     Ok(table)
+}
+
+/// Generates the tree into a cache. Prints its store path, hash and size, and how large it is there.
+pub(crate) fn generate(cache: &Path) -> Result<()> {
+    let tree = Tree::into_cache(&NIXPKGS, "", cache)?;
+    let compressed = pack(cache)?;
+    println!(
+        "{} {} {} {compressed}",
+        tree.path,
+        tree.sha256(),
+        tree.nar_size
+    );
+    Ok(())
+}
+
+/// Generates the tree in a process of its own: what is started by one with much memory counts as having
+/// had it.
+fn generate_elsewhere(cache: &Path) -> Result<(Tree, u64)> {
+    let output = Command::new(std::env::current_exe()?)
+        .arg("generate")
+        .arg(cache)
+        .output()?;
+    ensure!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let text = String::from_utf8(output.stdout)?;
+    let [path, hash, size, compressed] = text.split_whitespace().collect::<Vec<_>>()[..] else {
+        bail!("it printed {text}");
+    };
+    let tree = Tree {
+        path: path.parse()?,
+        nar_hash: hash.parse()?,
+        nar_size: size.parse()?,
+    };
+    Ok((tree, compressed.parse()?))
 }
 
 fn rows() -> Vec<(&'static str, &'static str, String)> {

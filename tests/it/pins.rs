@@ -3,6 +3,7 @@
 
 use crate::common::{fixtures, nix, output};
 use crate::evaluate::{config, evaluate, nix_in_place};
+use nix_runner::kept::Kept;
 use platform::fixtures::Fixtures;
 use platform::nixpkgs::{SMALL, Tree};
 use std::fs;
@@ -11,8 +12,9 @@ use std::path::Path;
 use tempfile::TempDir;
 
 /// A tree that is pinned, which a binary cache has.
-struct Pinned {
+pub struct Pinned {
     fixtures: Fixtures,
+    url: String,
     cache: TempDir,
     tree: Tree,
     /// A server that takes connections and never says a word.
@@ -22,7 +24,8 @@ struct Pinned {
 }
 
 impl Pinned {
-    fn new() -> Option<Self> {
+    /// With this URL instead of that of a silent server, if one is given.
+    pub fn new(url: Option<&str>) -> Option<Self> {
         let fixtures = fixtures()?;
         let cache = TempDir::new().unwrap();
         let tree = Tree::into_cache(&SMALL, "a note", cache.path()).unwrap();
@@ -35,7 +38,12 @@ impl Pinned {
         );
         let silent = TcpListener::bind("127.0.0.1:0").unwrap();
         silent.set_nonblocking(true).unwrap();
+        let address = silent.local_addr().unwrap();
         Some(Self {
+            url: url.map_or_else(
+                || format!("http://{address}/nixpkgs.tar.gz"),
+                str::to_string,
+            ),
             fixtures,
             cache,
             tree,
@@ -44,18 +52,11 @@ impl Pinned {
         })
     }
 
-    fn url(&self) -> String {
-        format!(
-            "http://{}/nixpkgs.tar.gz",
-            self.silent.local_addr().unwrap()
-        )
-    }
-
     /// A text with the tree's hash and its URL, which is silent.
     fn filled(&self, text: &str) -> String {
         text.replace("HASH", &self.tree.sha256())
             .replace("PATH", &self.tree.path.to_absolute_path())
-            .replace("URL", &self.url())
+            .replace("URL", &self.url)
     }
 
     /// An app of these files.
@@ -70,7 +71,7 @@ impl Pinned {
     }
 
     /// What real Nix evaluates that has everything in its store.
-    fn native_path(&self, app: &Path, settings: &[(&str, &str)]) -> String {
+    fn native_path(&self, app: &Path, file: &str, nix_path: &str) -> String {
         let checkout = TempDir::new().unwrap();
         let checkout = checkout.path().join("source");
         crate::common::copy(app, &checkout);
@@ -79,7 +80,7 @@ impl Pinned {
                 .args(["--add-fixed", "--recursive", "sha256"])
                 .arg(&checkout),
         );
-        let expression = if app.join("flake.nix").exists() {
+        let expression = if file == "flake.nix" {
             format!("(builtins.getFlake \"path:{source}\").packages.x86_64-linux.default.outPath")
         } else {
             format!("(import {source}/default.nix).outPath")
@@ -92,29 +93,143 @@ impl Pinned {
             "--expr",
             &expression,
         ]);
-        command.args(["--option", "experimental-features", "nix-command flakes"]);
-        for (name, value) in settings {
-            command.env(name, value);
-        }
+        // Without flakes flake-compat takes what is in the store, here as there.
+        let features = if file == "flake.nix" {
+            "nix-command flakes"
+        } else {
+            "nix-command"
+        };
+        command.args(["--option", "experimental-features", features]);
+        command.env("NIX_PATH", nix_path);
         output(&mut command).trim_matches('"').to_string()
     }
 
-    /// Evaluates an app of these files here, and checks that it comes to native Nix's path.
-    fn check(&self, style: &str, files: &[(&str, &str)], settings: &[(&str, &str)]) {
-        let app = self.app(files);
+    /// What is evaluated here, without its URL, and what native Nix gets.
+    pub fn paths(&self, style: &Style) -> (String, String) {
+        let app = self.app(&style.files);
         let cache = format!("file://{}?trusted=true", self.cache.path().display());
-        let mut ours = settings.to_vec();
-        ours.push(("NIX_EXTRA_BINARY_CACHE", &cache));
-        let config = config(app.path(), &ours);
+        let nix_path = self.filled(style.nix_path);
+        let settings = [
+            ("NIX_EXTRA_BINARY_CACHE", cache.as_str()),
+            ("NIX_PATH", &nix_path),
+            ("NIX_FILE", style.file),
+        ];
+        let config = config(app.path(), &settings);
         let nix = nix_in_place(&self.fixtures, &config);
         let outcome = evaluate(&nix, app.path(), &config).unwrap();
-        assert!(self.silent.accept().is_err(), "{style}: the URL was asked");
-        assert!(!outcome.thorough, "{style}: it needed all derivations");
-        let path = outcome.roots[0].path.to_absolute_path();
-        assert_eq!(path, self.native_path(app.path(), settings), "{style}");
+        let name = style.name;
+        assert!(self.silent.accept().is_err(), "{name}: the URL was asked");
+        assert!(!outcome.thorough, "{name}: it needed all derivations");
         let taken: Vec<_> = nix.taken().into_iter().map(|(path, _)| path).collect();
-        assert!(taken.contains(&self.tree.path), "{style}: {taken:?}");
+        assert!(taken.contains(&self.tree.path), "{name}: {taken:?}");
+        let ours = outcome.roots[0].path.to_absolute_path();
+        (ours, self.native_path(app.path(), style.file, &nix_path))
     }
+}
+
+/// A way to pin nixpkgs.
+pub struct Style {
+    pub name: &'static str,
+    file: &'static str,
+    nix_path: &'static str,
+    files: Vec<(&'static str, &'static str)>,
+}
+
+impl Style {
+    fn new(name: &'static str, text: &'static str) -> Self {
+        Self {
+            name,
+            file: "default.nix",
+            nix_path: "",
+            files: vec![("app.nix", APP), ("default.nix", text)],
+        }
+    }
+
+    fn and(mut self, name: &'static str, text: &'static str) -> Self {
+        self.files.push((name, text));
+        self
+    }
+
+    fn flake(name: &'static str, text: &'static str, lock: &'static str) -> Self {
+        Self {
+            name,
+            file: "flake.nix",
+            nix_path: "",
+            files: vec![("app.nix", APP), ("flake.nix", text), ("flake.lock", lock)],
+        }
+    }
+}
+
+pub fn styles() -> Vec<Style> {
+    let niv = r#"{ "nixpkgs": { "url": "URL", "sha256": "HASH", "type": "tarball" } }"#;
+    let npins = r#"{ "version": 5, "pins": { "nixpkgs": { "type": "Channel", "url": "URL", "hash": "HASH" } } }"#;
+    let compat = r#"
+      let
+        lock = builtins.fromJSON (builtins.readFile ./flake.lock);
+        fetchTree = builtins.fetchTree or (info: {
+          outPath = fetchTarball { url = "URL"; sha256 = info.narHash; };
+        });
+        nixpkgs = fetchTree lock.nodes.nixpkgs.locked;
+      in
+      import ./app.nix (import nixpkgs.outPath { })
+    "#;
+    vec![
+        Style::new(
+            "nixpkgs by `fetchTarball`",
+            r#"import ./app.nix (import (fetchTarball { url = "URL"; sha256 = "HASH"; }) { })"#,
+        ),
+        Style::new(
+            "nixpkgs by niv",
+            r"
+              let
+                sources = builtins.fromJSON (builtins.readFile ./nix/sources.json);
+                fetched = builtins.mapAttrs (_: pin: fetchTarball { inherit (pin) url sha256; }) sources;
+              in
+              import ./app.nix (import fetched.nixpkgs { })
+            ",
+        )
+        .and("nix/sources.json", niv),
+        Style::new(
+            "nixpkgs by npins",
+            r"
+              let
+                data = builtins.fromJSON (builtins.readFile ./npins/sources.json);
+                fetch = pin: builtins.fetchTarball { inherit (pin) url; sha256 = pin.hash; };
+              in
+              import ./app.nix (import (builtins.mapAttrs (_: fetch) data.pins).nixpkgs { })
+            ",
+        )
+        .and("npins/sources.json", npins),
+        Style::flake(
+            "nixpkgs as a flake's input",
+            r#"{
+              inputs.nixpkgs.url = "github:acme/nixpkgs";
+              outputs = { self, nixpkgs }: {
+                packages.x86_64-linux.default = import ./app.nix nixpkgs.legacyPackages.x86_64-linux;
+              };
+            }"#,
+            LOCK,
+        ),
+        Style::flake(
+            "nixpkgs as a flake's input that another input follows",
+            r#"{
+              inputs.nixpkgs.url = "github:acme/nixpkgs";
+              inputs.again = { url = "github:acme/nixpkgs"; flake = false; };
+              outputs = { self, nixpkgs, again }: {
+                packages.x86_64-linux.default = import ./app.nix (import again { });
+              };
+            }"#,
+            FOLLOWING_LOCK,
+        ),
+        Style::new("nixpkgs by flake-compat", compat).and("flake.lock", LOCK),
+        Style {
+            nix_path: "nixpkgs=PATH",
+            ..Style::new(
+                "a store path in `NIX_PATH`",
+                "import ./app.nix (import <nixpkgs> { })",
+            )
+        },
+    ]
 }
 
 const APP: &str = r#"
@@ -146,90 +261,78 @@ const LOCK: &str = r#"{
   "version": 7
 }"#;
 
+/// The same input under two names.
+const FOLLOWING_LOCK: &str = r#"{
+  "nodes": {
+    "nixpkgs": {
+      "locked": {
+        "lastModified": 1700000000,
+        "narHash": "HASH",
+        "owner": "acme",
+        "repo": "nixpkgs",
+        "rev": "3f96280da0ebc578599130c55c283036b51a9e91",
+        "type": "github"
+      },
+      "original": { "owner": "acme", "repo": "nixpkgs", "type": "github" }
+    },
+    "again": {
+      "flake": false,
+      "locked": {
+        "lastModified": 1700000000,
+        "narHash": "HASH",
+        "owner": "acme",
+        "repo": "nixpkgs",
+        "rev": "3f96280da0ebc578599130c55c283036b51a9e91",
+        "type": "github"
+      },
+      "original": { "owner": "acme", "repo": "nixpkgs", "type": "github" }
+    },
+    "root": { "inputs": { "nixpkgs": "nixpkgs", "again": "again" } }
+  },
+  "root": "root",
+  "version": 7
+}"#;
+
 #[test]
-fn a_tarball_with_a_hash_comes_from_the_binary_cache() {
-    let Some(pinned) = Pinned::new() else { return };
-    let text = r#"import ./app.nix (import (fetchTarball { url = "URL"; sha256 = "HASH"; }) { })"#;
-    pinned.check(
-        "fetchTarball",
-        &[("app.nix", APP), ("default.nix", text)],
-        &[],
-    );
+fn whatever_pins_it_a_source_comes_from_the_caches_and_its_silent_url_is_not_asked() {
+    let Some(pinned) = Pinned::new(None) else {
+        return;
+    };
+    for style in styles() {
+        let (ours, native) = pinned.paths(&style);
+        assert_eq!(ours, native, "{}", style.name);
+    }
 }
 
 #[test]
-fn pins_of_niv_and_npins_come_from_the_binary_cache() {
-    let Some(pinned) = Pinned::new() else { return };
-    let sources = r#"{ "nixpkgs": { "url": "URL", "sha256": "HASH", "type": "tarball" } }"#;
-    let text = r"
-      let
-        sources = builtins.fromJSON (builtins.readFile ./nix/sources.json);
-        fetched = builtins.mapAttrs (_: pin: fetchTarball { inherit (pin) url sha256; }) sources;
-      in
-      import ./app.nix (import fetched.nixpkgs { })
-    ";
-    let files = [
-        ("app.nix", APP),
-        ("default.nix", text),
-        ("nix/sources.json", sources),
-    ];
-    pinned.check("niv", &files, &[]);
-}
-
-#[test]
-fn a_locked_input_of_a_flake_comes_from_the_binary_cache() {
-    let Some(pinned) = Pinned::new() else { return };
-    let text = r#"{
-      inputs.nixpkgs.url = "github:acme/nixpkgs";
-      outputs = { self, nixpkgs }: {
-        packages.x86_64-linux.default = import ./app.nix nixpkgs.legacyPackages.x86_64-linux;
-      };
-    }"#;
-    let files = [("app.nix", APP), ("flake.nix", text), ("flake.lock", LOCK)];
-    pinned.check("flake", &files, &[]);
-}
-
-#[test]
-fn what_flake_compat_fetches_comes_from_the_binary_cache() {
-    let Some(pinned) = Pinned::new() else { return };
-    let text = r#"
-      let
-        lock = builtins.fromJSON (builtins.readFile ./flake.lock);
-        fetchTree = builtins.fetchTree or (info: {
-          outPath = fetchTarball { url = "URL"; sha256 = info.narHash; };
-        });
-        nixpkgs = fetchTree lock.nodes.nixpkgs.locked;
-      in
-      import ./app.nix (import nixpkgs.outPath { })
-    "#;
-    // The host that `builtins.fetchTree` would ask.
-    let host = format!("\"host\": \"{}\",", pinned.silent.local_addr().unwrap());
-    let lock = LOCK.replacen("\"owner\"", &format!("{host} \"owner\""), 1);
-    let files = [
-        ("app.nix", APP),
-        ("default.nix", text),
-        ("flake.lock", lock.as_str()),
-    ];
-    let settings = [("NIX_FILE", "default.nix")];
-    let app = pinned.app(&files);
+fn a_later_evaluation_takes_its_sources_from_the_layer() {
+    let Some(pinned) = Pinned::new(None) else {
+        return;
+    };
+    let layer = TempDir::new().unwrap();
+    let kept = Kept::new(layer.path().join("sources"));
+    let style = &styles()[0];
+    let app = pinned.app(&style.files);
     let cache = format!("file://{}?trusted=true", pinned.cache.path().display());
-    let config = config(
-        app.path(),
-        &[settings[0], ("NIX_EXTRA_BINARY_CACHE", &cache)],
-    );
-    let nix = nix_in_place(&pinned.fixtures, &config);
-    let outcome = evaluate(&nix, app.path(), &config).unwrap();
-    assert_eq!(outcome.roots[0].path.name(), "app");
+    let mut roots = Vec::new();
+    for caches in [cache.as_str(), ""] {
+        let config = config(app.path(), &[("NIX_EXTRA_BINARY_CACHE", caches)]);
+        let nix = nix_in_place(&pinned.fixtures, &config);
+        kept.restore(nix.store());
+        roots.push(evaluate(&nix, app.path(), &config).unwrap().roots);
+        kept.keep(nix.store(), &nix.taken()).unwrap();
+    }
+    assert_eq!(roots[0], roots[1]);
     assert!(pinned.silent.accept().is_err(), "the URL was asked");
-}
 
-#[test]
-fn a_store_path_in_nix_path_comes_from_the_binary_cache() {
-    let Some(pinned) = Pinned::new() else { return };
-    let nix_path = pinned.filled("nixpkgs=PATH");
-    let files = [
-        ("app.nix", APP),
-        ("default.nix", "import ./app.nix (import <nixpkgs> { })"),
-    ];
-    pinned.check("NIX_PATH", &files, &[("NIX_PATH", &nix_path)]);
+    // What is not what its name says is not taken, and not kept.
+    let files = || fs::read_dir(layer.path().join("sources")).unwrap();
+    for file in files() {
+        fs::write(file.unwrap().path(), "no archive").unwrap();
+    }
+    let config = config(app.path(), &[]);
+    let nix = nix_in_place(&pinned.fixtures, &config);
+    kept.restore(nix.store());
+    assert_eq!(nix.store().paths().count(), 0);
+    assert_eq!(files().count(), 0);
 }
