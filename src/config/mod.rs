@@ -11,6 +11,7 @@ mod attribute;
 mod caches;
 mod hydra;
 mod names;
+mod nix_config;
 mod read;
 mod table;
 mod tools;
@@ -45,6 +46,8 @@ pub struct Config {
     pub netrc: Netrc,
     /// Tokens for the servers of flake inputs.
     pub access_tokens: AccessTokens,
+    /// Binary caches that the app's own Nix configuration names, and that are not asked.
+    pub not_asked: Vec<NotAsked>,
     /// Name of the source's store path: `source` since 2017-12-25, `git-export` before.
     pub source_name: String,
     /// `NIX_PATH` for the evaluation, as given.
@@ -66,6 +69,14 @@ pub struct Config {
     pub procfile: Option<PathBuf>,
     /// Files that do not prevent relocation, as `<base name of a store path>/<path>`.
     pub relocate_ignore: Vec<Pattern>,
+}
+
+/// A binary cache that is not asked, since the user has not accepted the configuration that names it.
+#[derive(Debug, Clone)]
+pub struct NotAsked {
+    /// `flake.nix`, `nix.conf` or `NIX_CONFIG`.
+    pub place: &'static str,
+    pub cache: CacheUrl,
 }
 
 /// What to do about a store path that no binary cache has.
@@ -190,7 +201,9 @@ impl Config {
         let netrc = or_problem(netrc, &mut problems);
         let wanted = app::wanted(&values, app_dir, &mut problems);
         let mut hydra = hydra::settings(&mut values, &setting);
+        let mut not_asked = nix_config::apply(&mut values, &setting, app_dir);
         let caches = caches::caches(&mut values, &bindings, &netrc, &mut hydra.url);
+        not_asked.retain(|named| caches.iter().all(|cache| cache.base != named.cache.base));
         let Some(wanted) = wanted.filter(|_| problems.is_empty()) else {
             return Err(ConfigError(problems));
         };
@@ -205,6 +218,7 @@ impl Config {
             trust: caches::trust(&mut values, &bindings),
             netrc,
             access_tokens: caches::all_access_tokens(values.access_tokens, &bindings),
+            not_asked,
             source_name: values.source_name,
             nix_path: values.nix_path,
             lookups: Vec::new(),

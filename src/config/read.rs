@@ -31,6 +31,7 @@ pub(super) struct Values {
     pub(super) require_signatures: bool,
     pub(super) netrc_file: Option<PathBuf>,
     pub(super) access_tokens: AccessTokens,
+    pub(super) accept_flake_config: bool,
     pub(super) store_path: Option<StorePath>,
     pub(super) job: Option<Job>,
     pub(super) hydra_url: Option<CacheUrl>,

@@ -62,7 +62,7 @@ fn put<T>(field: &mut T, parsed: Result<T, Invalid>) -> Result<(), Invalid> {
 }
 
 /// Every setting, in the order of the documentation.
-pub static SETTINGS: [Setting; 27] = [
+pub static SETTINGS: [Setting; 28] = [
     Setting {
         name: "NIX_EXTRA_BINARY_CACHE",
         doc: "URLs of the binary caches to ask before the default one, separated by spaces (`https`, `http` or `file`): Hydra, nix-serve, harmonia, attic, Cachix, or a directory of files",
@@ -113,6 +113,14 @@ pub static SETTINGS: [Setting; 27] = [
                 caches::access_tokens(given.value),
             )
         },
+        ..SETTING
+    },
+    Setting {
+        name: "NIX_ACCEPT_FLAKE_CONFIG",
+        doc: "`true`: the substituters, public keys and access tokens that a flake's `nixConfig`, the app's `nix.conf` or `NIX_CONFIG` name are used as well",
+        takes: FLAG,
+        default: Default::Value("false"),
+        parse: |given, values| put(&mut values.accept_flake_config, given.flag()),
         ..SETTING
     },
     Setting {

@@ -15,7 +15,7 @@ use crate::layers::launch_layer::LayerError;
 use crate::layers::proot::PRootLayerError;
 use crate::log::{self, bytes};
 use crate::resolve::ResolveError;
-use crate::resolve::expression::{ExpressionError, MissingAttribute};
+use crate::resolve::expression::{ExpressionError, FailedDownload, MissingAttribute};
 use crate::resolve::source::SourceError;
 use crate::tools::ToolError;
 use binary_cache::Answer;
@@ -449,6 +449,15 @@ fn expression(error: &ExpressionError) -> Message {
             derivations,
         } => not_a_derivation(attribute.as_deref(), kind, derivations),
         ExpressionError::Missing(missing) => missing_attributes(missing),
+        ExpressionError::Download(failed) => download(failed),
+        ExpressionError::ContentAddressed => Message::new(
+            "The expression is a content-addressed derivation",
+            formatdoc! {"
+                Its store path is known once it is built, so no binary cache can be asked for it before.
+
+                Set NIX_STORE_PATH to the path that was built, or leave `__contentAddressed` out.
+            "},
+        ),
         ExpressionError::NoGit(said) => Message::new(
             "Something is fetched by git, and the builder has no git",
             formatdoc! {"
@@ -478,6 +487,33 @@ fn what(attribute: Option<&str>) -> String {
         Some(attribute) => format!("attribute `{attribute}` of the expression"),
         None => "expression".to_string(),
     }
+}
+
+fn download(failed: &FailedDownload) -> Message {
+    let FailedDownload { url, why, said, .. } = failed;
+    let mut body = format!("{url} could not be downloaded: {why}.\n\n");
+    let asked = failed.asked.iter().take(MISSES_SHOWN);
+    let asked: String = asked.map(|path| format!("    {path}\n")).collect();
+    if !asked.is_empty() {
+        let _ = writeln!(
+            body,
+            "Before, no binary cache had what was asked for:\n\n{asked}"
+        );
+    }
+    for path in &failed.other_names {
+        let _ = writeln!(
+            body,
+            "A binary cache has {path}, whose hash the app names. If that is what is fetched, let the \
+             fetcher name it `{}`, which is the default.\n",
+            path.name()
+        );
+    }
+    let _ = writeln!(body, "Nix said:\n\n{said}\n");
+    body.push_str(
+        "See to it that the URL can be reached from here, with a private server's password in a netrc file \
+         (NIX_NETRC_FILE) or a token (NIX_ACCESS_TOKENS); or have Hydra keep the source in its binary cache.",
+    );
+    Message::new("A source cannot be downloaded", body)
 }
 
 fn missing_attributes(missing: &[MissingAttribute]) -> Message {
@@ -1013,6 +1049,16 @@ mod tests {
                 not(Some("jobs"), "set", &["web"]),
                 not(Some("count"), "int", &[]),
                 ExpressionError::NoFlakeLock("nixpkgs".into()),
+                ExpressionError::ContentAddressed,
+                ExpressionError::Download(Box::new(FailedDownload {
+                    url: "https://acme.net/nixpkgs.tar.gz".into(),
+                    why: "Could not resolve host".into(),
+                    asked: vec!["/nix/store/x-nixpkgs".into()],
+                    other_names: vec![
+                        "/nix/store/xbgcfhaawi9iz9s99k58sqy8azc2a1w3-source".parse().unwrap(),
+                    ],
+                    said: "error: unable to download 'https://acme.net/nixpkgs.tar.gz'".into(),
+                })),
                 ExpressionError::NoGit("error: executing 'git': No such file or directory".into()),
                 ExpressionError::Missing(vec![missing("jobs.wbe", &["jobs"], "wbe", 3)]),
                 ExpressionError::Missing(vec![missing("web", &[], "web", 40); 7]),

@@ -4,8 +4,10 @@ use super::named_sources::named_sources;
 use super::source::{Source, SourceError};
 use super::{Root, lookups};
 use crate::config::{Config, Expression};
+use http_client::without_credentials;
 use hydra::revision::Commit;
 use nix_derivation::{StoreDir, StorePath};
+use nix_runner::nar_store::hash_part as path_hash;
 use nix_runner::{Evaluation, Flakes, Nix, NixError};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
@@ -86,12 +88,33 @@ pub enum ExpressionError {
     /// The value at this attribute is what `mkShell` makes.
     #[error("the expression gives a shell, not a package")]
     Shell(Option<String>),
+    /// A source could not be downloaded.
+    #[error("{} could not be downloaded: {}", .0.url, .0.why)]
+    Download(Box<FailedDownload>),
+    /// The store path of a content-addressed derivation is not known before it is built.
+    #[error("a content-addressed derivation has no store path before it is built")]
+    ContentAddressed,
     /// Something is fetched by git, and there is none; what Nix said.
     #[error("git is missing: {0}")]
     NoGit(String),
     /// A flake's input of this name is not locked.
     #[error("the input {0} of the flake is not locked")]
     NoFlakeLock(String),
+}
+
+/// A source that no binary cache has, and whose URL does not give it.
+#[derive(Debug)]
+pub struct FailedDownload {
+    /// Without credentials.
+    pub url: String,
+    pub why: String,
+    /// The store paths for which the binary caches were asked, and that none has.
+    pub asked: Vec<String>,
+    /// Sources that a binary cache has, of which the app names the hash, and that Nix did not ask for:
+    /// under another name, that is.
+    pub other_names: Vec<StorePath>,
+    /// What Nix said, whole.
+    pub said: String,
 }
 
 /// An attribute that the expression does not have.
@@ -205,7 +228,7 @@ impl<'a> Evaluator<'a> {
             offline: false,
         };
         let mut answer = self.run(nix, mode)?;
-        if mode.read_only && !answer.status.success() {
+        if mode.read_only && !answer.status.success() && !self.is_final(&answer.stderr) {
             mode.read_only = false;
             answer = self.run(nix, mode)?;
         }
@@ -244,6 +267,12 @@ impl<'a> Evaluator<'a> {
             }
         }
         Ok(outcome)
+    }
+
+    /// Whether another evaluation would fail in the same way: it would wait for the same URL.
+    fn is_final(&self, stderr: &[u8]) -> bool {
+        let hides_flakes = !self.expression.is_flake() && self.source.has("flake.lock");
+        !hides_flakes && failed_download(&String::from_utf8_lossy(stderr)).is_some()
     }
 
     fn run(&self, nix: &Nix, mode: Mode) -> Result<std::process::Output, ExpressionError> {
@@ -289,6 +318,12 @@ impl<'a> Evaluator<'a> {
                 derivation,
             });
         }
+        if said.contains("'ca-derivations'") {
+            return Ok(ExpressionError::ContentAddressed);
+        }
+        if let Some((url, why)) = failed_download(&said) {
+            return Ok(self.download(nix, &url, &why, said));
+        }
         if is_by_git(&said) && !has_git() {
             return Ok(ExpressionError::NoGit(said));
         }
@@ -320,6 +355,32 @@ impl<'a> Evaluator<'a> {
             }
         }
         Ok(ExpressionError::Evaluation(said))
+    }
+
+    fn download(&self, nix: &Nix, url: &str, why: &str, said: String) -> ExpressionError {
+        let taken = nix.taken();
+        let (mut asked, mut other_names) = (Vec::new(), Vec::new());
+        nix.supply().missing(&mut |hash_part, _| {
+            let known = self
+                .expected
+                .iter()
+                .find(|path| hash_part == path_hash(path));
+            let unknown = || format!("/nix/store/{hash_part}-…");
+            asked.push(known.map_or_else(unknown, StorePath::to_absolute_path));
+        });
+        for path in &self.expected {
+            let is_taken = taken.iter().any(|(other, _)| other == path);
+            if !is_taken && nix.store().has(&path_hash(path)) {
+                other_names.push(path.clone());
+            }
+        }
+        ExpressionError::Download(Box::new(FailedDownload {
+            url: without_credentials(url),
+            why: why.to_string(),
+            asked,
+            other_names,
+            said,
+        }))
     }
 
     /// Writes the `<nixpkgs>` that stands in, which tells when `missing` is taken from it.
@@ -377,6 +438,14 @@ fn cannot_build(said: &str) -> Option<String> {
     said.split('\'')
         .find(|part| part.starts_with("/nix/store/") && has_extension(part))
         .map(str::to_string)
+}
+
+/// The URL and the reason in `unable to download 'https://…': Could not resolve host`.
+fn failed_download(said: &str) -> Option<(String, String)> {
+    let (_, rest) = said.split_once("unable to download '")?;
+    let (url, why) = rest.split_once("': ")?;
+    let why = why.lines().next().unwrap_or_default();
+    Some((url.to_string(), why.trim_end_matches('.').to_string()))
 }
 
 /// Whether Nix was fetching something by git.
@@ -465,6 +534,15 @@ mod tests {
         ] {
             assert_eq!(missing_name(error), name, "{error}");
         }
+    }
+
+    #[test]
+    fn a_failed_download_is_read_from_nix_s_words() {
+        let said = "error: unable to download 'https://x.org/a.tar.gz': Could not resolve host (6)\n\n … x";
+        let (url, why) = failed_download(said).unwrap();
+        assert_eq!(url, "https://x.org/a.tar.gz");
+        assert_eq!(why, "Could not resolve host (6)");
+        assert_eq!(failed_download("error: no"), None);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 
 use crate::common::{fixtures, nix, output};
 use crate::evaluate::{config, evaluate, nix_in_place};
+use nix_hydra_buildpack::resolve::expression::ExpressionError;
 use nix_runner::kept::Kept;
 use platform::fixtures::Fixtures;
 use platform::nixpkgs::{SMALL, Tree};
@@ -302,6 +303,42 @@ fn whatever_pins_it_a_source_comes_from_the_caches_and_its_silent_url_is_not_ask
         let (ours, native) = pinned.paths(&style);
         assert_eq!(ours, native, "{}", style.name);
     }
+}
+
+#[test]
+fn a_source_that_no_cache_has_under_its_name_is_told_with_what_the_caches_have() {
+    let Some(pinned) = Pinned::new(Some("http://127.0.0.1:9/x.tar.gz")) else {
+        return;
+    };
+    let text = r#"import (fetchTarball { name = "pkgs"; url = "URL"; sha256 = "HASH"; }) { }"#;
+    let app = pinned.app(&[("default.nix", text)]);
+    let cache = format!("file://{}?trusted=true", pinned.cache.path().display());
+    let config = config(app.path(), &[("NIX_EXTRA_BINARY_CACHE", &cache)]);
+    let nix = nix_in_place(&pinned.fixtures, &config);
+    let error = evaluate(&nix, app.path(), &config).unwrap_err();
+    let ExpressionError::Download(failed) = error else {
+        panic!("{error:?}");
+    };
+    assert_eq!(failed.url, "http://127.0.0.1:9/x.tar.gz");
+    assert_eq!(failed.other_names, [pinned.tree.path.clone()]);
+    assert_eq!(failed.asked.len(), 1, "{:?}", failed.asked);
+}
+
+#[test]
+fn a_content_addressed_derivation_is_told_as_one() {
+    let Some(pinned) = Pinned::new(None) else {
+        return;
+    };
+    let text = r#"derivation { name = "x"; system = "x86_64-linux"; builder = "/bin/sh";
+      __contentAddressed = true; outputHashMode = "recursive"; outputHashAlgo = "sha256"; }"#;
+    let app = pinned.app(&[("default.nix", text)]);
+    let config = config(app.path(), &[]);
+    let nix = nix_in_place(&pinned.fixtures, &config);
+    let error = evaluate(&nix, app.path(), &config).unwrap_err();
+    assert!(
+        matches!(error, ExpressionError::ContentAddressed),
+        "{error:?}"
+    );
 }
 
 #[test]
