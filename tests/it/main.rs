@@ -37,6 +37,7 @@ mod order;
 mod pack;
 mod parity;
 mod picture;
+mod pins;
 mod redeploy;
 mod relocate;
 mod report;
