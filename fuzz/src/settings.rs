@@ -4,7 +4,7 @@
 //! A line is `NAME=value`, of a setting or another variable that is read. The names `netrc`, and
 //! `binding.` before the name of a file, give the content of that file; `;` in it ends a line.
 
-use binary_cache::CacheUrl;
+use http_client::Endpoint;
 use nix_hydra_buildpack::config::{Config, Expression, Problem, Wanted, setting};
 use nix_hydra_buildpack::error::BuildpackError;
 use std::collections::BTreeMap;
@@ -203,13 +203,14 @@ fn is_password(url: &str) -> bool {
 
 /// What the rest of the build takes for granted.
 fn holds(config: &Config, app: &Path) {
-    for cache in config.caches.iter().chain(&config.hydra.url) {
+    let endpoints = config.caches.iter().map(|cache| &cache.endpoint);
+    for cache in endpoints.chain(&config.hydra.url) {
         assert!(matches!(cache.base.scheme(), "https" | "http" | "file"));
         assert!(cache.base.username().is_empty() && cache.base.password().is_none());
         assert!(cache.base.query().is_none() && cache.base.path().ends_with('/'));
         // What is in a layer's metadata can be read back, and has no password.
         let shown = cache.to_string();
-        let again: CacheUrl = shown.parse().expect("it is a URL");
+        let again: Endpoint = shown.parse().expect("it is a URL");
         // One slash at the end is not shown.
         let ends_twice = cache.base.path().ends_with("//");
         assert!(again.base == cache.base || ends_twice, "{shown}");

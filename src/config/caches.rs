@@ -6,6 +6,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use binary_cache::credentials::{Binding, CredentialsError, Netrc, read_bindings};
 use binary_cache::{CacheUrl, CacheUrlError, TrustSettings};
+use http_client::{Endpoint, EndpointError, redact_url};
 use nix_narinfo::TrustedPublicKey;
 use std::path::{Path, PathBuf};
 use url::Url;
@@ -54,16 +55,16 @@ pub(super) fn cache_url(word: &str) -> Result<CacheUrl, Invalid> {
         return Err(Invalid::slip(shown, Slip::Commas));
     }
     let invalid = |slip| Invalid {
-        shown: CacheUrl::without_credentials(word),
+        shown: redact_url(word),
         slip,
     };
     match word.parse::<CacheUrl>() {
-        Ok(url) => match hydra::page(&url.base) {
+        Ok(url) => match hydra::page(&url.endpoint.base) {
             None => Ok(url),
             slip => Err(invalid(slip)),
         },
-        Err(CacheUrlError::NotAUrl) => Err(invalid(None)),
-        Err(CacheUrlError::Scheme) => Err(invalid(s3(word))),
+        Err(CacheUrlError::Endpoint(EndpointError::NotAUrl)) => Err(invalid(None)),
+        Err(CacheUrlError::Endpoint(EndpointError::Scheme)) => Err(invalid(s3(word))),
         Err(error) => Err(invalid(Some(Slip::CacheUrl(error)))),
     }
 }
@@ -141,26 +142,36 @@ pub(super) fn caches(
     values: &mut Values,
     bindings: &[Binding],
     netrc: &Netrc,
-    hydra: &mut Option<CacheUrl>,
+    hydra: &mut Option<Endpoint>,
 ) -> Vec<CacheUrl> {
     let mut caches = std::mem::take(&mut values.extra_caches);
     let mut default = std::mem::take(&mut values.default_caches);
-    let defaults: Vec<Url> = default.iter().map(|cache| cache.base.clone()).collect();
+    let defaults: Vec<Url> = default
+        .iter()
+        .map(|cache| cache.endpoint.base.clone())
+        .collect();
     for bound in bindings.iter().filter_map(|binding| binding.url.as_ref()) {
         // One that is named as well is the same one, and the binding has its credentials.
         let mut all = caches.iter_mut().chain(&mut default);
-        match all.find(|cache| cache.base == bound.base) {
-            Some(cache) if cache.credentials.is_none() => {
-                cache.credentials.clone_from(&bound.credentials);
+        match all.find(|cache| cache.endpoint.base == bound.endpoint.base) {
+            Some(cache) if cache.endpoint.credentials.is_none() => {
+                cache
+                    .endpoint
+                    .credentials
+                    .clone_from(&bound.endpoint.credentials);
             }
             Some(_) => {}
             None => caches.push(bound.clone()),
         }
     }
     // Where it is named twice, it keeps its first place.
-    default.retain(|cache| !caches.iter().any(|other| other.base == cache.base));
+    default.retain(|cache| {
+        !caches
+            .iter()
+            .any(|other| other.endpoint.base == cache.endpoint.base)
+    });
     for cache in &mut caches {
-        cache.must_sign = defaults.contains(&cache.base);
+        cache.must_sign = defaults.contains(&cache.endpoint.base);
     }
     caches.extend(default.into_iter().map(|cache| CacheUrl {
         must_sign: true,
@@ -170,22 +181,23 @@ pub(super) fn caches(
     caches
 }
 
-fn give_credentials(caches: &mut [CacheUrl], netrc: &Netrc, hydra: &mut Option<CacheUrl>) {
+fn give_credentials(caches: &mut [CacheUrl], netrc: &Netrc, hydra: &mut Option<Endpoint>) {
     if let Some(hydra) = hydra.as_mut().filter(|hydra| hydra.credentials.is_none()) {
-        let same = |cache: &&CacheUrl| cache.base.origin() == hydra.base.origin();
+        let same = |cache: &&CacheUrl| cache.endpoint.base.origin() == hydra.base.origin();
         let known = caches
             .iter()
-            .find(|cache| same(cache) && cache.credentials.is_some());
-        hydra.credentials = known.and_then(|cache| cache.credentials.clone());
+            .find(|cache| same(cache) && cache.endpoint.credentials.is_some());
+        hydra.credentials = known.and_then(|cache| cache.endpoint.credentials.clone());
     }
-    for cache in caches
+    for endpoint in caches
         .iter_mut()
+        .map(|cache| &mut cache.endpoint)
         .chain(hydra.as_mut())
-        .filter(|cache| cache.credentials.is_none())
+        .filter(|endpoint| endpoint.credentials.is_none())
     {
-        let host = cache.base.host_str().unwrap_or_default().to_string();
-        if cache.base.scheme() != "file" {
-            cache.credentials = netrc.find(&host);
+        let host = endpoint.base.host_str().unwrap_or_default().to_string();
+        if endpoint.base.scheme() != "file" {
+            endpoint.credentials = netrc.find(&host);
         }
     }
 }

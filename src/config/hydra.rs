@@ -3,7 +3,7 @@
 use super::HydraSettings;
 use super::caches::cache_url;
 use super::read::{Get, Invalid, Slip, Values};
-use binary_cache::CacheUrl;
+use http_client::{Endpoint, redact_url};
 use hydra::{Job, Revision};
 use std::time::Duration;
 use url::Url;
@@ -14,14 +14,14 @@ const REVISION_VARIABLES: [&str; 4] = ["SOURCE_VERSION", "GIT_REV", "GITHUB_SHA"
 
 pub(super) fn job(value: &str) -> Result<Option<Job>, Invalid> {
     value.parse().map(Some).map_err(|()| {
-        let shown = CacheUrl::without_credentials(value);
+        let shown = redact_url(value);
         let slip = Url::parse(value).ok().and_then(|url| page(&url));
         Invalid { shown, slip }
     })
 }
 
-pub(super) fn url(value: &str) -> Result<Option<CacheUrl>, Invalid> {
-    let url = cache_url(value)?;
+pub(super) fn url(value: &str) -> Result<Option<Endpoint>, Invalid> {
+    let url = cache_url(value)?.endpoint;
     if url.base.scheme() == "file" {
         return Err(Invalid::new(value));
     }
@@ -52,7 +52,7 @@ pub(super) fn page(url: &Url) -> Option<Slip> {
         ["job", project, jobset, job, ..] => format!("{project}/{jobset}/{job}").parse().ok(),
         _ => None,
     };
-    let hydra = CacheUrl::without_credentials(hydra.as_str());
+    let hydra = redact_url(hydra.as_str());
     Some(Slip::HydraPage {
         hydra: hydra.trim_end_matches('/').to_string(),
         job,

@@ -25,6 +25,7 @@ use ::hydra::{Job, Revision};
 use binary_cache::credentials::{CredentialsError, Netrc};
 use binary_cache::{CacheUrl, TrustSettings};
 use glob::Pattern;
+use http_client::Endpoint;
 use nix_derivation::StorePath;
 use nix_hydra_start::engine::EngineSetting;
 use nix_runner::Substituters;
@@ -90,7 +91,7 @@ pub enum Wanted {
 pub struct HydraSettings {
     pub job: Option<Job>,
     /// The Hydra to ask; else the first binary cache that is one.
-    pub url: Option<CacheUrl>,
+    pub url: Option<Endpoint>,
     /// The revision to deploy, as the user or the platform names it.
     pub revision: Option<Revision>,
     /// The jobset's input that the revision is of.
@@ -443,7 +444,7 @@ mod tests {
         assert_eq!(config.caches.len(), expected.len());
         for (cache, (url, credentials)) in config.caches.iter().zip(expected) {
             assert_eq!(cache.to_string(), url);
-            assert!(cache.credentials == credentials, "{url}");
+            assert!(cache.endpoint.credentials == credentials, "{url}");
         }
     }
 
@@ -464,7 +465,11 @@ mod tests {
         let caches = caches.unwrap().caches;
         let names: Vec<_> = caches.iter().map(ToString::to_string).collect();
         assert_eq!(names, ["https://other.net", "https://default.net"]);
-        assert!(caches.iter().all(|cache| cache.credentials.is_some()));
+        assert!(
+            caches
+                .iter()
+                .all(|cache| cache.endpoint.credentials.is_some())
+        );
     }
 
     #[test]

@@ -4,6 +4,7 @@ use super::table::{Default, SETTINGS, Setting};
 use super::{Debug, OnMiss, Problem, StorePath};
 use binary_cache::{CacheUrl, CacheUrlError};
 use glob::Pattern;
+use http_client::Endpoint;
 use hydra::Job;
 use nix_hydra_start::engine::EngineSetting;
 use nix_narinfo::TrustedPublicKey;
@@ -31,7 +32,7 @@ pub(super) struct Values {
     pub(super) netrc_file: Option<PathBuf>,
     pub(super) store_path: Option<StorePath>,
     pub(super) job: Option<Job>,
-    pub(super) hydra_url: Option<CacheUrl>,
+    pub(super) hydra_url: Option<Endpoint>,
     pub(super) revision: Option<String>,
     pub(super) input: Option<String>,
     pub(super) wait: Duration,

@@ -3,7 +3,7 @@
 use super::read::{Given, Invalid};
 use super::{Debug, OnMiss};
 use crate::tools::Download;
-use binary_cache::CacheUrl;
+use http_client::redact_url;
 use nix_derivation::NixHash;
 use nix_hydra_start::engine::EngineSetting;
 use url::Url;
@@ -17,7 +17,7 @@ pub(super) fn url(value: &str) -> Result<Option<Url>, Invalid> {
             _ => false,
         })
         .map(Some)
-        .ok_or_else(|| Invalid::new(CacheUrl::without_credentials(value)))
+        .ok_or_else(|| Invalid::new(redact_url(value)))
 }
 
 /// Takes hexadecimal digits, and the forms in which Nix prints a hash.

@@ -14,7 +14,7 @@ use crate::config::{Config, Expression, Wanted};
 use binary_cache::Caches;
 use cause::Cause;
 use compare::Comparison;
-use hydra::deploy::short;
+use hydra::short;
 use hydra::{Hydra, revision};
 use hydra_side::{Built, HydraSide};
 use nix_derivation::StorePath;

@@ -5,7 +5,8 @@ use crate::doctor::compare::{Difference, Side};
 use crate::doctor::our_side::OurSide;
 use crate::doctor::tree::{Change, TreeDifference};
 use crate::doctor::{Diagnosis, Finding};
-use hydra::deploy::short;
+use hydra::api::InputRevision;
+use hydra::short;
 use std::fmt::Write as _;
 use words::list;
 
@@ -187,7 +188,7 @@ impl Diagnosis {
             let revisions: Vec<String> = compared
                 .revisions
                 .iter()
-                .map(|(name, revision)| format!("{name} {}", short(revision)))
+                .map(|found| format!("{} {}", found.input, short(&found.revision)))
                 .collect();
             let _ = writeln!(text, "       with {}", list(&revisions));
         }
@@ -584,8 +585,8 @@ fn dependencies_explanation(dependencies: &Dependencies, ours: &OurSide) -> Stri
         if *more { "More than " } else { "" },
         pairs
     );
-    for (name, revision) in inputs {
-        let _ = writeln!(text, "Hydra's input {name} is {revision}.");
+    for InputRevision { input, revision } in inputs {
+        let _ = writeln!(text, "Hydra's input {input} is {revision}.");
     }
     let _ = writeln!(
         text,

@@ -18,13 +18,12 @@ use crate::resolve::ResolveError;
 use crate::resolve::expression::ExpressionError;
 use crate::resolve::source::SourceError;
 use crate::tools::ToolError;
-use binary_cache::Answer;
-use binary_cache::{CacheError, Untrusted};
+use binary_cache::{Answer, CacheAnswer, CacheError, Untrusted, Unusable};
 use closure::fetch::{FetchError, FetchFailure};
 use closure::plan::Miss;
 use closure::relocate::relocatability::NotRelocatable;
 use closure::unpack::UnpackError;
-use http_client::HttpError;
+use http_client::{HttpError, without_credentials};
 use indoc::formatdoc;
 use nix_derivation::StorePath;
 use nix_runner::archive::ArchiveError;
@@ -222,7 +221,7 @@ fn tool(error: &ToolError) -> Message {
                 Build again. Where this address cannot be reached, put the file where it can
                 be, and set NIX_ARCHIVE_URL and NIX_ARCHIVE_SHA256 (for Nix) or
                 NIX_PROOT_URL and NIX_PROOT_SHA256 (for PRoot).
-            ", url = without_credentials(url)},
+            ", url = without_credentials(url.as_str())},
         ),
         ToolError::Read(url, error) => Message::new(
             "Failed to download a tool",
@@ -230,7 +229,7 @@ fn tool(error: &ToolError) -> Message {
                 {url} could not be read to its end: {error}.
 
                 Build again. If the URL is one that you have set, check that it is right.
-            ", url = without_credentials(url)},
+            ", url = without_credentials(url.as_str())},
         ),
         ToolError::TooLarge(url) => Message::new(
             "A tool is too large",
@@ -238,7 +237,7 @@ fn tool(error: &ToolError) -> Message {
                 {url} is larger than any release of Nix or PRoot.
 
                 Check NIX_ARCHIVE_URL and NIX_PROOT_URL.
-            ", url = without_credentials(url)},
+            ", url = without_credentials(url.as_str())},
         ),
         ToolError::Write(path, error) => disk("Failed to write a tool", path, error),
         ToolError::Temporary(error) => temporary(error),
@@ -256,7 +255,7 @@ fn tool(error: &ToolError) -> Message {
 
                 It was not used. If the URL is one that you have set, set the hash that belongs
                 to it; else something changed the file on its way.
-            ", url = without_credentials(url)},
+            ", url = without_credentials(url.as_str())},
         ),
     }
 }
@@ -480,7 +479,7 @@ fn miss(misses: &[Miss], hint: &str) -> Message {
             let more = miss.wanted_by.len() - REFERRERS_SHOWN;
             let _ = writeln!(body, "  … and {more} more");
         }
-        for (cache, answer) in &miss.answers {
+        for CacheAnswer { cache, answer } in &miss.answers {
             let _ = writeln!(body, "  {cache}: {}", answer_in_words(answer));
         }
         body.push('\n');
@@ -506,7 +505,7 @@ fn miss(misses: &[Miss], hint: &str) -> Message {
 fn diagnosed(misses: &[Miss], diagnosis: &Diagnosis) -> Message {
     let mut body = format!("No binary cache has {}:\n", diagnosis.root);
     let miss = misses.iter().find(|miss| miss.path == diagnosis.root);
-    for (cache, answer) in miss.iter().flat_map(|miss| &miss.answers) {
+    for CacheAnswer { cache, answer } in miss.iter().flat_map(|miss| &miss.answers) {
         let _ = writeln!(body, "  {cache}: {}", answer_in_words(answer));
     }
     body.push('\n');
@@ -538,14 +537,17 @@ const GIVE_CREDENTIALS: &str = "The binary cache wants to know who asks, or know
 
 /// The likeliest reason first: a wrong signature, then a cache that did not answer, then paths that
 /// differ.
-fn miss_hint(misses: &[Miss], unusable: &[(String, String)]) -> String {
-    let answers = || misses.iter().flat_map(|miss| &miss.answers);
+fn miss_hint(misses: &[Miss], unusable: &[Unusable]) -> String {
+    let answers = || {
+        let answers = misses.iter().flat_map(|miss| &miss.answers);
+        answers.map(|asked| &asked.answer)
+    };
     if answers().next().is_none() {
         return "No binary cache was asked, since none is named: set NIX_EXTRA_BINARY_CACHE."
             .to_string();
     }
-    let forged = answers()
-        .any(|(_, answer)| matches!(answer, Answer::Untrusted(Untrusted::BadSignature(_))));
+    let forged =
+        answers().any(|answer| matches!(answer, Answer::Untrusted(Untrusted::BadSignature(_))));
     if forged {
         return "What the cache says of this path is not what that key has signed: it was changed\n\
                 since, or another key is in use under the same name. Nothing of it was used."
@@ -556,10 +558,10 @@ fn miss_hint(misses: &[Miss], unusable: &[(String, String)]) -> String {
                 `name:base64`, or have the cache sign them."
             .to_string();
     }
-    if answers().any(|(_, answer)| matches!(answer, Answer::Refused(_))) {
+    if answers().any(|answer| matches!(answer, Answer::Refused(_))) {
         return GIVE_CREDENTIALS.to_string();
     }
-    let failed = answers().any(|(_, answer)| matches!(answer, Answer::Failed(_)));
+    let failed = answers().any(|answer| matches!(answer, Answer::Failed(_)));
     if failed || !unusable.is_empty() {
         return "Check the URLs in NIX_EXTRA_BINARY_CACHE, and that they can be reached from where\n\
                 the image is built."
@@ -585,7 +587,10 @@ fn fetch(error: &FetchError) -> Message {
     let failed = |what: String, next: &str| {
         Message::new(
             "Failed to download a store path",
-            format!("{path}\nfrom {cache}: {what}.\n\n{next}"),
+            match cache {
+                Some(cache) => format!("{path}\nfrom {cache}: {what}.\n\n{next}"),
+                None => format!("{path}: {what}.\n\n{next}"),
+            },
         )
     };
     let broken = |what| {
@@ -602,13 +607,13 @@ fn fetch(error: &FetchError) -> Message {
         FetchFailure::Open(error @ CacheError::Http(HttpError::Status(401 | 407))) => {
             failed(error.to_string(), GIVE_CREDENTIALS)
         }
-        FetchFailure::Open(CacheError::Http(error)) if error.is_passing() => failed(
+        FetchFailure::Open(CacheError::Http(error)) if error.is_temporary() => failed(
             error.to_string(),
             "The binary cache, or the way to it, failed again and again. Nothing of this closure was\n\
              kept: build again once it can be reached from where the image is built.",
         ),
         FetchFailure::Open(error) => broken(error.to_string()),
-        FetchFailure::Lost(answers) => lost(path, cache, answers),
+        FetchFailure::Lost(answers) => lost(path, answers),
         FetchFailure::Unpack(error) => match error {
             UnpackError::Write(path, error) => disk("Failed to unpack a store path", path, error),
             UnpackError::Read(error) => broken(format!("its NAR cannot be read: {error}")),
@@ -633,19 +638,17 @@ fn fetch(error: &FetchError) -> Message {
 }
 
 /// A path that an earlier build had, and that has to be downloaded again.
-fn lost(path: &StorePath, cache: &str, answers: &[(String, Answer)]) -> Message {
+fn lost(path: &StorePath, answers: &[CacheAnswer]) -> Message {
     let misses = [Miss {
         path: path.clone(),
         wanted_by: Vec::new(),
         answers: answers.to_vec(),
     }];
-    let is_absent =
-        |(_, answer): &(String, Answer)| matches!(answer, Answer::Absent | Answer::Another);
+    let is_absent = |asked: &CacheAnswer| matches!(asked.answer, Answer::Absent | Answer::Another);
     let hint = if answers.iter().all(is_absent) {
-        format!(
-            "An earlier build had it from {cache}.\n\
-             Since then it was garbage-collected, or that binary cache is no longer named."
-        )
+        "An earlier build had it. Since then it was garbage-collected, or the binary cache that\n\
+         has it is no longer named."
+            .to_string()
     } else {
         miss_hint(&misses, &[])
     };
@@ -786,10 +789,6 @@ fn temporary(NoTemporary(tried): &NoTemporary) -> Message {
     )
 }
 
-fn without_credentials(url: &url::Url) -> String {
-    binary_cache::CacheUrl::without_credentials(url.as_str())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -815,7 +814,10 @@ mod tests {
     }
 
     fn missed(answers: &[(&str, Answer)], wanted_by: &[&str]) -> Vec<Miss> {
-        let owned = |(cache, answer): &(&str, Answer)| ((*cache).to_string(), answer.clone());
+        let owned = |(cache, answer): &(&str, Answer)| CacheAnswer {
+            cache: (*cache).to_string(),
+            answer: answer.clone(),
+        };
         vec![Miss {
             path: path("zlib-1.3"),
             wanted_by: wanted_by.iter().map(|name| path(name)).collect(),
@@ -833,7 +835,7 @@ mod tests {
     fn fetch_error(reason: FetchFailure) -> BuildpackError {
         let error = FetchError {
             path: path("zlib-1.3"),
-            cache: "https://cache.nixos.org".into(),
+            cache: Some("https://cache.nixos.org".into()),
             reason,
         };
         BuildpackError::ClosureLayer(ClosureLayerError::Fetch(Box::new(error)))
@@ -1013,6 +1015,12 @@ mod tests {
                 &[],
             )),
         ];
+        let lost_by = |answer| {
+            FetchFailure::Lost(vec![CacheAnswer {
+                cache: hydra.into(),
+                answer,
+            }])
+        };
         errors.extend(
             [
                 FetchFailure::Open(CacheError::Http(HttpError::Status(410))),
@@ -1025,8 +1033,8 @@ mod tests {
                 FetchFailure::Open(CacheError::NarUrl("ftp://elsewhere".into())),
                 FetchFailure::Unpack(UnpackError::WrongHash(NixHash::Sha256([0; 32]))),
                 FetchFailure::Unpack(UnpackError::WrongContent("fixed:sha256:0".into())),
-                FetchFailure::Lost(vec![(hydra.into(), Answer::Absent)]),
-                FetchFailure::Lost(vec![(hydra.into(), Answer::Failed("no answer".into()))]),
+                lost_by(Answer::Absent),
+                lost_by(Answer::Failed("no answer".into())),
                 FetchFailure::Unpack(UnpackError::Write("/layers/x".into(), full())),
             ]
             .map(fetch_error),

@@ -4,6 +4,7 @@ use super::Message;
 use crate::config::{ConfigError, EXPRESSION_FILES, Ineffective, Invalid, Problem, Setting, Slip};
 use binary_cache::CacheUrlError;
 use binary_cache::credentials::CredentialsError;
+use http_client::EndpointError;
 use indoc::formatdoc;
 use words::list;
 
@@ -91,7 +92,7 @@ fn hint(name: &str, slip: &Slip) -> String {
         Slip::S3(url) => format!(
             "A bucket is read over HTTP, so its objects must be readable that way: set `{url}`, or a CDN in front of it."
         ),
-        Slip::CacheUrl(CacheUrlError::FileHost) => {
+        Slip::CacheUrl(CacheUrlError::Endpoint(EndpointError::FileHost)) => {
             "A slash is missing: `file://` is followed by the absolute path of a directory, as in `file:///var/cache/nix`.".to_string()
         }
         Slip::CacheUrl(CacheUrlError::Priority) => {
@@ -100,7 +101,7 @@ fn hint(name: &str, slip: &Slip) -> String {
         Slip::CacheUrl(CacheUrlError::Trusted) => {
             "`?trusted=` is followed by `true` or `false`.".to_string()
         }
-        Slip::CacheUrl(error @ (CacheUrlError::NotAUrl | CacheUrlError::Scheme)) => {
+        Slip::CacheUrl(error @ CacheUrlError::Endpoint(EndpointError::NotAUrl | EndpointError::Scheme)) => {
             format!("In this value, {error}.")
         }
         Slip::HydraPage { hydra, job } => {
@@ -240,7 +241,7 @@ mod tests {
             )),
             Problem::Credentials(CredentialsError::Url(
                 "/bindings/acme/url".into(),
-                CacheUrlError::Scheme,
+                CacheUrlError::Endpoint(EndpointError::Scheme),
             )),
             Problem::Credentials(CredentialsError::PublicKey(
                 "/bindings/acme/public-key".into(),

@@ -4,7 +4,7 @@ use binary_cache::CacheUrl;
 use binary_cache::Caches;
 use binary_cache::TrustSettings;
 use closure::place::is_layer;
-use http_client::{Ask, Http};
+use http_client::{ApiRequest, Http};
 use platform::fixtures::{self, Fixtures};
 use platform::image::Image;
 use platform::lifecycle::{Build, Outcome};
@@ -347,7 +347,9 @@ pub fn python_app_answers(launch: Launch) -> serde_json::Value {
     let mut web = launch.env("PORT", &port.to_string()).start().unwrap();
     web.wait_for("listening", Duration::from_secs(20)).unwrap();
     let url = format!("http://127.0.0.1:{port}/").parse().unwrap();
-    let reply = Http::new().ask(&url, None, Ask::Get, 10_000).unwrap();
+    let reply = Http::new()
+        .call_api(&url, None, ApiRequest::Get, 10_000)
+        .unwrap();
     serde_json::from_slice(&reply.body).unwrap()
 }
 

@@ -2,7 +2,7 @@
 //! found. `crates/app-dir/tests` has each kind in the place of each file.
 
 use crate::source::commit;
-use hydra::deploy::DeployError;
+use hydra::DeployError;
 use hydra::revision::find;
 use nix_hydra_buildpack::config::Config;
 use nix_hydra_buildpack::error::BuildpackError;

@@ -4,7 +4,7 @@
 //! carried into the container by a buildpack of two scripts that stands before ours, as files.
 
 use crate::common::{buildpack, copy, fixtures, output, strip_ansi};
-use http_client::{Ask, Http};
+use http_client::{ApiRequest, Http};
 use libcnb_data::buildpack_id;
 use libcnb_data::layer_name;
 use libcnb_data::sbom::SbomFormat;
@@ -117,7 +117,7 @@ fn answer(container: &ContainerContext, port: u16) -> String {
         sleep(Duration::from_millis(50));
     }
     let url = format!("http://{}/", container.address_for_port(port));
-    let reply = Http::new().ask(&url.parse().unwrap(), None, Ask::Get, 10_000);
+    let reply = Http::new().call_api(&url.parse().unwrap(), None, ApiRequest::Get, 10_000);
     String::from_utf8(reply.unwrap().body).unwrap()
 }
 
