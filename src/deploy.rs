@@ -10,7 +10,7 @@ use crate::layers::proot::{PRootLayerError, Programs, Use};
 use crate::resolve::source::Source;
 use crate::resolve::{self, ResolveError, Resolved};
 use crate::root::Root;
-use crate::tools::{Tool, ToolSource};
+use crate::tools::ToolSource;
 use crate::{launch, layers, log};
 use binary_cache::{CacheUrl, Caches};
 use bullet_stream::global::print;
@@ -42,9 +42,10 @@ pub fn deploy(
     let hooks = &closure.contents.compile_hooks;
     let needed = Use {
         proot: (!closure.is_relocated)
-            .then(|| ToolSource::find(Tool::PRoot, build.config.proot.as_ref(), build.arch))
+            .then(|| ToolSource::proot(build.config.proot.as_ref(), build.buildpack_dir))
             .transpose()
             .map_err(PRootLayerError::Tool)?,
+        commands: &closure.contents.programs,
         by_this_build: !hooks.is_empty(),
     };
     layers::proot::handle(build.layers_dir, programs, &needed, build.http)?;

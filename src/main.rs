@@ -44,6 +44,7 @@ impl Buildpack for HydraBuildpack {
             resolve::set_up(&mut config, &context.app_dir, &http).map_err(BuildpackError::from)?;
         let build = Build {
             app_dir: &context.app_dir,
+            buildpack_dir: &context.buildpack_dir,
             layers_dir: &context.layers_dir,
             arch: &context.target.arch,
             config: &config,

@@ -288,8 +288,9 @@ pub const RETIRED: [(&str, &str); 3] = [
 
 /// Variables with such a name that are not settings of the build: the start program's, and Nix's own
 /// whose names are like one of a setting.
-pub(super) const OTHERS: [&str; 5] = [
+pub(super) const OTHERS: [&str; 6] = [
     "NIX_ENGINE_LOG",
+    "NIX_ENGINE_STRICT",
     "NIX_SSL_CERT_FILE",
     "NIX_PROFILES",
     "NIX_STORE",

@@ -24,7 +24,7 @@ const MAX_PROCFILE: u64 = 1 << 20;
 /// The process that runs when none is named, where the Procfile has it.
 const DEFAULT_PROCESS: &str = "web";
 
-/// There is no Procfile, and the roots do not tell what to run.
+/// There is no Procfile, and the program to run cannot be told from the roots.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("nothing says which program to run")]
 pub struct NoProcess {
@@ -63,7 +63,7 @@ pub fn read_procfile(
     Ok(Some(procfile))
 }
 
-/// Says which processes the image has, and answers them.
+/// Logs and returns the image's processes.
 pub fn launch(
     procfile: Option<&Procfile>,
     roots: &[Root],
@@ -102,7 +102,7 @@ pub fn launch(
     Ok(processes(procfile, layers_dir))
 }
 
-/// What runs where no Procfile says it: the package's main program, or the only one there is.
+/// The program to run without a Procfile: the package's main program, or the only one.
 fn main_process<'a>(
     main_program: Option<&'a str>,
     programs: &'a [String],

@@ -37,6 +37,7 @@ pub enum LayerState<M> {
 #[error("{}: {reason}", path.display())]
 pub struct LayerError {
     pub path: PathBuf,
+    #[source]
     pub reason: io::Error,
 }
 

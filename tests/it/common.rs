@@ -84,8 +84,6 @@ impl Deploy {
             ("NIX_TRUSTED_PUBLIC_KEYS", fixtures.public_key.clone()),
             ("NIX_ARCHIVE_URL", url(&fixtures.nix_archive)),
             ("NIX_ARCHIVE_SHA256", fixtures.nix_archive_sha256.clone()),
-            ("NIX_PROOT_URL", url(&fixtures.proot)),
-            ("NIX_PROOT_SHA256", fixtures.proot_sha256.clone()),
         ]
         .map(|(name, value)| (name.to_string(), value));
         Some(Self {
@@ -144,6 +142,15 @@ impl Deploy {
 
     pub fn app(&self) -> &Path {
         self.app.path()
+    }
+
+    /// The URL of a file of this machine, as its maker would serve it.
+    pub fn tool(&self, file: &Path) -> String {
+        format!(
+            "{}{}",
+            self.tools.url().trim_end_matches('/'),
+            file.display()
+        )
     }
 
     /// Runs the buildpack over what is there from the build before.

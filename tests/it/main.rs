@@ -12,6 +12,7 @@
 
 mod common;
 
+mod commands;
 mod conditions;
 mod content;
 mod deploy;
@@ -41,5 +42,7 @@ mod report;
 mod sandboxes;
 mod secrets;
 mod servers;
+mod signals;
 mod source;
 mod supply;
+mod under_proot;

@@ -1,5 +1,6 @@
 //! What comes from elsewhere is pinned, and what no test can try is in one place.
 
+use platform::package::check_programs;
 use semver::{Version, VersionReq};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
@@ -64,6 +65,24 @@ fn every_tool_that_a_build_downloads_is_pinned_by_its_sha256() {
         let digest = artifact["checksum"].as_str().unwrap();
         let digest = digest.strip_prefix("sha256:").unwrap_or_default();
         assert!(is_sha256(digest), "{url}");
+    }
+}
+
+#[test]
+fn a_package_holds_programs_of_one_architecture_alone() {
+    let package = crate::common::buildpack();
+    let (own, other) = match std::env::consts::ARCH {
+        "aarch64" => ("aarch64", "x86_64"),
+        own => (own, "aarch64"),
+    };
+    check_programs(package, own).unwrap();
+    let error = check_programs(package, other).unwrap_err().to_string();
+    assert!(
+        error.ends_with(&format!("is not a program for {other}")),
+        "{error}"
+    );
+    for name in ["COPYING", "SOURCE", "version"] {
+        assert!(package.join("proot").join(name).is_file(), "{name}");
     }
 }
 

@@ -37,6 +37,7 @@ pub struct FetchError {
     pub path: StorePath,
     /// The URL of the binary cache, as messages show it; None if there was none to ask.
     pub cache: Option<String>,
+    #[source]
     pub reason: FetchFailure,
 }
 

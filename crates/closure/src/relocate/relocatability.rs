@@ -17,7 +17,7 @@ use std::path::{Component, Path, PathBuf};
 pub enum NotRelocatable {
     /// The layer's directory has too long a name.
     #[error("{path} has too long a name", path = .0.display())]
-    DirectoryTooLong(PathBuf, DirectoryTooLong),
+    DirectoryTooLong(PathBuf, #[source] DirectoryTooLong),
     /// These two paths would have the same place.
     #[error("two store paths would have the same place")]
     SamePlace(Box<[StorePath; 2]>),
