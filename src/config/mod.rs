@@ -1,6 +1,6 @@
 //! The settings of a build. They are environment variables, as is usual for buildpacks.
 //!
-//! [`table`] lists them; [`read`] parses each value; the other modules hold the parsers, by subject,
+//! `table` lists them; `read` parses each value; the other modules hold the parsers, by subject,
 //! and what follows from several settings together. All of this is done before the first byte is
 //! downloaded, and every mistake is reported at once, so that a mistake costs seconds.
 //!
