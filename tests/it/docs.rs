@@ -201,7 +201,7 @@ fn every_command_in_the_docs_runs() {
     let place = Place::new();
     let fixtures = fixtures();
     if let Some(fixtures) = &fixtures {
-        place.with_nix(fixtures.nix.to_str().unwrap());
+        place.with_nix(&fixtures.nix);
     }
     let mut wrong = Vec::new();
     let mut builds = 0;
