@@ -592,6 +592,18 @@ mod tests {
     }
 
     #[test]
+    fn a_cache_below_a_path_that_is_like_a_page_of_hydra_is_taken() {
+        for url in [
+            "https://ci.acme.net/job/app/lastSuccessfulBuild/artifact/nix/cache",
+            "https://ci.acme.net/build/17/cache",
+            "https://cache.acme.net/nix,stable",
+        ] {
+            let config = read(&[("NIX_EXTRA_BINARY_CACHE", url)]).unwrap();
+            assert_eq!(config.caches[0].to_string(), url);
+        }
+    }
+
+    #[test]
     fn all_mistakes_are_reported_at_once() {
         let error = read(&[
             ("NIX_DEBUG", "loud"),
