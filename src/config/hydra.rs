@@ -37,8 +37,8 @@ pub(super) fn page(url: &Url) -> Option<Slip> {
         .collect();
     let is_number = |text: &str| text.chars().all(|c| c.is_ascii_digit());
     let is_page = |at: &usize| match segments[*at..] {
-        ["job", _, _, _] | ["job", _, _, _, "latest" | "latest-finished" | "all"] => true,
-        ["jobset", _, _] => true,
+        ["jobset", _, _] | ["job", _, _, _] => true,
+        ["job", _, _, _, shown] => matches!(shown, "latest" | "latest-finished" | "all"),
         ["build" | "eval", number] => is_number(number),
         _ => false,
     };
