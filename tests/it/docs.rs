@@ -299,3 +299,22 @@ fn every_link_leads_somewhere() {
     }
     assert!(broken.is_empty(), "{}", broken.join("\n"));
 }
+
+#[test]
+fn every_crate_is_in_the_picture_of_the_architecture() {
+    let text = fs::read_to_string(repository().join("docs/architecture.md")).unwrap();
+    let (_, after) = text.split_once("\n## Crates\n").unwrap();
+    let picture = after.split("```").nth(1).unwrap();
+    let shown: Vec<&str> = picture
+        .lines()
+        .filter_map(|line| {
+            line.trim_start_matches([' ', '│', '├', '└', '─'])
+                .split(' ')
+                .next()
+        })
+        .collect();
+    for entry in fs::read_dir(repository().join("crates")).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        assert!(shown.contains(&&*name), "{name} is not in {shown:?}");
+    }
+}
