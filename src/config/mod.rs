@@ -1,6 +1,6 @@
 //! The settings of a build. They are environment variables, as is usual for buildpacks.
 //!
-//! [`table`] lists them; [`read`] parses each value; the other modules hold the parsers, by subject,
+//! `table` lists them; `read` parses each value; the other modules hold the parsers, by subject,
 //! and what follows from several settings together. All of this is done before the first byte is
 //! downloaded, and every mistake is reported at once, so that a mistake costs seconds.
 //!
@@ -628,6 +628,18 @@ mod tests {
         let config = read(&settings).unwrap();
         assert!(config.trust.required);
         assert_eq!(config.caches[0].to_string(), "https://hydra.acme.net");
+    }
+
+    #[test]
+    fn a_cache_below_a_path_that_is_like_a_page_of_hydra_is_taken() {
+        for url in [
+            "https://ci.acme.net/job/app/lastSuccessfulBuild/artifact/nix/cache",
+            "https://ci.acme.net/build/17/cache",
+            "https://cache.acme.net/nix,stable",
+        ] {
+            let config = read(&[("NIX_EXTRA_BINARY_CACHE", url)]).unwrap();
+            assert_eq!(config.caches[0].to_string(), url);
+        }
     }
 
     #[test]

@@ -256,7 +256,7 @@ pub static SETTINGS: [Setting; 28] = [
     },
     Setting {
         name: "NIX_PROOT_URL",
-        doc: "a static PRoot to use instead of the pinned one: the program itself, or a `.tar.gz` or `.apk` that holds it",
+        doc: "a static PRoot to use instead of the packaged one: the program itself, or a `.tar.gz` or `.apk` that holds it",
         takes: DOWNLOAD,
         needs: Some("NIX_PROOT_SHA256"),
         parse: |given, values| put(&mut values.proot_url, tools::url(given.value)),

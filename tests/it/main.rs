@@ -18,6 +18,7 @@ mod content;
 mod deploy;
 mod detect;
 mod disturbed;
+mod docs;
 mod doctor;
 mod early;
 mod evaluate;
