@@ -23,7 +23,6 @@ mod evaluate;
 mod examples;
 mod faults;
 mod fetch;
-mod formats;
 mod hostile;
 mod hostile_files;
 mod hydra;

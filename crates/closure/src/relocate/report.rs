@@ -110,7 +110,8 @@ fn check_formats(
     formats: &mut BTreeMap<String, usize>,
 ) -> io::Result<Found> {
     let mut found = Found::new();
-    for file in &findings.rewritten {
+    let rewritten = findings.rewritten.iter();
+    for file in rewritten.filter(|file| !findings.sealed.contains_key(*file)) {
         match format_of(&within(place, file))?.checked() {
             Ok(format) => *formats.entry(format.to_string()).or_default() += 1,
             Err(blocker) => found.push((file.clone(), blocker)),
