@@ -289,6 +289,24 @@ mod tests {
     }
 
     #[test]
+    fn a_signature_counts_where_the_file_it_is_of_is_rewritten() {
+        let place = TempDir::new().unwrap();
+        fs::write(place.path().join("a.so"), b"\x7fELF").unwrap();
+        for name in ["a.so.sig", "b.so.sig"] {
+            fs::write(place.path().join(name), "").unwrap();
+        }
+        let findings = Findings {
+            hashes: hash_part(&OTHER.parse().unwrap()).into_iter().collect(),
+            rewritten: [PathBuf::from("a.so")].into(),
+            checksums: ["a.so.sig", "b.so.sig"].map(PathBuf::from).into(),
+            ..Findings::default()
+        };
+        let blockers = reported(findings, place.path()).blockers;
+        let reasons: Vec<_> = blockers.into_iter().map(|found| found.reason).collect();
+        assert_eq!(reasons, [BlockerReason::Checksum("a.so".to_string())]);
+    }
+
+    #[test]
     fn a_list_of_checksums_too_large_to_read_prevents_the_move() {
         let line = format!("{}  other\n", "a".repeat(64));
         assert_eq!(against(&line.repeat(15_000)), [BlockerReason::Checksums]);
