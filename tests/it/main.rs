@@ -25,7 +25,6 @@ mod evaluate;
 mod examples;
 mod faults;
 mod fetch;
-mod formats;
 mod hostile;
 mod hostile_files;
 mod hydra;
