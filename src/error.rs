@@ -24,7 +24,7 @@ pub enum BuildpackError {
     #[error("no binary cache has what Hydra built of {job}")]
     NotKept {
         misses: Vec<Miss>,
-        unusable: Vec<(String, String)>,
+        unusable: Vec<binary_cache::Unusable>,
         job: Job,
     },
     /// A root that no binary cache has, and why.

@@ -107,25 +107,6 @@ pub fn warning(text: &str) {
     print::warning(printable(text));
 }
 
-/// Settings of the earlier buildpacks that have nothing to say any more, and why.
-const RETIRED_SETTINGS: [(&str, &str); 3] = [
-    ("NIX_BUILD_FLAGS", "no `nix-build` is run"),
-    ("NIX_APP_NAME", "NIX_TARGET says whose programs come first"),
-    (
-        "NIX_VERSION",
-        "Nix is pinned; NIX_ARCHIVE_URL names another one",
-    ),
-];
-
-/// Warns of settings that an app for an earlier buildpack may still have.
-pub fn warn_of_retired_settings(setting: impl Fn(&str) -> Option<String>) {
-    for (name, reason) in RETIRED_SETTINGS {
-        if setting(name).is_some_and(|value| !value.trim().is_empty()) {
-            warning(&format!("{name} is set, but has no effect: {reason}."));
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -154,14 +135,6 @@ mod tests {
             })
         });
         insta::assert_snapshot!(lines.join("\n"));
-    }
-
-    #[test]
-    fn every_retired_setting_is_in_the_contract() {
-        let contract = include_str!("../docs/application_contract.md");
-        for (name, _) in RETIRED_SETTINGS {
-            assert!(contract.contains(&format!("`{name}`")), "{name}");
-        }
     }
 
     #[test]

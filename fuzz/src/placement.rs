@@ -81,10 +81,7 @@ fn closure(data: &[u8]) -> Closure {
                     .into_iter()
                     .map(|other| paths[other].clone())
                     .collect(),
-                cache: String::new(),
-                url: String::new(),
-                compression: String::new(),
-                file_size: None,
+                source: None,
                 trust: Trust::Signed,
                 content: None,
             }

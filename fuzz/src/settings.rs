@@ -4,8 +4,8 @@
 //! A line is `NAME=value`, of a setting or another variable that is read. The names `netrc`, and
 //! `binding.` before the name of a file, give the content of that file; `;` in it ends a line.
 
-use binary_cache::CacheUrl;
-use nix_hydra_buildpack::config::{Config, ConfigError, Expression, SETTINGS, Wanted};
+use http_client::Endpoint;
+use nix_hydra_buildpack::config::{Config, Expression, Problem, Wanted, setting};
 use nix_hydra_buildpack::error::BuildpackError;
 use std::collections::BTreeMap;
 use std::fs;
@@ -72,18 +72,22 @@ pub fn run(data: &[u8]) {
     PLACE.with(|place| {
         let given = Given::read(&text, place);
         let app = place.path("app");
-        let setting = |name: &str| given.values.get(name).cloned();
-        let config = Config::read(setting, &app);
+        let get = |name: &str| given.values.get(name).cloned();
+        let config = Config::read(get, &app);
         for name in &given.bound {
             fs::remove_file(place.path("bindings/cache").join(name)).expect("it was written");
         }
         match config {
             Ok(config) => {
                 holds(&config, &app);
-                assert!(Config::detects(setting, &app));
+                assert!(Config::detects(get, &app));
             }
             Err(error) => {
-                if matches!(error, ConfigError::NothingToDeploy) {
+                if error
+                    .0
+                    .iter()
+                    .any(|problem| matches!(problem, Problem::NothingToDeploy))
+                {
                     assert!(!app.join("default.nix").exists());
                 }
                 let message = BuildpackError::Config(error).message().to_string();
@@ -144,7 +148,7 @@ impl Given {
         } else if name == "NIX_NETRC_FILE" && value.trim_start().starts_with('/') {
             // Files of this machine are none of this target's business.
             self.values.insert(name.to_string(), path("secret"));
-        } else if SETTINGS.contains(&name) || OTHERS.contains(&name) {
+        } else if setting(name).is_some() || OTHERS.contains(&name) {
             self.values.insert(name.to_string(), value.to_string());
         }
     }
@@ -199,13 +203,14 @@ fn is_password(url: &str) -> bool {
 
 /// What the rest of the build takes for granted.
 fn holds(config: &Config, app: &Path) {
-    for cache in config.caches.iter().chain(&config.hydra.url) {
+    let endpoints = config.caches.iter().map(|cache| &cache.endpoint);
+    for cache in endpoints.chain(&config.hydra.url) {
         assert!(matches!(cache.base.scheme(), "https" | "http" | "file"));
         assert!(cache.base.username().is_empty() && cache.base.password().is_none());
         assert!(cache.base.query().is_none() && cache.base.path().ends_with('/'));
         // What is in a layer's metadata can be read back, and has no password.
         let shown = cache.to_string();
-        let again: CacheUrl = shown.parse().expect("it is a URL");
+        let again: Endpoint = shown.parse().expect("it is a URL");
         // One slash at the end is not shown.
         let ends_twice = cache.base.path().ends_with("//");
         assert!(again.base == cache.base || ends_twice, "{shown}");

@@ -77,7 +77,7 @@ pub struct Dependencies {
     pub pairs: usize,
     pub more: bool,
     /// The revisions of Hydra's inputs.
-    pub inputs: Vec<(String, String)>,
+    pub inputs: Vec<hydra::api::InputRevision>,
 }
 
 /// The causes that show without Hydra's derivation.
@@ -362,7 +362,7 @@ fn is_revision(
     if ["revCount", "gitTag"].contains(&variable) {
         return true;
     }
-    let revisions = built.revisions.iter().map(|(_, revision)| revision);
+    let revisions = built.revisions.iter().map(|found| &found.revision);
     let revisions: Vec<&String> = revisions
         .chain(&ours.revision)
         .filter(|revision| revision.len() >= SHORTEST_REVISION)

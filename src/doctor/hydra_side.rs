@@ -2,10 +2,8 @@
 
 use super::compare::name;
 use crate::config::Config;
-use hydra::Job;
-use hydra::api::{Build, Evaluation, Evaluations, Found};
-use hydra::deploy::{DeployError, build_of, find_evaluation, revisions};
-use hydra::{Hydra, jobset_path, segment};
+use hydra::api::{Build, Evaluation, Evaluations, Found, InputRevision};
+use hydra::{DeployError, Hydra, Job, Search, build_of, find_evaluation, jobset_path, segment};
 use nix_derivation::StorePath;
 
 /// Pages of evaluations that are searched for the revision.
@@ -35,7 +33,7 @@ pub struct Built {
     pub page: String,
     /// The number of the evaluation that it is compared in, and its inputs' revisions.
     pub evaluation: Option<u64>,
-    pub revisions: Vec<(String, String)>,
+    pub revisions: Vec<InputRevision>,
     /// Whether that evaluation has the revision that is deployed here, where that is known.
     pub same_revision: Option<bool>,
     /// How many evaluations were searched for that revision, where none of them has it.
@@ -69,9 +67,9 @@ fn of_job(
     let jobset = format!("{}:{}", job.project, job.jobset);
     let (evaluation, looked_at) = if let Some(revision) = revision {
         match find_evaluation(hydra, job, revision, input, PAGES)? {
-            Ok(evaluation) => (Some(evaluation), None),
+            Search::Found(evaluation) => (Some(evaluation), None),
             // Hydra lists no evaluation that brought nothing new, so the newest may stand for it.
-            Err((looked_at, newest)) => (newest, Some(looked_at)),
+            Search::Missing { looked_at, newest } => (newest, Some(looked_at)),
         }
     } else {
         let path = format!("{}/evals?page=1", jobset_path(job));
@@ -125,7 +123,7 @@ fn of_name(
         };
         let same = revision
             .zip(evaluation.as_ref())
-            .map(|(revision, evaluation)| !evaluation.inputs_at(revision, None).is_empty());
+            .map(|(revision, evaluation)| !evaluation.revisions_at(revision, None).is_empty());
         let candidate = built(hydra, build, evaluation.as_ref(), same);
         if same == Some(true) {
             return Ok(HydraSide::Built(Box::new(candidate)));
@@ -149,7 +147,7 @@ fn built(
         derivation: StorePath::from_absolute_path(path.as_bytes()).ok(),
         page: hydra.page(&format!("build/{}", build.id)),
         evaluation: evaluation.map(|evaluation| evaluation.id),
-        revisions: evaluation.map(revisions).unwrap_or_default(),
+        revisions: evaluation.map(Evaluation::revisions).unwrap_or_default(),
         build,
         same_revision,
         looked_at: None,

@@ -17,7 +17,7 @@ pub use our_side::Evaluated;
 
 use crate::config::{Config, Expression, Wanted};
 use binary_cache::Caches;
-use hydra::deploy::short;
+use hydra::short;
 use hydra::{Hydra, revision};
 use hydra_side::{Built, HydraSide};
 use nix_derivation::StorePath;

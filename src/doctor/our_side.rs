@@ -53,11 +53,6 @@ pub(super) fn look(
     app_dir: &Path,
     store: &mut DirectoryStore,
 ) -> OurSide {
-    let changes = if app_dir.join(".git").exists() {
-        revision::changes(app_dir).unwrap_or_default()
-    } else {
-        Vec::new()
-    };
     OurSide {
         system: evaluated.system.to_string(),
         source: Some(evaluated.source.clone()),
@@ -66,7 +61,7 @@ pub(super) fn look(
         sources: sources(evaluated.root, store),
         unpinned: pins::unpinned(app_dir, expression, config),
         is_flake: expression.is_flake(),
-        changes,
+        changes: revision::changes(app_dir).unwrap_or_default(),
         nix_path: config.nix_path.as_deref().map(without_credentials),
         ..OurSide::default()
     }

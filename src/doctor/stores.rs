@@ -95,9 +95,10 @@ impl<'a> CacheStore<'a> {
         if info.nar_size > limit {
             return None;
         }
-        let cache = self.caches.get(&info.cache)?;
-        let nar = BufReader::new(cache.nar(&info.url).ok()?);
-        let nar = nar_decoder(nar, &info.compression, info.nar_size).ok()?;
+        let source = info.source?;
+        let cache = self.caches.get(source.cache)?;
+        let nar = BufReader::new(cache.nar(&source.url).ok()?);
+        let nar = nar_decoder(nar, &source.compression, info.nar_size).ok()?;
         Some(Box::new(nar.take(info.nar_size)))
     }
 }

@@ -7,9 +7,7 @@ use crate::layers::describe::{Contents, contents, describe};
 use crate::log::{self, bytes};
 use crate::report::{self, largest_files, print_largest_paths};
 use crate::root::Root;
-use binary_cache::Caches;
-use binary_cache::PathInfo;
-use binary_cache::Trust;
+use binary_cache::{Caches, PathInfo, Trust, Unusable};
 use bullet_stream::global::print;
 use closure::Closure;
 use closure::fetch::FetchError;
@@ -51,7 +49,7 @@ pub enum ClosureLayerError {
     #[error("no binary cache has every store path")]
     Miss {
         misses: Vec<Miss>,
-        unusable: Vec<(String, String)>,
+        unusable: Vec<Unusable>,
     },
     #[error(transparent)]
     Fetch(#[from] Box<FetchError>),
@@ -199,7 +197,7 @@ impl Order<'_> {
             log::sub_bullet(&previous.relocation_message);
         }
         // Where something of it is not known, the lifecycle has restored the SBOM.
-        if let Some(closure) = known_closure(self.roots, &self.stores.facts().collect()) {
+        if let Some(closure) = known_closure(self.roots, &self.stores.facts()) {
             report_on(self.layers_dir, &closure)?;
             // The largest files are in layers that are not here.
             if self.config.debug {
@@ -217,7 +215,7 @@ impl Order<'_> {
 
     /// What the previous image's metadata tells: facts where the same are trusted now, else guesses.
     fn known(&self) -> Known {
-        let facts: BTreeMap<StorePath, PathInfo> = self.stores.facts().collect();
+        let facts = self.stores.facts();
         let previous = self.previous.as_ref();
         if previous.is_some_and(|previous| previous.trust == self.trust) {
             return Known {
@@ -342,7 +340,7 @@ fn afresh(
 /// Writes the closure's bills of materials, and warns of what had better not be in it.
 fn report_on(layers_dir: &Path, closure: &Closure) -> Result<(), ClosureLayerError> {
     report::warn_of_build_only(closure);
-    report::sbom::write(layers_dir, NAME, closure).map_err(ClosureLayerError::Layer)
+    write_sboms(layers_dir, closure).map_err(ClosureLayerError::Layer)
 }
 
 /// The closure of `roots` as the layers' metadata has it; nothing where a path is not known.
@@ -365,7 +363,7 @@ struct Planned {
     closure: Closure,
     caches: Arc<Caches>,
     /// The caches that cannot be used, with the reason.
-    left_out: Vec<(String, String)>,
+    left_out: Vec<Unusable>,
     early: Option<Early>,
 }
 
@@ -382,7 +380,13 @@ fn plan(
     let timer = print::sub_start_timer("Asking the binary caches");
     let caches = Arc::new(open_caches());
     let root_paths: Vec<_> = roots.iter().map(|root| root.path.clone()).collect();
-    known.facts.retain(|_, info| caches.upholds(info));
+    known.facts.retain(|path, info| {
+        let is_trusted = info.is_still_trusted();
+        if !is_trusted {
+            known.guesses.push(path.clone());
+        }
+        is_trusted
+    });
     let sought = match engine {
         EngineSetting::Unset => Some(Sought::Declared),
         EngineSetting::Only(_) => Some(Sought::Nothing),
@@ -410,7 +414,7 @@ fn plan(
         unusable: left_out.clone(),
     })?;
     warn_of_left_out(left_out.iter().cloned());
-    warn_unsigned(&closure);
+    warn_unsigned(&closure, &caches);
     Ok(Planned {
         closure,
         caches,
@@ -419,8 +423,8 @@ fn plan(
     })
 }
 
-fn warn_of_left_out(caches: impl Iterator<Item = (String, String)>) {
-    for (cache, reason) in caches {
+fn warn_of_left_out(caches: impl Iterator<Item = Unusable>) {
+    for Unusable { cache, reason } in caches {
         log::warning(&format!("{cache} was left out: {reason}."));
     }
 }
@@ -720,7 +724,7 @@ fn trust(config: &Config) -> Vec<String> {
     trust
 }
 
-fn warn_unsigned(closure: &Closure) {
+fn warn_unsigned(closure: &Closure, caches: &Caches) {
     let unsigned = || {
         let infos = closure.paths.values();
         infos.filter(|info| info.trust == Trust::Unsigned)
@@ -729,7 +733,7 @@ fn warn_unsigned(closure: &Closure) {
     if count == 0 {
         return;
     }
-    let mut from: Vec<String> = unsigned().map(|info| info.cache.clone()).collect();
+    let mut from: Vec<String> = unsigned().filter_map(|info| caches.name_of(info)).collect();
     from.sort();
     from.dedup();
     log::warning(&format!(
@@ -740,6 +744,20 @@ fn warn_unsigned(closure: &Closure) {
         list(&from),
         if count == 1 { "was" } else { "were" },
     ));
+}
+
+/// Writes the bills of materials beside the layer's directory, as the lifecycle expects them.
+fn write_sboms(layers_dir: &Path, closure: &Closure) -> Result<(), LayerError> {
+    let at = |format: &str| layers_dir.join(format!("{NAME}.sbom.{format}.json"));
+    let documents = report::sbom::documents(closure).map_err(|reason| LayerError {
+        path: at("cdx"),
+        reason,
+    })?;
+    for (format, document) in documents {
+        let path = at(format);
+        fs::write(&path, document).map_err(|reason| LayerError { path, reason })?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]

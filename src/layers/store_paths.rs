@@ -7,7 +7,7 @@ use super::launch_layer::{LaunchLayer, LayerError};
 use crate::layers::describe::{Seen, files, programs};
 use crate::log;
 use binary_cache::Caches;
-use binary_cache::PathInfo;
+use binary_cache::{PathInfo, kept};
 use closure::Closure;
 use closure::fetch::{FetchError, fetch_each};
 use closure::place::{Placement, is_layer};
@@ -260,9 +260,10 @@ impl StoreLayers {
     }
 
     /// What an earlier build verified of store paths.
-    pub fn facts(&self) -> impl Iterator<Item = (StorePath, PathInfo)> {
+    #[must_use]
+    pub fn facts(&self) -> BTreeMap<StorePath, PathInfo> {
         let lines = self.previous.values().flat_map(|metadata| &metadata.paths);
-        lines.filter_map(|line| PathInfo::from_line(line))
+        kept::read_lines(lines.map(String::as_str))
     }
 
     /// What an earlier build found in the files of `closure` that stands against a relocation.
@@ -471,7 +472,7 @@ impl Metadata {
             let Some((info, one)) = found.remove(path) else {
                 continue;
             };
-            metadata.paths.extend(info.to_line(path));
+            metadata.paths.push(kept::to_line(path, &info));
             let mut names = files(&plan.place(path));
             names.extend(programs.remove(path).unwrap_or_default());
             let lines = names.into_iter().map(|file| format!("{base_name} {file}"));
@@ -527,10 +528,7 @@ mod tests {
             nar_hash: NixHash::Sha256([1; 32]),
             nar_size: 100,
             references: BTreeSet::new(),
-            cache: "https://cache.example.org".into(),
-            url: "nar/x.nar".into(),
-            compression: "none".into(),
-            file_size: None,
+            source: None,
             trust: Trust::Signed,
             content: None,
         };

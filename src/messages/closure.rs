@@ -3,7 +3,7 @@
 use super::message::{Message, disk};
 use crate::doctor::Diagnosis;
 use crate::log::{self, bytes};
-use binary_cache::{Answer, CacheError, Untrusted};
+use binary_cache::{Answer, CacheAnswer, CacheError, Untrusted, Unusable};
 use closure::fetch::{FetchError, FetchFailure};
 use closure::plan::Miss;
 use closure::relocate::relocatability::NotRelocatable;
@@ -33,7 +33,7 @@ pub(super) fn miss(misses: &[Miss], hint: &str) -> Message {
             let more = miss.wanted_by.len() - REFERRERS_SHOWN;
             let _ = writeln!(body, "  … and {more} more");
         }
-        for (cache, answer) in &miss.answers {
+        for CacheAnswer { cache, answer } in &miss.answers {
             let _ = writeln!(body, "  {cache}: {}", answer_in_words(answer));
         }
         body.push('\n');
@@ -59,7 +59,7 @@ pub(super) fn miss(misses: &[Miss], hint: &str) -> Message {
 pub(super) fn diagnosed(misses: &[Miss], diagnosis: &Diagnosis) -> Message {
     let mut body = format!("No binary cache has {}:\n", diagnosis.root);
     let miss = misses.iter().find(|miss| miss.path == diagnosis.root);
-    for (cache, answer) in miss.iter().flat_map(|miss| &miss.answers) {
+    for CacheAnswer { cache, answer } in miss.iter().flat_map(|miss| &miss.answers) {
         let _ = writeln!(body, "  {cache}: {}", answer_in_words(answer));
     }
     body.push('\n');
@@ -91,13 +91,16 @@ const GIVE_CREDENTIALS: &str = "The binary cache requires credentials, or refuse
 
 /// The next step, by the likeliest cause: a wrong signature, then a cache that did not answer, then
 /// paths that differ.
-pub(super) fn miss_hint(misses: &[Miss], unusable: &[(String, String)]) -> String {
-    let answers = || misses.iter().flat_map(|miss| &miss.answers);
+pub(super) fn miss_hint(misses: &[Miss], unusable: &[Unusable]) -> String {
+    let answers = || {
+        let answers = misses.iter().flat_map(|miss| &miss.answers);
+        answers.map(|asked| &asked.answer)
+    };
     if answers().next().is_none() {
         return "No binary cache is configured: set NIX_EXTRA_BINARY_CACHE.".to_string();
     }
-    let forged = answers()
-        .any(|(_, answer)| matches!(answer, Answer::Untrusted(Untrusted::BadSignature(_))));
+    let forged =
+        answers().any(|answer| matches!(answer, Answer::Untrusted(Untrusted::BadSignature(_))));
     if forged {
         return "The signature does not match the narinfo: the narinfo was changed since it was signed, or\n\
                 another key is in use under the same name. Nothing of it was used."
@@ -108,10 +111,10 @@ pub(super) fn miss_hint(misses: &[Miss], unusable: &[(String, String)]) -> Strin
                 `name:base64`, or have the cache sign them."
             .to_string();
     }
-    if answers().any(|(_, answer)| matches!(answer, Answer::Refused(_))) {
+    if answers().any(|answer| matches!(answer, Answer::Refused(_))) {
         return GIVE_CREDENTIALS.to_string();
     }
-    let failed = answers().any(|(_, answer)| matches!(answer, Answer::Failed(_)));
+    let failed = answers().any(|answer| matches!(answer, Answer::Failed(_)));
     if failed || !unusable.is_empty() {
         return "Check the URLs in NIX_EXTRA_BINARY_CACHE, and that they can be reached from where\n\
                 the image is built."
@@ -136,7 +139,10 @@ pub(super) fn fetch(error: &FetchError) -> Message {
     let failed = |what: String, next: &str| {
         Message::new(
             "Failed to download a store path",
-            format!("{path}\nfrom {cache}: {what}.\n\n{next}"),
+            match cache {
+                Some(cache) => format!("{path}\nfrom {cache}: {what}.\n\n{next}"),
+                None => format!("{path}: {what}.\n\n{next}"),
+            },
         )
     };
     let broken = |what| {
@@ -153,13 +159,13 @@ pub(super) fn fetch(error: &FetchError) -> Message {
         FetchFailure::Open(error @ CacheError::Http(HttpError::Status(401 | 407))) => {
             failed(error.to_string(), GIVE_CREDENTIALS)
         }
-        FetchFailure::Open(CacheError::Http(error)) if error.is_passing() => failed(
+        FetchFailure::Open(CacheError::Http(error)) if error.is_temporary() => failed(
             error.to_string(),
             "The binary cache, or the way to it, failed again and again. Nothing of this closure was\n\
              kept: build again once it can be reached from where the image is built.",
         ),
         FetchFailure::Open(error) => broken(error.to_string()),
-        FetchFailure::Lost(answers) => lost(path, cache, answers),
+        FetchFailure::Lost(answers) => lost(path, answers),
         FetchFailure::Unpack(error) => match error {
             UnpackError::Write(path, error) => disk("Failed to unpack a store path", path, error),
             UnpackError::Read(error) => broken(format!("its NAR cannot be read: {error}")),
@@ -184,19 +190,17 @@ pub(super) fn fetch(error: &FetchError) -> Message {
 }
 
 /// A path that an earlier build had, and that has to be downloaded again.
-pub(super) fn lost(path: &StorePath, cache: &str, answers: &[(String, Answer)]) -> Message {
+pub(super) fn lost(path: &StorePath, answers: &[CacheAnswer]) -> Message {
     let misses = [Miss {
         path: path.clone(),
         wanted_by: Vec::new(),
         answers: answers.to_vec(),
     }];
-    let is_absent =
-        |(_, answer): &(String, Answer)| matches!(answer, Answer::Absent | Answer::Another);
+    let is_absent = |asked: &CacheAnswer| matches!(asked.answer, Answer::Absent | Answer::Another);
     let hint = if answers.iter().all(is_absent) {
-        format!(
-            "An earlier build had it from {cache}.\n\
-             Since then it was garbage-collected, or that binary cache is no longer named."
-        )
+        "An earlier build had it. Since then it was garbage-collected, or the binary cache that\n\
+         has it is no longer named."
+            .to_string()
     } else {
         miss_hint(&misses, &[])
     };
@@ -253,7 +257,10 @@ mod tests {
     use std::path::Path;
 
     fn missed(answers: &[(&str, Answer)], wanted_by: &[&str]) -> Vec<Miss> {
-        let owned = |(cache, answer): &(&str, Answer)| ((*cache).to_string(), answer.clone());
+        let owned = |(cache, answer): &(&str, Answer)| CacheAnswer {
+            cache: (*cache).to_string(),
+            answer: answer.clone(),
+        };
         vec![Miss {
             path: path("zlib-1.3"),
             wanted_by: wanted_by.iter().map(|name| path(name)).collect(),
@@ -271,7 +278,7 @@ mod tests {
     fn fetch_error(reason: FetchFailure) -> BuildpackError {
         let error = FetchError {
             path: path("zlib-1.3"),
-            cache: "https://cache.nixos.org".into(),
+            cache: Some("https://cache.nixos.org".into()),
             reason,
         };
         BuildpackError::ClosureLayer(ClosureLayerError::Fetch(Box::new(error)))
@@ -311,6 +318,12 @@ mod tests {
                 &[],
             )),
         ];
+        let lost_by = |answer| {
+            FetchFailure::Lost(vec![CacheAnswer {
+                cache: hydra.into(),
+                answer,
+            }])
+        };
         errors.extend(
             [
                 FetchFailure::Open(CacheError::Http(HttpError::Status(410))),
@@ -323,8 +336,8 @@ mod tests {
                 FetchFailure::Open(CacheError::NarUrl("ftp://elsewhere".into())),
                 FetchFailure::Unpack(UnpackError::WrongHash(NixHash::Sha256([0; 32]))),
                 FetchFailure::Unpack(UnpackError::WrongContent("fixed:sha256:0".into())),
-                FetchFailure::Lost(vec![(hydra.into(), Answer::Absent)]),
-                FetchFailure::Lost(vec![(hydra.into(), Answer::Failed("no answer".into()))]),
+                lost_by(Answer::Absent),
+                lost_by(Answer::Failed("no answer".into())),
                 FetchFailure::Unpack(UnpackError::Write("/layers/x".into(), full())),
             ]
             .map(fetch_error),

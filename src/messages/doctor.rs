@@ -7,7 +7,8 @@ use crate::doctor::compare::{Difference, Side, name};
 use crate::doctor::our_side::OurSide;
 use crate::doctor::tree::Change;
 use crate::doctor::{Diagnosis, Finding, NotBuilt};
-use hydra::deploy::short;
+use hydra::api::InputRevision;
+use hydra::short;
 use std::fmt::Write as _;
 use words::list;
 
@@ -223,7 +224,7 @@ impl Diagnosis {
             let revisions: Vec<String> = compared
                 .revisions
                 .iter()
-                .map(|(name, revision)| format!("{name} {}", short(revision)))
+                .map(|at| format!("{} {}", at.input, short(&at.revision)))
                 .collect();
             let _ = writeln!(text, "       with {}", list(&revisions));
         }
@@ -577,8 +578,8 @@ fn dependencies(dependencies: &Dependencies, ours: &OurSide) -> Told {
         if *more { "More than " } else { "" },
         pairs
     );
-    for (name, revision) in inputs {
-        let _ = writeln!(text, "Hydra's input {name} is {revision}.");
+    for InputRevision { input, revision } in inputs {
+        let _ = writeln!(text, "Hydra's input {input} is {revision}.");
     }
     let _ = writeln!(
         text,

@@ -1,18 +1,20 @@
 //! Messages about Hydra: the server, the revision, the evaluation and the build.
 
 use super::Message;
+use binary_cache::Unusable;
 use http_client::HttpError;
-use hydra::HydraError;
-use hydra::Job;
-use hydra::deploy::{DeployError, Failed, NoJob, NotEvaluated, short};
 use hydra::revision::RevisionError;
+use hydra::{DeployError, Failed, HydraError, Job, NoJob, NotEvaluated, short};
 use indoc::formatdoc;
 use std::fmt::Write as _;
 use words::list;
 
 fn hydra(error: &HydraError) -> Message {
     match error {
-        HydraError::NoHydra(caches, unreached) if unreached.is_empty() => Message::new(
+        HydraError::NoHydra {
+            asked: caches,
+            unreached,
+        } if unreached.is_empty() => Message::new(
             "There is no Hydra to ask",
             formatdoc! {"
                 {asked}
@@ -23,7 +25,10 @@ fn hydra(error: &HydraError) -> Message {
                 caches => format!("NIX_HYDRA_JOB is set, but none of the binary caches is a Hydra: {}.", list(caches)),
             }},
         ),
-        HydraError::NoHydra(caches, unreached) => Message::new(
+        HydraError::NoHydra {
+            asked: caches,
+            unreached,
+        } => Message::new(
             "No binary cache has answered as a Hydra does",
             formatdoc! {"
                 The binary caches are {caches}. These did not answer:
@@ -31,9 +36,12 @@ fn hydra(error: &HydraError) -> Message {
                 {unreached}
                 Check that they can be reached from where the image is built; or set NIX_HYDRA_URL to the
                 URL of the right Hydra.
-            ", caches = list(caches), unreached = indented(&reasons(unreached), unreached.len())},
+            ", caches = list(caches), unreached = indented(&unreached.iter().map(ToString::to_string).collect::<Vec<_>>(), unreached.len())},
         ),
-        HydraError::Http(url, error @ HttpError::Status(401 | 407)) => Message::new(
+        HydraError::Http {
+            url,
+            error: error @ HttpError::Status(401 | 407),
+        } => Message::new(
             "Hydra cannot be asked without credentials",
             formatdoc! {"
                 {url}: {error}. A proxy in front of Hydra refused the request.
@@ -43,7 +51,7 @@ fn hydra(error: &HydraError) -> Message {
                 in NIX_HYDRA_URL.
             "},
         ),
-        HydraError::Http(url, error) => Message::new(
+        HydraError::Http { url, error } => Message::new(
             "Hydra did not answer",
             formatdoc! {"
                 {url}: {error}.
@@ -52,15 +60,19 @@ fn hydra(error: &HydraError) -> Message {
                 can be reached from where the image is built.
             "},
         ),
-        HydraError::Refused { url, status, said } => Message::new(
+        HydraError::Refused {
+            url,
+            status,
+            message,
+        } => Message::new(
             "Hydra refused to answer",
             formatdoc! {"
-                {url}: {said} (HTTP status {status})
+                {url}: {message} (HTTP status {status})
 
                 Check the names in NIX_HYDRA_JOB, and that this is the Hydra that has the job.
             "},
         ),
-        HydraError::Answer(url, reason) => Message::new(
+        HydraError::Answer { url, reason } => Message::new(
             "This does not seem to be a Hydra",
             formatdoc! {"
                 {url}: the answer cannot be used: {reason}.
@@ -69,7 +81,7 @@ fn hydra(error: &HydraError) -> Message {
                 what follows its host (or the prefix under which it is served).
             "},
         ),
-        HydraError::Private(url) => Message::new(
+        HydraError::Private { url } => Message::new(
             "This Hydra is private",
             formatdoc! {"
                 {url} shows its builds to signed-in users only.
@@ -78,10 +90,10 @@ fn hydra(error: &HydraError) -> Message {
                 its URL, in the netrc file that NIX_NETRC_FILE names, or in NIX_HYDRA_URL.
             "},
         ),
-        HydraError::SignIn(url, said) => Message::new(
+        HydraError::SignIn { url, message } => Message::new(
             "Signing in to Hydra failed",
             formatdoc! {"
-                {url}: {said}
+                {url}: {message}
 
                 Check the user and password for this host: in the service binding, the netrc file, or
                 the URL. An account that signs in through Google or GitHub has no password to give here.
@@ -90,17 +102,10 @@ fn hydra(error: &HydraError) -> Message {
     }
 }
 
-fn reasons(unreached: &[(String, HttpError)]) -> Vec<String> {
-    let reasons = unreached.iter();
-    reasons
-        .map(|(url, error)| format!("{url}: {error}"))
-        .collect()
-}
-
 /// The hint for a path that Hydra has built and no cache has.
-pub(super) fn not_kept(job: &Job, unusable: &[(String, String)]) -> String {
+pub(super) fn not_kept(job: &Job, unusable: &[Unusable]) -> String {
     let mut text = String::new();
-    for (cache, reason) in unusable {
+    for Unusable { cache, reason } in unusable {
         let _ = writeln!(text, "{cache}: {reason}.\n");
     }
     let _ = write!(
@@ -124,10 +129,10 @@ fn revision(error: &RevisionError) -> Message {
                 Set NIX_REVISION to the git revision; or to `latest`, for whatever Hydra built last.
             "},
         ),
-        RevisionError::Git(said) => Message::new(
+        RevisionError::Git(error) => Message::new(
             header,
             formatdoc! {"
-                The app has a `.git`, but its revision cannot be read: {said}.
+                The app has a `.git`, but its revision cannot be read: {error}.
 
                 Set NIX_REVISION to the git revision.
             "},
@@ -150,15 +155,21 @@ pub(super) fn deploy(error: &DeployError) -> Message {
         DeployError::Hydra(error) => hydra(error),
         DeployError::Revision(error) => revision(error),
         DeployError::NotEvaluated(error) => not_evaluated(error),
-        DeployError::Ambiguous(revision, inputs) => Message::new(
+        DeployError::Ambiguous {
+            revision,
+            candidates,
+        } => Message::new(
             format!("The short revision {revision} is ambiguous"),
             formatdoc! {"
                 One evaluation has {inputs}.
 
                 Set NIX_REVISION to the whole revision, or NIX_HYDRA_INPUT to the right input.
-            ", inputs = list(&inputs.iter().map(|(name, revision)| format!("{revision} as input {name}")).collect::<Vec<_>>())},
+            ", inputs = list(&candidates.iter().map(|found| format!("{} as input {}", found.revision, found.input)).collect::<Vec<_>>())},
         ),
-        DeployError::NoInput(input, names) => Message::new(
+        DeployError::NoInput {
+            input,
+            inputs: names,
+        } => Message::new(
             format!("The jobset has no input named {input}"),
             formatdoc! {"
                 NIX_HYDRA_INPUT is set to `{input}`. The newest evaluation has {names}.
@@ -167,7 +178,7 @@ pub(super) fn deploy(error: &DeployError) -> Message {
             ", names = if names.is_empty() { "no inputs (a flake counts as `flake`)".to_string() } else { list(names) }},
         ),
         DeployError::NoJob(error) => no_job(error),
-        DeployError::NoLatest(job, system) => Message::new(
+        DeployError::NoLatest { job, system } => Message::new(
             format!("Hydra never built {job}"),
             formatdoc! {"
                 No build of this job for {system} has succeeded yet.
@@ -225,6 +236,7 @@ fn not_evaluated(error: &NotEvaluated) -> Message {
         waited,
         doing,
         disabled,
+        fetched,
         error,
     } = error;
     let evaluations = match looked_at {
@@ -232,9 +244,16 @@ fn not_evaluated(error: &NotEvaluated) -> Message {
         1 => "Looked at 1 evaluation, which has not".to_string(),
         count => format!("Looked at {count} evaluations, none of which has"),
     };
+    let input_name = input.as_deref();
     let input = input.as_ref().map_or_else(
         || "an input".to_string(),
         |input| format!("the input {input}"),
+    );
+    let header = format!(
+        "Hydra has not evaluated revision {} of {}:{}",
+        short(&revision.name),
+        job.project,
+        job.jobset
     );
     let mut body = format!(
         "{evaluations} {} ({}) as {input}{}.\n{page}\n\n",
@@ -243,12 +262,18 @@ fn not_evaluated(error: &NotEvaluated) -> Message {
         DeployError::waited(*waited),
     );
     // Writing to a string does not fail.
-    if let Some((number, inputs)) = newest {
-        let inputs: Vec<String> = inputs
+    if let Some(newest) = newest {
+        let inputs: Vec<String> = newest
+            .revisions
             .iter()
-            .map(|(name, revision)| format!("{name} {}", short(revision)))
+            .map(|found| format!("{} {}", found.input, short(&found.revision)))
             .collect();
-        let _ = writeln!(body, "The newest, {number}, has {}.", list(&inputs));
+        let _ = writeln!(
+            body,
+            "The newest, {}, has {}.",
+            newest.evaluation,
+            list(&inputs)
+        );
     }
     let _ = writeln!(body, "{doing}.\n");
     if let Some(error) = error {
@@ -257,6 +282,19 @@ fn not_evaluated(error: &NotEvaluated) -> Message {
             let _ = writeln!(body, "    {line}");
         }
         body.push('\n');
+    }
+    let candidates = newest.iter().flat_map(|newest| &newest.revisions);
+    let built = candidates
+        .filter(|found| input_name.is_none_or(|input| input == found.input))
+        .map(|found| found.revision.as_str());
+    let built: Vec<&str> = built.collect();
+    if *fetched && let [revision, ..] = built.as_slice() {
+        let _ = write!(
+            body,
+            "Hydra has fetched this revision, and it brought no new builds: what it builds is what the\n\
+             newest evaluation has. Deploy that with NIX_REVISION={revision}."
+        );
+        return Message::new(header, body);
     }
     body.push_str(if *disabled {
         "The jobset is disabled, so waiting does not help: enable it on Hydra."
@@ -268,15 +306,7 @@ fn not_evaluated(error: &NotEvaluated) -> Message {
          Hydra does not list evaluations that brought no new builds: if this revision changed\n\
          nothing that is built, deploy the one before, or NIX_REVISION=latest."
     });
-    Message::new(
-        format!(
-            "Hydra has not evaluated revision {} of {}:{}",
-            short(&revision.name),
-            job.project,
-            job.jobset
-        ),
-        body,
-    )
+    Message::new(header, body)
 }
 
 fn no_job(error: &NoJob) -> Message {
@@ -388,7 +418,10 @@ mod tests {
     use super::*;
     use crate::messages::tests::texts;
     use crate::resolve::ResolveError;
+    use app_dir::git::GitError;
     use hydra::Revision;
+    use hydra::api::InputRevision;
+    use hydra::{Newest, Unreached};
     use std::time::Duration;
 
     fn job() -> Job {
@@ -405,21 +438,37 @@ mod tests {
 
     fn of_the_server() -> Vec<DeployError> {
         let url = || "https://hydra.acme.net/eval/1".to_string();
-        let unreached = vec![(url(), HttpError::Status(502))];
+        let unreached = vec![Unreached {
+            url: url(),
+            error: HttpError::Status(502),
+        }];
+        let no_hydra = |asked, unreached| HydraError::NoHydra { asked, unreached };
         let errors = [
-            HydraError::NoHydra(Vec::new(), Vec::new()),
-            HydraError::NoHydra(vec!["https://cache.acme.net".into()], Vec::new()),
-            HydraError::NoHydra(vec![url()], unreached),
-            HydraError::Http(url(), HttpError::Status(407)),
-            HydraError::Http(url(), HttpError::Transport("no route to it".into())),
+            no_hydra(Vec::new(), Vec::new()),
+            no_hydra(vec!["https://cache.acme.net".into()], Vec::new()),
+            no_hydra(vec![url()], unreached),
+            HydraError::Http {
+                url: url(),
+                error: HttpError::Status(407),
+            },
+            HydraError::Http {
+                url: url(),
+                error: HttpError::Transport("no route to it".into()),
+            },
             HydraError::Refused {
                 url: url(),
                 status: 404,
-                said: "Jobset `main` doesn't exist.".into(),
+                message: "Jobset `main` doesn't exist.".into(),
             },
-            HydraError::Answer(url(), "expected value at line 1 column 1".into()),
-            HydraError::Private(url()),
-            HydraError::SignIn(url(), "Bad username or password.".into()),
+            HydraError::Answer {
+                url: url(),
+                reason: "expected value at line 1 column 1".into(),
+            },
+            HydraError::Private { url: url() },
+            HydraError::SignIn {
+                url: url(),
+                message: "Bad username or password.".into(),
+            },
         ];
         errors.map(DeployError::Hydra).into()
     }
@@ -428,20 +477,24 @@ mod tests {
         let files = vec!["main.py".to_string(), "new.py".to_string()];
         let mut errors: Vec<_> = [
             RevisionError::Unknown,
-            RevisionError::Git("fatal: not a git repository".into()),
+            RevisionError::Git(GitError::Format("/workspace/.git/HEAD".into())),
             RevisionError::Changed(files, 12),
         ]
         .map(DeployError::Revision)
         .into();
         let revision = |end: char| format!("0123456{}", String::from(end).repeat(33));
-        errors.push(DeployError::Ambiguous(
-            "0123456".into(),
-            vec![
-                ("src".into(), revision('a')),
-                ("nixpkgs".into(), revision('b')),
-            ],
-        ));
-        errors.push(DeployError::NoInput("scr".into(), vec!["src".into()]));
+        let at = |input: &str, revision| InputRevision {
+            input: input.into(),
+            revision,
+        };
+        errors.push(DeployError::Ambiguous {
+            revision: "0123456".into(),
+            candidates: vec![at("src", revision('a')), at("nixpkgs", revision('b'))],
+        });
+        errors.push(DeployError::NoInput {
+            input: "scr".into(),
+            inputs: vec!["src".into()],
+        });
         for (disabled, error) in [
             (false, None),
             (true, None),
@@ -456,10 +509,14 @@ mod tests {
                 job: job(),
                 input: Some("src".into()),
                 looked_at: 20,
-                newest: Some((31, vec![("src".into(), revision('c'))])),
-                waited: Duration::from_secs(300),
+                newest: Some(Newest {
+                    evaluation: 31,
+                    revisions: vec![at("src", revision('c'))],
+                }),
+                waited: Duration::from_mins(5),
                 doing: "The jobset is to be evaluated next".into(),
                 disabled,
+                fetched: false,
                 error,
             })));
         }
@@ -468,11 +525,14 @@ mod tests {
 
     fn of_the_build() -> Vec<DeployError> {
         let mut errors = vec![
-            DeployError::NoLatest(job(), "x86_64-linux".into()),
+            DeployError::NoLatest {
+                job: job(),
+                system: "x86_64-linux".into(),
+            },
             DeployError::NotFinished {
                 page: page(),
                 doing: "It waits for a machine".into(),
-                waited: Duration::from_secs(300),
+                waited: Duration::from_mins(5),
             },
             DeployError::System {
                 page: page(),

@@ -4,6 +4,7 @@ use super::message::{Message, disk, internal};
 use crate::layers::launch_layer::LayerError;
 use crate::layers::proot::PRootLayerError;
 use crate::tools::ToolError;
+use http_client::without_credentials;
 use indoc::formatdoc;
 use nix_runner::archive::ArchiveError;
 use nix_runner::temporary::NoTemporary;
@@ -20,7 +21,7 @@ pub(super) fn tool(error: &ToolError) -> Message {
                 Build again. Where this address cannot be reached, put the file where it can
                 be, and set NIX_ARCHIVE_URL and NIX_ARCHIVE_SHA256 (for Nix) or
                 NIX_PROOT_URL and NIX_PROOT_SHA256 (for PRoot).
-            ", url = without_credentials(url)},
+            ", url = without_credentials(url.as_str())},
         ),
         ToolError::Read(url, error) => Message::new(
             "Failed to download a tool",
@@ -28,7 +29,7 @@ pub(super) fn tool(error: &ToolError) -> Message {
                 {url} could not be read to its end: {error}.
 
                 Build again. If you set this URL, check it.
-            ", url = without_credentials(url)},
+            ", url = without_credentials(url.as_str())},
         ),
         ToolError::TooLarge(url) => Message::new(
             "A tool is too large",
@@ -36,10 +37,19 @@ pub(super) fn tool(error: &ToolError) -> Message {
                 {url} is larger than any release of Nix or PRoot.
 
                 Check NIX_ARCHIVE_URL and NIX_PROOT_URL.
-            ", url = without_credentials(url)},
+            ", url = without_credentials(url.as_str())},
         ),
         ToolError::Write(path, error) => disk("Failed to write a tool", path, error),
         ToolError::Temporary(error) => temporary(error),
+        ToolError::NotPackaged(path, error) => Message::new(
+            "The buildpack comes without PRoot",
+            formatdoc! {"
+                {path} could not be read: {error}.
+
+                Use a released package of this buildpack, or package it anew: `script/setup proot` makes
+                what it needs. Or set NIX_PROOT_URL and NIX_PROOT_SHA256.
+            ", path = path.display()},
+        ),
         ToolError::WrongHash {
             url,
             expected,
@@ -54,7 +64,7 @@ pub(super) fn tool(error: &ToolError) -> Message {
 
                 It was not used. If you set this URL, set the hash of its file; otherwise the file was
                 changed on its way.
-            ", url = without_credentials(url)},
+            ", url = without_credentials(url.as_str())},
         ),
     }
 }
@@ -178,10 +188,6 @@ pub(super) fn temporary(NoTemporary(tried): &NoTemporary) -> Message {
     )
 }
 
-pub(super) fn without_credentials(url: &url::Url) -> String {
-    binary_cache::CacheUrl::without_credentials(url.as_str())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -208,6 +214,10 @@ mod tests {
                 "/tmp".into(),
                 io::ErrorKind::ReadOnlyFilesystem,
             )])),
+            ToolError::NotPackaged(
+                "/cnb/buildpacks/nix_hydra/proot/proot".into(),
+                io::ErrorKind::NotFound.into(),
+            ),
             ToolError::WrongHash {
                 url: url(),
                 expected: "00".repeat(32),

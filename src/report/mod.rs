@@ -142,10 +142,7 @@ pub(crate) fn sample() -> Closure {
             .iter()
             .map(|path| (*path).clone())
             .collect::<BTreeSet<_>>(),
-        cache: "https://cache.nixos.org".into(),
-        url: "https://bucket.example.org/x.nar?signature=secret".into(),
-        compression: "xz".into(),
-        file_size: None,
+        source: None,
         trust,
         content: None,
     };

@@ -8,8 +8,7 @@ use crate::log;
 use crate::root::Root;
 use bullet_stream::global::print;
 use http_client::Http;
-use hydra::deploy::DeployError;
-use hydra::{Hydra, HydraError, Job, Patience, inputs, revision};
+use hydra::{DeployError, Hydra, HydraError, Job, Polling, Target, inputs, revision};
 use std::path::Path;
 
 /// The Hydra that the settings name, which is a binary cache as well; where they name a job alone, the
@@ -50,7 +49,10 @@ pub(super) fn by_hydra(
     job: &Job,
     hydra: Option<&mut Hydra>,
 ) -> Result<Vec<Root>, ResolveError> {
-    let hydra = hydra.ok_or_else(|| HydraError::NoHydra(Vec::new(), Vec::new()))?;
+    let hydra = hydra.ok_or_else(|| HydraError::NoHydra {
+        asked: Vec::new(),
+        unreached: Vec::new(),
+    })?;
     print::bullet("Hydra");
     let settings = &build.config.hydra;
     let revision =
@@ -59,15 +61,14 @@ pub(super) fn by_hydra(
         "Looking for {job} at {} ({}) on {hydra}",
         revision.name, revision.from
     ));
-    let deployed = hydra::deploy::deploy(
-        hydra,
+    let target = Target {
         job,
-        &revision,
-        settings.input.as_deref(),
-        system(build.arch)?,
-        Patience::of(settings.wait),
-        &mut |line| log::sub_bullet(line),
-    )?;
+        revision: &revision,
+        input: settings.input.as_deref(),
+        system: system(build.arch)?,
+    };
+    let polling = Polling::of(settings.wait);
+    let deployed = hydra::deploy(hydra, &target, polling, &mut |line| log::sub_bullet(line))?;
     for path in &deployed.paths {
         log::sub_bullet(path.to_string());
     }

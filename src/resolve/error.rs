@@ -4,8 +4,8 @@ use super::expression::ExpressionError;
 use super::source::SourceError;
 use crate::layers::launch_layer::LayerError;
 use crate::tools::ToolError;
+use hydra::DeployError;
 use hydra::HydraError;
-use hydra::deploy::DeployError;
 use nix_runner::NixError;
 
 /// Why there are no roots, by the step that failed.

@@ -4,7 +4,7 @@ use binary_cache::CacheUrl;
 use binary_cache::Caches;
 use binary_cache::TrustSettings;
 use closure::place::is_layer;
-use http_client::{Ask, Http};
+use http_client::{ApiRequest, Http};
 use platform::fixtures::{self, Fixtures};
 use platform::image::Image;
 use platform::lifecycle::{Build, Outcome};
@@ -84,8 +84,6 @@ impl Deploy {
             ("NIX_TRUSTED_PUBLIC_KEYS", fixtures.public_key.clone()),
             ("NIX_ARCHIVE_URL", url(&fixtures.nix_archive)),
             ("NIX_ARCHIVE_SHA256", fixtures.nix_archive_sha256.clone()),
-            ("NIX_PROOT_URL", url(&fixtures.proot)),
-            ("NIX_PROOT_SHA256", fixtures.proot_sha256.clone()),
         ]
         .map(|(name, value)| (name.to_string(), value));
         Some(Self {
@@ -144,6 +142,15 @@ impl Deploy {
 
     pub fn app(&self) -> &Path {
         self.app.path()
+    }
+
+    /// The URL of a file of this machine, as its maker would serve it.
+    pub fn tool(&self, file: &Path) -> String {
+        format!(
+            "{}{}",
+            self.tools.url().trim_end_matches('/'),
+            file.display()
+        )
     }
 
     /// Runs the buildpack over what is there from the build before.
@@ -347,7 +354,9 @@ pub fn python_app_answers(launch: Launch) -> serde_json::Value {
     let mut web = launch.env("PORT", &port.to_string()).start().unwrap();
     web.wait_for("listening", Duration::from_secs(20)).unwrap();
     let url = format!("http://127.0.0.1:{port}/").parse().unwrap();
-    let reply = Http::new().ask(&url, None, Ask::Get, 10_000).unwrap();
+    let reply = Http::new()
+        .call_api(&url, None, ApiRequest::Get, 10_000)
+        .unwrap();
     serde_json::from_slice(&reply.body).unwrap()
 }
 

@@ -145,7 +145,7 @@ fn what_nix_adds_to_a_store_needs_no_signature() {
     }
     unsigned.replace(&of_nar, shouted);
     let misses = closure::plan::plan(&unsigned.caches(), &[of_nar], &Known::default());
-    let (_, answer) = &misses.unwrap_err()[0].answers[0];
+    let answer = &misses.unwrap_err()[0].answers[0].answer;
     assert_eq!(*answer, Answer::Untrusted(Untrusted::NotSigned));
 }
 

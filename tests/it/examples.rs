@@ -2,7 +2,7 @@
 
 use crate::common::{Deploy, copy, free_port, regex};
 use crate::hydra_server::{HydraServer, build, eval, git, revision};
-use http_client::{Ask, Http};
+use http_client::{ApiRequest, Http};
 use platform::image::Image;
 use platform::process::Launch;
 use platform::sandbox::Forbidden;
@@ -63,7 +63,7 @@ fn page(launch: Launch) -> String {
     let url = format!("http://127.0.0.1:{port}/").parse().unwrap();
     let deadline = Instant::now() + Duration::from_secs(20);
     loop {
-        match Http::new().ask(&url, None, Ask::Get, 10_000) {
+        match Http::new().call_api(&url, None, ApiRequest::Get, 10_000) {
             Ok(reply) => return String::from_utf8(reply.body).unwrap(),
             Err(error) => assert!(Instant::now() < deadline, "{error}"),
         }

@@ -211,6 +211,8 @@ fn a_tool_with_another_hash() {
     let Some(mut deploy) = static_app(|_, _| None) else {
         return;
     };
+    let proot = deploy.tool(&deploy.fixtures.proot);
+    deploy.set("NIX_PROOT_URL", &proot);
     deploy.set("NIX_PROOT_SHA256", &"0".repeat(64));
     let outcome = deploy.build();
     assert!(!outcome.success());

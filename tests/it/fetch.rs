@@ -1,8 +1,7 @@
 //! A closure that is fetched here is, file by file, the one that real Nix fetches.
 
 use crate::common::{caches, fixtures, nix, output};
-use binary_cache::TrustSettings;
-use binary_cache::{Answer, Caches};
+use binary_cache::{Answer, CacheAnswer, Caches, TrustSettings, Unusable};
 use closure::fetch::{FetchFailure, fetch, fetch_each};
 use closure::plan::Known;
 use closure::queue::{Queue, Wanted};
@@ -192,7 +191,10 @@ fn a_cache_that_is_down_is_left_out_where_another_has_the_path() {
     let url = broken.url().trim_end_matches('/').to_string();
     assert_eq!(
         unusable,
-        [(url, "HTTP status 401 Unauthorized".to_string())]
+        [Unusable {
+            cache: url,
+            reason: "HTTP status 401 Unauthorized".to_string(),
+        }]
     );
 }
 
@@ -220,7 +222,11 @@ fn a_missing_path_comes_with_the_chain_that_wants_it_and_every_answer() {
     assert!(misses[0].path.name().starts_with(missing));
     assert_eq!(misses[0].wanted_by.first(), Some(&root));
     let url = server.url().trim_end_matches('/').to_string();
-    assert_eq!(misses[0].answers, [(url, Answer::Absent)]);
+    let expected = CacheAnswer {
+        cache: url,
+        answer: Answer::Absent,
+    };
+    assert_eq!(misses[0].answers, [expected]);
 }
 
 #[test]
@@ -343,7 +349,12 @@ fn a_cache_that_goes_down_after_the_plan_is_waited_for_once() {
     let closure =
         closure::plan::plan(&caches, std::slice::from_ref(&root), &Known::default()).unwrap();
     let url = first.url().trim_end_matches('/').to_string();
-    assert!(closure.paths.values().all(|info| info.cache == url));
+    assert!(
+        closure
+            .paths
+            .values()
+            .all(|info| caches.name_of(info).as_ref() == Some(&url))
+    );
     assert_eq!(caches.unusable().count(), 0);
     let _ = first.take_requests();
     is_down.store(true, Ordering::Relaxed);
@@ -362,11 +373,15 @@ fn a_cache_that_goes_down_after_the_plan_is_waited_for_once() {
         .count();
     let cores = thread::available_parallelism().unwrap().get();
     assert!((4..=(8 * cores).max(16)).contains(&nars), "{asked:?}");
-    let unusable: Vec<_> = caches.unusable().map(|(url, _)| url).collect();
+    let unusable: Vec<_> = caches.unusable().map(|unusable| unusable.cache).collect();
     assert_eq!(unusable, [url]);
     // What is kept of a path is where it came from in the end.
     let from = other.url().trim_end_matches('/').to_string();
-    assert!(fetched.iter().all(|(wanted, _)| wanted.info.cache == from));
+    assert!(
+        fetched
+            .iter()
+            .all(|(wanted, _)| caches.name_of(&wanted.info).as_ref() == Some(&from))
+    );
     assert_eq!(fetched.len(), closure.paths.len());
     assert!(fetched.len() > 20);
 }
@@ -405,7 +420,10 @@ fn a_path_of_which_no_url_was_kept_is_asked_for_again() {
         let caches = caches(&[server.url()], &keys, true);
         let root = root(&fixtures, "static");
         let mut closure = closure::plan::plan(&caches, &[root], &Known::default()).unwrap();
-        closure.paths.values_mut().for_each(|info| info.url.clear());
+        closure
+            .paths
+            .values_mut()
+            .for_each(|info| info.source = None);
         closure
     };
     let store = TempDir::new().unwrap();
@@ -424,7 +442,7 @@ fn a_path_of_which_no_url_was_kept_is_asked_for_again() {
     let store = TempDir::new().unwrap();
     let error = fetch(&closure(), &others, store.path(), &Sought::Nothing).unwrap_err();
     assert!(
-        matches!(&error.reason, FetchFailure::Lost(answers) if answers[0].1 == Answer::Absent),
+        matches!(&error.reason, FetchFailure::Lost(answers) if answers[0].answer == Answer::Absent),
         "{error:?}"
     );
 
@@ -436,7 +454,7 @@ fn a_path_of_which_no_url_was_kept_is_asked_for_again() {
     let store = TempDir::new().unwrap();
     let error = fetch(&closure, &caches_now, store.path(), &Sought::Nothing).unwrap_err();
     assert!(
-        matches!(&error.reason, FetchFailure::Lost(answers) if answers[0].1 == Answer::Another),
+        matches!(&error.reason, FetchFailure::Lost(answers) if answers[0].answer == Answer::Another),
         "{error:?}"
     );
 }

@@ -43,6 +43,7 @@ const OK: &str = "HTTP/1.1 200 OK\r\n";
 /// As patient as a test can be.
 const IMPATIENT: Patience = Patience {
     response: Duration::from_secs(1),
+    slow_response: Duration::from_secs(1),
     read: Duration::from_secs(1),
     retry: Duration::from_secs(1),
 };

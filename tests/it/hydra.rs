@@ -4,11 +4,11 @@ use crate::common::Deploy;
 use crate::evaluate::evaluate_fully;
 use crate::hydra_server::{HydraServer, PASSWORD, State, USER, build, eval, git, now, revision};
 use binary_cache::CacheUrl;
-use http_client::{Credentials, Http, HttpError};
+use http_client::{Credentials, Endpoint, Http, HttpError};
 
-use hydra::deploy::{DeployError, Deployed, deploy};
 use hydra::revision::find;
-use hydra::{Hydra, HydraError, Patience, inputs};
+use hydra::{DeployError, Deployed, Target, deploy};
+use hydra::{Hydra, HydraError, Polling, inputs};
 use hydra::{Job, Revision};
 use nix_hydra_buildpack::config::{Config, Wanted};
 use nix_hydra_buildpack::error::BuildpackError;
@@ -51,7 +51,7 @@ impl Asked {
     }
 
     fn signing_in_as(mut self, user: &str, password: &str) -> Self {
-        let mut url: CacheUrl = self.server.url().parse().unwrap();
+        let mut url: Endpoint = self.server.url().parse().unwrap();
         url.credentials = Some(Credentials::Basic {
             user: user.to_string(),
             password: password.to_string(),
@@ -75,22 +75,22 @@ impl Asked {
             name: revision.to_string(),
             from: "NIX_REVISION".to_string(),
         };
-        let patience = Patience {
+        let polling = Polling {
             total: settings.wait,
             first: Duration::from_millis(5),
             longest: Duration::from_millis(5),
             line: Duration::from_millis(1),
         };
         let (hydra, log) = (&mut self.hydra, &mut self.log);
-        deploy(
-            hydra,
-            &job,
-            &revision,
-            settings.input,
-            "x86_64-linux",
-            patience,
-            &mut |line| log.push(line.to_string()),
-        )
+        let target = Target {
+            job: &job,
+            revision: &revision,
+            input: settings.input,
+            system: "x86_64-linux",
+        };
+        deploy(hydra, &target, polling, &mut |line| {
+            log.push(line.to_string());
+        })
     }
 
     fn message(&mut self, revision: &str) -> String {
@@ -459,7 +459,12 @@ fn a_private_hydra_is_signed_in_to_once_whatever_it_believes_its_url_to_be() {
     asked.hydra.let_into(&mut caches);
     let cookies: Vec<_> = caches
         .iter()
-        .map(|cache| matches!(cache.credentials, Some(Credentials::Session { .. })))
+        .map(|cache| {
+            matches!(
+                cache.endpoint.credentials,
+                Some(Credentials::Session { .. })
+            )
+        })
         .collect();
     assert_eq!(cookies, [true, false]);
 }
@@ -550,10 +555,10 @@ fn the_first_binary_cache_that_is_a_hydra_is_asked() {
         ..asked
     };
     let wrong = elsewhere.message(&revision('a'));
-    let down = HydraError::Http(
-        "http://hydra/build/1".to_string(),
-        HttpError::Transport("Connection refused (os error 111)".to_string()),
-    );
+    let down = HydraError::Http {
+        url: "http://hydra/build/1".to_string(),
+        error: HttpError::Transport("Connection refused (os error 111)".to_string()),
+    };
     let down = BuildpackError::from(ResolveError::from(down))
         .message()
         .to_string();
@@ -635,7 +640,7 @@ fn a_password_is_not_sent_for_ever_to_a_hydra_that_does_not_know_its_url() {
     .unwrap();
     let mut asked = asked.signing_in_as(USER, PASSWORD);
     let error = asked.hydra.get::<Value>("build/1").unwrap_err();
-    assert!(matches!(error, HydraError::SignIn(..)), "{error:?}");
+    assert!(matches!(error, HydraError::SignIn { .. }), "{error:?}");
     let requests = asked.server.requests();
     let logins = requests.iter().filter(|request| request.path == "/login");
     assert_eq!(logins.count(), 3);

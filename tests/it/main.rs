@@ -12,6 +12,7 @@
 
 mod common;
 
+mod commands;
 mod conditions;
 mod content;
 mod deploy;
@@ -29,6 +30,7 @@ mod hydra;
 mod hydra_server;
 mod interrupted;
 mod launch;
+mod odd_files;
 mod order;
 mod pack;
 mod parity;
@@ -39,5 +41,7 @@ mod report;
 mod sandboxes;
 mod secrets;
 mod servers;
+mod signals;
 mod source;
 mod supply;
+mod under_proot;

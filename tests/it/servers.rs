@@ -3,7 +3,7 @@
 use crate::common::{caches, fixtures};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use binary_cache::{Answer, Caches};
+use binary_cache::{Answer, CacheAnswer, Caches, Unusable};
 use binary_cache::{BinaryCache, Trust, Untrusted, nar_decoder};
 use closure::fetch::fetch;
 use closure::plan::Known;
@@ -800,7 +800,8 @@ fn a_nar_s_url_that_has_expired_since_the_last_build_is_asked_for_again() {
         .unwrap()
         .paths;
     for info in known.facts.values_mut() {
-        info.url.push_str("?expired");
+        let source = info.source.as_mut().unwrap();
+        source.url.push_str("?expired");
     }
     let closure = closure::plan::plan(&caches, &[objects[0].path()], &known).unwrap();
     let store = TempDir::new().unwrap();
@@ -880,8 +881,8 @@ fn answer(server: &Server, fixtures: &Fixtures, objects: &[Object]) -> Answer {
     let caches = caches(&[server.url()], &[&fixtures.public_key], true);
     let misses = closure::plan::plan(&caches, &[objects[0].path()], &Known::default());
     let misses = misses.unwrap_err();
-    let (url, answer) = misses[0].answers[0].clone();
-    assert_eq!(url, server.url());
+    let CacheAnswer { cache, answer } = misses[0].answers[0].clone();
+    assert_eq!(cache, server.url());
     if let Answer::Failed(reason) | Answer::Refused(reason) = &answer {
         let unusable = caches.unusable().collect();
         let error = ClosureLayerError::Miss { misses, unusable };
@@ -965,7 +966,11 @@ fn a_server_that_is_no_cache_for_this_store_is_left_out_and_named() {
         let caches = caches(&[server.url(), other.url()], &[&fixtures.public_key], true);
         fetch_all(&caches, &objects);
         let unusable: Vec<_> = caches.unusable().collect();
-        assert_eq!(unusable, [(server.url(), reason.to_string())]);
+        let expected = Unusable {
+            cache: server.url(),
+            reason: reason.to_string(),
+        };
+        assert_eq!(unusable, [expected]);
     }
 }
 
@@ -1039,7 +1044,7 @@ fn a_cache_that_the_url_calls_trusted_need_not_sign() {
             Err(misses) => {
                 assert!(!trusted, "{parameter}");
                 let expected = Answer::Untrusted(Untrusted::NotSigned);
-                assert_eq!(misses[0].answers[0].1, expected);
+                assert_eq!(misses[0].answers[0].answer, expected);
             }
         }
     }

@@ -1,35 +1,44 @@
-//! One binary cache: what it says of a store path, and how its NARs are read.
+//! One binary cache: reads its `nix-cache-info`, narinfos and NARs.
 
-use crate::{CacheInfo, CacheUrl, DecodeError, content_decoder};
-use http_client::{Ask, Http, HttpError, Size, leads_to_link_local};
+use crate::{CacheInfo, CacheUrl, DecodeError, content_decoder, narinfo};
+use http_client::{ApiRequest, Endpoint, Http, HttpError, Size, leads_to_link_local};
 use nix_derivation::{StoreDir, StorePath};
-use nix_narinfo::{MAX_NARINFO_SIZE, NarInfo};
+use nix_narinfo::NarInfo;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use url::Url;
 
 /// A `nix-cache-info` is a few lines; more than this is another kind of file.
 const MAX_CACHE_INFO_SIZE: u64 = 64 * 1024;
 
-/// Signs in to a server that lets nobody else in, and returns its URL with the session's credentials;
-/// None if it is no such server, or refuses.
-pub type SignIn = dyn Fn(&CacheUrl, &Http) -> Option<CacheUrl> + Sync;
+/// The largest narinfo: 20,000 references.
+const MAX_NARINFO_SIZE: u64 = 1024 * 1024;
 
-/// One binary cache that answered, and that serves `/nix/store`.
+/// The largest narinfo that is read side by side with others, which is more than any but a few have.
+/// So the memory for narinfos is bounded however many are requested at once.
+const MAX_SMALL_NARINFO_SIZE: u64 = 64 * 1024;
+
+/// Signs in to a server that requires it, and returns its URL with the session's credentials; None if
+/// it is no such server, or refuses.
+pub type SignIn = dyn Fn(&Endpoint, &Http) -> Option<Endpoint> + Sync;
+
+/// A binary cache of `/nix/store` that has answered.
 #[derive(Debug)]
 pub struct BinaryCache {
     url: CacheUrl,
     http: Http,
     /// Lower is asked first.
     pub priority: u32,
+    /// Held while a narinfo of more than [`MAX_SMALL_NARINFO_SIZE`] is read and parsed.
+    large_narinfo: Mutex<()>,
     /// Bytes of NARs that have come from it so far.
     received: Arc<AtomicU64>,
 }
 
-/// Why a binary cache could not be asked, or what it answered cannot be used.
+/// Why a binary cache could not be asked, or its answer cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum CacheError {
     #[error(transparent)]
@@ -66,29 +75,30 @@ pub enum CacheError {
 }
 
 impl BinaryCache {
-    /// Asks the cache at `url` who it is.
+    /// Reads the `nix-cache-info` of the cache at `url`.
     ///
-    /// `sign_in` is tried where the server refuses, and there are credentials.
+    /// `sign_in` is tried if the server refuses and there are credentials.
     pub fn open(url: CacheUrl, http: Http, sign_in: &SignIn) -> Result<Self, CacheError> {
         let mut cache = Self {
             url,
             http,
             priority: CacheInfo::default().priority,
+            large_narinfo: Mutex::default(),
             received: Arc::default(),
         };
         let mut text = cache.read_small("nix-cache-info", MAX_CACHE_INFO_SIZE);
         // A Hydra may let nobody in who has not signed in.
         if let Err(CacheError::Http(HttpError::Status(403))) = text
-            && cache.url.credentials.is_some()
-            && let Some(url) = sign_in(&cache.url, &cache.http)
+            && cache.url.endpoint.credentials.is_some()
+            && let Some(endpoint) = sign_in(&cache.url.endpoint, &cache.http)
         {
-            cache.url = url;
+            cache.url.endpoint = endpoint;
             text = cache.read_small("nix-cache-info", MAX_CACHE_INFO_SIZE);
         }
         let text = match text {
-            // Every cache lets its `nix-cache-info` be read: where it does not, something is amiss.
+            // S3 says 403 of a missing narinfo, but every cache has its `nix-cache-info`.
             Err(error @ CacheError::Http(HttpError::Status(403))) => return Err(error),
-            Err(error) if error.is_absent() => return Err(cache.why_no_cache()),
+            Err(error) if error.is_absent() => return Err(cache.no_cache_info()),
             other => other?,
         };
         let info = CacheInfo::parse(&String::from_utf8_lossy(&text));
@@ -105,38 +115,55 @@ impl BinaryCache {
     }
 
     /// Why there is no `nix-cache-info`: a Hydra whose `store_uri` is not its own machine says so.
-    fn why_no_cache(&self) -> CacheError {
-        let said = self
+    fn no_cache_info(&self) -> CacheError {
+        let answer = self
             .url
+            .endpoint
             .base
             .join("nix-cache-info")
             .ok()
             .filter(|url| url.scheme() != "file")
             .and_then(|url| {
-                let credentials = self.url.credentials.as_ref();
+                let credentials = self.url.endpoint.credentials.as_ref();
                 self.http
-                    .ask(&url, credentials, Ask::Get, MAX_CACHE_INFO_SIZE)
+                    .call_api(&url, credentials, ApiRequest::Get, MAX_CACHE_INFO_SIZE)
                     .ok()
             });
-        match said {
-            Some(reply) if contains(&reply.body, b"There is no binary cache here.") => {
+        match answer {
+            Some(answer) if contains(&answer.body, b"There is no binary cache here.") => {
                 CacheError::HydraElsewhere
             }
             _ => CacheError::NoCacheInfo,
         }
     }
 
-    /// What the cache knows of `path`, or nothing where it does not have it.
+    /// The narinfo of `path`; None if the cache does not have the path.
     pub fn narinfo(&self, path: &StorePath) -> Result<Option<NarInfo>, CacheError> {
         let basename = path.to_basename();
         let hash_part = basename.split('-').next().unwrap_or_default();
         let name = format!("{hash_part}.narinfo");
-        let text = match self.read_small(&name, MAX_NARINFO_SIZE as u64) {
+        let mut file = match self.open_small(&name) {
             Err(error) if error.is_absent() => return Ok(None),
             other => other?,
         };
-        let narinfo = NarInfo::parse_in(&StoreDir::default(), &text)
-            .map_err(|error| CacheError::NarInfo(error.to_string()))?;
+        let mut text = Vec::new();
+        read_up_to(&mut *file, MAX_SMALL_NARINFO_SIZE, &mut text)?;
+        let is_large = text.len() as u64 == MAX_SMALL_NARINFO_SIZE;
+        let lock = || {
+            self.large_narinfo
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+        };
+        let _large = is_large.then(lock);
+        read_up_to(
+            &mut *file,
+            MAX_NARINFO_SIZE + 1 - text.len() as u64,
+            &mut text,
+        )?;
+        if text.len() as u64 > MAX_NARINFO_SIZE {
+            return Err(CacheError::too_long(&name, MAX_NARINFO_SIZE));
+        }
+        let narinfo = narinfo::parse(&text).map_err(CacheError::NarInfo)?;
         if narinfo.store_path() != path {
             return Err(CacheError::OtherPath(narinfo.store_path().clone()));
         }
@@ -145,9 +172,8 @@ impl BinaryCache {
 
     /// Opens the NAR at `url`, relative to this cache or absolute, as it is compressed.
     pub fn nar(&self, url: &str) -> Result<Box<dyn Read>, CacheError> {
-        let url = self
-            .url
-            .base
+        let base = &self.url.endpoint.base;
+        let url = base
             .join(url)
             .map_err(|_| CacheError::NarUrl(url.to_string()))?;
         Ok(Box::new(Counted {
@@ -163,35 +189,29 @@ impl BinaryCache {
     }
 
     fn read_small(&self, name: &str, limit: u64) -> Result<Vec<u8>, CacheError> {
-        let url = self
-            .url
-            .base
-            .join(name)
-            .map_err(|_| CacheError::NarUrl(name.to_string()))?;
         let mut text = Vec::new();
-        self.open_url(&url, Size::Small)?
-            .take(limit + 1)
-            .read_to_end(&mut text)
-            .map_err(CacheError::Io)?;
+        read_up_to(&mut *self.open_small(name)?, limit + 1, &mut text)?;
         if text.len() as u64 > limit {
-            return Err(CacheError::NarInfo(format!(
-                "`{name}` is longer than {limit} bytes"
-            )));
+            return Err(CacheError::too_long(name, limit));
         }
         Ok(text)
     }
 
-    /// Opens a URL of this cache, or of wherever it points, without its `Content-Encoding`.
+    fn open_small(&self, name: &str) -> Result<Box<dyn Read>, CacheError> {
+        let url = self.url.endpoint.base.join(name);
+        let url = url.map_err(|_| CacheError::NarUrl(name.to_string()))?;
+        self.open_url(&url, Size::Small)
+    }
+
+    /// Opens a URL of this cache, or one that it names, and removes its `Content-Encoding`.
     fn open_url(&self, url: &Url, size: Size) -> Result<Box<dyn Read>, CacheError> {
         match url.scheme() {
             // Only a cache that is itself made of files may point at files.
-            "file" if self.url.base.scheme() == "file" => open_file(url),
-            "http" | "https" if !leads_to_link_local(&self.url.base, url) => {
-                let credentials = self
-                    .url
-                    .credentials
-                    .as_ref()
-                    .filter(|_| url.origin() == self.url.base.origin());
+            "file" if self.url.endpoint.base.scheme() == "file" => open_file(url),
+            "http" | "https" if !leads_to_link_local(&self.url.endpoint.base, url) => {
+                let endpoint = &self.url.endpoint;
+                let credentials = endpoint.credentials.as_ref();
+                let credentials = credentials.filter(|_| url.origin() == endpoint.base.origin());
                 let body = self
                     .http
                     .get(url, credentials, size)
@@ -205,7 +225,11 @@ impl BinaryCache {
 }
 
 impl CacheError {
-    /// Whether the cache says that it does not have what was asked for.
+    fn too_long(name: &str, limit: u64) -> Self {
+        Self::NarInfo(format!("`{name}` is longer than {limit} bytes"))
+    }
+
+    /// Whether the cache says that it does not have the file.
     #[must_use]
     pub fn is_absent(&self) -> bool {
         match self {
@@ -228,6 +252,12 @@ impl Read for Counted {
         self.count.fetch_add(count as u64, Ordering::Relaxed);
         Ok(count)
     }
+}
+
+/// Appends the next bytes of `file` to `text`, at most `limit`.
+fn read_up_to(file: &mut dyn Read, limit: u64, text: &mut Vec<u8>) -> Result<(), CacheError> {
+    file.take(limit).read_to_end(text).map_err(CacheError::Io)?;
+    Ok(())
 }
 
 fn contains(text: &[u8], part: &[u8]) -> bool {

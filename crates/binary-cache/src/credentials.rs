@@ -3,7 +3,7 @@
 //! Credentials are kept with the cache that they are for. They are sent to its host alone, and
 //! nothing here prints them.
 
-use super::{CacheUrl, CacheUrlError};
+use crate::{CacheUrl, CacheUrlError};
 use http_client::Credentials;
 use nix_narinfo::TrustedPublicKey;
 use std::fmt;
@@ -221,7 +221,7 @@ impl Binding {
             .map_err(|error| CredentialsError::Url(directory.join("url"), error))?;
         match (&mut url, credentials) {
             (_, None) => {}
-            (Some(url), credentials) => url.credentials = credentials,
+            (Some(url), credentials) => url.endpoint.credentials = credentials,
             (None, Some(_)) => return Err(CredentialsError::NoUrl(directory.to_path_buf())),
         }
         let keys = entry("public-key")?.unwrap_or_default();
@@ -256,6 +256,7 @@ fn read_entry(path: &Path) -> Result<Option<String>, CredentialsError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use http_client::EndpointError;
 
     fn basic(user: &str, password: &str) -> Credentials {
         Credentials::Basic {
@@ -306,7 +307,7 @@ mod tests {
         .unwrap_or_default();
         let url = bindings[0].url.clone().unwrap();
         assert_eq!(url.to_string(), "https://cache.acme.net/x");
-        assert!(url.credentials == Some(Credentials::Bearer("t0ken".into())));
+        assert!(url.endpoint.credentials == Some(Credentials::Bearer("t0ken".into())));
         assert_eq!(bindings[0].public_keys, [KEY.parse().unwrap()]);
     }
 
@@ -325,7 +326,10 @@ mod tests {
         let result = binding(&[("type", BINDING_TYPE), ("url", "s3://bucket")]);
         assert!(matches!(
             result,
-            Err(CredentialsError::Url(_, CacheUrlError::Scheme))
+            Err(CredentialsError::Url(
+                _,
+                CacheUrlError::Endpoint(EndpointError::Scheme)
+            ))
         ));
         let result = binding(&[("type", BINDING_TYPE), ("public-key", "acme-1:abc")]);
         let Err(CredentialsError::PublicKey(file)) = result else {

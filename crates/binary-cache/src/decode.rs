@@ -41,11 +41,18 @@ const MAX_FRUITLESS_PARALLEL: u64 = 2 * XZ_THREADING_MEMORY;
 /// Empty xz streams in a row: each one costs a decoder with its threads, and nobody writes any.
 const MAX_EMPTY_STREAMS: u32 = 100;
 
+/// The most encodings of one answer: each is a decoder with its memory inside another. Servers send
+/// one, and a proxy may add another.
+const MAX_ENCODINGS: usize = 2;
+
 /// Why a stream cannot be decoded at all.
 #[derive(Debug, thiserror::Error)]
 pub enum DecodeError {
     #[error("the compression `{0}` is not known")]
     UnknownCompression(String),
+    /// More than [`MAX_ENCODINGS`] in a `Content-Encoding`.
+    #[error("its answer is encoded more than {MAX_ENCODINGS} times")]
+    TooManyEncodings,
     #[error("the decoder cannot start: {0}")]
     Io(#[source] io::Error),
 }
@@ -88,18 +95,18 @@ fn endless_decoder(
     })
 }
 
-/// Takes off every encoding that a `Content-Encoding` lists; the last one lies outermost.
+/// Decodes every encoding that a `Content-Encoding` lists; the last one was applied last.
 pub fn content_decoder(
     bytes: Box<dyn Read>,
     encodings: &str,
 ) -> Result<Box<dyn Read>, DecodeError> {
+    let mut left = MAX_ENCODINGS;
     encodings
         .rsplit(',')
         .map(str::trim)
+        .filter(|encoding| !is_identity(encoding))
         .try_fold(bytes, |bytes, encoding| {
-            if is_identity(encoding) {
-                return Ok(bytes);
-            }
+            left = left.checked_sub(1).ok_or(DecodeError::TooManyEncodings)?;
             decoder(io::BufReader::with_capacity(INPUT_SIZE, bytes), encoding)
         })
 }
@@ -189,9 +196,9 @@ impl Read for Given {
 /// liblzma's parallel decoder ends with the first xz stream of a file; what follows is another one,
 /// after padding of zeros, or nothing.
 struct ParallelXz<R> {
-    /// Nothing only while one stream takes over from another.
+    /// None only between two streams.
     decoder: Option<XzDecoder<R>>,
-    /// Streams in a row that gave nothing.
+    /// Empty streams in a row.
     empty: u32,
 }
 
@@ -230,7 +237,7 @@ impl<R: BufRead> Read for ParallelXz<R> {
     }
 }
 
-/// Skips zeros, and answers whether anything follows them.
+/// Skips zeros. Returns whether anything follows them.
 fn skip_zeros(input: &mut impl BufRead) -> io::Result<bool> {
     loop {
         let buffer = input.fill_buf()?;
@@ -306,6 +313,16 @@ mod tests {
             .read_to_string(&mut text)
             .unwrap();
         assert_eq!(text, "text");
+    }
+
+    #[test]
+    fn no_more_than_two_encodings_are_taken() {
+        for name in ["br", "gzip", "identity"] {
+            let encodings = vec![name; 20_000].join(",");
+            let decoder = content_decoder(Box::new(&b"text"[..]), &encodings);
+            let is_refused = matches!(decoder, Err(DecodeError::TooManyEncodings));
+            assert_eq!(is_refused, name != "identity");
+        }
     }
 
     /// The same bytes again and again, without end.

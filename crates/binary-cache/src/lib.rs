@@ -1,21 +1,34 @@
-//! Binary caches: what one answers about a store path, and how its NARs are read.
+//! Nix binary caches: finding a store path in them, deciding whether to trust it, and reading its NAR.
 //!
 //! Formats and habits follow Nix's `binary-cache-store` and the servers in use: Hydra, nix-serve,
 //! harmonia, attic, Cachix, and plain files.
+//!
+//! - [`CacheUrl`] (`url`) is a cache as users write it; `credentials` reads netrc files and service
+//!   bindings.
+//! - [`BinaryCache`] opens one cache (`info` parses its `nix-cache-info`) and reads its narinfos
+//!   (`narinfo`) and NARs.
+//! - [`Caches`] asks all caches of a build in order; `health` stops asking one that is down.
+//! - [`TrustSettings`] (`trust`) checks signatures. What passes becomes a [`PathInfo`]; `kept` is its
+//!   form in a layer's metadata.
+//! - `decode` has the compressions.
 
 mod binary_cache;
 mod caches;
 pub mod credentials;
 mod decode;
+mod health;
 mod info;
+pub mod kept;
+pub mod narinfo;
 mod path_info;
 mod trust;
 mod url;
 
-pub use self::binary_cache::{BinaryCache, CacheError, SignIn};
-pub use self::caches::{Answer, Attempt, Caches};
-pub use self::decode::{DecodeError, content_decoder, is_identity, nar_decoder};
-pub use self::info::CacheInfo;
-pub use self::path_info::PathInfo;
-pub use self::trust::{Trust, TrustSettings, Untrusted};
-pub use self::url::{CacheUrl, CacheUrlError};
+pub use binary_cache::{BinaryCache, CacheError, SignIn};
+pub use caches::{Answer, CacheAnswer, Caches, Unusable};
+pub use decode::{DecodeError, content_decoder, is_identity, nar_decoder};
+pub use health::Attempt;
+pub use info::CacheInfo;
+pub use path_info::{CacheId, NarSource, PathInfo};
+pub use trust::{Trust, TrustSettings, Untrusted};
+pub use url::{CacheUrl, CacheUrlError};

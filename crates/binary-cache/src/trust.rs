@@ -1,4 +1,4 @@
-//! Whose word is taken for a store path: signatures, content addresses, and when neither is needed.
+//! Whether a store path may be used: signatures, content addresses, and when neither is needed.
 
 use crate::CacheUrl;
 use nix_derivation::{CAHash, StoreDir};
@@ -9,7 +9,8 @@ use nix_narinfo::{NarInfo, TrustedPublicKey};
 pub struct TrustSettings {
     /// The keys of `NIX_TRUSTED_PUBLIC_KEYS` and the one of cache.nixos.org.
     pub keys: Vec<TrustedPublicKey>,
-    /// Whether a path that no key vouches for is an error: once the user names a key, or asks.
+    /// Whether a path without a signature by one of `keys` is an error: once the user names a key, or
+    /// asks for it.
     pub required: bool,
 }
 
@@ -18,37 +19,36 @@ pub struct TrustSettings {
 pub enum Trust {
     /// A known key has signed it.
     Signed,
-    /// Its name follows from its content, and the content is held against that.
+    /// Its name follows from its content, which is checked against it.
     ContentAddressed,
     /// The user calls the cache it comes from trusted, with `?trusted=true`.
     TrustedCache,
-    /// Nobody vouches for it, and the user has named no key that could.
+    /// It has no signature by a known key, and the user requires none.
     Unsigned,
 }
 
 impl Trust {
-    /// A word for it in a layer's metadata.
+    /// A letter for it in a layer's metadata.
     #[must_use]
-    pub fn as_str(self) -> &'static str {
+    pub fn letter(self) -> char {
         match self {
-            Self::Signed => "signed",
-            Self::ContentAddressed => "content-addressed",
-            Self::TrustedCache => "trusted-cache",
-            Self::Unsigned => "unsigned",
+            Self::Signed => 's',
+            Self::ContentAddressed => 'c',
+            Self::TrustedCache => 't',
+            Self::Unsigned => 'u',
         }
     }
 
-    /// Reads the word back.
+    /// Reads [`Trust::letter`]; None if it is another text.
     #[must_use]
-    pub fn from_word(word: &str) -> Option<Self> {
-        [
-            Self::Signed,
-            Self::ContentAddressed,
-            Self::TrustedCache,
-            Self::Unsigned,
-        ]
-        .into_iter()
-        .find(|trust| trust.as_str() == word)
+    pub fn from_letter(text: &str) -> Option<Self> {
+        match text {
+            "s" => Some(Self::Signed),
+            "c" => Some(Self::ContentAddressed),
+            "t" => Some(Self::TrustedCache),
+            "u" => Some(Self::Unsigned),
+            _ => None,
+        }
     }
 }
 
@@ -67,7 +67,7 @@ pub enum Untrusted {
 }
 
 impl TrustSettings {
-    /// Decides whether what `narinfo` says may be believed when `cache` says it.
+    /// Decides whether a `narinfo` of `cache` may be believed.
     ///
     /// The order is Nix's: a content address that gives the path needs no signature; else one good
     /// signature is enough, whatever the others are.
@@ -105,8 +105,8 @@ impl TrustSettings {
     }
 }
 
-/// Whether the name of the path follows from a hash of its content that [`closure::content`]
-/// can check. The narinfo alone proves nothing: that the content has this hash is seen once it is here.
+/// Whether the path's name follows from a hash of its content that can be checked. The narinfo alone
+/// proves nothing: the content is checked once it is downloaded.
 fn is_content_addressed(narinfo: &NarInfo, store_dir: &StoreDir) -> bool {
     let is_checked = match narinfo.content_address() {
         None | Some(CAHash::Git(_)) => false,

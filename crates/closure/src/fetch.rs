@@ -7,9 +7,9 @@ use crate::queue::{Queue, Wanted};
 use crate::relocate::references::{References, Sought};
 use crate::relocate::relocatability::{Met, Survey, survey};
 use crate::unpack::{Expected, UnpackError, Unpacker};
-use binary_cache::PathInfo;
-use binary_cache::{Answer, Caches};
-use binary_cache::{CacheError, is_identity, nar_decoder};
+use binary_cache::{
+    CacheAnswer, CacheError, Caches, NarSource, PathInfo, is_identity, nar_decoder,
+};
 use nix_derivation::StorePath;
 use std::io;
 use std::path::Path;
@@ -32,11 +32,11 @@ const URLS: usize = 3;
 
 /// Why a closure could not be downloaded: the path, where it came from, and what went wrong.
 #[derive(Debug, thiserror::Error)]
-#[error("{path} from {cache}: {reason}")]
+#[error("{path}{}: {reason}", .cache.as_ref().map_or_else(String::new, |cache| format!(" from {cache}")))]
 pub struct FetchError {
     pub path: StorePath,
-    /// The URL of the binary cache, as messages show it.
-    pub cache: String,
+    /// The URL of the binary cache, as messages show it; None if there was none to ask.
+    pub cache: Option<String>,
     #[source]
     pub reason: FetchFailure,
 }
@@ -48,9 +48,9 @@ pub enum FetchFailure {
     Open(#[from] CacheError),
     #[error(transparent)]
     Unpack(#[from] UnpackError),
-    /// An earlier build had it from the cache, which cannot be asked now; what all of them say.
-    #[error("the cache that had it cannot be asked now")]
-    Lost(Vec<(String, Answer)>),
+    /// An earlier build had it, and no cache has it now.
+    #[error("no cache has it any more")]
+    Lost(Vec<CacheAnswer>),
 }
 
 /// What all threads need: what there is to do, and where NARs come from.
@@ -165,25 +165,32 @@ impl Work<'_> {
         references: Option<&References>,
     ) -> Result<Met, FetchError> {
         let planned = &wanted.info;
-        let mut tried: Vec<(String, FetchError)> = Vec::new();
+        let mut tried: Vec<(NarSource, FetchError)> = Vec::new();
         let mut offer = Some(planned.clone()).filter(|info| self.caches.offers(info));
         loop {
             // Only what has the same content and references fits into the closure that was planned.
-            let suits = |other: &PathInfo| {
-                let of_cache = || tried.iter().filter(|(_, error)| error.cache == other.cache);
+            let accepts = |other: &PathInfo| {
+                let Some(source) = &other.source else {
+                    return false;
+                };
+                let of_cache = || {
+                    tried
+                        .iter()
+                        .filter(|(tried, _)| tried.cache == source.cache)
+                };
                 other.nar_hash == planned.nar_hash
                     && other.references == planned.references
                     && of_cache().count() < URLS
-                    && !of_cache().any(|(url, _)| *url == other.url)
+                    && !of_cache().any(|(tried, _)| tried.url == source.url)
             };
             let info = match offer.take() {
                 Some(info) => info,
-                None => match self.caches.look_up_nar(&wanted.path, suits) {
+                None => match self.caches.look_up_nar(&wanted.path, accepts) {
                     Ok(info) => info,
                     // What was wrong with the one that was planned says most.
                     Err(answers) => {
                         let first = tried.into_iter().next().map(|(_, error)| error);
-                        let lost = || FetchError::new(wanted, planned, FetchFailure::Lost(answers));
+                        let lost = || self.error(wanted, planned, FetchFailure::Lost(answers));
                         return Err(first.unwrap_or_else(lost));
                     }
                 },
@@ -195,15 +202,22 @@ impl Work<'_> {
                 }
                 Err(reason) => {
                     let is_last = self.queue.is_stopped() || reason.is_local();
-                    let error = FetchError::new(wanted, &info, reason);
+                    let error = self.error(wanted, &info, reason);
                     if is_last {
                         return Err(error);
                     }
-                    remove(&wanted.place)
-                        .map_err(|reason| FetchError::new(wanted, &info, reason))?;
-                    tried.push((info.url, error));
+                    remove(&wanted.place).map_err(|reason| self.error(wanted, &info, reason))?;
+                    tried.extend(info.source.map(|source| (source, error)));
                 }
             }
+        }
+    }
+
+    fn error(&self, wanted: &Wanted, info: &PathInfo, reason: FetchFailure) -> FetchError {
+        FetchError {
+            path: wanted.path.clone(),
+            cache: self.caches.name_of(info),
+            reason,
         }
     }
 
@@ -236,13 +250,14 @@ impl Work<'_> {
         unpacker: &mut Unpacker,
         references: Option<&References>,
     ) -> Result<Met, FetchFailure> {
-        let attempt = self.caches.attempt(info);
-        let attempt = attempt.ok_or(FetchFailure::Open(CacheError::NoCacheInfo))?;
-        let nar = attempt.nar(info).map_err(FetchFailure::Open)?;
+        let source = info.source.as_ref();
+        let attempt = source.and_then(|source| Some((source, self.caches.attempt(source.cache)?)));
+        let (source, attempt) = attempt.ok_or(FetchFailure::Open(CacheError::NoCacheInfo))?;
+        let nar = attempt.nar(source).map_err(FetchFailure::Open)?;
         let mut nar = self.queue.until_stopped(nar);
-        if !is_identity(&info.compression) {
+        if !is_identity(&source.compression) {
             let bytes = self.turns.read_ahead(nar);
-            nar = nar_decoder(bytes, &info.compression, info.nar_size)
+            nar = nar_decoder(bytes, &source.compression, info.nar_size)
                 .map_err(|error| FetchFailure::Open(CacheError::Decode(error)))?;
         }
         let content = info.content.as_ref();
@@ -265,13 +280,9 @@ impl FetchError {
     /// Something is wrong with the place that a path was written to.
     pub(super) fn on_disk(wanted: &Wanted, error: io::Error) -> Self {
         let reason = FetchFailure::Unpack(UnpackError::Write(wanted.place.clone(), error));
-        Self::new(wanted, &wanted.info, reason)
-    }
-
-    fn new(wanted: &Wanted, info: &PathInfo, reason: FetchFailure) -> Self {
         Self {
             path: wanted.path.clone(),
-            cache: info.cache.clone(),
+            cache: None,
             reason,
         }
     }

@@ -386,10 +386,7 @@ mod tests {
             nar_hash: NixHash::Sha256([0; 32]),
             nar_size,
             references,
-            cache: String::new(),
-            url: String::new(),
-            compression: String::new(),
-            file_size: None,
+            source: None,
             trust: Trust::Signed,
             content: None,
         }

@@ -1,7 +1,7 @@
 //! Finds every store path of a closure by asking binary caches for narinfos, many at once.
 
 use crate::Closure;
-use binary_cache::{Answer, Caches, PathInfo};
+use binary_cache::{Answer, CacheAnswer, Caches, PathInfo};
 use nix_derivation::StorePath;
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -18,14 +18,17 @@ const MAX_PATHS: usize = 30_000;
 /// References of all of them at most, some 100 bytes of memory each: such a system has 100,000.
 const MAX_REFERENCES: usize = 500_000;
 
+/// Bytes of all their URLs at most: a kilobyte for each path.
+const MAX_URLS: usize = 32 * 1024 * 1024;
+
 /// A store path that no binary cache could give.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Miss {
     pub path: StorePath,
     /// From a root down to the path that refers to the missing one; empty for a root itself.
     pub wanted_by: Vec<StorePath>,
-    /// Every cache that was asked, by its URL, and what it answered.
-    pub answers: Vec<(String, Answer)>,
+    /// The answer of every cache that was asked.
+    pub answers: Vec<CacheAnswer>,
 }
 
 /// What an earlier build found out.
@@ -42,7 +45,7 @@ impl Miss {
     #[must_use]
     pub fn is_certain(&self) -> bool {
         let mut answers = self.answers.iter();
-        answers.all(|(_, answer)| *answer == Answer::Absent)
+        answers.all(|asked| asked.answer == Answer::Absent)
     }
 
     /// Whether a cache has the path, but nobody who is trusted vouches for it.
@@ -50,7 +53,7 @@ impl Miss {
     pub fn is_untrusted(&self) -> bool {
         self.answers
             .iter()
-            .any(|(_, answer)| matches!(answer, Answer::Untrusted(_)))
+            .any(|asked| matches!(asked.answer, Answer::Untrusted(_)))
     }
 }
 
@@ -70,7 +73,7 @@ pub fn plan_telling(
     known: &Known,
     found: impl Fn(&StorePath, &PathInfo) + Sync,
 ) -> Result<Closure, Vec<Miss>> {
-    let walk = Walk::new(&known.facts);
+    let walk = Walk::new(caches, &known.facts);
     for path in roots.iter().chain(&known.guesses) {
         walk.lock().meet(path, &known.facts);
     }
@@ -92,12 +95,13 @@ pub fn plan_telling(
 
 /// A walk over the graph of references, shared by the threads that ask.
 struct Walk<'a> {
+    caches: &'a Caches,
     facts: &'a BTreeMap<StorePath, PathInfo>,
     state: Mutex<State>,
     changed: Condvar,
 }
 
-type Found = Result<PathInfo, Vec<(String, Answer)>>;
+type Found = Result<PathInfo, Vec<CacheAnswer>>;
 
 #[derive(Default)]
 struct State {
@@ -108,8 +112,10 @@ struct State {
     met: HashSet<StorePath>,
     /// How many references they have.
     references: usize,
+    /// Bytes of their URLs.
+    urls: usize,
     answers: Answers,
-    /// The cache that led to more than [`MAX_PATHS`] or [`MAX_REFERENCES`].
+    /// The cache that led to more than [`MAX_PATHS`], [`MAX_REFERENCES`] or [`MAX_URLS`].
     endless: Option<String>,
 }
 
@@ -118,8 +124,9 @@ struct State {
 struct Answers(HashMap<StorePath, Found>);
 
 impl<'a> Walk<'a> {
-    fn new(facts: &'a BTreeMap<StorePath, PathInfo>) -> Self {
+    fn new(caches: &'a Caches, facts: &'a BTreeMap<StorePath, PathInfo>) -> Self {
         Self {
+            caches,
             facts,
             state: Mutex::default(),
             changed: Condvar::new(),
@@ -155,9 +162,14 @@ impl<'a> Walk<'a> {
                 state.meet(reference, self.facts);
             }
             state.references += info.references.len();
-            if state.met.len() > MAX_PATHS || state.references > MAX_REFERENCES {
+            state.urls += info.source.as_ref().map_or(0, |source| source.url.len());
+            if state.met.len() > MAX_PATHS
+                || state.references > MAX_REFERENCES
+                || state.urls > MAX_URLS
+            {
                 state.waiting.clear();
-                state.endless.get_or_insert(info.cache.clone());
+                let cache = self.caches.name_of(info).unwrap_or_default();
+                state.endless.get_or_insert(cache);
             }
         }
         state.answers.0.insert(path, answer);
@@ -176,12 +188,16 @@ impl<'a> Walk<'a> {
             return Ok(state.answers);
         };
         let reason = format!(
-            "its narinfos lead to more than {MAX_PATHS} store paths or {MAX_REFERENCES} references"
+            "its narinfos lead to more than {MAX_PATHS} store paths, {MAX_REFERENCES} references or \
+             {MAX_URLS} bytes of URLs"
         );
         let miss = |path: &StorePath| Miss {
             path: path.clone(),
             wanted_by: Vec::new(),
-            answers: vec![(cache.clone(), Answer::Failed(reason.clone()))],
+            answers: vec![CacheAnswer {
+                cache: cache.clone(),
+                answer: Answer::Failed(reason.clone()),
+            }],
         };
         Err(roots.iter().map(miss).collect())
     }

@@ -1,10 +1,11 @@
-//! How many requests one server is sent at once: as many as it serves.
+//! How many requests one server gets at once: as many as it serves.
 //!
-//! Some servers serve few connections, and let the others wait unanswered until one of the first is
-//! idle for long enough: nix-serve's serves five, and waits a second. Others refuse what is too much. So
-//! the number at once grows from a few with each answer, and a request that is refused, or waits while
-//! others are answered, tells where to stop. Until then a connection is closed once its answer is
-//! read, so that one that waits gets its place.
+//! Some servers serve few connections, and let the others wait unanswered until one of the first has
+//! been idle for long enough: nix-serve serves five, and waits a second. Others refuse what is too
+//! much. So the number at once starts small and grows with each answer; a refusal, or a request that
+//! waits while others are answered, shows the limit. While requests wait, a connection is closed once
+//! its answer is read, so that the server turns to the next. A waiting request is never sent again
+//! for this: the server may be at work on it.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -13,55 +14,54 @@ use std::time::{Duration, Instant};
 /// Requests at once to a server of which nothing is known.
 const FIRST: usize = 4;
 
-/// More than there are threads that ask.
+/// More than there are threads that send requests.
 const MOST: usize = 128;
 
-/// How many times as long as the quickest so far an answer is waited for, before it is asked whether
-/// others are served first. The slowest tells nothing: it may have waited for its turn.
+/// A request is overdue after this many times the quickest answer so far. The slowest answer says
+/// nothing: it may have waited for its turn.
 const TIMES_QUICKEST: u32 = 20;
 
-/// The least of that for what is small: longer than a network's cache takes to ask the one behind it.
+/// The least of that for a small file: longer than a caching proxy takes to ask its upstream.
 const SMALL: Duration = Duration::from_secs(2);
 
-/// How long a small answer is waited for where there was none yet.
+/// The same before the first small answer.
 const FIRST_SMALL: Duration = Duration::from_secs(5);
 
-/// How long a large one is waited for at least: the server may have to fetch or compress it first, and
-/// those that are served meanwhile lose nothing.
+/// The same for a large file: the server may have to fetch or compress it first.
 const LARGE: Duration = Duration::from_secs(30);
 
-/// How long an answer takes at least that seems to wait for another's connection, and how many times as
-/// long as the quickest.
+/// A request probably waits for another's connection after this time, and after this many times the
+/// quickest answer.
 const WAITS: Duration = Duration::from_millis(400);
 const WAITS_TIMES_QUICKEST: u32 = 4;
 
-/// How many rounds of answers a limit that was found holds. Then one more is tried: it may have been
+/// Rounds of answers for which a limit holds before one more request is tried, since it may have been
 /// chance. Each time that was one too many, the limit holds twice as long.
 const FOUND_FOR: usize = 8;
 
-/// What is asked for.
+/// The kind of file that is requested.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Size {
-    /// Something that is answered at once, and soon read: it goes first.
+    /// A file that is sent at once and read quickly, such as a narinfo. It goes first.
     Small,
     /// A file that may take long.
     Large,
 }
 
-/// The gates of all servers that were asked, by what comes before the path in their URLs.
+/// The gates of all servers, by the part of their URLs before the path.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Gates(Arc<Mutex<HashMap<String, Arc<Gate>>>>);
+pub(crate) struct Gates(Arc<Mutex<HashMap<String, Arc<Gate>>>>);
 
 impl Gates {
-    pub(super) fn of(&self, server: String) -> Arc<Gate> {
+    pub(crate) fn of(&self, server: String) -> Arc<Gate> {
         let mut gates = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(gates.entry(server).or_default())
     }
 }
 
-/// Whoever asks one server passes here.
+/// Every request to one server passes here.
 #[derive(Debug, Default)]
-pub(super) struct Gate {
+pub(crate) struct Gate {
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -69,22 +69,22 @@ pub(super) struct Gate {
 #[derive(Debug)]
 struct State {
     limit: usize,
-    /// Those that have passed and are not done, by number.
+    /// Requests that have passed and are not done, by number.
     running: BTreeMap<u64, Running>,
     next: u64,
-    /// The most that were running at once under this limit: so many connections are open.
+    /// The most that ran at once under this limit: so many connections are open.
     peak: usize,
     /// How many small requests wait to pass.
     waiting: usize,
     /// How long the quickest small answer took to begin.
     quickest: Option<Duration>,
     answered: Option<Instant>,
-    /// When a limit was found the last time, the answers since it was tried or found, and for how many
-    /// rounds of them it holds.
+    /// When a limit was last found, the answers since it was tried or found, and for how many rounds
+    /// of them it holds.
     found: Option<Instant>,
     answers: usize,
     holds: usize,
-    /// One more than was found is being tried.
+    /// One more than the limit is being tried.
     is_trying: bool,
     /// The limit is from a refusal, which comes at once: a round of answers shows that it was chance.
     is_refusal: bool,
@@ -111,20 +111,21 @@ impl Default for State {
 
 #[derive(Debug)]
 struct Running {
+    size: Size,
     begun: Instant,
     is_answered: bool,
-    /// The server does not serve it now, so it takes nobody's place.
+    /// The server lets it wait, so it takes no place.
     is_left_over: bool,
 }
 
 impl State {
-    /// How many take a place.
+    /// How many requests take a place.
     fn count(&self) -> usize {
         let running = self.running.values();
         running.filter(|other| !other.is_left_over).count()
     }
 
-    /// More was asked than is served: `limit` is what may be.
+    /// Records that the server serves no more than `limit`.
     fn found(&mut self, limit: usize) {
         self.limit = limit.max(1);
         if std::mem::take(&mut self.is_trying) {
@@ -133,11 +134,49 @@ impl State {
         self.found = Some(Instant::now());
         self.answers = 0;
     }
+
+    /// How long a request may wait before the server seems to serve others first.
+    fn overdue_after(&self, size: Size) -> Duration {
+        let many = self.quickest.map(|quickest| quickest * TIMES_QUICKEST);
+        match size {
+            Size::Small => many.map_or(FIRST_SMALL, |many| many.max(SMALL)),
+            Size::Large => many.map_or(LARGE, |many| many.max(LARGE)),
+        }
+    }
+
+    /// While others are answered: lowers the limit to what is served, if a request is overdue that
+    /// began after the limit was last found.
+    fn check_overdue(&mut self, now: Instant) {
+        let overdue = self.running.values().filter(|other| {
+            !other.is_answered
+                && self.found.is_none_or(|found| found <= other.begun)
+                && now - other.begun > self.overdue_after(other.size)
+        });
+        if let Some(waited) = overdue.map(|other| now - other.begun).max() {
+            self.leave_over(now, waited);
+        }
+    }
+
+    /// Records that the server serves others while some wait: those that waited at least half of
+    /// `waited`.
+    fn leave_over(&mut self, now: Instant, waited: Duration) {
+        let mut left_over = 0;
+        for other in self.running.values_mut() {
+            if !other.is_answered && now - other.begun > waited / 2 {
+                other.is_left_over = true;
+                left_over += 1;
+            }
+        }
+        let limit = self.peak.saturating_sub(left_over);
+        self.found(limit);
+        self.is_refusal = false;
+        self.peak = 0;
+    }
 }
 
 impl Gate {
-    /// Waits until the server can be expected to serve one more.
-    pub(super) fn pass(self: &Arc<Self>, size: Size) -> Pass {
+    /// Waits until the server can be expected to serve one more request.
+    pub(crate) fn pass(self: &Arc<Self>, size: Size) -> Pass {
         let mut state = self.lock();
         let is_small = size == Size::Small;
         state.waiting += usize::from(is_small);
@@ -152,6 +191,7 @@ impl Gate {
         let number = state.next;
         state.next += 1;
         let running = Running {
+            size,
             begun,
             is_answered: false,
             is_left_over: false,
@@ -176,7 +216,7 @@ impl Gate {
 
 /// Held from before a request until its answer is read.
 #[derive(Debug)]
-pub(super) struct Pass {
+pub(crate) struct Pass {
     gate: Arc<Gate>,
     size: Size,
     number: u64,
@@ -184,22 +224,12 @@ pub(super) struct Pass {
 }
 
 impl Pass {
-    pub(super) fn size(&self) -> Size {
+    pub(crate) fn size(&self) -> Size {
         self.size
     }
 
-    /// How long the beginning of the answer is waited for at first.
-    pub(super) fn patience(&self) -> Duration {
-        let quickest = self.gate.lock().quickest;
-        let many = quickest.map(|quickest| quickest * TIMES_QUICKEST);
-        match self.size {
-            Size::Small => many.map_or(FIRST_SMALL, |many| many.max(SMALL)),
-            Size::Large => many.map_or(LARGE, |many| many.max(LARGE)),
-        }
-    }
-
-    /// The answer has begun.
-    pub(super) fn answered(&self) {
+    /// Records that the answer has begun.
+    pub(crate) fn answered(&self) {
         let now = Instant::now();
         let mut state = self.gate.lock();
         state.answered = Some(now);
@@ -209,6 +239,7 @@ impl Pass {
         }
         if let Some(own) = state.running.get_mut(&self.number) {
             own.is_answered = true;
+            own.is_left_over = false;
         }
         state.answers += 1;
         if state.is_trying && state.is_refusal && state.answers >= state.limit {
@@ -220,13 +251,14 @@ impl Pass {
             state.limit = (state.limit + 1).min(MOST);
             state.answers = 0;
             state.is_trying |= state.found.is_some();
-            drop(state);
-            self.gate.changed.notify_all();
         }
+        state.check_overdue(now);
+        drop(state);
+        self.gate.changed.notify_all();
     }
 
-    /// The server says that it was asked too much.
-    pub(super) fn refused(&self) {
+    /// Records that the server refused the request as one too many.
+    pub(crate) fn refused(&self) {
         let mut state = self.gate.lock();
         let limit = state.limit - 1;
         state.found(limit);
@@ -234,7 +266,7 @@ impl Pass {
     }
 
     /// Whether others seem to wait for the place that this one has at the server.
-    pub(super) fn is_waited_for(&self) -> bool {
+    pub(crate) fn is_waited_for(&self) -> bool {
         let state = self.gate.lock();
         let quickest = state.quickest.unwrap_or_default();
         let long = WAITS.max(quickest * WAITS_TIMES_QUICKEST);
@@ -242,40 +274,22 @@ impl Pass {
         others.any(|other| !other.is_answered && other.begun.elapsed() > long)
     }
 
-    /// It was waited for long enough. Whether that is because the server serves others first, and so
-    /// had better not be asked so much at once; else it is slow.
-    pub(super) fn is_left_over(&self) -> bool {
+    /// Records that there was no answer in time.
+    pub(crate) fn timed_out(&self) {
         let now = Instant::now();
         let mut state = self.gate.lock();
-        if state.found.is_some_and(|found| found > self.begun) {
-            // Whoever saw it first has counted this one.
-            return true;
-        }
         let others = state.running.values().any(|other| other.is_answered)
             || state.answered.is_some_and(|answered| answered > self.begun);
+        let is_counted = state.found.is_some_and(|found| found > self.begun);
         if !others {
-            // It is silent altogether: how many ask makes no difference, and whoever waits to pass had
-            // better learn it soon.
+            // It is silent altogether: how many ask makes no difference, and those that wait to pass
+            // had better learn it soon.
             state.limit = MOST;
-            drop(state);
-            self.gate.changed.notify_all();
-            return false;
+        } else if !is_counted {
+            state.leave_over(now, now - self.begun);
         }
-        let waited = now - self.begun;
-        let mut left_over = 0;
-        for other in state.running.values_mut() {
-            if !other.is_answered && now - other.begun > waited / 2 {
-                other.is_left_over = true;
-                left_over += 1;
-            }
-        }
-        let limit = state.peak.saturating_sub(left_over);
-        state.found(limit);
-        state.is_refusal = false;
-        state.peak = 0;
         drop(state);
         self.gate.changed.notify_all();
-        true
     }
 }
 
@@ -314,25 +328,29 @@ mod tests {
     }
 
     #[test]
-    fn whoever_waits_while_others_are_answered_shows_how_many_are_served() {
+    fn requests_that_wait_while_others_are_answered_show_how_many_are_served() {
         let gate = Arc::new(Gate::default());
         let served: Vec<Pass> = (0..2).map(|_| answered(&gate, Size::Small)).collect();
         let left_over: Vec<Pass> = (0..3).map(|_| gate.pass(Size::Small)).collect();
         thread::sleep(SOON);
         assert!(!served[0].is_waited_for());
-        thread::sleep(WAITS);
+        thread::sleep(SMALL);
         assert!(served[0].is_waited_for());
-        assert!(left_over.iter().all(Pass::is_left_over));
+        served[0].answered();
         assert_eq!(gate.lock().limit, 2);
+        // They take no place until they are answered.
+        assert_eq!(gate.lock().count(), 2);
+        left_over[0].answered();
+        assert_eq!(gate.lock().count(), 3);
         drop(left_over);
-        // The answers of those who are served prove nothing more.
+        // The answers of those that are served prove nothing more.
         served[0].answered();
         assert_eq!(gate.lock().limit, 2);
         drop(served);
-        // Nobody else is there: then it is the server that is slow.
+        // One that is alone shows that the server is slow.
         let alone = gate.pass(Size::Small);
         thread::sleep(SOON);
-        assert!(!alone.is_left_over());
+        alone.timed_out();
         assert_eq!(gate.lock().limit, MOST);
     }
 

@@ -1,12 +1,36 @@
-//! HTTP as this buildpack needs it: kept-alive connections, patient retries, and bodies that go
-//! on where they were cut off.
+//! An HTTP client for binary caches and Hydra: kept-alive connections, patient retries, and bodies
+//! that resume after a broken connection.
+//!
+//! - [`Http`] (`client`) opens URLs for download, follows redirects and retries temporary failures.
+//!   `api` is its JSON side: [`ApiRequest`] and [`ApiResponse`].
+//! - [`Endpoint`] is a server's URL with its [`Credentials`].
+//! - [`Body`] resumes with a `Range` request; `steady` fails a body that stalls or trickles.
+//! - `attempts` decides when a request is repeated, [`Patience`] how long each step may take, and
+//!   `gate` how many requests one server gets at once.
+//! - `server` compares servers, `redact` strips passwords from URLs, and `certificates` chooses the
+//!   trusted roots.
 
+mod api;
+mod attempts;
 mod body;
+mod certificates;
 mod client;
+mod credentials;
+mod endpoint;
+mod error;
 mod gate;
+mod patience;
+mod redact;
 mod server;
+mod steady;
 
+pub use api::{ApiRequest, ApiResponse};
 pub use body::Body;
-pub use client::{Ask, Credentials, Http, HttpError, Patience, Reply};
+pub use client::Http;
+pub use credentials::Credentials;
+pub use endpoint::{Endpoint, EndpointError};
+pub use error::HttpError;
 pub use gate::Size;
-pub use server::{is_same_server, leads_to_link_local, without_credentials};
+pub use patience::Patience;
+pub use redact::{redact_url, without_credentials};
+pub use server::{is_same_server, leads_to_link_local};

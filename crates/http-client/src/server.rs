@@ -1,22 +1,6 @@
-//! Which server a URL names, and URLs as they may be shown.
+//! Which server a URL names.
 
 use url::Url;
-
-/// A text with the users and passwords of the URLs in it left out.
-#[must_use]
-pub fn without_credentials(text: &str) -> String {
-    let mut shown = String::new();
-    let mut rest = text;
-    while let Some(at) = rest.find("://") {
-        let (before, after) = rest.split_at(at + 3);
-        shown.push_str(before);
-        let end = after.find(|c: char| c == '/' || c.is_whitespace());
-        let host = after[..end.unwrap_or(after.len())].rfind('@');
-        rest = &after[host.map_or(0, |at| at + 1)..];
-    }
-    shown.push_str(rest);
-    shown
-}
 
 /// Whether credentials for `url` may be sent to `other`: to the same scheme, host and port, or from
 /// a host's usual port for `http` to its usual one for `https`.
@@ -48,16 +32,42 @@ mod tests {
     use super::*;
 
     #[test]
-    fn credentials_are_left_out_of_any_text_with_urls() {
-        for (text, shown) in [
-            (
-                "a=https://u:p@x.net/y@z:b=flake:git+https://t@y.net/r?rev=1",
-                "a=https://x.net/y@z:b=flake:git+https://y.net/r?rev=1",
-            ),
-            ("nixpkgs=/pins", "nixpkgs=/pins"),
-            ("http://u:p@", "http://"),
+    fn credentials_stay_with_their_server() {
+        for (url, other, same) in [
+            ("http://cache.net/a", "http://cache.net:80/b", true),
+            ("http://cache.net/a", "https://cache.net/a", true),
+            ("https://cache.net/a", "http://cache.net/a", false),
+            ("http://cache.net:5000/a", "https://cache.net/a", false),
+            ("http://cache.net/a", "http://cache.net:5000/a", false),
+            ("http://cache.net/a", "http://cdn.cache.net/a", false),
         ] {
-            assert_eq!(without_credentials(text), shown);
+            let (url, other) = (url.parse::<Url>(), other.parse::<Url>());
+            assert!(
+                matches!((&url, &other), (Ok(url), Ok(other)) if is_same_server(url, other) == same),
+                "{url:?} {other:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn only_the_user_leads_to_link_local_addresses() {
+        for (url, other, leads) in [
+            ("http://cache.net/", "http://169.254.169.254/latest", true),
+            ("http://cache.net/", "http://0xa9fea9fe/", true),
+            ("http://cache.net/", "http://[fe80::1]/", true),
+            (
+                "http://cache.net/",
+                "http://[::ffff:169.254.169.254]/",
+                true,
+            ),
+            ("http://169.254.0.9/", "http://169.254.0.10/", false),
+            ("http://cache.net/", "http://10.0.0.1/", false),
+        ] {
+            let (from, to) = (url.parse::<Url>(), other.parse::<Url>());
+            assert!(
+                matches!((&from, &to), (Ok(from), Ok(to)) if leads_to_link_local(from, to) == leads),
+                "{url} {other}"
+            );
         }
     }
 }

@@ -38,6 +38,16 @@ pub struct Input {
     pub revision: Option<String>,
 }
 
+/// The name under which the flake itself counts as an input.
+const FLAKE: &str = "flake";
+
+/// An input of an evaluation, and the revision that it has there.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct InputRevision {
+    pub input: String,
+    pub revision: String,
+}
+
 /// `build/N`.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Build {
@@ -53,7 +63,7 @@ pub struct Build {
     pub job: String,
     pub nixname: Option<String>,
     pub system: String,
-    /// Null where a list leaves it out.
+    /// Null in some lists.
     #[serde(default)]
     pub drvpath: Option<String>,
     /// When it was queued, in seconds of Unix time.
@@ -70,7 +80,7 @@ pub struct Build {
 /// An output of a build.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Output {
-    /// Null as long as nobody knows it, as with content-addressed derivations.
+    /// Null while it is not known, as with content-addressed derivations.
     pub path: Option<String>,
 }
 
@@ -86,15 +96,21 @@ pub struct Step {
 /// `jobset/P/J`, and `jobset/P/J/errors`, which has `errormsg` as well.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Jobset {
+    /// Its present name, which a renamed jobset's old name leads to.
+    #[serde(default)]
+    pub name: Option<String>,
     /// 0: it is never evaluated.
     #[serde(default, deserialize_with = "optional_number")]
     pub enabled: Option<u64>,
-    /// When it was last looked at.
+    /// When Hydra last looked for changes.
     #[serde(default, deserialize_with = "optional_number")]
     pub lastcheckedtime: Option<u64>,
     /// Since when it is being evaluated, while it is.
     #[serde(default, deserialize_with = "optional_number")]
     pub starttime: Option<u64>,
+    /// When its last evaluation failed.
+    #[serde(default, deserialize_with = "optional_number")]
+    pub errortime: Option<u64>,
     #[serde(default)]
     pub fetcherrormsg: Option<String>,
     #[serde(default)]
@@ -131,30 +147,53 @@ fn optional_number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<
 }
 
 impl Evaluation {
-    /// The names of the inputs whose revision begins with `revision`, or of the one named `only`
-    /// if its revision does. A flake counts as the input `flake`.
+    /// The inputs whose revision begins with `revision`, or the one named `only` if its revision
+    /// does. A flake counts as the input `flake`.
     #[must_use]
-    pub fn inputs_at(&self, revision: &str, only: Option<&str>) -> Vec<&str> {
-        let mut names: Vec<&str> = self
-            .inputs
-            .iter()
-            .filter(|(name, input)| {
-                only.is_none_or(|only| only == name.as_str())
-                    && input
-                        .revision
-                        .as_ref()
-                        .is_some_and(|at| at.to_ascii_lowercase().starts_with(revision))
-            })
-            .map(|(name, _)| name.as_str())
-            .collect();
-        let flake = self.flake_revision();
-        if names.is_empty()
-            && only.is_none_or(|only| only == "flake")
-            && flake.is_some_and(|at| at.starts_with(revision))
-        {
-            names.push("flake");
+    pub fn revisions_at(&self, revision: &str, only: Option<&str>) -> Vec<InputRevision> {
+        let mut found = self.revisions();
+        found.retain(
+            |InputRevision {
+                 input,
+                 revision: at,
+             }| {
+                only.is_none_or(|only| only == input)
+                    && at.to_ascii_lowercase().starts_with(revision)
+            },
+        );
+        // The flake counts only where no other input has it.
+        if found.iter().any(|found| found.input != FLAKE) {
+            found.retain(|found| found.input != FLAKE);
         }
-        names
+        found
+    }
+
+    /// All inputs that have a revision.
+    #[must_use]
+    pub fn revisions(&self) -> Vec<InputRevision> {
+        let inputs = self.inputs.iter();
+        let mut revisions: Vec<_> = inputs
+            .filter_map(|(name, input)| {
+                Some(InputRevision {
+                    input: name.clone(),
+                    revision: input.revision.clone()?,
+                })
+            })
+            .collect();
+        revisions.extend(self.flake_revision().map(|revision| InputRevision {
+            input: FLAKE.to_string(),
+            revision: revision.to_string(),
+        }));
+        revisions
+    }
+
+    /// A flake's URL without its lock: what is the same of all evaluations of a jobset.
+    #[must_use]
+    pub fn flake_source(&self) -> Option<&str> {
+        let url = self.flake.as_deref()?;
+        let revision = self.flake_revision()?;
+        let end = url.find(revision)?;
+        Some(&url[..end])
     }
 
     /// The revision that a flake's locked URL holds, in its path or as `rev`.
@@ -168,15 +207,6 @@ impl Evaluation {
                     .chars()
                     .all(|c| c.is_ascii_digit() || matches!(c, 'a'..='f'))
         })
-    }
-
-    /// The revision of an input by its name, as [`Evaluation::inputs_at`] has them.
-    #[must_use]
-    pub fn revision_of(&self, input: &str) -> Option<&str> {
-        match self.inputs.get(input) {
-            Some(input) => input.revision.as_deref(),
-            None => self.flake_revision(),
-        }
     }
 }
 
@@ -192,11 +222,23 @@ impl Build {
     }
 }
 
+impl Jobset {
+    /// Whether it is not being evaluated, and its last attempt did not fail.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        let failed = |error: &Option<String>| error.as_ref().is_some_and(|error| !error.is_empty());
+        self.starttime.is_none()
+            && self.errortime.is_none()
+            && !failed(&self.fetcherrormsg)
+            && !failed(&self.errormsg)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const FLAKE: &str = "84a3aecb1d976366060d0f0fd4df7d67b0855f5e";
+    const REVISION: &str = "84a3aecb1d976366060d0f0fd4df7d67b0855f5e";
 
     fn evaluation(flake: &str) -> Evaluation {
         serde_json::from_value(serde_json::json!({
@@ -213,16 +255,20 @@ mod tests {
     #[test]
     fn a_revision_is_found_among_the_inputs_or_in_a_flake_s_url() {
         for flake in [
-            format!("github:acme/app/{FLAKE}?narHash=sha256-47DEQpj8HBSa"),
-            format!("git+https://acme.net/app?ref=main&rev={FLAKE}"),
+            format!("github:acme/app/{REVISION}?narHash=sha256-47DEQpj8HBSa"),
+            format!("git+https://acme.net/app?ref=main&rev={REVISION}"),
         ] {
             let evaluation = evaluation(&flake);
             assert_eq!(evaluation.id, 2);
-            assert_eq!(evaluation.inputs_at("ab3", None), ["app"]);
-            assert_eq!(evaluation.inputs_at("84a3ae", None), ["flake"]);
-            assert_eq!(evaluation.inputs_at("84a3ae", Some("app")), [""; 0]);
-            assert_eq!(evaluation.inputs_at("ab3", Some("other")), [""; 0]);
-            assert_eq!(evaluation.revision_of("flake"), Some(FLAKE));
+            let inputs = |revision, only| {
+                let found = evaluation.revisions_at(revision, only).into_iter();
+                found.map(|found| found.input).collect::<Vec<_>>()
+            };
+            assert_eq!(inputs("ab3", None), ["app"]);
+            assert_eq!(inputs("84a3ae", None), ["flake"]);
+            assert_eq!(inputs("84a3ae", Some("app")), [""; 0]);
+            assert_eq!(inputs("ab3", Some("other")), [""; 0]);
+            assert_eq!(evaluation.flake_revision(), Some(REVISION));
         }
     }
 }

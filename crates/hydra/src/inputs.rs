@@ -1,29 +1,42 @@
 //! A jobset's inputs beside `NIX_PATH`, so that `<nixpkgs>` is what Hydra used.
 
-use super::api::{Evaluation, Input};
-use super::deploy::{DeployError, find_evaluation};
-use super::{Hydra, jobset_path};
-use crate::Job;
+use crate::api::{Evaluation, Evaluations, Input};
+use crate::error::DeployError;
+use crate::evaluation::{Search, find_evaluation};
+use crate::{Hydra, Job, jobset_path};
 use http_client::without_credentials;
 
 /// Pages of evaluations that are searched: older ones have other inputs anyway.
 const PAGES: u64 = 5;
 
-/// What a jobset's inputs give.
+/// A jobset's inputs as entries of `NIX_PATH`.
 #[derive(Debug)]
 pub struct Inputs {
     /// The evaluation that they are of.
     pub evaluation: u64,
-    /// The revision that was looked for, where this evaluation has it.
+    /// Whether this evaluation has the revision that was looked for.
     pub has_revision: bool,
-    /// Names in angle brackets, and the URL that Nix fetches for each.
-    pub entries: Vec<(String, String)>,
-    /// Inputs that cannot be had here: their names and types.
-    pub left_out: Vec<(String, String)>,
+    pub entries: Vec<Entry>,
+    /// Inputs that cannot be fetched.
+    pub left_out: Vec<LeftOut>,
+}
+
+/// A name in angle brackets, and the URL that Nix fetches for it.
+#[derive(Debug)]
+pub struct Entry {
+    pub name: String,
+    pub url: String,
+}
+
+/// An input that cannot be fetched, and its type.
+#[derive(Debug)]
+pub struct LeftOut {
+    pub name: String,
+    pub kind: String,
 }
 
 impl Inputs {
-    /// What they are, in lines of the log. `revision` is the one that was looked for.
+    /// Lines of the log about them. `revision` is the one that was looked for.
     #[must_use]
     pub fn lines(&self, revision: Option<&str>) -> Vec<String> {
         let which = match (revision, self.has_revision) {
@@ -36,16 +49,17 @@ impl Inputs {
             self.evaluation
         )];
         let entries = self.entries.iter();
-        lines
-            .extend(entries.map(|(name, url)| format!("<{name}> is {}", without_credentials(url))));
-        lines.extend(self.left_out.iter().map(|(name, kind)| {
+        lines.extend(
+            entries.map(|Entry { name, url }| format!("<{name}> is {}", without_credentials(url))),
+        );
+        lines.extend(self.left_out.iter().map(|LeftOut { name, kind }| {
             format!("<{name}> is left out: its type, {kind}, or its URL cannot be fetched here")
         }));
         lines
     }
 
-    /// Them as options of Nix, `name=URL`, but for the names that the user's own `NIX_PATH` has: an
-    /// option would come before that.
+    /// The entries as options of Nix, `name=URL`, without the names in the user's own `NIX_PATH`: an
+    /// option would take precedence over it.
     #[must_use]
     pub fn lookups(&self, nix_path: Option<&str>) -> Vec<String> {
         let entries = nix_path.unwrap_or_default().split(':');
@@ -54,31 +68,29 @@ impl Inputs {
             .collect();
         self.entries
             .iter()
-            .filter(|(name, _)| !own.contains(&name.as_str()))
-            .map(|(name, url)| format!("{name}={url}"))
+            .filter(|entry| !own.contains(&entry.name.as_str()))
+            .map(|Entry { name, url }| format!("{name}={url}"))
             .collect()
     }
 }
 
-/// The inputs of the evaluation that has `revision`, else of the newest one. Nothing where the
-/// jobset has no evaluation.
+/// The inputs of the evaluation that has `revision`, else of the newest one. None if the jobset has
+/// no evaluation.
 pub fn find(
     hydra: &mut Hydra,
     job: &Job,
     revision: Option<&str>,
     input: Option<&str>,
 ) -> Result<Option<Inputs>, DeployError> {
-    let found = if let Some(revision) = revision {
-        find_evaluation(hydra, job, revision, input, PAGES)?
+    let (has_revision, evaluation) = if let Some(revision) = revision {
+        match find_evaluation(hydra, job, revision, input, PAGES)? {
+            Search::Found(evaluation) => (true, Some(evaluation)),
+            Search::Missing { newest, .. } => (false, newest),
+        }
     } else {
         let path = format!("{}/evals?page=1", jobset_path(job));
-        let page: super::api::Evaluations = hydra.get(&path)?;
-        Err((page.evals.len(), page.evals.into_iter().next()))
-    };
-    let has_revision = found.is_ok();
-    let evaluation = match found {
-        Ok(evaluation) => Some(evaluation),
-        Err((_, newest)) => newest,
+        let page: Evaluations = hydra.get(&path)?;
+        (false, page.evals.into_iter().next())
     };
     Ok(evaluation.map(|evaluation| of(&evaluation, has_revision)))
 }
@@ -88,10 +100,16 @@ fn of(evaluation: &Evaluation, has_revision: bool) -> Inputs {
     let mut left_out = Vec::new();
     for (name, input) in &evaluation.inputs {
         match url(input) {
-            Some(url) => entries.push((name.clone(), url)),
+            Some(url) => entries.push(Entry {
+                name: name.clone(),
+                url,
+            }),
             // Values are arguments of the expression, and never were in Hydra's own path.
             None if matches!(input.kind.as_str(), "string" | "boolean" | "nix") => {}
-            None => left_out.push((name.clone(), input.kind.clone())),
+            None => left_out.push(LeftOut {
+                name: name.clone(),
+                kind: input.kind.clone(),
+            }),
         }
     }
     Inputs {

@@ -1,28 +1,28 @@
-//! Waiting for what Hydra has not done yet: gently, with a line a minute, and not for ever.
+//! Waits for Hydra: asks seldom, logs a line a minute, and gives up in the end.
 
-use crate::deploy::DeployError;
+use crate::error::DeployError;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use words::duration;
 
 /// Where lines of the log go.
 pub type Say<'a> = dyn FnMut(&str) + 'a;
 
-/// How often Hydra is asked while it is waited for, and how long.
+/// How often Hydra is asked while it is at work, and how long.
 #[derive(Debug, Clone, Copy)]
-pub struct Patience {
-    /// How long in all; zero asks once.
+pub struct Polling {
+    /// The time in all; zero asks once.
     pub total: Duration,
-    /// Between the first two questions; each pause is half as long again, up to `longest`.
+    /// The first pause; each is half as long again as the one before, up to `longest`.
     pub first: Duration,
     pub longest: Duration,
     /// Between two lines of the log.
     pub line: Duration,
 }
 
-/// One wait, which goes on over several things that are waited for.
+/// One wait, for an evaluation and then for a build.
 #[derive(Debug)]
-pub(super) struct Wait {
-    patience: Patience,
+pub(crate) struct Wait {
+    polling: Polling,
     started: Instant,
     pause: Duration,
     last_line: Option<Instant>,
@@ -30,8 +30,8 @@ pub(super) struct Wait {
     answered: bool,
 }
 
-impl Patience {
-    /// As is fit for a Hydra that others use as well.
+impl Polling {
+    /// Pauses for a Hydra that others use as well.
     #[must_use]
     pub fn of(total: Duration) -> Self {
         Self {
@@ -44,32 +44,35 @@ impl Patience {
 }
 
 impl Wait {
-    pub(super) fn new(patience: Patience) -> Self {
+    pub(crate) fn new(polling: Polling) -> Self {
         Self {
-            patience,
+            polling,
             started: Instant::now(),
-            pause: patience.first,
+            pause: polling.first,
             last_line: None,
             answered: false,
         }
     }
 
-    /// How long has been waited.
-    pub(super) fn waited(&self) -> Duration {
+    /// The time since the wait began.
+    pub(crate) fn waited(&self) -> Duration {
         self.started.elapsed()
     }
 
-    /// Asks Hydra, and once it has answered anything, asks again as long as there is time if it fails
-    /// in a way that may pass: whoever waits need not care that it is restarted.
-    pub(super) fn ask<T, E: Into<DeployError>>(
+    /// Asks Hydra. After it has answered once, temporary failures are retried while there is time: it
+    /// may be restarted meanwhile.
+    pub(crate) fn ask<T, E: Into<DeployError>>(
         &mut self,
         say: &mut Say,
         mut ask: impl FnMut() -> Result<T, E>,
     ) -> Result<T, DeployError> {
         loop {
             let answer = ask().map_err(E::into);
-            let passing = matches!(&answer, Err(error) if error.is_passing());
-            if passing && self.answered && self.pause(say, || "Hydra does not answer".to_string()) {
+            let is_temporary = matches!(&answer, Err(error) if error.is_temporary());
+            if is_temporary
+                && self.answered
+                && self.pause(say, || "Hydra does not answer".to_string())
+            {
                 continue;
             }
             self.answered |= answer.is_ok();
@@ -77,29 +80,28 @@ impl Wait {
         }
     }
 
-    /// Pauses, after a line that says why if it is time for one. Answers whether there is time to
-    /// ask again.
-    pub(super) fn pause(&mut self, say: &mut Say, why: impl FnOnce() -> String) -> bool {
-        let left = self.patience.total.saturating_sub(self.waited());
+    /// Pauses, and logs the reason if a line is due. Returns false if there is no time left.
+    pub(crate) fn pause(&mut self, say: &mut Say, why: impl FnOnce() -> String) -> bool {
+        let left = self.polling.total.saturating_sub(self.waited());
         if left.is_zero() {
             return false;
         }
         if self
             .last_line
-            .is_none_or(|last| last.elapsed() >= self.patience.line)
+            .is_none_or(|last| last.elapsed() >= self.polling.line)
         {
             let left = duration(left.max(Duration::from_secs(1)));
             say(&format!("{}; waiting up to {left} more", why()));
             self.last_line = Some(Instant::now());
         }
         std::thread::sleep(self.pause.min(left));
-        self.pause = (self.pause * 3 / 2).min(self.patience.longest);
+        self.pause = (self.pause * 3 / 2).min(self.polling.longest);
         true
     }
 }
 
-/// How long ago a time of Hydra's was, in words.
-pub(super) fn since(time: u64) -> String {
+/// How long ago one of Hydra's times was, in words.
+pub(crate) fn since(time: u64) -> String {
     let now = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default();

@@ -63,7 +63,7 @@ impl Substituters {
         if cache.trusted || !(self.trust.required || cache.must_sign) {
             parameters.push("trusted=true".to_string());
         }
-        let base = cache.base.as_str().trim_end_matches('/');
+        let base = cache.endpoint.base.as_str().trim_end_matches('/');
         if parameters.is_empty() {
             base.to_string()
         } else {
@@ -76,8 +76,8 @@ impl Substituters {
     /// it has for any host is left out: the expression says which servers Nix asks.
     pub fn write_netrc(&self, file: &Path) -> io::Result<()> {
         let caches = self.caches.iter().filter_map(|cache| {
-            let credentials = cache.credentials.clone()?;
-            Some((cache.base.host_str()?, credentials))
+            let credentials = cache.endpoint.credentials.clone()?;
+            Some((cache.endpoint.base.host_str()?, credentials))
         });
         let text: String = caches
             .chain(self.netrc.hosts())

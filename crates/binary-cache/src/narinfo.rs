@@ -1,0 +1,186 @@
+//! Reads narinfos as Nix does, within limits.
+//!
+//! Format: Nix's `nar-info.cc`. Each line is `Name: value`; of a repeated field the last one counts,
+//! but `References` and `CA` may not be repeated with other content, and `Sig` is a list. Fields that
+//! a deploy does not need are not looked at, so they take no memory.
+
+use nix_derivation::{CAHash, NixHash, StoreDir, StorePath};
+use nix_narinfo::{Compression, NarInfo, NixSignature};
+use std::collections::BTreeSet;
+use std::fmt::Display;
+
+/// The longest URL of a NAR, in bytes: pre-signed ones have some 2,000, and one is kept for each path.
+const MAX_URL_SIZE: usize = 4096;
+
+/// The longest value of the other fields that are kept, in bytes.
+const MAX_VALUE_SIZE: usize = 512;
+
+/// The most signatures. Caches add their own to those of where a path comes from: two or three.
+const MAX_SIGNATURES: usize = 32;
+
+/// The values of the fields that matter, as they stand in the text.
+#[derive(Default)]
+struct Fields<'a> {
+    store_path: &'a str,
+    url: &'a str,
+    compression: &'a str,
+    file_size: &'a str,
+    nar_hash: &'a str,
+    nar_size: &'a str,
+    references: &'a str,
+    content_address: &'a str,
+    signatures: Vec<&'a str>,
+}
+
+impl<'a> Fields<'a> {
+    fn read(text: &'a str) -> Result<Self, String> {
+        let mut fields = Self::default();
+        for line in text.lines().filter(|line| !line.is_empty()) {
+            let (name, value) = line.split_once(':').ok_or("a line has no `:`")?;
+            let value = value.trim();
+            match name {
+                "StorePath" => fields.store_path = limited(name, value, MAX_VALUE_SIZE)?,
+                "URL" => fields.url = limited(name, value, MAX_URL_SIZE)?,
+                "Compression" => fields.compression = limited(name, value, MAX_VALUE_SIZE)?,
+                "FileSize" => fields.file_size = limited(name, value, MAX_VALUE_SIZE)?,
+                "NarHash" => fields.nar_hash = limited(name, value, MAX_VALUE_SIZE)?,
+                "NarSize" => fields.nar_size = limited(name, value, MAX_VALUE_SIZE)?,
+                "References" => once(name, &mut fields.references, value)?,
+                "CA" => {
+                    let value = limited(name, value, MAX_VALUE_SIZE)?;
+                    once(name, &mut fields.content_address, value)?;
+                }
+                "Sig" if fields.signatures.len() == MAX_SIGNATURES => {
+                    return Err(format!("it has more than {MAX_SIGNATURES} signatures"));
+                }
+                "Sig" => fields
+                    .signatures
+                    .push(limited(name, value, MAX_VALUE_SIZE)?),
+                _ => {}
+            }
+        }
+        Ok(fields)
+    }
+}
+
+/// Parses a narinfo of `/nix/store`. The error says what is wrong with it.
+pub fn parse(text: &[u8]) -> Result<NarInfo, String> {
+    let text = std::str::from_utf8(text).map_err(|_| "it is not UTF-8")?;
+    let fields = Fields::read(text)?;
+    let store_path = fields.store_path.parse();
+    let store_path: StorePath = store_path.map_err(|error| invalid("StorePath", error))?;
+    let nar_hash: NixHash =
+        NixHash::parse(fields.nar_hash).map_err(|error| invalid("NarHash", error))?;
+    let references: BTreeSet<StorePath> = fields
+        .references
+        .split_ascii_whitespace()
+        .map(|name| StorePath::from_basename(name.as_bytes()))
+        .collect::<Result<_, _>>()
+        .map_err(|error| invalid("References", error))?;
+    let content_address = Some(fields.content_address).filter(|address| !address.is_empty());
+    let content_address = content_address
+        .map(|address| CAHash::parse(address).map_err(|error| invalid("CA", error)))
+        .transpose()?;
+    let file_size = Some(fields.file_size).filter(|size| !size.is_empty());
+    let file_size = file_size.map(|size| number("FileSize", size)).transpose()?;
+    // What is no signature signs nothing, whatever else there is.
+    let signatures = fields.signatures.iter().filter_map(|signature| {
+        let (key_name, encoded) = signature.split_once(':')?;
+        Some(NixSignature {
+            key_name: key_name.to_string(),
+            encoded: encoded.to_string(),
+        })
+    });
+    let nar_size = number("NarSize", fields.nar_size)?;
+    NarInfo::builder_in(
+        StoreDir::default(),
+        store_path,
+        fields.url,
+        nar_hash,
+        nar_size,
+    )
+    .compression(Compression::parse(fields.compression))
+    .references(references)
+    .signatures(signatures)
+    .content_address(content_address)
+    .file_size(file_size)
+    .build()
+    .map_err(|error| error.to_string())
+}
+
+fn limited<'a>(name: &str, value: &'a str, limit: usize) -> Result<&'a str, String> {
+    if value.len() > limit {
+        return Err(format!("its `{name}` is longer than {limit} bytes"));
+    }
+    Ok(value)
+}
+
+/// Sets a field that may not have two values.
+fn once<'a>(name: &str, field: &mut &'a str, value: &'a str) -> Result<(), String> {
+    if !field.is_empty() && *field != value {
+        return Err(format!("it has more than one `{name}`"));
+    }
+    *field = value;
+    Ok(())
+}
+
+/// A number in decimal digits alone, with no sign.
+fn number(name: &str, text: &str) -> Result<u64, String> {
+    let is_number = text.bytes().all(|byte| byte.is_ascii_digit());
+    let number = text.parse().ok().filter(|_| is_number);
+    number.ok_or_else(|| format!("its `{name}` is not a number"))
+}
+
+fn invalid(name: &str, error: impl Display) -> String {
+    format!("its `{name}` is not valid: {error}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PATH: &str = "/nix/store/xbgcfhaawi9iz9s99k58sqy8azc2a1w3-myapp-1.0";
+    const HASH: &str = "sha256:0000000000000000000000000000000000000000000000000000";
+
+    fn narinfo(lines: &str) -> Result<NarInfo, String> {
+        let text = format!("StorePath: {PATH}\nURL: nar/x\nNarHash: {HASH}\nNarSize: 7\n{lines}");
+        parse(text.as_bytes())
+    }
+
+    #[test]
+    fn fields_that_are_blank_or_repeated_are_read_as_nix_reads_them() {
+        let lines = "Compression: \nFileSize: \nReferences: \nCA: \nDeriver: \nSig: \nNarSize: 8\n";
+        let info = narinfo(lines).unwrap();
+        assert_eq!(info.nar_size(), 8);
+        assert_eq!(info.compression().as_str(), "bzip2");
+        assert_eq!(info.file_size(), None);
+        assert!(info.references().is_empty() && info.signatures().is_empty());
+        let reference = "00000000000000000000000000000000-a";
+        let one = format!("References: {reference}\n");
+        assert_eq!(narinfo(&one).unwrap().references().len(), 1);
+        for other in [
+            "References: 11111111111111111111111111111111-b\n",
+            "References: \n",
+        ] {
+            assert!(narinfo(&format!("{one}{other}")).is_err());
+        }
+    }
+
+    #[test]
+    fn a_size_is_digits_alone() {
+        for size in ["+7", "-7", "", "7 ", "0x7", "18446744073709551616"] {
+            let read = narinfo(&format!("NarSize: {size}\n"));
+            assert_eq!(read.is_ok(), size == "7 ", "{size}");
+        }
+    }
+
+    #[test]
+    fn every_field_that_is_kept_has_a_limit() {
+        let long = "x".repeat(MAX_URL_SIZE + 1);
+        for name in ["URL", "Compression", "CA", "Sig", "StorePath"] {
+            assert!(narinfo(&format!("{name}: {long}\n")).is_err(), "{name}");
+        }
+        assert!(narinfo(&"Sig: a:b\n".repeat(MAX_SIGNATURES + 1)).is_err());
+        assert!(narinfo(&format!("{long}: {long}\n")).is_ok());
+    }
+}

@@ -1,0 +1,95 @@
+//! Why a request failed.
+
+/// Why a request gave no body.
+#[derive(Debug, thiserror::Error)]
+pub enum HttpError {
+    /// The server answered with a status that is not a success.
+    #[error("HTTP status {}", in_words(*.0))]
+    Status(u16),
+    /// The server sent no answer within [`Patience`](crate::Patience).
+    #[error("no answer in time")]
+    NoAnswer,
+    /// The connection failed, or broke before the answer was complete: the reason in a few words.
+    #[error("{0}")]
+    Transport(String),
+    /// A redirect that is not followed: the reason in a few words.
+    #[error("{0}")]
+    Redirect(&'static str),
+}
+
+impl HttpError {
+    /// Whether the server says that it does not have the file.
+    ///
+    /// S3 answers 403 for an absent object where listing is not allowed; Hydra answers 410 for a
+    /// NAR that it has garbage-collected.
+    #[must_use]
+    pub fn is_absent(&self) -> bool {
+        matches!(self, Self::Status(403 | 404 | 410))
+    }
+
+    /// Whether the same request may succeed later.
+    #[must_use]
+    pub fn is_temporary(&self) -> bool {
+        match self {
+            Self::Status(status) => matches!(status, 408 | 429 | 500..=599),
+            Self::NoAnswer | Self::Transport(_) => true,
+            Self::Redirect(_) => false,
+        }
+    }
+}
+
+/// `404 Not Found`, or the number alone where it has no name.
+fn in_words(status: u16) -> String {
+    let name = ureq::http::StatusCode::from_u16(status)
+        .ok()
+        .and_then(|status| status.canonical_reason());
+    match name {
+        Some(name) => format!("{status} {name}"),
+        None => status.to_string(),
+    }
+}
+
+impl From<&ureq::Error> for HttpError {
+    fn from(error: &ureq::Error) -> Self {
+        const NO_HOST: &str = "the host name cannot be resolved";
+        Self::Transport(match error {
+            ureq::Error::Timeout(_) => return Self::NoAnswer,
+            ureq::Error::HostNotFound => NO_HOST.to_string(),
+            // The standard library's resolver errors have no kind of their own.
+            ureq::Error::Io(error) if error.to_string().starts_with("failed to lookup address") => {
+                NO_HOST.to_string()
+            }
+            ureq::Error::Io(error) => with_certificate_hint(error.to_string()),
+            other => with_certificate_hint(other.to_string()),
+        })
+    }
+}
+
+/// Adds the usual cause to a certificate error: a wrong clock, or a private authority.
+fn with_certificate_hint(reason: String) -> String {
+    if reason.contains("certificate expired") || reason.contains("certificate not valid yet") {
+        return format!("{reason}; if that is not so, the clock of this machine is off");
+    }
+    if reason.contains("UnknownIssuer") {
+        return format!(
+            "{reason}; if an authority of your own has issued it, set SSL_CERT_FILE to a file with all \
+             that are to be trusted"
+        );
+    }
+    reason
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn absent_is_what_the_servers_in_use_mean_by_it() {
+        for status in [403, 404, 410] {
+            assert!(HttpError::Status(status).is_absent());
+        }
+        for status in [401, 407, 500] {
+            assert!(!HttpError::Status(status).is_absent());
+        }
+    }
+}
