@@ -2,6 +2,7 @@
 
 use bullet_stream::global::print;
 use closure::relocate::relocatability::{NotRelocatable, Obstacle, Reason, Survey};
+use nix_derivation::StorePath;
 pub(crate) use nix_hydra_start::closure::bytes;
 
 /// What is said of a closure that was moved into its layer.
@@ -92,6 +93,11 @@ pub(crate) fn printable(text: &str) -> String {
         }
     }
     shown
+}
+
+/// The result of a step, labelled.
+pub(crate) fn deploying(path: &StorePath) {
+    sub_bullet(format!("Deploying {}, {path}", path.name()));
 }
 
 /// A line of the log below a step, which may hold what a server or an archive says.

@@ -229,6 +229,15 @@ impl Order<'_> {
         }
     }
 
+    /// The closure of the previous image, if its metadata has all of it.
+    fn previous_closure(&self) -> Option<Closure> {
+        let roots = self.previous.as_ref()?.roots.iter();
+        let roots: Option<Vec<Root>> = roots
+            .map(|root| Some(Root::from_path(root.parse().ok()?)))
+            .collect();
+        known_closure(&roots?, &self.stores.facts())
+    }
+
     fn carry_out(
         &self,
         known: Known,
@@ -280,6 +289,9 @@ impl Order<'_> {
             log::sub_bullet(&made.message);
         }
         warn_of_left_out(caches.unusable().filter(|cache| !left_out.contains(cache)));
+        if let Some(before) = self.previous_closure() {
+            report::print_changes(&before, &closure);
+        }
         report_on(self.layers_dir, &closure)?;
         if self.config.debug {
             print_largest_paths(&closure, LARGEST);
@@ -582,6 +594,7 @@ impl<'a> Work<'a> {
         } else {
             let sizes = new.iter().map(|(_, info)| info.download_size());
             let total = sizes.fold(0, u64::saturating_add);
+            report::warn_of_space(self.layers_dir, size(&new));
             let what = format!(
                 "Downloading {}: {}, {} unpacked",
                 paths(new.len()),

@@ -21,6 +21,14 @@ impl Message {
     }
 }
 
+impl Message {
+    /// Adds the page of the documentation to read.
+    pub(super) fn see(mut self, page: &str) -> Self {
+        self.body += &format!("\n\nSee {page} of the buildpack.");
+        self
+    }
+}
+
 impl std::fmt::Display for Message {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(formatter, "{}\n\n{}", self.header, self.body)

@@ -18,6 +18,8 @@ pub(super) struct Evaluated {
 #[derive(Debug)]
 pub struct Resolved {
     pub roots: Vec<Root>,
+    /// The page of the build on Hydra, where it was asked for one.
+    pub page: Option<String>,
     /// None where nothing was evaluated thoroughly.
     pub(super) evaluated: Option<Evaluated>,
 }
