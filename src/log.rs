@@ -2,6 +2,7 @@
 
 use bullet_stream::global::print;
 use closure::relocate::blocker::{Blocker, BlockerReason, NotRelocatable};
+use nix_derivation::StorePath;
 pub(crate) use nix_hydra_start::closure::bytes;
 
 /// The line for a closure that was relocated.
@@ -106,6 +107,11 @@ pub(crate) fn printable(text: &str) -> String {
         }
     }
     shown
+}
+
+/// The result of a step, labelled.
+pub(crate) fn deploying(path: &StorePath) {
+    sub_bullet(format!("Deploying {}, {path}", path.name()));
 }
 
 /// A line of the log below a step, which may hold what a server or an archive says.

@@ -350,8 +350,10 @@ mod tests {
             } else {
                 ""
             };
+            // As a string in TOML.
+            let description = format!("{doc}.{rule}").replace('"', "\\\"");
             format!(
-                "[[metadata.configurations]]\nname = \"{}\"\ndescription = \"{doc}.{rule}\"\n{default}build = true\n{launch}",
+                "[[metadata.configurations]]\nname = \"{}\"\ndescription = \"{description}\"\n{default}build = true\n{launch}",
                 setting.name
             )
         };

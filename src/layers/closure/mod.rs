@@ -209,6 +209,15 @@ impl<'a> ClosureBuild<'a> {
         }))
     }
 
+    /// The closure of the previous image, if its metadata has all of it.
+    fn previous_closure(&self) -> Option<Closure> {
+        let roots = self.previous.as_ref()?.roots.iter();
+        let roots: Option<Vec<Root>> = roots
+            .map(|root| Some(Root::from_path(root.parse().ok()?)))
+            .collect();
+        known_closure(&roots?, &self.stores.verified())
+    }
+
     fn is_up_to_date(&self, previous: &Metadata) -> bool {
         previous.roots == self.root_names()
             && previous.trust == trust(self.config)
@@ -292,6 +301,9 @@ impl<'a> ClosureBuild<'a> {
             log::sub_bullet(message);
         }
         warn_of_left_out(caches.unusable().filter(|cache| !left_out.contains(cache)));
+        if let Some(before) = self.previous_closure() {
+            report::print_changes(&before, &closure);
+        }
         self.report_on(&closure)?;
         if self.config.debug {
             print_largest_paths(&closure, LARGEST);
