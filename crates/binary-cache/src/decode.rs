@@ -318,7 +318,7 @@ mod tests {
     #[test]
     fn no_more_than_two_encodings_are_taken() {
         for name in ["br", "gzip", "identity"] {
-            let encodings = [name; 20_000].join(",");
+            let encodings = vec![name; 20_000].join(",");
             let decoder = content_decoder(Box::new(&b"text"[..]), &encodings);
             let is_refused = matches!(decoder, Err(DecodeError::TooManyEncodings));
             assert_eq!(is_refused, name != "identity");

@@ -73,7 +73,7 @@ fn with_certificate_hint(reason: String) -> String {
     if reason.contains("UnknownIssuer") {
         return format!(
             "{reason}; if an authority of your own has issued it, set SSL_CERT_FILE to a file with all \
-             that are to be trusted"
+             that are to be trusted, or SSL_CERT_DIR to a directory with those to add"
         );
     }
     reason
