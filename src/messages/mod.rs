@@ -669,6 +669,7 @@ fn fetch(error: &FetchError) -> Message {
         path,
         cache,
         reason,
+        ..
     } = error;
     let failed = |what: String, next: &str| {
         Message::new(
@@ -925,6 +926,7 @@ mod tests {
             path: path("zlib-1.3"),
             cache: Some("https://cache.nixos.org".into()),
             reason,
+            has_other_build: false,
         };
         BuildpackError::ClosureLayer(ClosureLayerError::Fetch(Box::new(error)))
     }

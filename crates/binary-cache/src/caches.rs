@@ -139,6 +139,14 @@ impl Caches {
         Self { caches, trust }
     }
 
+    /// Asks the cache of this printed URL after all others.
+    ///
+    /// [`CacheId`]s of before are not valid after it.
+    pub fn ask_last(&mut self, cache: &str) {
+        self.caches
+            .sort_by_key(|member| member.url.to_string() == cache);
+    }
+
     /// The caches that cannot be used, with the reason.
     pub fn unusable(&self) -> impl Iterator<Item = Unusable> {
         self.caches.iter().filter_map(|member| {

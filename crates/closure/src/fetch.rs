@@ -38,6 +38,8 @@ pub struct FetchError {
     /// The URL of the binary cache, as messages show it; None if there was none to ask.
     pub cache: Option<String>,
     pub reason: FetchFailure,
+    /// Whether another cache has a build of its own of the path, with another NAR.
+    pub has_other_build: bool,
 }
 
 /// What went wrong with one NAR.
@@ -188,9 +190,13 @@ impl Work<'_> {
                     Ok(info) => info,
                     // What was wrong with the one that was planned says most.
                     Err(answers) => {
+                        let has_other_build = self.has_other_build(wanted, &tried);
                         let first = tried.into_iter().next().map(|(_, error)| error);
                         let lost = || self.error(wanted, planned, FetchFailure::Lost(answers));
-                        return Err(first.unwrap_or_else(lost));
+                        return Err(FetchError {
+                            has_other_build,
+                            ..first.unwrap_or_else(lost)
+                        });
                     }
                 },
             };
@@ -217,7 +223,23 @@ impl Work<'_> {
             path: wanted.path.clone(),
             cache: self.caches.name_of(info),
             reason,
+            has_other_build: false,
         }
+    }
+
+    /// Whether a cache that was not tried has the path with another NAR. It may be used, but only by a
+    /// new plan: its references may be others, too.
+    fn has_other_build(&self, wanted: &Wanted, tried: &[(NarSource, FetchError)]) -> bool {
+        let is_other = |other: &PathInfo| {
+            let is_tried =
+                |source: &NarSource| tried.iter().any(|(tried, _)| tried.cache == source.cache);
+            other.nar_hash != wanted.info.nar_hash
+                && other
+                    .source
+                    .as_ref()
+                    .is_some_and(|source| !is_tried(source))
+        };
+        self.caches.look_up_nar(&wanted.path, is_other).is_ok()
     }
 
     /// Fetches a path as `info` has it, again where something may have happened on the way.
@@ -283,6 +305,7 @@ impl FetchError {
             path: wanted.path.clone(),
             cache: None,
             reason,
+            has_other_build: false,
         }
     }
 }
