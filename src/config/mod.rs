@@ -335,9 +335,8 @@ fn caches(
         .chain(hydra.as_mut())
         .filter(|endpoint| endpoint.credentials.is_none())
     {
-        let host = endpoint.base.host_str().unwrap_or_default().to_string();
         if endpoint.base.scheme() != "file" {
-            endpoint.credentials = netrc.find(&host);
+            endpoint.credentials = netrc.find(&endpoint.base);
         }
     }
     Ok(caches)

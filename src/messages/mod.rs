@@ -574,11 +574,17 @@ fn miss(misses: &[Miss], hint: &str) -> Message {
         let _ = writeln!(body, "… and {} more.\n", misses.len() - MISSES_SHOWN);
     }
     body.push_str(hint);
-    let untrusted = misses.iter().any(Miss::is_untrusted);
-    let has = if untrusted {
+    let answers = misses.iter().flat_map(|miss| &miss.answers);
+    let (failed, answered): (Vec<_>, Vec<_>) =
+        answers.partition(|asked| matches!(asked.answer, Answer::Refused(_) | Answer::Failed(_)));
+    let has = if misses.iter().any(Miss::is_untrusted) {
         "No binary cache has a trusted copy of"
-    } else {
+    } else if failed.is_empty() {
         "No binary cache has"
+    } else if answered.is_empty() {
+        "No binary cache could be asked for"
+    } else {
+        "No binary cache that could be asked has"
     };
     let header = match misses {
         [only] => format!("{has} {}", only.path.name()),

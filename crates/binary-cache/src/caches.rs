@@ -54,11 +54,16 @@ pub struct Unusable {
 }
 
 impl Answer {
-    fn of(error: &CacheError) -> Self {
+    fn of(error: &CacheError, url: &CacheUrl) -> Self {
         match error {
-            CacheError::Http(HttpError::Status(401 | 403 | 407)) => {
-                Self::Refused(error.to_string())
+            CacheError::Http(HttpError::Status(401 | 403)) => {
+                let sent = match url.endpoint.credentials {
+                    Some(_) => "the credentials for it were sent",
+                    None => "no credentials for it were found",
+                };
+                Self::Refused(format!("{error}; {sent}"))
             }
+            CacheError::Http(HttpError::Status(407)) => Self::Refused(error.to_string()),
             _ => Self::Failed(error.to_string()),
         }
     }
@@ -68,7 +73,7 @@ impl Member {
     /// The cache, if it can still be asked for narinfos, or why not.
     fn usable(&self) -> Result<&BinaryCache, Answer> {
         match (&self.cache, self.narinfos.down()) {
-            (Err(error), _) => Err(Answer::of(error)),
+            (Err(error), _) => Err(Answer::of(error, &self.url)),
             (Ok(_), Some(reason)) => Err(Answer::Failed(reason.to_string())),
             (Ok(cache), None) => Ok(cache),
         }
@@ -93,7 +98,7 @@ impl Member {
         let attempt = self.narinfos.attempt(cache);
         let narinfo = cache.narinfo(path).map_err(|error| {
             attempt.failed(&error);
-            Answer::of(&error)
+            Answer::of(&error, &self.url)
         })?;
         attempt.answered();
         let narinfo = narinfo.ok_or(Answer::Absent)?;
@@ -194,6 +199,13 @@ impl Caches {
             let cache = member.cache.as_ref().ok()?;
             Some((member.url.to_string(), cache.received()))
         })
+    }
+
+    /// Whether a thread waits for bytes of a NAR at the moment, from any cache.
+    #[must_use]
+    pub fn is_any_waited_for(&self) -> bool {
+        let mut caches = self.caches.iter();
+        caches.any(|member| member.cache.as_ref().is_ok_and(BinaryCache::is_waited_for))
     }
 
     /// Asks the caches in order for `path`, until one has it, is trusted for it, and `accepts`
