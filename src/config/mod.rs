@@ -298,6 +298,7 @@ fn caches(
         // One that is named as well is the same one, and the binding has its credentials.
         let mut all = caches.iter_mut().chain(&mut default);
         match all.find(|cache| cache.endpoint.base == bound.endpoint.base) {
+            Some(cache) if cache.s3.is_some() => cache.s3.clone_from(&bound.s3),
             Some(cache) if cache.endpoint.credentials.is_none() => {
                 cache
                     .endpoint
@@ -322,6 +323,9 @@ fn caches(
         ..cache
     }));
 
+    for bucket in caches.iter_mut().filter_map(|cache| cache.s3.as_mut()) {
+        bucket.find_credentials(&|name| setting(name).filter(|value| !value.is_empty()));
+    }
     if let Some(hydra) = hydra.as_mut().filter(|hydra| hydra.credentials.is_none()) {
         let same = |cache: &&CacheUrl| cache.endpoint.base.origin() == hydra.base.origin();
         let known = caches
@@ -351,6 +355,7 @@ fn cache_url(name: &'static str, url: &str) -> Result<CacheUrl, ConfigError> {
             CacheUrlError::Endpoint(EndpointError::FileHost) => {
                 "a directory of this machine behind `file://`, from its first slash on, such as `file:///var/cache/nix`"
             }
+            CacheUrlError::S3 => "the URL of a bucket, such as `s3://acme?region=eu-west-1`",
             CacheUrlError::Priority => "`?priority=` followed by a whole number",
             CacheUrlError::Trusted => "`?trusted=` followed by `true` or `false`",
         };

@@ -222,9 +222,11 @@ impl BinaryCache {
                 let endpoint = &self.url.endpoint;
                 let credentials = endpoint.credentials.as_ref();
                 let credentials = credentials.filter(|_| url.origin() == endpoint.base.origin());
+                let bucket = self.url.s3.as_ref();
+                let signed = bucket.and_then(|bucket| bucket.signed(url));
                 let body = self
                     .http
-                    .get(url, credentials, size)
+                    .get(signed.as_ref().unwrap_or(url), credentials, size)
                     .map_err(CacheError::Http)?;
                 let encoding = body.content_encoding().unwrap_or("identity").to_string();
                 content_decoder(Box::new(body), &encoding).map_err(CacheError::Decode)

@@ -57,9 +57,11 @@ impl Answer {
     fn of(error: &CacheError, url: &CacheUrl) -> Self {
         match error {
             CacheError::Http(HttpError::Status(401 | 403)) => {
-                let sent = match url.endpoint.credentials {
-                    Some(_) => "the credentials for it were sent",
-                    None => "no credentials for it were found",
+                let of_bucket = url.s3.as_ref().is_some_and(|s3| s3.credentials.is_some());
+                let sent = if url.endpoint.credentials.is_some() || of_bucket {
+                    "the credentials for it were sent"
+                } else {
+                    "no credentials for it were found"
                 };
                 Self::Refused(format!("{error}; {sent}"))
             }

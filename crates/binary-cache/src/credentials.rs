@@ -3,7 +3,7 @@
 //! Credentials are kept with the cache that they are for. They are sent to its host alone, and
 //! nothing here prints them.
 
-use crate::{CacheUrl, CacheUrlError};
+use crate::{CacheUrl, CacheUrlError, S3Credentials};
 use http_client::Credentials;
 use nix_narinfo::TrustedPublicKey;
 use std::fmt;
@@ -37,7 +37,8 @@ struct Entry {
 }
 
 /// A binary cache that the platform describes. Specification: servicebinding.io; the entries are
-/// the names of files: `url`, `netrc`, `username` and `password`, `token`, `public-key`.
+/// the names of files: `url`, `netrc`, `username` and `password`, `token`, `access-key-id`,
+/// `secret-access-key` and `session-token`, `public-key`.
 #[derive(Default)]
 pub struct Binding {
     pub url: Option<CacheUrl>,
@@ -223,6 +224,15 @@ impl Binding {
             .map(|url| url.parse::<CacheUrl>())
             .transpose()
             .map_err(|error| CredentialsError::Url(directory.join("url"), error))?;
+        if let (Some(id), Some(secret)) = (entry("access-key-id")?, entry("secret-access-key")?) {
+            let bucket = url.as_mut().and_then(|url| url.s3.as_mut());
+            let bucket = bucket.ok_or_else(|| CredentialsError::NoUrl(directory.to_path_buf()))?;
+            bucket.credentials = Some(S3Credentials {
+                access_key_id: id,
+                secret_access_key: secret,
+                session_token: entry("session-token")?,
+            });
+        }
         match (&mut url, credentials) {
             (_, None) => {}
             (Some(url), credentials) => url.endpoint.credentials = credentials,
@@ -333,6 +343,20 @@ mod tests {
     }
 
     #[test]
+    fn a_binding_has_the_access_key_of_a_bucket() {
+        let key = [("access-key-id", "AK\n"), ("secret-access-key", "s")];
+        let own = [
+            ("type", BINDING_TYPE),
+            ("url", "s3://acme?region=eu-west-1"),
+        ];
+        let bindings = binding(&[own, key].concat()).unwrap_or_default();
+        let bucket = bindings[0].url.clone().unwrap().s3.unwrap();
+        assert_eq!(bucket.credentials.unwrap().access_key_id, "AK");
+        let result = binding(&[[own[0], ("url", "https://x")], key].concat());
+        assert!(matches!(result, Err(CredentialsError::NoUrl(_))));
+    }
+
+    #[test]
     fn bindings_of_other_types_are_left_alone() {
         assert!(
             matches!(binding(&[("type", "postgresql"), ("url", "x")]), Ok(all) if all.is_empty())
@@ -344,7 +368,7 @@ mod tests {
     fn a_binding_that_cannot_be_used_is_an_error() {
         let result = binding(&[("type", BINDING_TYPE), ("username", "u"), ("password", "p")]);
         assert!(matches!(result, Err(CredentialsError::NoUrl(_))));
-        let result = binding(&[("type", BINDING_TYPE), ("url", "s3://bucket")]);
+        let result = binding(&[("type", BINDING_TYPE), ("url", "ftp://bucket")]);
         assert!(matches!(
             result,
             Err(CredentialsError::Url(

@@ -28,6 +28,10 @@ const MAX_HEADER_SIZE: usize = 64 * 1024;
 /// again.
 const MAX_UNWANTED_SIZE: u64 = 64 * 1024;
 
+/// Where S3 says in which region a bucket is. Its redirect to there has no `Location`, since a signature
+/// is for one region.
+const BUCKET_REGION: header::HeaderName = header::HeaderName::from_static("x-amz-bucket-region");
+
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Connections kept open to one host: as many as there are narinfo requests at once.
@@ -188,11 +192,15 @@ impl Http {
             return Outcome::Success(response);
         }
         let retry_after = retry_after(response.headers());
+        let region = header_text(response.headers(), &BUCKET_REGION);
         self.discard(response);
-        Outcome::Failed {
-            error: HttpError::Status(status.as_u16()),
-            retry_after,
-        }
+        let error = match region {
+            Some(region) if matches!(status.as_u16(), 301 | 307 | 400) => {
+                HttpError::OtherRegion(region)
+            }
+            _ => HttpError::Status(status.as_u16()),
+        };
+        Outcome::Failed { error, retry_after }
     }
 
     /// Sends one request, and follows its redirects.
