@@ -56,10 +56,9 @@ impl S3Bucket {
         let endpoint = parameter("endpoint");
         let style = match parameter("addressing-style").as_deref() {
             Some("path") => UrlStyle::Path,
-            Some("virtual") => UrlStyle::VirtualHost,
             // A certificate for `*.s3.….amazonaws.com` has no further dots.
             Some("auto") | None if endpoint.is_some() || name.contains('.') => UrlStyle::Path,
-            Some("auto") | None => UrlStyle::VirtualHost,
+            Some("auto" | "virtual") | None => UrlStyle::VirtualHost,
             Some(_) => return None,
         };
         let host = endpoint.unwrap_or_else(|| format!("s3.{region}.amazonaws.com"));

@@ -48,7 +48,8 @@ pub(crate) fn root_certificates(
     for directory in get("SSL_CERT_DIR").iter().flat_map(std::env::split_paths) {
         match files(&directory) {
             Ok(files) => {
-                certificates.extend(files.iter().filter_map(|file| read(file).ok()).flatten())
+                let files = files.iter().filter_map(|file| read(file).ok());
+                certificates.extend(files.flatten());
             }
             Err(error) => warnings.push(format!(
                 "SSL_CERT_DIR names `{}`, which is not used: {error}",
