@@ -10,6 +10,8 @@ use std::path::Path;
 pub struct Build<'a> {
     /// The app's source.
     pub app_dir: &'a Path,
+    /// Where the buildpack is, with the PRoot that comes with it.
+    pub buildpack_dir: &'a Path,
     /// Where the layers are, one directory each.
     pub layers_dir: &'a Path,
     /// The processor of the image as buildpacks call it: `amd64` or `arm64`.

@@ -6,10 +6,11 @@ use crate::doctor::{self, Diagnosis};
 use crate::error::BuildpackError;
 use crate::launch::procfile::Procfile;
 use crate::layers::closure::{ClosureLayer, ClosureLayerError};
-use crate::layers::proot::{Programs, Use};
+use crate::layers::proot::{PRootLayerError, Programs, Use};
 use crate::resolve::source::Source;
 use crate::resolve::{self, ResolveError, Resolved};
 use crate::root::Root;
+use crate::tools::ToolSource;
 use crate::{launch, layers, log};
 use binary_cache::{CacheUrl, Caches};
 use bullet_stream::global::print;
@@ -40,10 +41,14 @@ pub fn deploy(
 
     let hooks = &closure.contents.compile_hooks;
     let needed = Use {
-        by_engine: !closure.is_relocated,
+        proot: (!closure.is_relocated)
+            .then(|| ToolSource::proot(build.config.proot.as_ref(), build.buildpack_dir))
+            .transpose()
+            .map_err(PRootLayerError::Tool)?,
+        commands: &closure.contents.programs,
         by_this_build: !hooks.is_empty(),
     };
-    layers::proot::handle(build, programs, needed)?;
+    layers::proot::handle(build.layers_dir, programs, &needed, build.http)?;
     launch::hook::run(hooks, build.layers_dir, build.app_dir)?;
     let programs = &closure.contents.programs;
     let launch = launch::launch(procfile, &resolved.roots, programs, build.layers_dir)?;

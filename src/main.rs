@@ -12,7 +12,7 @@ use nix_hydra_buildpack::config::Config;
 use nix_hydra_buildpack::error::BuildpackError;
 use nix_hydra_buildpack::layers::nix_store;
 use nix_hydra_buildpack::layers::proot::Programs;
-use nix_hydra_buildpack::{deploy, interrupt, launch, limits, log, messages, resolve};
+use nix_hydra_buildpack::{config, deploy, interrupt, launch, limits, log, messages, resolve};
 
 struct HydraBuildpack;
 
@@ -25,6 +25,7 @@ impl Buildpack for HydraBuildpack {
         if Config::detects(setting, &context.app_dir) {
             DetectResultBuilder::pass().build()
         } else {
+            warn_of_ineffective_settings();
             DetectResultBuilder::fail().build()
         }
     }
@@ -34,8 +35,8 @@ impl Buildpack for HydraBuildpack {
         interrupt::watch();
         let started = print::buildpack("Nix software built by Hydra");
 
+        warn_of_ineffective_settings();
         let mut config = Config::read(setting, &context.app_dir).map_err(BuildpackError::Config)?;
-        log::warn_of_retired_settings(setting);
         let procfile = launch::read_procfile(&context.app_dir, config.procfile.as_deref())
             .map_err(BuildpackError::Procfile)?;
         let http = Http::new();
@@ -46,6 +47,7 @@ impl Buildpack for HydraBuildpack {
             resolve::set_up(&mut config, &context.app_dir, &http).map_err(BuildpackError::from)?;
         let build = Build {
             app_dir: &context.app_dir,
+            buildpack_dir: &context.buildpack_dir,
             layers_dir: &context.layers_dir,
             arch: &context.target.arch,
             config: &config,
@@ -70,6 +72,17 @@ impl Buildpack for HydraBuildpack {
 /// Settings are variables of the build's environment, where the platform puts the user's.
 fn setting(name: &str) -> Option<String> {
     std::env::var(name).ok()
+}
+
+/// Warns of variables that the user may believe to be settings.
+fn warn_of_ineffective_settings() {
+    let variables = std::env::vars_os().filter_map(|(name, value)| {
+        let is_empty = value.to_string_lossy().trim().is_empty();
+        name.into_string().ok().filter(|_| !is_empty)
+    });
+    for variable in config::ineffective(variables) {
+        log::warning(&messages::settings::ineffective(&variable));
+    }
 }
 
 buildpack_main!(HydraBuildpack);

@@ -271,6 +271,15 @@ impl Bench {
         for rate in rates {
             add("node, requests/s", rate);
         }
+        // The start program has its name, too.
+        let by_name = match contender.prefix().as_slice() {
+            [own] if own.ends_with("run_proot.sh") => format!("{LAYERS}/proot/bin/busybox true"),
+            prefix => format!("{} {programs}/bin/busybox true", prefix.join(" ")),
+        };
+        add(
+            "a command by its name, ms",
+            self.start(sample, contender, &by_name)?,
+        );
         Ok(())
     }
 
@@ -283,7 +292,11 @@ impl Bench {
         let python = format!("{home}/bin/python3");
         add(
             "start, ms",
-            self.start(sample, contender, &format!("{home}/bin/sh"))?,
+            self.start(
+                sample,
+                contender,
+                &format!("{} {home}/bin/sh -c :", contender.prefix().join(" ")),
+            )?,
         );
         let probe = include_str!("probe.py");
         let file = format!("{home}/lib/python3.11/os.py");
@@ -346,12 +359,11 @@ impl Bench {
         }
     }
 
-    /// Milliseconds that the closure's shell takes from its start to its end: the median of many.
-    fn start(&self, sample: &Sample, contender: Contender, shell: &str) -> Result<f64> {
+    /// Milliseconds that `command` takes from its start to its end: the median of many.
+    fn start(&self, sample: &Sample, contender: Contender, command: &str) -> Result<f64> {
         let loops = format!(
-            "for i in {{1..{STARTS}}}; do s=$EPOCHREALTIME; {} {shell} -c :; e=$EPOCHREALTIME; \
+            "for i in {{1..{STARTS}}}; do s=$EPOCHREALTIME; {command}; e=$EPOCHREALTIME; \
              echo $((${{e/./}} - ${{s/./}})); done",
-            contender.prefix().join(" "),
         );
         let mut outer = self.launch(sample, contender, &[]);
         outer = outer.command(["bash", "-c", &loops]);

@@ -12,6 +12,7 @@
 )]
 
 pub mod cache_info;
+pub mod git_files;
 pub mod hydra_json;
 pub mod nar;
 pub mod narinfo;
@@ -24,8 +25,9 @@ pub mod settings;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// Every target, by the name of its module, its program and its directory of seeds.
-pub const TARGETS: [Target; 8] = [
+pub const TARGETS: [Target; 9] = [
     ("cache_info", cache_info::run),
+    ("git_files", git_files::run),
     ("hydra_json", hydra_json::run),
     ("nar", nar::run),
     ("narinfo", narinfo::run),

@@ -5,7 +5,7 @@
 //! `binding.` before the name of a file, give the content of that file; `;` in it ends a line.
 
 use http_client::Endpoint;
-use nix_hydra_buildpack::config::{Config, ConfigError, Expression, SETTINGS, Wanted};
+use nix_hydra_buildpack::config::{Config, Expression, Problem, Wanted, setting};
 use nix_hydra_buildpack::error::BuildpackError;
 use std::collections::BTreeMap;
 use std::fs;
@@ -72,18 +72,22 @@ pub fn run(data: &[u8]) {
     PLACE.with(|place| {
         let given = Given::read(&text, place);
         let app = place.path("app");
-        let setting = |name: &str| given.values.get(name).cloned();
-        let config = Config::read(setting, &app);
+        let get = |name: &str| given.values.get(name).cloned();
+        let config = Config::read(get, &app);
         for name in &given.bound {
             fs::remove_file(place.path("bindings/cache").join(name)).expect("it was written");
         }
         match config {
             Ok(config) => {
                 holds(&config, &app);
-                assert!(Config::detects(setting, &app));
+                assert!(Config::detects(get, &app));
             }
             Err(error) => {
-                if matches!(error, ConfigError::NothingToDeploy) {
+                if error
+                    .0
+                    .iter()
+                    .any(|problem| matches!(problem, Problem::NothingToDeploy))
+                {
                     assert!(!app.join("default.nix").exists());
                 }
                 let message = BuildpackError::Config(error).message().to_string();
@@ -144,7 +148,7 @@ impl Given {
         } else if name == "NIX_NETRC_FILE" && value.trim_start().starts_with('/') {
             // Files of this machine are none of this target's business.
             self.values.insert(name.to_string(), path("secret"));
-        } else if SETTINGS.contains(&name) || OTHERS.contains(&name) {
+        } else if setting(name).is_some() || OTHERS.contains(&name) {
             self.values.insert(name.to_string(), value.to_string());
         }
     }

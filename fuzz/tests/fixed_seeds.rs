@@ -81,6 +81,11 @@ fn a_cache_s_description_is_read_line_by_line() {
 }
 
 #[test]
+fn whatever_is_in_git_s_files_they_are_read_or_refused() {
+    holds("git_files", 500);
+}
+
+#[test]
 fn whatever_hydra_answers_is_read_or_refused() {
     holds("hydra_json", 10_000);
 }

@@ -1,15 +1,16 @@
-//! The first process in `PRoot`: sees whether the closure is there, and starts the app.
+//! The first process in `PRoot`: checks that the closure is there, and becomes the app.
 //!
 //! Every system call that takes a path, and every one that a C library makes before `main`, costs two
-//! changes between this process and `PRoot`. So this is a program without a C library: the two of
-//! glibc and Rust's own start would cost more than all that it does.
+//! context switches to `PRoot` and back. So this is a program without a C library: the startup of
+//! glibc and of Rust would cost more than all that it does.
 //!
-//! It is started as `nix-hydra-inside PIPE PLACE ROOT VARIABLES [COMMAND…]` ([`Words`]) and answers
-//! with a [`Report`].
+//! It is started as `nix-hydra-inside PIPE ERRORS PLACE ROOT VARIABLES [COMMAND…]` ([`Words`]) and
+//! writes a [`Report`] to the pipe.
 #![cfg_attr(not(test), no_std)]
-// What a compiler makes of a loop, `memcpy` and its like, is in the C library.
+// The compiler would make calls of `memcpy` and the like, which are in the C library, of loops.
 #![no_builtins]
 
+mod filter;
 mod report;
 mod sys;
 mod words;
@@ -19,27 +20,29 @@ pub use sys::{FAULTS, main};
 pub use words::{FOREGROUND, OWN_GROUP, Words};
 
 use core::ffi::CStr;
-use sys::{Child, Process};
+use sys::Process;
 use words::{has, is_listed, number, variable_name};
 
-/// Where the variable `PATH` names no directories.
+/// The directories where `PATH` is not set.
 const DEFAULT_PATH: &CStr = c"/bin:/usr/bin";
 
-/// What runs a file that is no program: a script without a first line that names its interpreter.
+/// Runs a script whose first line names no interpreter.
 const SHELL: &CStr = c"/bin/sh";
 
-/// The status of what this was started with wrong words.
+/// The exit status where the words make no sense.
 const USAGE: i32 = 2;
 
-/// Starts the app; the status to end with, none where the words make no sense.
+/// Becomes the app. Returns the exit status where that fails, or None if the words make no sense.
 fn start(mut process: Process) -> Option<i32> {
     let pipe = number(process.word(Words::PIPE)?)?;
+    let errors = number(process.word(Words::ERRORS)?)?;
     let place = process.word(Words::PLACE)?;
     let root = process.word(Words::ROOT)?;
     let variables = process.word(Words::VARIABLES)?;
-    // What the terminal sends is for the app; this process takes the terminal for it.
+    // TTOU must be blocked while the terminal is taken; all others are for the app.
     let before = sys::block_signals();
     sys::close_on_execute(pipe);
+    sys::become_standard_error(errors);
     if !sys::is_there(root) {
         Report::Hidden.send(pipe);
         return Some(0);
@@ -49,36 +52,20 @@ fn start(mut process: Process) -> Option<i32> {
         return Some(0);
     };
     process.keep_variables(|variable| !is_listed(variable_name(variable), variables.to_bytes()));
-    let (own_group, foreground) = (has(place, OWN_GROUP), has(place, FOREGROUND));
-    match sys::fork() {
-        Ok(Child::Itself) => {
-            if own_group {
-                sys::lead_group(0);
-            }
-            if foreground {
-                sys::take_terminal();
-            }
-            before.set();
-            Report::NotExecuted(execute(&mut process, program)).send(pipe);
-            Some(127)
-        }
-        Ok(Child::Of(app)) => {
-            if own_group {
-                // Whichever of the two is first: the group must be there before it is signalled.
-                sys::lead_group(app);
-            }
-            Report::Started(app).send(pipe);
-            // With the end of this process the app becomes the child of the one that supervises it.
-            Some(0)
-        }
-        Err(error) => {
-            Report::NotExecuted(error).send(pipe);
-            Some(1)
-        }
+    if has(place, OWN_GROUP) {
+        sys::lead_group();
     }
+    if has(place, FOREGROUND) {
+        sys::take_terminal();
+    }
+    Report::Started(sys::pid()).send(pipe);
+    sys::install_filter(&filter::PROGRAM);
+    before.set();
+    Report::NotExecuted(execute(&mut process, program)).send(pipe);
+    Some(127)
 }
 
-/// Becomes the app, as `execvp(3)` does; the error's number where that fails.
+/// Becomes the app, as `execvp(3)` does. Returns the number of the error.
 fn execute(process: &mut Process, program: &CStr) -> i32 {
     if has(program, b'/') {
         return execute_file(process, program);

@@ -1,11 +1,11 @@
-//! What a process tells the start program through a pipe: messages of two numbers.
+//! Messages to the start program through a pipe, of two numbers each.
 
 /// A message: which, and its number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Report {
     /// `PRoot` runs, but the closure is not to be seen in it.
     Hidden,
-    /// What was to be tried works.
+    /// The engine works; there was no app to run.
     Works,
     /// The app runs as this process.
     Started(i32),

@@ -11,7 +11,7 @@ use core::mem::MaybeUninit;
 use core::ptr;
 use core::slice;
 
-/// The signals that tell of a fault of this program itself: they must not be put off.
+/// The signals of a fault of this program itself, which must not be blocked.
 pub const FAULTS: [i32; 7] = [
     libc::SIGSEGV,
     libc::SIGBUS,
@@ -22,13 +22,13 @@ pub const FAULTS: [i32; 7] = [
     libc::SIGSYS,
 ];
 
-/// The largest error number that the kernel answers, as a negative result.
+/// The largest error number; the kernel returns it negated.
 const MAX_ERROR: isize = 4095;
 
 /// The size of the kernel's set of signals in bytes.
 const SIGNAL_SET_SIZE: usize = 8;
 
-/// Makes a system call of up to four arguments; its result, or its error's number.
+/// Makes a system call with up to four arguments. Returns its result or the number of its error.
 ///
 /// Addresses among them are given with `expose_provenance`, so that the compiler knows that the kernel
 /// may read and write there.
@@ -74,7 +74,7 @@ unsafe fn call(number: c_long, a: usize, b: usize, c: usize, d: usize) -> Result
     Ok(result.cast_unsigned())
 }
 
-/// The program, from the first instruction on: `stack` is what the kernel has put there.
+/// The program, from its first instruction on. `stack` is the initial stack pointer.
 ///
 /// # Safety
 /// `stack` must be the stack pointer as a process starts with it, and the process have no other code.
@@ -100,7 +100,7 @@ impl Process {
     /// # Safety
     /// `stack` must be the stack pointer as a process starts with it.
     pub(crate) unsafe fn of(stack: *mut usize) -> Self {
-        // SAFETY: the kernel has put there what the module's head says.
+        // SAFETY: the kernel has filled the stack in the format above.
         unsafe {
             let count = *stack;
             let words = stack.add(1).cast();
@@ -134,7 +134,7 @@ impl Process {
         None
     }
 
-    /// Takes all variables that are not to be kept out of the environment.
+    /// Removes the variables for which `is_kept` is false from the environment.
     pub(crate) fn keep_variables(&mut self, is_kept: impl Fn(&[u8]) -> bool) {
         let (mut from, mut to) = (self.environment, self.environment);
         // SAFETY: a null ends the environment; `to` is never behind `from`.
@@ -150,7 +150,7 @@ impl Process {
         }
     }
 
-    /// Becomes the program `file`, with the words from `first` on; the error where that fails.
+    /// Becomes the program `file`, with the words from `first` on. Returns the number of the error.
     pub(crate) fn execute(&self, file: &CStr, first: usize) -> i32 {
         // SAFETY: nulls end the words and the environment.
         let result = unsafe {
@@ -165,7 +165,7 @@ impl Process {
         result.err().unwrap_or_default()
     }
 
-    /// Becomes `program`, which is told to run `file` with the words after `first`.
+    /// Becomes `program` with `file` as its first argument and the words after `first`.
     pub(crate) fn execute_by(&mut self, program: &CStr, file: &CStr, first: usize) -> i32 {
         // SAFETY: the word before the first is this program's own, and no longer needed.
         unsafe {
@@ -197,7 +197,7 @@ impl PathBuffer {
         Self([const { MaybeUninit::uninit() }; libc::PATH_MAX as usize])
     }
 
-    /// `directory/name`, or `name` where the directory has no name; none where it is too long.
+    /// `directory/name`, or `name` where the directory is empty. None if it is too long.
     pub(crate) fn join(&mut self, directory: &[u8], name: &[u8]) -> Option<&CStr> {
         let slash: &[u8] = if directory.is_empty() { b"" } else { b"/" };
         let mut size = 0;
@@ -213,21 +213,6 @@ impl PathBuffer {
             Some(CStr::from_bytes_with_nul_unchecked(written))
         }
     }
-}
-
-/// Which of the two processes this is after a fork.
-pub(crate) enum Child {
-    Of(i32),
-    Itself,
-}
-
-pub(crate) fn fork() -> Result<Child, i32> {
-    // SAFETY: the child gets a copy of everything.
-    let pid = unsafe { call(libc::SYS_clone, register(libc::SIGCHLD), 0, 0, 0) }?;
-    Ok(match i32::try_from(pid).unwrap_or_default() {
-        0 => Child::Itself,
-        pid => Child::Of(pid),
-    })
 }
 
 pub(crate) fn exit(status: i32) -> ! {
@@ -263,7 +248,7 @@ pub(crate) fn close_on_execute(fd: i32) {
     };
 }
 
-/// Whether there is something of this name, be it a link to nowhere.
+/// Whether this path exists; a link to nowhere does.
 pub(crate) fn is_there(path: &CStr) -> bool {
     let mut status = MaybeUninit::<libc::stat>::uninit();
     // SAFETY: the path ends with a zero, and there is room for the status.
@@ -279,10 +264,10 @@ pub(crate) fn is_there(path: &CStr) -> bool {
     answer.is_ok()
 }
 
-/// The signals that were kept back, one bit each.
+/// The signals that were blocked, one bit each.
 pub(crate) struct Mask(u64);
 
-/// Keeps all signals but faults back; what was kept back before.
+/// Blocks all signals but faults. Returns those that were blocked before.
 pub(crate) fn block_signals() -> Mask {
     let faults = FAULTS
         .iter()
@@ -291,7 +276,7 @@ pub(crate) fn block_signals() -> Mask {
 }
 
 impl Mask {
-    /// Has this process keep back these signals, and those alone.
+    /// Blocks these signals and no others.
     pub(crate) fn set(&self) {
         set_mask(self.0);
     }
@@ -312,13 +297,57 @@ fn set_mask(set: u64) -> u64 {
     before
 }
 
-/// Puts a process, this one for 0, into a process group of its own.
-pub(crate) fn lead_group(pid: i32) {
+/// Puts this process into a process group of its own.
+pub(crate) fn lead_group() {
     // SAFETY: it touches no memory.
-    let _ = unsafe { call(libc::SYS_setpgid, register(pid), 0, 0, 0) };
+    let _ = unsafe { call(libc::SYS_setpgid, 0, 0, 0, 0) };
 }
 
-/// Gives the terminal to this process's group. TTOU, which that would send, must be kept back.
+/// This process's id.
+pub(crate) fn pid() -> i32 {
+    // SAFETY: it touches no memory.
+    let pid = unsafe { call(libc::SYS_getpid, 0, 0, 0, 0) };
+    pid.ok()
+        .and_then(|pid| i32::try_from(pid).ok())
+        .unwrap_or_default()
+}
+
+/// Moves a file descriptor to where standard error is.
+pub(crate) fn become_standard_error(fd: i32) {
+    // SAFETY: they touch no memory.
+    unsafe {
+        let _ = call(
+            libc::SYS_dup3,
+            register(fd),
+            register(libc::STDERR_FILENO),
+            0,
+            0,
+        );
+        let _ = call(libc::SYS_close, register(fd), 0, 0, 0);
+    }
+}
+
+/// Has the kernel ask `program` about each system call of this process and of all that it starts. Where
+/// it may not be installed, `PRoot` sees all of them.
+pub(crate) fn install_filter(program: &[libc::sock_filter]) {
+    let program = libc::sock_fprog {
+        len: u16::try_from(program.len()).unwrap_or_default(),
+        // The kernel only reads it.
+        filter: program.as_ptr().cast_mut(),
+    };
+    // SAFETY: the program is so long, and lasts until the call returns.
+    let _ = unsafe {
+        call(
+            libc::SYS_prctl,
+            register(libc::PR_SET_SECCOMP),
+            usize::try_from(libc::SECCOMP_MODE_FILTER).unwrap_or_default(),
+            ptr::from_ref(&program).expose_provenance(),
+            0,
+        )
+    };
+}
+
+/// Gives the terminal to this process's group. TTOU, which that would send, must be blocked.
 pub(crate) fn take_terminal() {
     // SAFETY: the path ends with a zero; the group's number is read and nothing is written.
     unsafe {

@@ -2,21 +2,23 @@
 
 use core::ffi::CStr;
 
-/// Where each word is; the first, 0, is the program's own name.
+/// The position of each word; 0 is the program's own name.
 #[derive(Debug)]
 pub struct Words;
 
 impl Words {
     /// The number of the file descriptor that takes the [`Report`](crate::Report).
     pub const PIPE: usize = 1;
-    /// How the app is placed among the other processes: [`OWN_GROUP`] and [`FOREGROUND`], or neither.
-    pub const PLACE: usize = 2;
-    /// A path that is there if the closure is.
-    pub const ROOT: usize = 3;
+    /// The number of the file descriptor that becomes the app's standard error; `PRoot`'s is its log.
+    pub const ERRORS: usize = 2;
+    /// The app's place among the processes: [`OWN_GROUP`], [`FOREGROUND`], both or neither.
+    pub const PLACE: usize = 3;
+    /// A path that exists if the closure is visible.
+    pub const ROOT: usize = 4;
     /// The names of the variables that the app must not get, with commas between.
-    pub const VARIABLES: usize = 4;
-    /// The app's program, and after it its arguments. Without, the program only looks.
-    pub const COMMAND: usize = 5;
+    pub const VARIABLES: usize = 5;
+    /// The app's program, followed by its arguments. Without it, nothing is executed.
+    pub const COMMAND: usize = 6;
 }
 
 /// The app gets a process group of its own.
@@ -39,7 +41,7 @@ pub(crate) fn has(word: &CStr, character: u8) -> bool {
     bytes.any(|byte| *byte == character)
 }
 
-/// What comes before the `=`.
+/// The name in `NAME=VALUE`.
 pub(crate) fn variable_name(variable: &[u8]) -> &[u8] {
     variable
         .split(|byte| *byte == b'=')

@@ -1,6 +1,8 @@
 //! Packages the buildpack as `cargo libcnb package` does, with libcnb's own library: static
-//! binaries, `buildpack.toml`, and further programs under `.libcnb-cargo/additional-bin`.
+//! binaries, `buildpack.toml`, and further programs under `.libcnb-cargo/additional-bin`. PRoot is
+//! added, with its licence and where its source is.
 
+use crate::fixtures;
 use anyhow::{Context, Result, bail, ensure};
 use libcnb_package::CargoProfile;
 use std::collections::BTreeMap;
@@ -9,9 +11,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+/// The files of PRoot in the package, in its directory `proot`.
+const PROOT: [&str; 4] = ["proot", "version", "COPYING", "SOURCE"];
+
 /// How to package; [`Options::default`] is a release build for this machine.
 #[derive(Clone, Debug)]
 pub struct Options {
+    /// The directory that `script/setup proot` made: the program, its version, licence and source.
+    pub proot: PathBuf,
     /// `x86_64` or `aarch64`.
     pub arch: String,
     /// Whether with optimisation.
@@ -20,7 +27,9 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
+        let fixtures = fixtures::path();
         Self {
+            proot: fixtures.with_file_name("proot"),
             arch: std::env::consts::ARCH.to_owned(),
             release: true,
         }
@@ -67,6 +76,8 @@ pub fn package(crate_dir: &Path, out: Option<&Path>, options: &Options) -> Resul
         &BTreeMap::new(),
     )
     .with_context(|| format!("packaging the buildpack in {}", crate_dir.display()))?;
+    add_proot(&options.proot, &assembled)?;
+    check_programs(&assembled, &options.arch)?;
 
     let same = Command::new("diff")
         .args(["--recursive", "--brief", "--no-dereference", "--"])
@@ -82,21 +93,51 @@ pub fn package(crate_dir: &Path, out: Option<&Path>, options: &Options) -> Resul
     Ok(out)
 }
 
-/// The target triple and Cargo's environment: musl where its standard library is installed, else
-/// glibc, linked statically all the same.
+fn add_proot(from: &Path, assembled: &Path) -> Result<()> {
+    let to = assembled.join("proot");
+    fs::create_dir(&to)?;
+    for name in PROOT {
+        let file = from.join(name);
+        fs::copy(&file, to.join(name))
+            .with_context(|| format!("{}: run `script/setup proot`", file.display()))?;
+    }
+    Ok(())
+}
+
+/// Checks that every program in the package is for `arch`.
+///
+/// # Errors
+/// The first that is not, or that is not an ELF program.
+pub fn check_programs(package: &Path, arch: &str) -> Result<()> {
+    // `e_machine` of the ELF header, 18 bytes into the file: elf(5).
+    let machine: u16 = if arch == "x86_64" { 62 } else { 183 };
+    let additional = package.join(".libcnb-cargo/additional-bin");
+    let programs = [package.join("bin"), additional].map(fs::read_dir);
+    let mut programs = programs
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| Ok(entry?.path()))
+        .collect::<std::io::Result<Vec<_>>>()?;
+    programs.push(package.join("proot/proot"));
+    for program in programs {
+        let bytes = fs::read(&program).with_context(|| program.display().to_string())?;
+        let is_elf = bytes.starts_with(b"\x7fELF");
+        let is_for_arch = bytes.get(18..20) == Some(&machine.to_le_bytes()[..]);
+        ensure!(
+            is_elf && is_for_arch,
+            "{} is not a program for {arch}",
+            program.display()
+        );
+    }
+    Ok(())
+}
+
+/// The target triple and Cargo's environment: glibc, linked statically, which is what every test
+/// runs. musl's resolver fails where Kubernetes' DNS is as it is.
 fn target(arch: &str) -> Result<(String, Vec<(OsString, OsString)>)> {
     if !["x86_64", "aarch64"].contains(&arch) {
         bail!("architecture {arch}: the buildpack is for x86_64 and aarch64");
-    }
-    let musl = format!("{arch}-unknown-linux-musl");
-    let output = Command::new("rustc")
-        .args(["--print", "target-libdir", "--target", &musl])
-        .output()
-        .context("starting rustc")?;
-    ensure!(output.status.success(), "rustc does not know {musl}");
-    let directory = PathBuf::from(String::from_utf8_lossy(&output.stdout).trim());
-    if directory.is_dir() {
-        return Ok((musl, Vec::new()));
     }
     let flags = ("RUSTFLAGS".into(), "-C target-feature=+crt-static".into());
     Ok((format!("{arch}-unknown-linux-gnu"), vec![flags]))

@@ -1,8 +1,10 @@
-# A static PRoot from Debian's source package, without Debian's patches.
+# A static PRoot from Debian's source package, without Debian's patches. It is what the buildpack is
+# packaged with, so its licence and the origin of its source are beside it.
 # shellcheck shell=bash disable=SC2034,SC2154  # names shared between the parts
 
 part_proot() {
   keep proot "$(hash_of script/setup.d/proot.sh "$(dpkg --print-architecture)")" make_proot
+  ln -sfn "$kept" "$cache/proot"
   done_what="$(<"$kept/version"), $(du -k "$kept/proot" | cut -f 1) kB"
   # shellcheck disable=SC2016  # jq's variables
   fact proot '{proot: $proot, proot_sha256: $sha256, proot_version: $version}' \
@@ -11,7 +13,7 @@ part_proot() {
 }
 
 make_proot() {
-  local into=$1 source=$1/source part
+  local into=$1 source=$1/source part archive
   use_suite sid
   mkdir "$source"
   # apt checks the archive itself against its signed index, so the .dsc is not needed.
@@ -21,6 +23,7 @@ make_proot() {
   (cd "$source" && in_suite apt-get -q source --download-only --diff-only proot)
   tar -C "$source" --strip-components=1 -xf "$source"/proot_*.orig.tar.*
   tar -C "$source" -xf "$source"/proot_*.debian.tar.*
+  archive=$(echo "$source"/proot_*.orig.tar.*)
   part=$(cd "$source" && echo proot_*.orig.tar.*)
   part=${part#proot_}
   printf '%s\n' "${part%.orig.tar.*}" >"$into/version"
@@ -29,6 +32,17 @@ make_proot() {
   fi
   make -C "$source/src" proot LDFLAGS="-static -ltalloc"
   strip -o "$into/proot" "$source/src/proot"
+  cp "$source/COPYING" "$into/COPYING"
+  cat >"$into/SOURCE" <<END
+PRoot $(<"$into/version"), https://github.com/proot-me/proot, built unchanged from the archive
+${archive##*/} of Debian's source package \`proot\`,
+SHA-256 $(sha256sum "$archive" | cut -d ' ' -f 1):
+
+  make -C src proot LDFLAGS="-static -ltalloc"
+
+It is under the GNU General Public License, version 2 or later: see COPYING. Linked into it are glibc
+(LGPL-2.1 or later) and talloc (LGPL-3 or later), both from Debian's packages.
+END
   "$into/proot" --version | grep 'seccomp_filter = yes'
   rm -rf "$source"
 }

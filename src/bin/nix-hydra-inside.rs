@@ -1,4 +1,4 @@
-//! The first process in PRoot; what it does is in the crate of that name.
+//! The first process in PRoot: the crate `nix-hydra-inside`.
 //!
 //! It has no C library, so this is where the kernel starts it: see `build.rs`.
 #![no_main]
@@ -38,11 +38,11 @@ pub extern "C" fn nix_hydra_inside_start() -> ! {
     )
 }
 
-/// What the C library's start would call, which some targets link in whatever is asked for.
+/// Called by the C library's startup code, which some targets link in despite the options.
 #[unsafe(no_mangle)]
 pub extern "C" fn main() {}
 
-/// Nothing here panics; a program must say what would happen if it did.
+/// Nothing here panics, but a program without std must have a handler.
 #[cfg(panic = "abort")]
 #[panic_handler]
 fn panic(_: &core::panic::PanicInfo<'_>) -> ! {

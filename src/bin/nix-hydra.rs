@@ -1,4 +1,4 @@
-//! The start program in the image, `run_proot.sh`; what it does is in the crate of that name.
+//! The start program in the image, `run_proot.sh`: the crate `nix-hydra-start`.
 
 use std::process::ExitCode;
 

@@ -1,66 +1,36 @@
-//! Every setting of the buildpack: its name, its default, what it means and how it is checked.
+//! The settings of a build. They are environment variables, as is usual for buildpacks.
 //!
-//! Settings are environment variables, as is usual for buildpacks. All of them are read and
-//! checked here before the first byte is downloaded, so that a mistake costs seconds.
+//! [`table`] lists them; [`read`] parses each value; the other modules hold the parsers, by subject,
+//! and what follows from several settings together. All of this is done before the first byte is
+//! downloaded, and every mistake is reported at once, so that a mistake costs seconds.
+//!
+//! Types only: the words of the errors are in `messages/settings.rs`.
 
+mod app;
+mod caches;
+mod hydra;
+mod names;
+mod read;
+mod table;
+mod tools;
+
+pub use self::app::EXPRESSION_FILES;
+pub use self::names::{Ineffective, ineffective};
+pub use self::read::{Invalid, Slip};
+pub use self::table::{Default, RETIRED, SETTINGS, Setting, setting};
+
+use self::read::{Values, is_set};
 use crate::tools::Download;
-use binary_cache::credentials::{Binding, CredentialsError, Netrc, read_bindings};
-use binary_cache::{CacheUrl, CacheUrlError, TrustSettings};
+use ::hydra::{Job, Revision};
+use binary_cache::credentials::{CredentialsError, Netrc};
+use binary_cache::{CacheUrl, TrustSettings};
 use glob::Pattern;
-use http_client::{Endpoint, EndpointError, redact_url};
-use hydra::{Job, Revision};
+use http_client::Endpoint;
 use nix_derivation::StorePath;
-use nix_hydra_start::engine::{self, EngineSetting};
-use nix_narinfo::TrustedPublicKey;
+use nix_hydra_start::engine::EngineSetting;
 use nix_runner::Substituters;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
-use url::Url;
-
-/// The binary cache that is asked unless `NIX_DEFAULT_BINARY_CACHE` says otherwise.
-const DEFAULT_BINARY_CACHE: &str = "https://cache.nixos.org";
-
-/// The key of cache.nixos.org, which Nix itself trusts by default.
-const DEFAULT_PUBLIC_KEY: &str = "cache.nixos.org-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY=";
-
-/// Nix's own `netrc-file`, which an operator's builder may have.
-const DEFAULT_NETRC_FILE: &str = "/etc/nix/netrc";
-
-/// How long to wait for Hydra unless `NIX_HYDRA_WAIT` says otherwise.
-const DEFAULT_WAIT: Duration = Duration::from_mins(10);
-
-/// The files that are looked for when `NIX_FILE` is not set, in this order.
-pub const EXPRESSION_FILES: [&str; 4] = ["deploy.nix", "flake.nix", "shell.nix", "default.nix"];
-
-/// The names of all settings, as `buildpack.toml` and `docs/application_contract.md` list them.
-pub const SETTINGS: [&str; 26] = [
-    "NIX_EXTRA_BINARY_CACHE",
-    "NIX_DEFAULT_BINARY_CACHE",
-    "NIX_TRUSTED_PUBLIC_KEYS",
-    "NIX_REQUIRE_SIGNATURES",
-    "NIX_NETRC_FILE",
-    "NIX_STORE_PATH",
-    "NIX_HYDRA_JOB",
-    "NIX_HYDRA_URL",
-    "NIX_REVISION",
-    "NIX_HYDRA_INPUT",
-    "NIX_HYDRA_WAIT",
-    "NIX_HYDRA_INPUTS",
-    "NIX_FILE",
-    "NIX_ATTRIBUTES",
-    "NIX_TARGET",
-    "NIX_SOURCE_NAME",
-    "NIX_PATH",
-    "NIX_ON_MISS",
-    "NIX_DEBUG",
-    "NIX_ARCHIVE_URL",
-    "NIX_ARCHIVE_SHA256",
-    "NIX_PROOT_URL",
-    "NIX_PROOT_SHA256",
-    "NIX_ENGINE",
-    "NIX_PROCFILE",
-    "NIX_RELOCATE_IGNORE",
-];
 
 /// All settings of one build, checked.
 #[derive(Debug, Clone)]
@@ -76,7 +46,7 @@ pub struct Config {
     pub source_name: String,
     /// `NIX_PATH` for the evaluation, as given.
     pub nix_path: Option<String>,
-    /// What else is looked up, as `name=URL`: inputs that Hydra names. Empty as it is read.
+    /// Further entries for `NIX_PATH`, as `name=URL`: inputs that Hydra names. Empty when it is read.
     pub lookups: Vec<String>,
     pub on_miss: OnMiss,
     pub debug: bool,
@@ -87,18 +57,18 @@ pub struct Config {
     pub nix_archive: Option<Download>,
     /// A PRoot to use instead of the pinned one.
     pub proot: Option<Download>,
-    /// How the closure is to appear at `/nix/store`; the image itself keeps nothing of it.
+    /// How the closure is to appear at `/nix/store`. Only the build reads it from here.
     pub engine: EngineSetting,
     /// The file with the processes, relative to the app directory; `Procfile` where it is not set.
     pub procfile: Option<PathBuf>,
-    /// Files that do not stand against a relocation, as `<base name of a store path>/<path>`.
+    /// Files that do not prevent relocation, as `<base name of a store path>/<path>`.
     pub relocate_ignore: Vec<Pattern>,
 }
 
 /// What to do about a store path that no binary cache has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OnMiss {
-    /// Say so, and fail.
+    /// Fail.
     Error,
     /// Build it: where the user asks for that, or names no binary cache at all.
     Build,
@@ -151,21 +121,31 @@ impl Expression {
     }
 }
 
-/// A setting whose value makes no sense, or nothing that could be deployed.
+/// What is wrong with the settings of a build: one problem or several.
 #[derive(Debug, thiserror::Error)]
-pub enum ConfigError {
-    /// The setting `name` has a `value` that cannot be used; `expected` says what can.
-    #[error("{name} is `{value}`, which is not {expected}")]
-    InvalidSetting {
-        name: &'static str,
-        value: String,
-        expected: String,
+#[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+pub struct ConfigError(pub Vec<Problem>);
+
+/// One mistake in the settings.
+#[derive(Debug, thiserror::Error)]
+pub enum Problem {
+    /// A value that its setting does not take.
+    #[error("{name} is `{shown}`, which is not {takes}", name = .setting.name, shown = .invalid.shown, takes = .setting.takes)]
+    Invalid {
+        setting: &'static Setting,
+        invalid: Invalid,
     },
     /// One of two settings that only make sense together is missing.
     #[error("{name} is set without {partner}")]
     MissingPartner {
         name: &'static str,
         partner: &'static str,
+    },
+    /// `NIX_TARGET` is none of the attributes.
+    #[error("NIX_TARGET is `{target}`, which is not one of {attributes:?}")]
+    UnknownTarget {
+        target: String,
+        attributes: Vec<String>,
     },
     /// A netrc file or a service binding that cannot be used.
     #[error(transparent)]
@@ -175,529 +155,93 @@ pub enum ConfigError {
     NothingToDeploy,
 }
 
-impl Config {
-    /// Reads and checks every setting.
-    ///
-    /// `setting` answers the value of a variable, `app_dir` is where the expression is looked for.
-    /// A variable that is empty counts as not set, except where a setting says otherwise.
-    pub fn read(
-        setting: impl Fn(&str) -> Option<String>,
-        app_dir: &Path,
-    ) -> Result<Self, ConfigError> {
-        let get = |name: &str| setting(name).filter(|value| !value.trim().is_empty());
-        let bindings = bindings(&get)?;
-        let mut hydra = hydra(&get)?;
-        let netrc = netrc(&get, &bindings)?;
-        let caches = caches(&setting, &bindings, &netrc, &mut hydra.url)?;
-        Ok(Self {
-            wanted: wanted(&get, &hydra, app_dir)?,
-            on_miss: on_miss(&get, caches.is_empty() && hydra.url.is_none())?,
-            caches,
-            trust: trust(&get, &bindings)?,
-            netrc,
-            source_name: source_name(&get)?,
-            nix_path: get("NIX_PATH"),
-            lookups: Vec::new(),
-            debug: matches!(debug(&get)?, Debug::On),
-            doctor: matches!(debug(&get)?, Debug::Doctor),
-            hydra,
-            nix_archive: download("NIX_ARCHIVE_URL", "NIX_ARCHIVE_SHA256", &get)?,
-            proot: download("NIX_PROOT_URL", "NIX_PROOT_SHA256", &get)?,
-            engine: engine(&get)?,
-            procfile: get("NIX_PROCFILE")
-                .map(|value| file_in_app("NIX_PROCFILE", &value, app_dir, "Procfile.web"))
-                .transpose()?,
-            relocate_ignore: relocate_ignore(&get)?,
-        })
-    }
-
-    /// The build's binary caches, as Nix itself asks them.
-    #[must_use]
-    pub fn substituters(&self) -> Substituters {
-        Substituters::new(self.caches.clone(), self.trust.clone(), self.netrc.clone())
-    }
-
-    /// Whether there is something to deploy: what `detect` asks.
-    pub fn detects(setting: impl Fn(&str) -> Option<String>, app_dir: &Path) -> bool {
-        let set = |name: &str| setting(name).is_some_and(|value| !value.trim().is_empty());
-        set("NIX_STORE_PATH")
-            || set("NIX_HYDRA_JOB")
-            || set("NIX_FILE")
-            || expression_file(app_dir).is_some()
-    }
-}
-
-type Get<'a> = dyn Fn(&str) -> Option<String> + 'a;
-
-fn invalid(
-    name: &'static str,
-    value: impl Into<String>,
-    expected: impl Into<String>,
-) -> ConfigError {
-    ConfigError::InvalidSetting {
-        name,
-        value: value.into(),
-        expected: expected.into(),
-    }
-}
-
-/// The binary caches that the platform describes. Where: servicebinding.io, and the CNB
-/// specification's bindings extension.
-fn bindings(get: &Get) -> Result<Vec<Binding>, ConfigError> {
-    let root = get("SERVICE_BINDING_ROOT")
-        .map(PathBuf::from)
-        .or_else(|| get("CNB_PLATFORM_DIR").map(|platform| Path::new(&platform).join("bindings")));
-    root.map_or(Ok(Vec::new()), |root| {
-        read_bindings(&root).map_err(ConfigError::Credentials)
-    })
-}
-
-/// What the bindings' netrc files have, then what the user's has.
-fn netrc(get: &Get, bindings: &[Binding]) -> Result<Netrc, ConfigError> {
-    const NAME: &str = "NIX_NETRC_FILE";
-    let file = get(NAME);
-    if let Some(file) = &file
-        && !Path::new(file.trim()).is_file()
-    {
-        // Whoever sets it to the file's content must not read a password in the log.
-        let shown = if file.starts_with('/') { file } else { "…" };
-        let expected = "the path of a netrc file that is there during the build";
-        return Err(invalid(NAME, shown, expected));
-    }
-    let file = file.unwrap_or_else(|| DEFAULT_NETRC_FILE.to_string());
-    let own = Netrc::read(Path::new(file.trim())).map_err(ConfigError::Credentials)?;
-    let bound = bindings.iter().map(|binding| &binding.netrc);
-    Ok(bound.chain([&own]).fold(Netrc::default(), Netrc::then))
-}
-
-/// The caches that the user names, then those that the platform describes, then the default one,
-/// each with its credentials; `hydra` gets its own in the same ways.
-fn caches(
-    setting: &impl Fn(&str) -> Option<String>,
-    bindings: &[Binding],
-    netrc: &Netrc,
-    hydra: &mut Option<Endpoint>,
-) -> Result<Vec<CacheUrl>, ConfigError> {
-    let named = |name, value: String| {
-        value
-            .split_whitespace()
-            .map(|url| cache_url(name, url))
-            .collect::<Result<Vec<_>, _>>()
-    };
-    let extra = setting("NIX_EXTRA_BINARY_CACHE").unwrap_or_default();
-    let mut caches = named("NIX_EXTRA_BINARY_CACHE", extra)?;
-    // Set to nothing, it is left out on purpose.
-    let default =
-        setting("NIX_DEFAULT_BINARY_CACHE").unwrap_or_else(|| DEFAULT_BINARY_CACHE.to_string());
-    let mut default = named("NIX_DEFAULT_BINARY_CACHE", default)?;
-    let defaults: Vec<Url> = default
-        .iter()
-        .map(|cache| cache.endpoint.base.clone())
-        .collect();
-    for bound in bindings.iter().filter_map(|binding| binding.url.as_ref()) {
-        // One that is named as well is the same one, and the binding has its credentials.
-        let mut all = caches.iter_mut().chain(&mut default);
-        match all.find(|cache| cache.endpoint.base == bound.endpoint.base) {
-            Some(cache) if cache.s3.is_some() => cache.s3.clone_from(&bound.s3),
-            Some(cache) if cache.endpoint.credentials.is_none() => {
-                cache
-                    .endpoint
-                    .credentials
-                    .clone_from(&bound.endpoint.credentials);
-            }
-            Some(_) => {}
-            None => caches.push(bound.clone()),
-        }
-    }
-    // Where it is named twice, it keeps its first place.
-    default.retain(|cache| {
-        !caches
-            .iter()
-            .any(|other| other.endpoint.base == cache.endpoint.base)
-    });
-    for cache in &mut caches {
-        cache.must_sign = defaults.contains(&cache.endpoint.base);
-    }
-    caches.extend(default.into_iter().map(|cache| CacheUrl {
-        must_sign: true,
-        ..cache
-    }));
-
-    for bucket in caches.iter_mut().filter_map(|cache| cache.s3.as_mut()) {
-        bucket.find_credentials(&|name| setting(name).filter(|value| !value.is_empty()));
-    }
-    if let Some(hydra) = hydra.as_mut().filter(|hydra| hydra.credentials.is_none()) {
-        let same = |cache: &&CacheUrl| cache.endpoint.base.origin() == hydra.base.origin();
-        let known = caches
-            .iter()
-            .find(|cache| same(cache) && cache.endpoint.credentials.is_some());
-        hydra.credentials = known.and_then(|cache| cache.endpoint.credentials.clone());
-    }
-    for endpoint in caches
-        .iter_mut()
-        .map(|cache| &mut cache.endpoint)
-        .chain(hydra.as_mut())
-        .filter(|endpoint| endpoint.credentials.is_none())
-    {
-        if endpoint.base.scheme() != "file" {
-            endpoint.credentials = netrc.find(&endpoint.base);
-        }
-    }
-    Ok(caches)
-}
-
-fn cache_url(name: &'static str, url: &str) -> Result<CacheUrl, ConfigError> {
-    url.parse::<CacheUrl>().map_err(|error| {
-        let expected = match error {
-            CacheUrlError::Endpoint(EndpointError::NotAUrl | EndpointError::Scheme) => {
-                "URLs of binary caches, separated by spaces, such as `https://hydra.example.org` or `file:///var/cache/nix`"
-            }
-            CacheUrlError::Endpoint(EndpointError::FileHost) => {
-                "a directory of this machine behind `file://`, from its first slash on, such as `file:///var/cache/nix`"
-            }
-            CacheUrlError::S3 => "the URL of a bucket, such as `s3://acme?region=eu-west-1`",
-            CacheUrlError::Priority => "`?priority=` followed by a whole number",
-            CacheUrlError::Trusted => "`?trusted=` followed by `true` or `false`",
-        };
-        // A URL may hold a password, which an error must not repeat.
-        invalid(name, redact_url(url), expected)
-    })
-}
-
-/// Variables in which platforms name the revision that they build, for where `NIX_REVISION` is not
-/// set: Heroku and Scalingo, Dokku, GitHub's and GitLab's runners.
-const REVISION_VARIABLES: [&str; 4] = ["SOURCE_VERSION", "GIT_REV", "GITHUB_SHA", "CI_COMMIT_SHA"];
-
-fn hydra(get: &Get) -> Result<HydraSettings, ConfigError> {
-    const JOB: &str = "NIX_HYDRA_JOB";
-    let job = get(JOB)
-        .map(|value| {
-            value.parse::<Job>().map_err(|()| {
-                invalid(
-                    JOB,
-                    value,
-                    "a job as `project/jobset/job`, such as `acme/main/myapp`",
-                )
-            })
-        })
-        .transpose()?;
-    let url = get("NIX_HYDRA_URL")
-        .map(|value| {
-            let url: Option<Endpoint> = value.trim().parse().ok();
-            url.filter(|url| url.base.scheme() != "file")
-                .ok_or_else(|| {
-                    let shown = redact_url(value.trim());
-                    let expected = "the URL of a Hydra, such as `https://hydra.example.org`";
-                    invalid("NIX_HYDRA_URL", shown, expected)
-                })
-        })
-        .transpose()?;
-    let inputs = flag("NIX_HYDRA_INPUTS", get)?;
-    if inputs && job.is_none() {
-        return Err(ConfigError::MissingPartner {
-            name: "NIX_HYDRA_INPUTS",
-            partner: JOB,
-        });
-    }
-    Ok(HydraSettings {
-        job,
-        url,
-        revision: revision(get)?,
-        input: get("NIX_HYDRA_INPUT").map(|value| value.trim().to_string()),
-        wait: wait(get)?,
-        inputs,
-    })
-}
-
-fn revision(get: &Get) -> Result<Option<Revision>, ConfigError> {
-    let is_hash =
-        |name: &str| (7..=64).contains(&name.len()) && name.chars().all(|c| c.is_ascii_hexdigit());
-    let named = |from: &str, value: &str| Revision {
-        name: value.trim().to_ascii_lowercase(),
-        from: from.to_string(),
-    };
-    if let Some(value) = get("NIX_REVISION") {
-        let revision = named("NIX_REVISION", &value);
-        if is_hash(&revision.name) || revision.name == "latest" {
-            return Ok(Some(revision));
-        }
-        return Err(invalid(
-            "NIX_REVISION",
-            value,
-            "a git revision, as at least 7 hexadecimal digits, or `latest`",
-        ));
-    }
-    // Those of a platform may hold something else altogether.
-    Ok(REVISION_VARIABLES.iter().find_map(|from| {
-        let revision = named(from, &get(from)?);
-        is_hash(&revision.name).then_some(revision)
-    }))
-}
-
-/// `NIX_HYDRA_WAIT`: minutes, or a number with `s`, `m` or `h`.
-fn wait(get: &Get) -> Result<Duration, ConfigError> {
-    let Some(value) = get("NIX_HYDRA_WAIT") else {
-        return Ok(DEFAULT_WAIT);
-    };
-    let text = value.trim();
-    let (number, unit) = text.split_at(text.trim_end_matches(|c: char| c.is_alphabetic()).len());
-    let seconds: Option<u64> = match unit.trim() {
-        "s" => Some(1),
-        "" | "m" => Some(60),
-        "h" => Some(3600),
-        _ => None,
-    };
-    let number: Option<u64> = number.trim().parse().ok();
-    number
-        .zip(seconds)
-        .and_then(|(number, seconds)| number.checked_mul(seconds))
-        .map(Duration::from_secs)
-        .ok_or_else(|| {
-            invalid(
-                "NIX_HYDRA_WAIT",
-                value,
-                "a number of minutes, or one with a unit, such as `90s`, `10m` or `1h`; 0 does not wait",
-            )
-        })
-}
-
+/// What `NIX_DEBUG` says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, std::default::Default)]
 enum Debug {
+    #[default]
     Off,
     On,
     Doctor,
 }
 
-fn debug(get: &Get) -> Result<Debug, ConfigError> {
-    match get("NIX_DEBUG").as_deref().map(str::trim) {
-        None | Some("0" | "false") => Ok(Debug::Off),
-        Some("1" | "true") => Ok(Debug::On),
-        Some("doctor") => Ok(Debug::Doctor),
-        Some(value) => Err(invalid("NIX_DEBUG", value, "`true`, `false` or `doctor`")),
-    }
-}
-
-fn wanted(get: &Get, hydra: &HydraSettings, app_dir: &Path) -> Result<Wanted, ConfigError> {
-    if let Some(value) = get("NIX_STORE_PATH") {
-        return StorePath::from_absolute_path(value.trim().as_bytes())
-            .ok()
-            .filter(|path| !path.is_derivation())
-            .map(Wanted::StorePath)
-            .ok_or_else(|| {
-                invalid(
-                    "NIX_STORE_PATH",
-                    value,
-                    "one store path, such as `/nix/store/xbgcfhaawi9iz9s99k58sqy8azc2a1w3-myapp-1.0`",
-                )
+impl Config {
+    /// Reads and checks every setting.
+    ///
+    /// `setting` returns the value of a variable; the expression is looked for in `app_dir`.
+    pub fn read(
+        setting: impl Fn(&str) -> Option<String>,
+        app_dir: &Path,
+    ) -> Result<Self, ConfigError> {
+        let (mut values, mut problems) = read::values(&setting, app_dir);
+        if values.inputs && !is_set(&setting, "NIX_HYDRA_JOB") {
+            problems.push(Problem::MissingPartner {
+                name: "NIX_HYDRA_INPUTS",
+                partner: "NIX_HYDRA_JOB",
             });
-    }
-
-    if let Some(job) = hydra.job.as_ref().filter(|_| !hydra.inputs) {
-        let expression = match expression(get, app_dir) {
-            Err(ConfigError::NothingToDeploy) => None,
-            other => Some(other?),
+        }
+        if !Self::detects(&setting, app_dir) {
+            problems.push(Problem::NothingToDeploy);
+        }
+        let bindings = or_problem(caches::bindings(&setting), &mut problems);
+        let netrc = caches::netrc(values.netrc_file.as_deref(), &bindings);
+        let netrc = or_problem(netrc, &mut problems);
+        let wanted = app::wanted(&values, app_dir, &mut problems);
+        let mut hydra = hydra::settings(&mut values, &setting);
+        let mut caches = caches::caches(&mut values, &bindings, &netrc, &mut hydra.url);
+        for bucket in caches.iter_mut().filter_map(|cache| cache.s3.as_mut()) {
+            bucket.find_credentials(&|name| setting(name).filter(|value| !value.is_empty()));
+        }
+        let Some(wanted) = wanted.filter(|_| problems.is_empty()) else {
+            return Err(ConfigError(problems));
         };
-        return Ok(Wanted::HydraJob(job.clone(), expression));
-    }
-    expression(get, app_dir).map(Wanted::Expression)
-}
-
-fn expression(get: &Get, app_dir: &Path) -> Result<Expression, ConfigError> {
-    let file = match get("NIX_FILE") {
-        Some(value) => file_in_app("NIX_FILE", &value, app_dir, "nix/deploy.nix")?,
-        None => expression_file(app_dir).ok_or(ConfigError::NothingToDeploy)?,
-    };
-    let attributes: Vec<String> = get("NIX_ATTRIBUTES")
-        .unwrap_or_default()
-        .split_whitespace()
-        .map(str::to_string)
-        .collect();
-    let target = get("NIX_TARGET").map(|value| value.trim().to_string());
-    if let Some(target) = &target
-        && !attributes.contains(target)
-    {
-        return Err(invalid(
-            "NIX_TARGET",
-            target,
-            if attributes.is_empty() {
-                "one of the attributes in `NIX_ATTRIBUTES`, which is not set".to_string()
-            } else {
-                format!(
-                    "one of the attributes in `NIX_ATTRIBUTES`: {}",
-                    attributes.join(", ")
-                )
+        Ok(Self {
+            wanted,
+            on_miss: match values.on_miss {
+                Some(on_miss) => on_miss,
+                None if caches.is_empty() && hydra.url.is_none() => OnMiss::Build,
+                None => OnMiss::Error,
             },
-        ));
+            caches,
+            trust: caches::trust(&mut values, &bindings),
+            netrc,
+            source_name: values.source_name,
+            nix_path: values.nix_path,
+            lookups: Vec::new(),
+            debug: values.debug == Debug::On,
+            doctor: values.debug == Debug::Doctor,
+            hydra,
+            nix_archive: tools::download(values.archive_url, values.archive_sha256),
+            proot: tools::download(values.proot_url, values.proot_sha256),
+            engine: values.engine,
+            procfile: values.procfile,
+            relocate_ignore: values.relocate_ignore,
+        })
     }
-    Ok(Expression {
-        file,
-        attributes,
-        target,
+
+    /// The build's binary caches, in the form in which Nix gets them.
+    #[must_use]
+    pub fn substituters(&self) -> Substituters {
+        Substituters::new(self.caches.clone(), self.trust.clone(), self.netrc.clone())
+    }
+
+    /// Whether there is something to deploy, which is all that `detect` checks.
+    pub fn detects(setting: impl Fn(&str) -> Option<String>, app_dir: &Path) -> bool {
+        ["NIX_STORE_PATH", "NIX_HYDRA_JOB", "NIX_FILE"]
+            .iter()
+            .any(|name| is_set(&setting, name))
+            || app::first_expression_file(app_dir).is_some()
+    }
+}
+
+/// Returns the value, or the default after noting the error.
+fn or_problem<T: std::default::Default>(
+    result: Result<T, CredentialsError>,
+    problems: &mut Vec<Problem>,
+) -> T {
+    result.unwrap_or_else(|error| {
+        problems.push(error.into());
+        T::default()
     })
-}
-
-/// A file of the app that a setting names, relative to the app.
-fn file_in_app(
-    name: &'static str,
-    value: &str,
-    app_dir: &Path,
-    example: &str,
-) -> Result<PathBuf, ConfigError> {
-    let file = Path::new(value.trim()).to_path_buf();
-    let inside = file
-        .components()
-        .all(|part| matches!(part, Component::Normal(_) | Component::CurDir));
-    if inside && app_dir.join(&file).exists() {
-        return Ok(file);
-    }
-    Err(invalid(
-        name,
-        value,
-        format!("a file in the app's directory, relative to it, such as `{example}`"),
-    ))
-}
-
-fn engine(get: &Get) -> Result<EngineSetting, ConfigError> {
-    let value = get(engine::SETTING).unwrap_or_default();
-    match value.parse() {
-        Ok(setting) => Ok(setting),
-        Err(_) => Err(invalid(engine::SETTING, value, engine::EXPECTED)),
-    }
-}
-
-fn relocate_ignore(get: &Get) -> Result<Vec<Pattern>, ConfigError> {
-    const NAME: &str = "NIX_RELOCATE_IGNORE";
-    get(NAME)
-        .unwrap_or_default()
-        .split_whitespace()
-        .map(|pattern| {
-            Pattern::new(pattern).map_err(|_| {
-                invalid(
-                    NAME,
-                    pattern,
-                    "patterns of files with `*` and `?`, separated by spaces, such as `*/share/doc/*`",
-                )
-            })
-        })
-        .collect()
-}
-
-fn expression_file(app_dir: &Path) -> Option<PathBuf> {
-    EXPRESSION_FILES
-        .iter()
-        .map(PathBuf::from)
-        .find(|file| app_dir.join(file).exists())
-}
-
-fn trust(get: &Get, bindings: &[Binding]) -> Result<TrustSettings, ConfigError> {
-    let given = get("NIX_TRUSTED_PUBLIC_KEYS").unwrap_or_default();
-    let key = |key: &str| {
-        key.parse::<TrustedPublicKey>().map_err(|_| {
-            // It may be a secret key, put here by mistake.
-            let shown = match key.split_once(':') {
-                Some((name, _)) => format!("{name}:…"),
-                None => "…".to_string(),
-            };
-            invalid(
-                "NIX_TRUSTED_PUBLIC_KEYS",
-                shown,
-                format!("public keys separated by spaces, such as `{DEFAULT_PUBLIC_KEY}`"),
-            )
-        })
-    };
-    let mut keys: Vec<_> = given
-        .split_whitespace()
-        .map(key)
-        .collect::<Result<_, _>>()?;
-    let bound = bindings.iter().flat_map(|binding| &binding.public_keys);
-    keys.extend(bound.cloned());
-    let required = flag("NIX_REQUIRE_SIGNATURES", get)? || !keys.is_empty();
-    keys.push(key(DEFAULT_PUBLIC_KEY)?);
-    Ok(TrustSettings { keys, required })
-}
-
-fn source_name(get: &Get) -> Result<String, ConfigError> {
-    let name = get("NIX_SOURCE_NAME").unwrap_or_else(|| "source".to_string());
-    let name = name.trim();
-    match StorePath::from_parts([0; 20], name) {
-        Ok(_) => Ok(name.to_string()),
-        Err(_) => Err(invalid(
-            "NIX_SOURCE_NAME",
-            name,
-            "`source`, or `git-export` for a Hydra from before 2018",
-        )),
-    }
-}
-
-fn on_miss(get: &Get, names_no_cache: bool) -> Result<OnMiss, ConfigError> {
-    match get("NIX_ON_MISS").as_deref().map(str::trim) {
-        None if names_no_cache => Ok(OnMiss::Build),
-        None | Some("error") => Ok(OnMiss::Error),
-        Some("build") => Ok(OnMiss::Build),
-        Some(value) => Err(invalid(
-            "NIX_ON_MISS",
-            value,
-            "`error`, or `build` to build what no binary cache has",
-        )),
-    }
-}
-
-fn flag(name: &'static str, get: &Get) -> Result<bool, ConfigError> {
-    match get(name).as_deref().map(str::trim) {
-        None | Some("0" | "false") => Ok(false),
-        Some("1" | "true") => Ok(true),
-        Some(value) => Err(invalid(name, value, "`true` or `false`")),
-    }
-}
-
-fn download(
-    url_name: &'static str,
-    sha256_name: &'static str,
-    get: &Get,
-) -> Result<Option<Download>, ConfigError> {
-    let (url, sha256) = match (get(url_name), get(sha256_name)) {
-        (None, None) => return Ok(None),
-        (Some(url), Some(sha256)) => (url, sha256),
-        (Some(_), None) => {
-            return Err(ConfigError::MissingPartner {
-                name: url_name,
-                partner: sha256_name,
-            });
-        }
-        (None, Some(_)) => {
-            return Err(ConfigError::MissingPartner {
-                name: sha256_name,
-                partner: url_name,
-            });
-        }
-    };
-    let parsed = Url::parse(url.trim())
-        .ok()
-        .filter(|url| match url.scheme() {
-            "https" | "http" => true,
-            "file" => !url.has_host(),
-            _ => false,
-        })
-        .ok_or_else(|| {
-            invalid(
-                url_name,
-                redact_url(&url),
-                "an `https`, `http` or `file` URL, such as `file:///var/cache/archive`",
-            )
-        })?;
-    let sha256 = hex::decode(sha256.trim())
-        .ok()
-        .and_then(|bytes| bytes.try_into().ok())
-        .ok_or_else(|| {
-            invalid(
-                sha256_name,
-                sha256,
-                "the file's SHA-256 as 64 hexadecimal digits",
-            )
-        })?;
-    Ok(Some(Download {
-        url: parsed,
-        sha256,
-    }))
 }
 
 #[cfg(test)]
@@ -716,6 +260,12 @@ mod tests {
                 .map(|(_, value)| (*value).to_string())
         };
         Config::read(get, app.path())
+    }
+
+    fn only_problem(settings: &[(&str, &str)]) -> Problem {
+        let ConfigError(problems) = read(settings).unwrap_err();
+        let [only] = problems.try_into().unwrap();
+        only
     }
 
     fn expression(settings: &[(&str, &str)]) -> Expression {
@@ -812,7 +362,7 @@ mod tests {
     fn values_that_make_no_sense_are_named_with_their_setting() {
         for (name, value) in [
             ("NIX_EXTRA_BINARY_CACHE", "hydra.acme.net"),
-            ("NIX_EXTRA_BINARY_CACHE", "s3://bucket"),
+            ("NIX_EXTRA_BINARY_CACHE", "s3://bucket?scheme=ftp"),
             ("NIX_EXTRA_BINARY_CACHE", "file://cache/nix"),
             (
                 "NIX_EXTRA_BINARY_CACHE",
@@ -827,7 +377,6 @@ mod tests {
             ),
             ("NIX_FILE", "../outside.nix"),
             ("NIX_FILE", "missing.nix"),
-            ("NIX_TARGET", "web"),
             ("NIX_SOURCE_NAME", "a/b"),
             ("NIX_ON_MISS", "compile"),
             ("NIX_DEBUG", "loud"),
@@ -840,16 +389,12 @@ mod tests {
             ("NIX_REVISION", "main"),
             ("NIX_REVISION", "abc12"),
             ("NIX_HYDRA_WAIT", "soon"),
-            ("NIX_HYDRA_WAIT", "10 days"),
+            ("NIX_HYDRA_WAIT", "10 parsecs"),
             ("NIX_HYDRA_INPUTS", "nixpkgs"),
         ] {
-            match read(&[(name, value)]) {
-                Err(ConfigError::InvalidSetting {
-                    name: named,
-                    value: shown,
-                    ..
-                }) => {
-                    assert_eq!((named, shown.as_str()), (name, value));
+            match only_problem(&[(name, value)]) {
+                Problem::Invalid { setting, invalid } => {
+                    assert_eq!((setting.name, &*invalid.shown), (name, value));
                 }
                 other => panic!("{name}={value} gave {other:?}"),
             }
@@ -942,8 +487,8 @@ mod tests {
         let config = read(&[job, ("NIX_HYDRA_INPUTS", "1")]).unwrap();
         assert!(matches!(config.wanted, Wanted::Expression(_)));
         assert!(matches!(
-            read(&[("NIX_HYDRA_INPUTS", "1")]),
-            Err(ConfigError::MissingPartner { .. })
+            only_problem(&[("NIX_HYDRA_INPUTS", "1")]),
+            Problem::MissingPartner { .. }
         ));
     }
 
@@ -969,11 +514,13 @@ mod tests {
             ("90s", 90),
             ("10 m", 600),
             ("2h", 7200),
+            ("1h30m", 5400),
+            ("10M", 600),
         ] {
             let config = read(&[("NIX_HYDRA_WAIT", value)]).unwrap();
             assert_eq!(config.hydra.wait, Duration::from_secs(seconds), "{value}");
         }
-        assert_eq!(read(&[]).unwrap().hydra.wait, DEFAULT_WAIT);
+        assert_eq!(read(&[]).unwrap().hydra.wait, Duration::from_mins(10));
     }
 
     #[test]
@@ -993,9 +540,9 @@ mod tests {
 
     #[test]
     fn a_wrong_url_is_shown_without_its_password() {
-        match read(&[("NIX_EXTRA_BINARY_CACHE", "ftp://user:hunter2@example.org")]) {
-            Err(ConfigError::InvalidSetting { value, .. }) => {
-                assert_eq!(value, "ftp://example.org/");
+        match only_problem(&[("NIX_EXTRA_BINARY_CACHE", "ftp://user:hunter2@example.org")]) {
+            Problem::Invalid { invalid, .. } => {
+                assert_eq!(invalid.shown, "ftp://example.org/");
             }
             other => panic!("{other:?}"),
         }
@@ -1003,75 +550,27 @@ mod tests {
 
     #[test]
     fn a_download_needs_both_its_url_and_its_hash() {
+        let url = ("NIX_PROOT_URL", "file:///proot");
         assert!(matches!(
-            read(&[("NIX_PROOT_URL", "file:///proot")]),
-            Err(ConfigError::MissingPartner {
+            only_problem(&[url]),
+            Problem::MissingPartner {
                 name: "NIX_PROOT_URL",
                 partner: "NIX_PROOT_SHA256"
-            })
+            }
+        ));
+        let hex = "11".repeat(32);
+        assert!(matches!(
+            only_problem(&[("NIX_ARCHIVE_SHA256", &hex)]),
+            Problem::MissingPartner { .. }
         ));
         assert!(matches!(
-            read(&[("NIX_ARCHIVE_SHA256", "00")]),
-            Err(ConfigError::MissingPartner { .. })
+            only_problem(&[url, ("NIX_PROOT_SHA256", "xyz")]),
+            Problem::Invalid { setting, .. } if setting.name == "NIX_PROOT_SHA256"
         ));
-        assert!(matches!(
-            read(&[
-                ("NIX_PROOT_URL", "file:///proot"),
-                ("NIX_PROOT_SHA256", "xyz")
-            ]),
-            Err(ConfigError::InvalidSetting {
-                name: "NIX_PROOT_SHA256",
-                ..
-            })
-        ));
-    }
-
-    #[test]
-    fn every_setting_is_described_in_buildpack_toml_and_nothing_else_is() {
-        let descriptor: toml::Table = toml::from_str(include_str!("../../buildpack.toml")).unwrap();
-        let described: Vec<_> = descriptor["metadata"]["configurations"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .map(|setting| setting["name"].as_str().unwrap())
-            .collect();
-        assert_eq!(described, SETTINGS);
-    }
-
-    #[test]
-    fn every_setting_is_in_the_contract_and_nothing_else_is() {
-        let contract = include_str!("../../docs/application_contract.md");
-        let section = contract
-            .split("\n## ")
-            .find(|s| s.starts_with("Settings\n"));
-        let rows = section.unwrap().lines().filter(|l| l.starts_with("| `"));
-        let listed: Vec<_> = rows
-            .flat_map(|row| row.split('|').nth(1).unwrap().split(','))
-            .map(|name| name.trim().trim_matches('`'))
-            .collect();
-        assert_eq!(listed, SETTINGS);
-    }
-
-    #[test]
-    fn every_setting_that_is_read_is_known_and_every_known_one_is_read() {
-        let source = include_str!("mod.rs").split("#[cfg(test)]").next();
-        let (before, after) = source.unwrap().split_once("pub const SETTINGS").unwrap();
-        let after = after.split_once("];").unwrap().1;
-        let mut read: Vec<_> = [before, after]
-            .iter()
-            .flat_map(|source| source.split('"').skip(1).step_by(2))
-            .filter(|text| {
-                let mut letters = text.chars();
-                text.starts_with("NIX_")
-                    && letters.all(|c| c.is_ascii_uppercase() || c == '_' || c.is_ascii_digit())
-            })
-            .chain([engine::SETTING])
-            .collect();
-        read.sort_unstable();
-        read.dedup();
-        let mut known = SETTINGS;
-        known.sort_unstable();
-        assert_eq!(read, known);
+        for hash in [&*hex, "sha256-ERERERERERERERERERERERERERERERERERERERERERE="] {
+            let config = read(&[url, ("NIX_PROOT_SHA256", hash)]).unwrap();
+            assert_eq!(config.proot.unwrap().sha256, [0x11; 32], "{hash}");
+        }
     }
 
     #[test]
@@ -1089,9 +588,42 @@ mod tests {
                 )
             })
             .collect();
-        assert!(settings.iter().all(|(name, _)| SETTINGS.contains(name)));
+        assert!(settings.iter().all(|(name, _)| setting(name).is_some()));
         let config = read(&settings).unwrap();
         assert!(config.trust.required);
         assert_eq!(config.caches[0].to_string(), "https://hydra.acme.net");
+    }
+
+    #[test]
+    fn all_mistakes_are_reported_at_once() {
+        let error = read(&[
+            ("NIX_DEBUG", "loud"),
+            ("NIX_EXTRA_BINARY_CACHE", "ftp://acme"),
+            ("NIX_TARGET", "web"),
+            ("NIX_PROOT_URL", "file:///proot"),
+            ("NIX_HYDRA_INPUTS", "true"),
+        ]);
+        let ConfigError(problems) = error.unwrap_err();
+        assert_eq!(problems.len(), 5, "{problems:?}");
+    }
+
+    #[test]
+    fn a_wrong_setting_brings_no_other_error_with_it() {
+        for settings in [
+            &[("NIX_STORE_PATH", "short")][..],
+            &[("NIX_HYDRA_JOB", "acme"), ("NIX_HYDRA_INPUTS", "true")],
+            &[
+                ("NIX_PROOT_URL", "ftp://x"),
+                ("NIX_PROOT_SHA256", &"1".repeat(64)),
+            ],
+        ] {
+            only_problem(settings);
+        }
+        let nowhere = Path::new("/nonexistent");
+        let get = |name: &str| (name == "NIX_FILE").then(|| "missing.nix".to_string());
+        let ConfigError(problems) = Config::read(get, nowhere).unwrap_err();
+        assert_eq!(problems.len(), 1, "{problems:?}");
+        let ConfigError(problems) = Config::read(|_| None, nowhere).unwrap_err();
+        assert!(matches!(problems[..], [Problem::NothingToDeploy]));
     }
 }

@@ -1,17 +1,16 @@
-//! From what differs to why: the usual causes, as people meet them.
+//! From the differences to their usual causes.
 
-use super::Evaluated;
-use super::compare::{Comparison, Difference, Side, Site, name, plain_name, was_copied};
+use super::compare::{Comparison, Difference, Site, name, plain_name, was_copied};
 use super::hydra_side::Built;
-use super::our_side::OurSide;
+use super::our_side::{Evaluated, OurSide};
 use super::stores::Store;
 use super::tree::{Change, Tree, TreeDifference};
 use nix_derivation::StorePath;
 
-/// Digits that git shortens a revision to at least.
+/// The fewest digits that git shortens a revision to.
 const SHORTEST_REVISION: usize = 7;
 
-/// Why two derivations differ; what is named first is ours.
+/// Why two derivations differ. Of a pair, the first is ours.
 #[derive(Debug)]
 pub enum Cause {
     System(String, String),
@@ -49,9 +48,9 @@ pub enum SourceKind {
     Submodules(Vec<String>),
     /// These submodules are empty on Hydra, but not here.
     SubmodulesEmptyThere(Vec<String>),
-    /// Neither what is in it nor its name differs.
+    /// Neither its content nor its name differs.
     OtherPath,
-    /// All that differs is of one kind.
+    /// All differences are of one kind.
     Only(Change),
     /// These differ from the revision in the app's own `.git`.
     Uncommitted(Vec<String>),
@@ -66,7 +65,7 @@ pub enum SourceKind {
     Unreadable,
 }
 
-/// What it is made from differs, and not in the app: another nixpkgs, as a rule.
+/// Inputs that differ outside the app: another nixpkgs, as a rule.
 #[derive(Debug)]
 pub struct Dependencies {
     pub ours: String,
@@ -74,14 +73,14 @@ pub struct Dependencies {
     /// From the root to it.
     pub way: Vec<String>,
     pub difference: Difference,
-    /// How many derivations differ, and whether more do.
+    /// The number of derivations that differ, and whether there are more.
     pub pairs: usize,
     pub more: bool,
     /// The revisions of Hydra's inputs.
     pub inputs: Vec<hydra::api::InputRevision>,
 }
 
-/// The causes that the page of a build alone shows.
+/// The causes that show without Hydra's derivation.
 pub(super) fn of_facts(built: &Built, derivation: &StorePath, evaluated: &Evaluated) -> Vec<Cause> {
     let mut causes = Vec::new();
     if built.build.system != evaluated.system {
@@ -99,7 +98,7 @@ pub(super) fn of_facts(built: &Built, derivation: &StorePath, evaluated: &Evalua
     causes
 }
 
-/// The causes of what a comparison found, likeliest first.
+/// The causes of the differences that a comparison found, likeliest first.
 pub(super) fn of(
     comparison: &Comparison,
     built: &Built,
@@ -107,71 +106,109 @@ pub(super) fn of(
     here: &mut dyn Store,
     there: &mut dyn Store,
 ) -> Vec<Cause> {
+    let sites = comparison.sites.iter();
     let all = || {
-        let sites = comparison.sites.iter();
-        sites.flat_map(|site| site.differences.iter().map(move |one| (site, one)))
+        sites
+            .clone()
+            .flat_map(|site| site.differences.iter().map(move |one| (site, one)))
     };
     // Of another system, everything else differs as well.
-    if let Some((_, Difference::System(one, other))) =
-        all().find(|(_, difference)| matches!(difference, Difference::System(..)))
-    {
-        return vec![Cause::System(one.clone(), other.clone())];
+    let system = all().find_map(|(_, difference)| match difference {
+        Difference::System(one, other) => Some(Cause::System(one.clone(), other.clone())),
+        _ => None,
+    });
+    if let Some(system) = system {
+        return vec![system];
     }
-    let mut sources: Vec<Cause> = Vec::new();
-    let mut revisions: Vec<Cause> = Vec::new();
-    let mut dependencies: Vec<(&Site, &Difference)> = Vec::new();
-    let mut others: Vec<Cause> = Vec::new();
+    let mut classifier = Classifier {
+        comparison,
+        built,
+        ours,
+        here,
+        there,
+    };
+    let mut causes: Vec<Cause> = Vec::new();
     for (site, difference) in all() {
+        if !causes.iter().any(|known| known.explains(difference)) {
+            causes.push(classifier.cause(site, difference));
+        }
+    }
+    // The nearest to the root stands for all dependencies.
+    let mut has_dependencies = false;
+    causes.retain(|cause| {
+        !matches!(cause, Cause::Dependencies(_)) || !std::mem::replace(&mut has_dependencies, true)
+    });
+    causes.sort_by_key(Cause::rank);
+    causes
+}
+
+/// What a difference is judged by.
+struct Classifier<'a> {
+    comparison: &'a Comparison,
+    built: &'a Built,
+    ours: &'a OurSide,
+    here: &'a mut dyn Store,
+    there: &'a mut dyn Store,
+}
+
+impl Classifier<'_> {
+    fn cause(&mut self, site: &Site, difference: &Difference) -> Cause {
         let derivation = name(&site.ours).to_string();
         match difference {
-            Difference::Source(variable, one, other) if is_of_app(one, ours, here) => {
-                let again = sources
-                    .iter()
-                    .any(|cause| matches!(cause, Cause::Source(known) if known.ours == *one));
-                if !again {
-                    let cause = source(
-                        derivation,
-                        variable.clone(),
-                        (one, other),
-                        ours,
-                        here,
-                        there,
-                    );
-                    sources.push(Cause::Source(Box::new(cause)));
-                }
+            Difference::Source(variable, one, other) if is_of_app(one, self.ours, self.here) => {
+                let paths = (one, other);
+                let source = source(
+                    derivation,
+                    variable.clone(),
+                    paths,
+                    self.ours,
+                    self.here,
+                    self.there,
+                );
+                Cause::Source(Box::new(source))
             }
             Difference::Variable(variable, one, other)
                 if !site.fixed
-                    && is_revision(variable, one.as_deref(), other.as_deref(), built, ours) =>
+                    && is_revision(
+                        variable,
+                        one.as_deref(),
+                        other.as_deref(),
+                        self.built,
+                        self.ours,
+                    ) =>
             {
-                revisions.push(Cause::Revision(
-                    derivation,
-                    variable.clone(),
-                    one.clone(),
-                    other.clone(),
-                ));
+                Cause::Revision(derivation, variable.clone(), one.clone(), other.clone())
             }
-            other if site.way.is_empty() => {
-                others.push(Cause::Other(derivation, other.clone()));
-            }
-            other => dependencies.push((site, other)),
+            _ if site.way.is_empty() => Cause::Other(derivation, difference.clone()),
+            _ => Cause::Dependencies(Box::new(Dependencies {
+                ours: derivation,
+                theirs: name(&site.theirs).to_string(),
+                way: site.way.clone(),
+                difference: difference.clone(),
+                pairs: self.comparison.pairs,
+                more: self.comparison.cut_short,
+                inputs: self.built.revisions.clone(),
+            })),
         }
     }
-    let mut causes = sources;
-    causes.append(&mut revisions);
-    if let Some((site, difference)) = dependencies.first() {
-        causes.push(Cause::Dependencies(Box::new(Dependencies {
-            ours: name(&site.ours).to_string(),
-            theirs: name(&site.theirs).to_string(),
-            way: site.way.clone(),
-            difference: (*difference).clone(),
-            pairs: comparison.pairs,
-            more: comparison.cut_short,
-            inputs: built.revisions.clone(),
-        })));
+}
+
+impl Cause {
+    /// Its place in the list of causes.
+    fn rank(&self) -> u8 {
+        match self {
+            Self::System(..) => 0,
+            Self::Source(_) => 1,
+            Self::Revision(..) => 2,
+            Self::Dependencies(_) => 3,
+            Self::Other(..) => 4,
+        }
     }
-    causes.append(&mut others);
-    causes
+
+    /// Whether `difference` is of the same source.
+    fn explains(&self, difference: &Difference) -> bool {
+        matches!((self, difference), (Self::Source(known), Difference::Source(_, one, _)) if known.ours == *one)
+    }
 }
 
 /// Whether a source is the app's, or a part of it: nixpkgs brings its own, such as the builder's
@@ -340,15 +377,4 @@ fn is_revision(
         })
     };
     one.is_some_and(mentions) || other.is_some_and(mentions)
-}
-
-impl Difference {
-    /// On which side something is that the other has not.
-    #[must_use]
-    pub fn side(&self) -> Option<Side> {
-        match self {
-            Self::SourceOnly(side, _) | Self::InputOnly(side, _) => Some(*side),
-            _ => None,
-        }
-    }
 }

@@ -1,19 +1,22 @@
 //! Why a store path that was evaluated here is not the one that Hydra built.
 //!
-//! Both sides' derivations are walked from the root to where they first differ. Where there is no
-//! Hydra to compare with, what can be said from this side is said.
+//! Both sides' derivations are walked from the root to where they first differ. Without a Hydra to
+//! compare with, only our own side is examined. The modules use each other in one direction: [`tree`]
+//! < [`stores`] < [`compare`] < [`our_side`], [`hydra_side`] < [`cause`] < [`diagnosis`].
 
 pub mod cause;
 pub mod compare;
+pub mod diagnosis;
 pub mod hydra_side;
 pub mod our_side;
 pub mod stores;
 pub mod tree;
 
+pub use diagnosis::{Diagnosis, Finding, NotBuilt};
+pub use our_side::Evaluated;
+
 use crate::config::{Config, Expression, Wanted};
 use binary_cache::Caches;
-use cause::Cause;
-use compare::Comparison;
 use hydra::short;
 use hydra::{Hydra, revision};
 use hydra_side::{Built, HydraSide};
@@ -22,59 +25,8 @@ use our_side::OurSide;
 use std::path::Path;
 use stores::{CacheStore, DirectoryStore, Store};
 
-/// What the doctor found. It is printed with its answer first.
-#[derive(Debug)]
-pub struct Diagnosis {
-    pub finding: Finding,
-    /// The root that this is about.
-    pub root: StorePath,
-    pub ours: OurSide,
-    /// What Hydra was asked about, where it answered.
-    pub build: Option<Box<Built>>,
-}
-
-/// The answer.
-#[derive(Debug)]
-pub enum Finding {
-    /// None of so many evaluations that Hydra lists has the revision that is deployed here, and there is
-    /// no build to compare with.
-    NotEvaluated {
-        revision: String,
-        jobset: String,
-        looked_at: usize,
-    },
-    /// Hydra has not built it: what it says of the build, in words.
-    NotBuilt(String),
-    /// Hydra built this very path.
-    Same,
-    /// The derivations differ: the causes, likeliest first, and the derivation they were found in.
-    Different {
-        causes: Vec<Cause>,
-        comparison: Comparison,
-    },
-    /// The derivations cannot be compared, since no binary cache serves Hydra's.
-    Unreadable {
-        /// Another name or system than Hydra's, where that shows on the build's page.
-        causes: Vec<Cause>,
-    },
-    /// There is no Hydra to compare with; why.
-    Alone(String),
-}
-
-/// What is known here, to be compared.
-#[derive(Debug)]
-pub struct Evaluated<'a> {
-    /// Where the store's paths are on disk.
-    pub store: &'a Path,
-    pub root: &'a StorePath,
-    /// The app's source in the store.
-    pub source: &'a StorePath,
-    pub source_files: usize,
-    pub system: &'a str,
-}
-
-/// Compares what was evaluated with what Hydra has, as far as that can be had; `hydra` is the one to
-/// ask, or why there is none. The binary caches are opened once it has let us in.
+/// Compares our evaluation with Hydra's build, as far as its derivations can be read. `hydra` is an
+/// error, with the reason, where there is none. `open_caches` is called after Hydra has signed us in.
 pub fn diagnose(
     evaluated: &Evaluated,
     expression: &Expression,
@@ -119,7 +71,7 @@ pub fn diagnose(
             looked_at,
         },
         HydraSide::Built(built) => {
-            // It may have signed in meanwhile, which lets us into its binary cache as well.
+            // A session with Hydra is good for its binary cache as well.
             let caches = open_caches(hydra.ok().as_deref());
             let finding = against(&built, &derivation, evaluated, ours, &mut store, &caches);
             diagnosis.build = Some(built);
@@ -141,7 +93,7 @@ fn against(
     let mut outputs = built.build.outputs.values();
     let is_output = outputs.any(|output| output.path.as_ref() == Some(&root));
     if !built.build.is_finished() {
-        return Finding::NotBuilt("Hydra has not finished its build yet".to_string());
+        return Finding::NotBuilt(NotBuilt::Unfinished);
     }
     if (built.derivation.as_ref() == Some(derivation) || is_output) && built.build.succeeded() {
         return Finding::Same;
@@ -151,7 +103,7 @@ fn against(
     let readable = theirs.filter(|theirs| cache.derivation(theirs).is_some());
     let Some(theirs) = readable else {
         if !built.build.succeeded() {
-            return Finding::NotBuilt("Hydra's build failed".to_string());
+            return Finding::NotBuilt(NotBuilt::Failed);
         }
         return Finding::Unreadable {
             causes: cause::of_facts(built, derivation, evaluated),
@@ -160,12 +112,12 @@ fn against(
     let comparison = compare::compare(derivation, theirs, store, &mut cache);
     let causes = cause::of(&comparison, built, ours, store, &mut cache);
     if causes.is_empty() && !built.build.succeeded() {
-        return Finding::NotBuilt("Hydra's build failed".to_string());
+        return Finding::NotBuilt(NotBuilt::Failed);
     }
     Finding::Different { causes, comparison }
 }
 
-/// The expression to diagnose: the one that is deployed, or that the app has beside a job.
+/// The expression to diagnose: the deployed one, or the app's own beside a job. `None` for a store path.
 #[must_use]
 pub fn expression(config: &Config) -> Option<&Expression> {
     match &config.wanted {

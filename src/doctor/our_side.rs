@@ -1,6 +1,5 @@
-//! What can be said of our own side: what enters the derivation, and what nothing pins.
+//! Our own side: the sources that enter the derivation, and the inputs that are not pinned.
 
-use super::Evaluated;
 use super::stores::{DirectoryStore, Store};
 use super::tree::Tree;
 use crate::config::{Config, Expression};
@@ -11,6 +10,19 @@ use nix_derivation::StorePath;
 use std::collections::BTreeSet;
 use std::path::Path;
 
+/// The evaluation that is compared with Hydra's.
+#[derive(Debug)]
+pub struct Evaluated<'a> {
+    /// Where the store's paths are on disk.
+    pub store: &'a Path,
+    pub root: &'a StorePath,
+    /// The app's source in the store.
+    pub source: &'a StorePath,
+    pub source_files: usize,
+    pub system: &'a str,
+}
+
+/// Our side of the comparison.
 #[derive(Debug, Default)]
 pub struct OurSide {
     pub derivation: Option<StorePath>,
@@ -21,18 +33,19 @@ pub struct OurSide {
     pub source: Option<StorePath>,
     pub source_files: usize,
     pub tree: Tree,
-    /// It is evaluated as a flake, which Hydra fetches in another way.
+    /// It is evaluated as a flake, which Hydra fetches differently.
     pub is_flake: bool,
-    /// All sources that the derivation and what it is made from are built of, with their files; the
-    /// derivation's own come first.
+    /// All sources of the derivation and its inputs, with their number of files; the derivation's own
+    /// come first.
     pub sources: Vec<(StorePath, usize)>,
     pub unpinned: Vec<Unpinned>,
     /// Files in which a git checkout differs from its revision.
     pub changes: Vec<String>,
-    /// As it is shown: without credentials.
+    /// Without credentials, as it is shown.
     pub nix_path: Option<String>,
 }
 
+/// Collects everything that the comparison needs from the evaluated store.
 pub(super) fn look(
     evaluated: &Evaluated,
     expression: &Expression,
@@ -40,11 +53,6 @@ pub(super) fn look(
     app_dir: &Path,
     store: &mut DirectoryStore,
 ) -> OurSide {
-    let changes = if app_dir.join(".git").exists() {
-        revision::changes(app_dir).unwrap_or_default()
-    } else {
-        Vec::new()
-    };
     OurSide {
         system: evaluated.system.to_string(),
         source: Some(evaluated.source.clone()),
@@ -53,7 +61,7 @@ pub(super) fn look(
         sources: sources(evaluated.root, store),
         unpinned: pins::unpinned(app_dir, expression, config),
         is_flake: expression.is_flake(),
-        changes,
+        changes: revision::changes(app_dir).unwrap_or_default(),
         nix_path: config.nix_path.as_deref().map(without_credentials),
         ..OurSide::default()
     }

@@ -1,6 +1,6 @@
 //! A source tree's files, as far as it matters to tell two of them apart, and how two differ.
 
-use crate::resolve::checkout::paths_of_submodules;
+use app_dir::git::paths_of_submodules;
 use nix_archive::nar::{self, Event, decode_events_reader};
 use nix_derivation::{HashAlgorithm, NixHash, NixHasher};
 use std::collections::{BTreeMap, BTreeSet};

@@ -138,7 +138,7 @@ fn without_run_proot(value: &str) -> &str {
     }
 }
 
-/// The words of a simple command in which nothing is to be expanded; none where a shell is needed.
+/// The words of a simple command without expansions. None if it needs a shell.
 fn split(value: &str) -> Option<Vec<String>> {
     let mut words = Vec::new();
     let mut word: Option<String> = None;
@@ -165,7 +165,7 @@ fn split(value: &str) -> Option<Vec<String>> {
     Some(words)
 }
 
-/// Adds what is within double quotes to `word`.
+/// Adds the text within double quotes to `word`. None if it needs a shell.
 fn quoted(characters: &mut std::str::Chars, word: &mut String) -> Option<()> {
     loop {
         match characters.next()? {

@@ -7,21 +7,24 @@ pub mod procfile;
 use crate::layers::proot::{RUN_PROOT, START_PROGRAM};
 use crate::log;
 use crate::root::Root;
+use app_dir::FileError;
 use bullet_stream::global::print;
 use command::ProcessCommand;
 use libcnb::data::launch::{Launch, LaunchBuilder, ProcessBuilder, ProcessType};
 use procfile::{Procfile, ProcfileError, ProcfileWarning};
-use std::fs;
 use std::io;
 use std::path::Path;
 
 /// The name of the file that says which processes there are.
 pub const PROCFILE: &str = "Procfile";
 
+/// Bytes of a Procfile.
+const MAX_PROCFILE: u64 = 1 << 20;
+
 /// The process that runs when none is named, where the Procfile has it.
 const DEFAULT_PROCESS: &str = "web";
 
-/// There is no Procfile, and the roots do not tell what to run.
+/// There is no Procfile, and the program to run cannot be told from the roots.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("nothing says which program to run")]
 pub struct NoProcess {
@@ -37,13 +40,13 @@ pub fn read_procfile(
     app_dir: &Path,
     named: Option<&Path>,
 ) -> Result<Option<Procfile>, ProcfileError> {
-    let path = app_dir.join(named.unwrap_or(Path::new(PROCFILE)));
-    let text = match fs::read_to_string(&path) {
+    let file = named.unwrap_or(Path::new(PROCFILE));
+    let text = match app_dir::read_to_string(app_dir, file, MAX_PROCFILE) {
         Ok(text) => text,
-        Err(error) if error.kind() == io::ErrorKind::NotFound && named.is_none() => {
+        Err(FileError::Io(error)) if error.kind() == io::ErrorKind::NotFound && named.is_none() => {
             return Ok(None);
         }
-        Err(error) => return Err(ProcfileError::Read(path, error)),
+        Err(error) => return Err(ProcfileError::Read(app_dir.join(file), error.into())),
     };
     let (procfile, warnings) = Procfile::parse(&text)?;
     for warning in warnings {
@@ -60,7 +63,7 @@ pub fn read_procfile(
     Ok(Some(procfile))
 }
 
-/// Says which processes the image has, and answers them.
+/// Logs and returns the image's processes.
 pub fn launch(
     procfile: Option<&Procfile>,
     roots: &[Root],
@@ -99,7 +102,7 @@ pub fn launch(
     Ok(processes(procfile, layers_dir))
 }
 
-/// What runs where no Procfile says it: the package's main program, or the only one there is.
+/// The program to run without a Procfile: the package's main program, or the only one.
 fn main_process<'a>(
     main_program: Option<&'a str>,
     programs: &'a [String],

@@ -31,7 +31,7 @@ pub struct BadLine {
     pub reason: LineError,
 }
 
-/// What is wrong with a line of a Procfile.
+/// The fault of a line of a Procfile.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum LineError {
     /// It has no `name:` at its beginning.
@@ -45,7 +45,7 @@ pub enum LineError {
     NoCommand,
 }
 
-/// What is odd about a Procfile but has a known meaning.
+/// A peculiarity of a Procfile whose meaning is known.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ProcfileWarning {
     /// The name was written in capitals, with `_` or after spaces: as written, and as it is used.
@@ -57,11 +57,14 @@ pub enum ProcfileWarning {
 }
 
 impl Procfile {
+    /// Reads the text of a Procfile, with or without a byte order mark. Lines end with a line feed, a
+    /// carriage return, or both.
     pub fn parse(text: &str) -> Result<(Self, Vec<ProcfileWarning>), BadLine> {
+        let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+        let text = text.replace("\r\n", "\n").replace('\r', "\n");
         let mut processes: Vec<(String, String)> = Vec::new();
         let mut warnings = Vec::new();
         for (index, line) in text.lines().enumerate() {
-            let line = line.trim_end_matches('\r');
             if line.trim().is_empty() || line.trim_start().starts_with('#') {
                 continue;
             }
@@ -148,6 +151,13 @@ mod tests {
                 pair("w-1", "x:y")
             ]
         );
+    }
+
+    #[test]
+    fn a_byte_order_mark_and_carriage_returns_alone_lose_no_process() {
+        let expected = [pair("web", "a"), pair("worker", "b")];
+        assert_eq!(parsed("\u{feff}web: a\nworker: b\n"), expected);
+        assert_eq!(parsed("web: a\rworker: b\r"), expected);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The buildpack's layers: one file each, and what they share.
 
 pub mod closure;
+mod commands;
 pub mod describe;
 pub mod launch_layer;
 mod loader;

@@ -1,10 +1,10 @@
-//! The `proot` layer: PRoot and the start program, in the image alone.
+//! The `proot` layer: PRoot, the start program and the deployed commands, in the image alone.
 
+use super::commands;
 use super::launch_layer::{LaunchLayer, LayerError, LayerState};
 use super::loader::Loaders;
-use crate::build::Build;
 use crate::log;
-use crate::tools::{Tool, ToolError, ToolSource, tool_name};
+use crate::tools::{ToolError, ToolSource, tool_name};
 use bullet_stream::global::print;
 use flate2::read::MultiGzDecoder;
 use http_client::Http;
@@ -20,8 +20,8 @@ use std::path::{Path, PathBuf};
 /// The start program's name, in the layer and as this package builds it.
 pub const START_PROGRAM: &str = "nix-hydra";
 
-/// Raised whenever what the layer holds changes its form.
-const FORMAT: &str = "1";
+/// Raised whenever the layer's content changes its form.
+const FORMAT: &str = "2";
 
 /// The name by which users know the start program.
 pub const RUN_PROOT: &str = "run_proot.sh";
@@ -32,7 +32,7 @@ const MAX_PROGRAM_SIZE: u64 = 64 * 1024 * 1024;
 /// Bytes of an archive with PRoot in it, unpacked: a package has documentation beside it.
 const MAX_ARCHIVE_SIZE: u64 = 256 * 1024 * 1024;
 
-/// Why there is no proot layer. What was written of it is removed.
+/// Why there is no proot layer. A part of it that was written is removed.
 #[derive(Debug, thiserror::Error)]
 pub enum PRootLayerError {
     #[error(transparent)]
@@ -56,6 +56,8 @@ struct Metadata {
     start_program: String,
     /// SHA-256 of the first process in PRoot; empty where there is none.
     inside: String,
+    /// The names of the deployed commands.
+    commands: Vec<String>,
 }
 
 /// Where the programs are that come with the buildpack.
@@ -67,33 +69,32 @@ pub struct Programs {
 }
 
 /// What the layer is needed for.
-#[derive(Debug, Clone, Copy)]
-pub struct Use {
-    /// Whether the closure needs an engine; else the layer has no PRoot.
-    pub by_engine: bool,
+#[derive(Debug, Clone)]
+pub struct Use<'a> {
+    /// The PRoot to put into it; None if the closure needs no engine.
+    pub proot: Option<ToolSource>,
+    /// The names of the deployed programs.
+    pub commands: &'a [String],
     /// Whether this build runs the start program, so that the layer must be there.
     pub by_this_build: bool,
 }
 
 /// Fills the layer, unless the previous image has it already and this build does not run it.
-pub fn handle(build: &Build, programs: &Programs, needed: Use) -> Result<(), PRootLayerError> {
-    let source = needed
-        .by_engine
-        .then(|| ToolSource::find(Tool::PRoot, build.config.proot.as_ref(), build.arch))
-        .transpose()
-        .map_err(PRootLayerError::Tool)?;
+pub fn handle(
+    layers_dir: &Path,
+    programs: &Programs,
+    needed: &Use<'_>,
+    http: &Http,
+) -> Result<(), PRootLayerError> {
+    let source = needed.proot.as_ref();
     let read = |path: &Path| {
         fs::read(path).map_err(|error| PRootLayerError::StartProgram(path.to_path_buf(), error))
     };
     let start = read(&programs.start)?;
-    let inside = source
-        .as_ref()
-        .map(|_| read(&programs.inside))
-        .transpose()?;
+    let inside = source.map(|_| read(&programs.inside)).transpose()?;
     let wanted = Metadata {
         format: FORMAT.to_string(),
         proot: source
-            .as_ref()
             .map(|source| hex::encode(source.download.sha256))
             .unwrap_or_default(),
         start_program: hex::encode(Sha256::digest(&start)),
@@ -101,8 +102,9 @@ pub fn handle(build: &Build, programs: &Programs, needed: Use) -> Result<(), PRo
             .as_ref()
             .map(|program| hex::encode(Sha256::digest(program)))
             .unwrap_or_default(),
+        commands: needed.commands.to_vec(),
     };
-    let layer = LaunchLayer::new(build.layers_dir, "proot");
+    let layer = LaunchLayer::new(layers_dir, "proot");
     let state = layer
         .keep_if::<Metadata>(|previous| !needed.by_this_build && *previous == wanted)
         .map_err(PRootLayerError::Layer)?;
@@ -115,13 +117,10 @@ pub fn handle(build: &Build, programs: &Programs, needed: Use) -> Result<(), PRo
         }
         return Ok(());
     }
-    let filled = fill(
-        &layer.path,
-        source.as_ref(),
-        &start,
-        inside.as_deref(),
-        build.http,
-    );
+    let filled = fill(&layer.path, source, &start, inside.as_deref(), http).and_then(|()| {
+        commands::link(&layer.path, needed.commands)
+            .map_err(|(path, reason)| PRootLayerError::Layer(LayerError { path, reason }))
+    });
     if let Err(error) = filled {
         // The first error is the one to tell.
         let _ = layer.remove();
@@ -169,7 +168,7 @@ fn fill(
     symlink(START_PROGRAM, &link).map_err(layer_error(link))
 }
 
-/// Puts PRoot alone into `directory`, for a build that needs it, and answers where it is.
+/// Puts PRoot alone into `directory`, for a build that needs it, and returns its path.
 pub fn program_in(
     directory: &Path,
     source: &ToolSource,
@@ -200,10 +199,17 @@ fn download(source: &ToolSource, to: &Path, http: &Http) -> Result<Vec<u8>, PRoo
             reason,
         })
     };
-    let timer = print::sub_start_timer(format!("Downloading {}", tool_name(source)));
-    let downloaded = source.download(http, to);
-    timer.done();
-    downloaded.map_err(PRootLayerError::Tool)?;
+    let name = tool_name(source);
+    // Only the one that comes with the buildpack has a version.
+    if source.version.is_some() {
+        log::sub_bullet(format!("Using {name}, which comes with the buildpack"));
+        source.download(http, to)?;
+    } else {
+        let timer = print::sub_start_timer(format!("Downloading {name}"));
+        let downloaded = source.download(http, to);
+        timer.done();
+        downloaded?;
+    }
     let bytes = fs::read(to).map_err(layer_error)?;
     fs::remove_file(to).map_err(layer_error)?;
     program(bytes)

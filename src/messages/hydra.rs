@@ -1,4 +1,4 @@
-//! What went wrong with Hydra, in words.
+//! Messages about Hydra: the server, the revision, the evaluation and the build.
 
 use super::Message;
 use binary_cache::Unusable;
@@ -31,11 +31,11 @@ fn hydra(error: &HydraError) -> Message {
         } => Message::new(
             "No binary cache has answered as a Hydra does",
             formatdoc! {"
-                The binary caches are {caches}. Of these could not be asked:
+                The binary caches are {caches}. These did not answer:
 
                 {unreached}
                 Check that they can be reached from where the image is built; or set NIX_HYDRA_URL to the
-                URL of the Hydra that is meant.
+                URL of the right Hydra.
             ", caches = list(caches), unreached = indented(&unreached.iter().map(ToString::to_string).collect::<Vec<_>>(), unreached.len())},
         ),
         HydraError::Http {
@@ -44,9 +44,9 @@ fn hydra(error: &HydraError) -> Message {
         } => Message::new(
             "Hydra cannot be asked without credentials",
             formatdoc! {"
-                {url}: {error}. This is said by a proxy in front of it.
+                {url}: {error}. A proxy in front of Hydra refused the request.
 
-                Give the user and password that it asks for: in a service binding of type
+                Give its user and password: in a service binding of type
                 `nix-binary-cache` with the Hydra's URL, in the netrc file that NIX_NETRC_FILE names, or
                 in NIX_HYDRA_URL.
             "},
@@ -84,25 +84,25 @@ fn hydra(error: &HydraError) -> Message {
         HydraError::Private { url } => Message::new(
             "This Hydra is private",
             formatdoc! {"
-                {url} lets nobody see it who is not signed in.
+                {url} shows its builds to signed-in users only.
 
-                Give a user and password of it: in a service binding of type `nix-binary-cache` with
+                Give the user and password of an account on it: in a service binding of type `nix-binary-cache` with
                 its URL, in the netrc file that NIX_NETRC_FILE names, or in NIX_HYDRA_URL.
             "},
         ),
         HydraError::SignIn { url, message } => Message::new(
-            "Hydra did not let us sign in",
+            "Signing in to Hydra failed",
             formatdoc! {"
                 {url}: {message}
 
                 Check the user and password for this host: in the service binding, the netrc file, or
-                the URL. Accounts of Google and GitHub have no password that could be used.
+                the URL. An account that signs in through Google or GitHub has no password to give here.
             "},
         ),
     }
 }
 
-/// What to do about a path that Hydra has built, and nobody has.
+/// The hint for a path that Hydra has built and no cache has.
 pub(super) fn not_kept(job: &Job, unusable: &[Unusable]) -> String {
     let mut text = String::new();
     for Unusable { cache, reason } in unusable {
@@ -110,7 +110,7 @@ pub(super) fn not_kept(job: &Job, unusable: &[Unusable]) -> String {
     }
     let _ = write!(
         text,
-        "Hydra has built {job}, but what it built was garbage-collected since\n\
+        "Hydra has built {job}, but its output was garbage-collected since\n\
          (restart the build on Hydra, or raise the number of evaluations that the jobset keeps), or is\n\
          kept elsewhere: set NIX_EXTRA_BINARY_CACHE to where that is."
     );
@@ -118,7 +118,7 @@ pub(super) fn not_kept(job: &Job, unusable: &[Unusable]) -> String {
 }
 
 fn revision(error: &RevisionError) -> Message {
-    let header = "It is not known which revision to deploy";
+    let header = "The revision to deploy is not known";
     match error {
         RevisionError::Unknown => Message::new(
             header,
@@ -129,10 +129,10 @@ fn revision(error: &RevisionError) -> Message {
                 Set NIX_REVISION to the git revision; or to `latest`, for whatever Hydra built last.
             "},
         ),
-        RevisionError::Git(said) => Message::new(
+        RevisionError::Git(error) => Message::new(
             header,
             formatdoc! {"
-                The app has a `.git`, but its revision cannot be found out: {said}.
+                The app has a `.git`, but its revision cannot be read: {error}.
 
                 Set NIX_REVISION to the git revision.
             "},
@@ -144,7 +144,7 @@ fn revision(error: &RevisionError) -> Message {
 
                 {files}
                 Hydra builds revisions, so it has not built this. Commit the changes, or remove these
-                files; or set NIX_REVISION to say which revision to deploy all the same.
+                files; or set NIX_REVISION to the revision to deploy anyway.
             ", noun = if *count == 1 { "file" } else { "files" }, files = indented(files, *count)},
         ),
     }
@@ -159,11 +159,11 @@ pub(super) fn deploy(error: &DeployError) -> Message {
             revision,
             candidates,
         } => Message::new(
-            format!("The revision {revision} is the beginning of several"),
+            format!("The short revision {revision} is ambiguous"),
             formatdoc! {"
                 One evaluation has {inputs}.
 
-                Set NIX_REVISION to the whole revision, or NIX_HYDRA_INPUT to the input that is meant.
+                Set NIX_REVISION to the whole revision, or NIX_HYDRA_INPUT to the right input.
             ", inputs = list(&candidates.iter().map(|found| format!("{} as input {}", found.revision, found.input)).collect::<Vec<_>>())},
         ),
         DeployError::NoInput {
@@ -174,7 +174,7 @@ pub(super) fn deploy(error: &DeployError) -> Message {
             formatdoc! {"
                 NIX_HYDRA_INPUT is set to `{input}`. The newest evaluation has {names}.
 
-                Set it to the one that is the app's repository; or do not set it, to look at all.
+                Set it to the input that is the app's repository, or unset it to look at all inputs.
             ", names = if names.is_empty() { "no inputs (a flake counts as `flake`)".to_string() } else { list(names) }},
         ),
         DeployError::NoJob(error) => no_job(error),
@@ -214,14 +214,12 @@ pub(super) fn deploy(error: &DeployError) -> Message {
             "},
         ),
         DeployError::NoOutput(page) => Message::new(
-            "Hydra does not tell what the build's output is",
+            "Hydra does not say which store path it built",
             formatdoc! {"
                 {page}
-                has succeeded, but its outputs have no store path, as is so with content-addressed
-                derivations.
+                succeeded, but its outputs have no store path. Content-addressed derivations are like this.
 
-                Set NIX_STORE_PATH to the store path, or let the expression be evaluated: do not set
-                NIX_HYDRA_JOB.
+                Set NIX_STORE_PATH to the store path, or unset NIX_HYDRA_JOB to evaluate the expression.
             "},
         ),
     }
@@ -299,9 +297,9 @@ fn not_evaluated(error: &NotEvaluated) -> Message {
         return Message::new(header, body);
     }
     body.push_str(if *disabled {
-        "The jobset is disabled, so nothing will come of waiting: enable it on Hydra."
+        "The jobset is disabled, so waiting does not help: enable it on Hydra."
     } else if error.is_some() {
-        "Mend that, push, and deploy what you pushed."
+        "Fix that, push, and deploy the new revision."
     } else {
         "Check that it was pushed to the branch that the jobset watches, and that Hydra checks it\n\
          often enough (or is told by the forge's webhook); then wait longer with NIX_HYDRA_WAIT.\n\
@@ -326,7 +324,7 @@ fn no_job(error: &NoJob) -> Message {
         return Message::new(
             header,
             format!(
-                "{page}\nHydra could not evaluate it:\n\n{error}\nMend that, push, and deploy what you pushed."
+                "{page}\nHydra could not evaluate it:\n\n{error}\nFix that, push, and deploy the new revision."
             ),
         );
     }
@@ -358,20 +356,20 @@ fn build_failed(failed: &Failed) -> Message {
     Message::new(format!("Hydra's build of {} {what}", failed.job), body)
 }
 
-/// What became of a build, and what to do about it. Source: `renderStatus` of Hydra's templates.
+/// How a build ended, and the next step. Source: `renderStatus` of Hydra's templates.
 fn status(status: Option<u64>, system: &str) -> (String, String) {
     let again = "Restart it on Hydra, and deploy again.".to_string();
-    let mend = "Mend it, push, and deploy what you pushed.".to_string();
+    let fix = "Fix it, push, and deploy the new revision.".to_string();
     match status {
-        Some(1) => ("failed".into(), mend),
+        Some(1) => ("failed".into(), fix),
         Some(2) => (
             "failed, since a dependency did".into(),
-            "The build's page names the step that failed. Mend it, push, and deploy what you pushed."
+            "The build's page names the step that failed. Fix it, push, and deploy the new revision."
                 .into(),
         ),
         Some(3) => (
             "was aborted".into(),
-            format!("Something is wrong with the Hydra, not with the job. {again}"),
+            format!("This is a fault of Hydra, not of the job. {again}"),
         ),
         Some(4) => ("was cancelled".into(), again),
         Some(6) => (
@@ -413,4 +411,167 @@ fn indented(items: &[String], count: usize) -> String {
         let _ = writeln!(text, "    … and {} more", count - items.len());
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::messages::tests::texts;
+    use crate::resolve::ResolveError;
+    use app_dir::git::GitError;
+    use hydra::Revision;
+    use hydra::api::InputRevision;
+    use hydra::{Newest, Unreached};
+    use std::time::Duration;
+
+    fn job() -> Job {
+        Job {
+            project: "acme".into(),
+            jobset: "main".into(),
+            job: "myapp".into(),
+        }
+    }
+
+    fn page() -> String {
+        "https://hydra.acme.net/build/7".into()
+    }
+
+    fn of_the_server() -> Vec<DeployError> {
+        let url = || "https://hydra.acme.net/eval/1".to_string();
+        let unreached = vec![Unreached {
+            url: url(),
+            error: HttpError::Status(502),
+        }];
+        let no_hydra = |asked, unreached| HydraError::NoHydra { asked, unreached };
+        let errors = [
+            no_hydra(Vec::new(), Vec::new()),
+            no_hydra(vec!["https://cache.acme.net".into()], Vec::new()),
+            no_hydra(vec![url()], unreached),
+            HydraError::Http {
+                url: url(),
+                error: HttpError::Status(407),
+            },
+            HydraError::Http {
+                url: url(),
+                error: HttpError::Transport("no route to it".into()),
+            },
+            HydraError::Refused {
+                url: url(),
+                status: 404,
+                message: "Jobset `main` doesn't exist.".into(),
+            },
+            HydraError::Answer {
+                url: url(),
+                reason: "expected value at line 1 column 1".into(),
+            },
+            HydraError::Private { url: url() },
+            HydraError::SignIn {
+                url: url(),
+                message: "Bad username or password.".into(),
+            },
+        ];
+        errors.map(DeployError::Hydra).into()
+    }
+
+    fn of_the_revision() -> Vec<DeployError> {
+        let files = vec!["main.py".to_string(), "new.py".to_string()];
+        let mut errors: Vec<_> = [
+            RevisionError::Unknown,
+            RevisionError::Git(GitError::Format("/workspace/.git/HEAD".into())),
+            RevisionError::Changed(files, 12),
+        ]
+        .map(DeployError::Revision)
+        .into();
+        let revision = |end: char| format!("0123456{}", String::from(end).repeat(33));
+        let at = |input: &str, revision| InputRevision {
+            input: input.into(),
+            revision,
+        };
+        errors.push(DeployError::Ambiguous {
+            revision: "0123456".into(),
+            candidates: vec![at("src", revision('a')), at("nixpkgs", revision('b'))],
+        });
+        errors.push(DeployError::NoInput {
+            input: "scr".into(),
+            inputs: vec!["src".into()],
+        });
+        for (disabled, error) in [
+            (false, None),
+            (true, None),
+            (false, Some("error: undefined variable `x`".to_string())),
+        ] {
+            errors.push(DeployError::NotEvaluated(Box::new(NotEvaluated {
+                revision: Revision {
+                    name: revision('a'),
+                    from: "NIX_REVISION".into(),
+                },
+                page: "https://hydra.acme.net/jobset/acme/main".into(),
+                job: job(),
+                input: Some("src".into()),
+                looked_at: 20,
+                newest: Some(Newest {
+                    evaluation: 31,
+                    revisions: vec![at("src", revision('c'))],
+                }),
+                waited: Duration::from_mins(5),
+                doing: "The jobset is to be evaluated next".into(),
+                disabled,
+                fetched: false,
+                error,
+            })));
+        }
+        errors
+    }
+
+    fn of_the_build() -> Vec<DeployError> {
+        let mut errors = vec![
+            DeployError::NoLatest {
+                job: job(),
+                system: "x86_64-linux".into(),
+            },
+            DeployError::NotFinished {
+                page: page(),
+                doing: "It waits for a machine".into(),
+                waited: Duration::from_mins(5),
+            },
+            DeployError::System {
+                page: page(),
+                system: "aarch64-linux".into(),
+                wanted: "x86_64-linux".into(),
+            },
+            DeployError::NoOutput(page()),
+        ];
+        for error in [None, Some("error: attribute missing".to_string())] {
+            errors.push(DeployError::NoJob(Box::new(NoJob {
+                job: job(),
+                page: page(),
+                jobs: vec!["web".into(), "worker".into()],
+                count: 5,
+                error,
+            })));
+        }
+        let statuses = [1, 2, 3, 4, 6, 7, 9, 10, 11, 12, 13].map(Some);
+        for status in statuses.into_iter().chain([None]) {
+            let tail = (status == Some(1)).then(|| vec!["make: *** No rule".to_string()]);
+            errors.push(DeployError::Failed(Box::new(Failed {
+                job: job(),
+                status,
+                system: "x86_64-linux".into(),
+                page: page(),
+                log: page() + "/log",
+                tail,
+            })));
+        }
+        errors
+    }
+
+    #[test]
+    fn messages_about_hydra() {
+        let mut errors = of_the_server();
+        errors.append(&mut of_the_revision());
+        errors.append(&mut of_the_build());
+        let errors = errors.into_iter();
+        let errors = errors.map(|error| ResolveError::Hydra(error).into());
+        insta::assert_snapshot!(texts(&errors.collect::<Vec<_>>()));
+    }
 }

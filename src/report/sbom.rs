@@ -6,30 +6,17 @@
 //! written in every build.
 
 use super::{cyclonedx, spdx};
-use crate::layers::launch_layer::LayerError;
 use binary_cache::PathInfo;
 use closure::Closure;
 use nix_derivation::NixHash;
-use std::fs;
 use std::io;
-use std::path::Path;
 
-/// Writes the bills of materials of the layer called `layer`, beside its directory.
-pub fn write(layers_dir: &Path, layer: &str, closure: &Closure) -> Result<(), LayerError> {
-    for (format, document) in [
-        ("cdx", cyclonedx::document(closure)),
-        ("spdx", spdx::document(closure)),
-    ] {
-        let path = layers_dir.join(format!("{layer}.sbom.{format}.json"));
-        serde_json::to_vec(&document)
-            .map_err(io::Error::from)
-            .and_then(|text| fs::write(&path, text))
-            .map_err(|reason| LayerError {
-                path: path.clone(),
-                reason,
-            })?;
-    }
-    Ok(())
+/// The bills of materials of a closure, each with the format in its file's name: `cdx` or `spdx`.
+pub fn documents(closure: &Closure) -> io::Result<[(&'static str, Vec<u8>); 2]> {
+    Ok([
+        ("cdx", serde_json::to_vec(&cyclonedx::document(closure))?),
+        ("spdx", serde_json::to_vec(&spdx::document(closure))?),
+    ])
 }
 
 /// The NAR's SHA-256 in hexadecimal; other algorithms are only in old caches.
@@ -122,17 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn the_files_are_beside_the_layer_and_the_same_each_time() {
-        let layers = tempfile::tempdir().unwrap();
-        let read = || {
-            ["cdx", "spdx"].map(|format| {
-                let file = layers.path().join(format!("closure.sbom.{format}.json"));
-                fs::read(file).unwrap()
-            })
-        };
-        write(layers.path(), "closure", &sample()).unwrap();
-        let first = read();
-        write(layers.path(), "closure", &sample()).unwrap();
-        assert_eq!(first, read());
+    fn the_documents_are_the_same_each_time() {
+        assert_eq!(documents(&sample()).unwrap(), documents(&sample()).unwrap());
     }
 }

@@ -12,7 +12,7 @@ use crate::layers::nix_store::NixStoreLayer;
 use crate::layers::proot::{PRootLayerError, program_in};
 use crate::log;
 use crate::root::Root;
-use crate::tools::{Tool, ToolError, ToolSource};
+use crate::tools::ToolSource;
 use bullet_stream::global::print;
 use hydra::revision::Commit;
 use nix_runner::Nix;
@@ -44,7 +44,7 @@ pub(super) fn by_evaluation(
     print::bullet("Nix");
     let layer = (build.open_nix_store)().map_err(ResolveError::Platform)?;
     let on_path = std::env::var_os("PATH").and_then(|path| Nix::on_path(&path));
-    let tool = tool(build, Tool::Nix)?;
+    let tool = ToolSource::nix(build.config.nix_archive.as_ref(), build.arch)?;
     let version = match &on_path {
         Some((_, version)) => version.to_string(),
         None => hex::encode(tool.download.sha256),
@@ -181,17 +181,9 @@ fn evaluate(
     Ok(outcome)
 }
 
-fn tool(build: &Build, tool: Tool) -> Result<ToolSource, ToolError> {
-    let named = match tool {
-        Tool::Nix => &build.config.nix_archive,
-        Tool::PRoot => &build.config.proot,
-    };
-    ToolSource::find(tool, named.as_ref(), build.arch)
-}
-
 /// Brings PRoot into a directory, or says why not.
 pub(super) fn proot(build: &Build, directory: &Path) -> Result<PathBuf, String> {
-    let source = tool(build, Tool::PRoot);
+    let source = ToolSource::proot(build.config.proot.as_ref(), build.buildpack_dir);
     source
         .map_err(PRootLayerError::Tool)
         .and_then(|source| program_in(directory, &source, build.http))

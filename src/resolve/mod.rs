@@ -5,7 +5,6 @@ mod by_hydra;
 pub mod checkout;
 mod error;
 pub mod expression;
-mod gitattributes;
 pub mod lookups;
 pub(crate) mod pins;
 mod realise;
@@ -21,15 +20,17 @@ pub use self::resolved::Resolved;
 use self::by_evaluation::{Effort, by_evaluation};
 use self::by_hydra::by_hydra;
 use self::realise::is_built;
-use self::source::Source;
+use self::source::{Source, SourceError};
 use crate::build::Build;
 use crate::config::Wanted;
 use crate::log;
 use crate::root::Root;
+use app_dir::{AppDir, FileError};
 use bullet_stream::global::print;
 use closure::plan::Miss;
 use hydra::Hydra;
 use nix_derivation::StorePath;
+use std::path::Path;
 
 /// Finds the roots in the cheapest way that the settings allow.
 ///
@@ -51,15 +52,24 @@ pub fn resolve(build: &Build, hydra: Option<&mut Hydra>) -> Result<Resolved, Res
         Wanted::Expression(expression) => {
             print::bullet("Source");
             let source = Source::read(build.app_dir, &build.config.source_name)?;
+            check_expression(&source.app, &expression.file)?;
             log::sub_bullet(format!("{} files are {}", source.files, source.path));
             for name in &source.left_out {
                 log::sub_bullet(format!("Without `{name}`, which is not from git"));
             }
-            for warning in checkout::warnings(&source, build.app_dir, expression.is_flake()) {
+            for warning in checkout::warnings(&source, expression.is_flake()) {
                 log::warning(&warning);
             }
             by_evaluation(build, &source, expression, Effort::Least)
         }
+    }
+}
+
+/// Checks that Nix would find a file, or a directory with one, where the expression is.
+fn check_expression(app: &AppDir, file: &Path) -> Result<(), SourceError> {
+    match app.open(file) {
+        Ok(_) | Err(FileError::NotAFile(app_dir::Kind::Directory)) => Ok(()),
+        Err(error) => Err(SourceError::Read(app.path().join(file), error.into())),
     }
 }
 

@@ -73,7 +73,7 @@ pub(crate) fn by_revision(app_dir: &Path, expression: &Expression, config: &Conf
 /// Whether an expression may ask for the time, which Nix tells it unless it is a flake.
 pub(crate) fn may_tell_time(app_dir: &Path, expression: &Expression) -> bool {
     let names_it = |text: &str| text.contains("currentTime");
-    let file = fs::read_to_string(app_dir.join(&expression.file));
+    let file = app_dir::read_to_string(app_dir, &expression.file, MAX_EXPRESSION_SIZE);
     let mut found = file.is_ok_and(|text| names_it(&text));
     for_each_text(app_dir, &mut |_, text| found |= names_it(text));
     found && !expression.is_flake()
@@ -93,12 +93,11 @@ fn for_each_text(app_dir: &Path, look: &mut dyn FnMut(&Path, &str)) {
             };
             if metadata.is_dir() && entry.file_name() != ".git" {
                 directories.push(path);
-            } else if metadata.is_file()
-                && metadata.len() <= MAX_EXPRESSION_SIZE
-                && path.extension().is_some_and(|extension| extension == "nix")
-                && let Ok(text) = fs::read_to_string(&path)
+            } else if path.extension().is_some_and(|extension| extension == "nix")
+                && let Ok(below) = path.strip_prefix(app_dir)
+                && let Ok(text) = app_dir::read_to_string(app_dir, below, MAX_EXPRESSION_SIZE)
             {
-                look(path.strip_prefix(app_dir).unwrap_or(&path), &text);
+                look(below, &text);
             }
         }
     }

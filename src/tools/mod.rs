@@ -1,4 +1,4 @@
-//! The tools that are downloaded as they are: which, from where, and with which hash.
+//! The tools that a build runs: Nix, pinned in `inventory.toml`, and PRoot, which comes with the buildpack.
 
 use http_client::{Http, HttpError, Size};
 use libherokubuildpack::inventory::Inventory;
@@ -8,10 +8,13 @@ use nix_runner::temporary::NoTemporary;
 use semver::Version;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use url::Url;
+
+/// Where PRoot is in the buildpack's directory, with its version and its licence.
+const PACKAGED_PROOT: &str = "proot";
 
 const INVENTORY: &str = include_str!("../../inventory.toml");
 
@@ -63,6 +66,9 @@ pub enum ToolError {
     Write(PathBuf, #[source] io::Error),
     #[error(transparent)]
     Temporary(#[from] NoTemporary),
+    /// The PRoot that comes with the buildpack cannot be read.
+    #[error("{path} cannot be read: {1}", path = .0.display())]
+    NotPackaged(PathBuf, #[source] io::Error),
     /// The file has another hash than it should: the URL, the expected and the real SHA-256.
     #[error("{url} has the SHA-256 {actual}, not {expected}")]
     WrongHash {
@@ -88,34 +94,59 @@ impl ArtifactRequirement<Version, Metadata> for Tool {
 }
 
 impl ToolSource {
-    /// Where to get `tool` for an architecture as buildpacks call it (`amd64`, `arm64`).
-    pub fn find(tool: Tool, named: Option<&Download>, arch: &str) -> Result<Self, ToolError> {
+    /// The Nix that the settings name, else the pinned one for an architecture as buildpacks call it
+    /// (`amd64`, `arm64`).
+    pub fn nix(named: Option<&Download>, arch: &str) -> Result<Self, ToolError> {
         if let Some(download) = named {
-            return Ok(Self {
-                tool,
-                download: download.clone(),
-                version: None,
-            });
+            return Ok(Self::named(Tool::Nix, download));
         }
         let inventory: Inventory<Version, Sha256, Metadata> = INVENTORY.parse().map_err(
             |error: libherokubuildpack::inventory::ParseInventoryError| {
                 ToolError::Inventory(error.to_string())
             },
         )?;
-        let missing = || ToolError::Inventory(format!("no {tool:?} for {arch}"));
+        let missing = || ToolError::Inventory(format!("no Nix for {arch}"));
         let arch: Arch = arch.parse().map_err(|_| missing())?;
         let artifact = inventory
-            .resolve(Os::Linux, arch, &tool)
+            .resolve(Os::Linux, arch, &Tool::Nix)
             .ok_or_else(missing)?;
         let sha256 = <[u8; 32]>::try_from(artifact.checksum.value.as_slice())
             .map_err(|_| ToolError::Inventory("a checksum is no SHA-256".to_string()))?;
         let url = Url::parse(&artifact.url)
             .map_err(|error| ToolError::Inventory(format!("{}: {error}", artifact.url)))?;
         Ok(Self {
-            tool,
+            tool: Tool::Nix,
             download: Download { url, sha256 },
             version: Some(artifact.version.clone()),
         })
+    }
+
+    /// The PRoot that the settings name, else the one in the buildpack's directory, so that a build
+    /// needs no other host for it.
+    pub fn proot(named: Option<&Download>, buildpack_dir: &Path) -> Result<Self, ToolError> {
+        if let Some(download) = named {
+            return Ok(Self::named(Tool::PRoot, download));
+        }
+        let directory = buildpack_dir.join(PACKAGED_PROOT);
+        let program = directory.join("proot");
+        let unreadable = |error| ToolError::NotPackaged(program.clone(), error);
+        let version = fs::read_to_string(directory.join("version")).map_err(unreadable)?;
+        let url = Url::from_file_path(&program)
+            .map_err(|()| unreadable(io::ErrorKind::InvalidFilename.into()))?;
+        let sha256 = hash_of(&program).map_err(unreadable)?;
+        Ok(Self {
+            tool: Tool::PRoot,
+            download: Download { url, sha256 },
+            version: version.trim().parse().ok(),
+        })
+    }
+
+    fn named(tool: Tool, download: &Download) -> Self {
+        Self {
+            tool,
+            download: download.clone(),
+            version: None,
+        }
     }
 
     /// Downloads the tool's file to `file` and checks its hash.
@@ -200,20 +231,33 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_tool_is_pinned_for_both_architectures() {
+    fn nix_is_pinned_for_both_architectures_and_new_enough() {
         for arch in ["amd64", "arm64"] {
-            for tool in [Tool::Nix, Tool::PRoot] {
-                let source = ToolSource::find(tool, None, arch).unwrap();
-                assert_eq!(source.download.url.scheme(), "https");
-                assert!(source.version.is_some());
-            }
+            let nix = ToolSource::nix(None, arch).unwrap();
+            assert_eq!(nix.download.url.scheme(), "https");
+            assert!(nix.version.unwrap() >= nix_runner::MIN_VERSION);
         }
-        assert!(ToolSource::find(Tool::Nix, None, "riscv64").is_err());
+        assert!(ToolSource::nix(None, "riscv64").is_err());
     }
 
     #[test]
-    fn the_pinned_nix_is_new_enough_to_evaluate_without_a_store_at_its_place() {
-        let nix = ToolSource::find(Tool::Nix, None, "amd64").unwrap();
-        assert!(nix.version.unwrap() >= nix_runner::MIN_VERSION);
+    fn proot_is_the_buildpack_s_own_unless_the_settings_name_another() {
+        let buildpack = tempfile::tempdir().unwrap();
+        let missing = ToolSource::proot(None, buildpack.path());
+        assert!(matches!(missing, Err(ToolError::NotPackaged(..))));
+        let directory = buildpack.path().join(PACKAGED_PROOT);
+        fs::create_dir(&directory).unwrap();
+        fs::write(directory.join("proot"), "program").unwrap();
+        fs::write(directory.join("version"), "5.4.0\n").unwrap();
+        let own = ToolSource::proot(None, buildpack.path()).unwrap();
+        assert_eq!(tool_name(&own), "PRoot 5.4.0");
+        own.download(&Http::new(), &directory.join("copy")).unwrap();
+        assert_eq!(fs::read(directory.join("copy")).unwrap(), b"program");
+        let named = Download {
+            url: "https://example.org/proot".parse().unwrap(),
+            sha256: [7; 32],
+        };
+        let named = ToolSource::proot(Some(&named), buildpack.path()).unwrap();
+        assert_eq!(tool_name(&named), "the PRoot of NIX_PROOT_URL");
     }
 }

@@ -1,11 +1,12 @@
 //! Tries the engines, here and now.
 
-use crate::engine::{Engine, EngineSetting};
-use crate::errors;
+use crate::app::{App, End};
+use crate::engine::Engine;
 use crate::image::Found;
+use crate::in_proot::{self, PRootFailure};
 use crate::namespace::{Refusal, View};
 use crate::proot::{Lack, PRoot};
-use crate::supervise::{App, End, PRootFailure, run_in_proot};
+use crate::say::{RUN_PROOT, SLOW_PROOT, say};
 use crate::sys::{self, Signals};
 use std::io;
 use std::path::PathBuf;
@@ -16,7 +17,7 @@ pub(crate) enum Reason {
     /// This root is not where the closure is to be seen.
     Absent(PathBuf),
     Namespace(Refusal),
-    /// Signals cannot be kept back, which running anything takes.
+    /// Signals cannot be blocked, which every run needs.
     Signals(io::Error),
     Lack(Lack),
     /// `ptrace` is refused.
@@ -38,15 +39,7 @@ pub(crate) enum Ready {
     PRoot(PRoot),
 }
 
-/// The engines that a setting lets be tried, in their order.
-pub(crate) fn candidates(setting: EngineSetting) -> Vec<Engine> {
-    match setting {
-        EngineSetting::Only(engine) => vec![engine],
-        _ => Engine::ALL.to_vec(),
-    }
-}
-
-/// Makes `engine` ready. `by_name` says that the user asked for it.
+/// Makes `engine` ready. `by_name` is whether the user has named it.
 pub(crate) fn prepare(engine: Engine, found: &Found, by_name: bool) -> Result<Ready, Reason> {
     match engine {
         Engine::Direct => match found.absent_root() {
@@ -65,7 +58,7 @@ pub(crate) fn prepare(engine: Engine, found: &Found, by_name: bool) -> Result<Re
     }
 }
 
-/// Whether `engine` works here, to the point where it would run the app.
+/// Tries `engine` here, up to the point where it would run the app.
 fn try_out(engine: Engine, found: &Found, by_name: bool) -> Result<(), Reason> {
     let signals = Signals::block().map_err(Reason::Signals)?;
     let tried = prepare(engine, found, by_name).and_then(|ready| match ready {
@@ -76,30 +69,29 @@ fn try_out(engine: Engine, found: &Found, by_name: bool) -> Result<(), Reason> {
     tried
 }
 
-/// Runs `app` under PRoot to its end, or only tries it where there is none; without PRoot's filter
-/// where it translates nothing with it.
+/// Runs `app` in PRoot to its end; without an app, only tries PRoot. A PRoot that translates nothing
+/// is run again without its filter.
 pub(crate) fn in_proot(
     app: Option<&App>,
     found: &Found,
     proot: PRoot,
     signals: &Signals,
 ) -> Result<End, Reason> {
-    match run_in_proot(app, found, &proot, signals) {
+    match in_proot::run(app, found, &proot, signals) {
         Err(PRootFailure::Hidden) if proot.has_filter() => {
-            let slow = run_in_proot(app, found, &proot.without_filter(), signals);
-            slow.inspect(|_| errors::say(errors::SLOW_PROOT))
+            let slow = in_proot::run(app, found, &proot.without_filter(), signals);
+            slow.inspect(|_| say(RUN_PROOT, SLOW_PROOT))
         }
         ended => ended,
     }
     .map_err(Reason::of)
 }
 
-/// Tries every engine, whether the setting lets it be taken or not.
-pub(crate) fn try_all(setting: EngineSetting, found: &Found) -> Vec<(Engine, Result<(), Reason>)> {
-    let tried = Engine::ALL.into_iter().map(|engine| {
-        let by_name = setting == EngineSetting::Only(engine);
-        (engine, try_out(engine, found, by_name))
-    });
+/// Tries every engine, also those that are not in the plan. `named` is the one that the user names.
+pub(crate) fn try_all(named: Option<Engine>, found: &Found) -> Vec<(Engine, Result<(), Reason>)> {
+    let tried = Engine::ALL
+        .into_iter()
+        .map(|engine| (engine, try_out(engine, found, named == Some(engine))));
     tried.collect()
 }
 

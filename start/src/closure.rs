@@ -1,4 +1,4 @@
-//! What an image's closure is made of: every store path, its size, and what pulls it in.
+//! The members of an image's closure: every store path with its size and its references.
 //!
 //! The file is JSON, one store path a line, in the order of their names:
 //!
@@ -13,6 +13,7 @@
 //! Paths are base names, which have no letter that JSON escapes, so that the lines are read here
 //! without a JSON parser. Sizes are bytes of the NAR. A path's reference to itself is left out.
 
+use crate::seen_store::SeenStore;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 
@@ -39,7 +40,7 @@ pub struct Member {
     pub path: String,
     /// Bytes of the NAR.
     pub size: u64,
-    /// What it refers to, but itself.
+    /// Its references, without itself.
     pub references: Vec<Index>,
 }
 
@@ -54,7 +55,7 @@ pub enum BuildOnly {
 }
 
 impl BuildOnly {
-    /// What it is, after "which is".
+    /// The kind in words, to follow "which is".
     #[must_use]
     pub fn words(self) -> &'static str {
         match self {
@@ -91,7 +92,7 @@ const COMPILERS: [&str; 19] = [
     "swift",
 ];
 
-/// What a store path is, by its name alone, if programs rarely need it when they run.
+/// The kind of a store path that programs rarely need when they run, by its name.
 #[must_use]
 pub fn build_only(path: &str) -> Option<BuildOnly> {
     let name = name(path);
@@ -126,7 +127,7 @@ pub fn name(path: &str) -> &str {
 
 impl Closure {
     /// The closure of `roots`, the leading one first, from base names, sizes and base names of the
-    /// references. What is referred to and not there is left out.
+    /// references. References to paths that are not in it are left out.
     pub fn new<'a, R>(
         roots: impl IntoIterator<Item = &'a str>,
         paths: impl IntoIterator<Item = (String, u64, R)>,
@@ -158,7 +159,7 @@ impl Closure {
         }
     }
 
-    /// Reads a file; nothing where it is not one.
+    /// Reads the file's text. None if it has another format.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let mut lines = text.lines();
@@ -276,29 +277,29 @@ impl Closure {
         self.paths.iter().enumerate().filter_map(refers).collect()
     }
 
-    /// The paths that a user means: a store path, or a file below one; else a name, or its beginning.
-    #[must_use]
-    pub fn find(&self, wanted: &str) -> Vec<Index> {
+    /// The paths that a user means: a store path, or a file below one; else a name, its beginning, or a
+    /// part of it.
+    pub(crate) fn find(&self, store: &SeenStore, wanted: &str) -> Vec<Index> {
         let matching = |holds: &dyn Fn(&str) -> bool| -> Vec<Index> {
             let all = self.paths.iter().enumerate();
             all.filter_map(|(index, path)| holds(&path.path).then_some(index))
                 .collect()
         };
-        let below = wanted.strip_prefix("/nix/store/").unwrap_or(wanted);
-        let base = below.split('/').next().unwrap_or_default();
+        let base = store.base_name(wanted);
         if base.is_empty() {
             return Vec::new();
         }
-        let exact = matching(&|path| path == base || name(path) == base);
-        if exact.is_empty() {
-            matching(&|path| name(path).starts_with(base))
-        } else {
-            exact
-        }
+        let candidates: [&dyn Fn(&str) -> bool; 3] = [
+            &|path| path == base || name(path) == base || store.shown(path) == base,
+            &|path| name(path).starts_with(base),
+            &|path| name(path).contains(base),
+        ];
+        let mut found = candidates.into_iter().map(matching);
+        found.find(|found| !found.is_empty()).unwrap_or_default()
     }
 }
 
-/// The strings of a piece of JSON in which nothing is escaped.
+/// The strings of a piece of JSON without escapes.
 fn strings(json: &str) -> Vec<&str> {
     json.split('"').skip(1).step_by(2).collect()
 }
@@ -462,20 +463,22 @@ mod tests {
     }
 
     #[test]
-    fn a_path_is_found_by_its_path_a_file_in_it_its_name_or_the_beginning_of_that() {
+    fn a_path_is_found_by_its_path_a_file_in_it_its_name_or_a_part_of_that() {
         let closure = sample();
         let gcc = &closure.paths()[2].path;
+        let store = SeenStore::new("/nix/store");
         for wanted in [
             gcc.clone(),
             format!("/nix/store/{gcc}"),
             format!("/nix/store/{gcc}/bin/cc"),
             "gcc-14.3.0".to_string(),
             "gcc".to_string(),
+            "cc-14".to_string(),
         ] {
-            assert_eq!(closure.find(&wanted), [2], "{wanted}");
+            assert_eq!(closure.find(&store, &wanted), [2], "{wanted}");
         }
-        assert_eq!(closure.find("perl"), [] as [Index; 0]);
-        assert_eq!(closure.find(""), [] as [Index; 0]);
+        assert_eq!(closure.find(&store, "perl"), [] as [Index; 0]);
+        assert_eq!(closure.find(&store, ""), [] as [Index; 0]);
         assert_eq!(closure.referrers(0), [1, 2, 3]);
     }
 }

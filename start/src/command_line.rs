@@ -1,111 +1,54 @@
 //! The start program's commands.
+//!
+//! It has several names: `nix-hydra` takes a command, `run_proot.sh` is `nix-hydra run`, and by any
+//! other name it runs the deployed program of that name.
 
-use crate::choose::{candidates, try_all};
+use crate::app::End;
+use crate::choose::try_all;
 use crate::closure::Closure;
 use crate::doctor;
-use crate::engine::{EngineSetting, SETTING};
+use crate::engine::Engine;
 use crate::errors::{self, RunError};
+use crate::help;
 use crate::image::Found;
 use crate::picture;
+use crate::plan::Plan;
 use crate::run::{self, Request};
-use crate::supervise::{End, is_init};
+use crate::say::{RUN_PROOT, say};
+use crate::seen_store::SeenStore;
 use crate::sys;
 use crate::why;
-use std::env;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io::{self, Write as _};
 use std::path::Path;
 use std::process::ExitCode;
 
-/// The name that makes every word a part of the command to run.
-const RUN_PROOT: &str = "run_proot.sh";
+/// The name by which the first word is a command of this program.
+const NAME: &str = "nix-hydra";
 
-const HELP: &str = "\
-Looks after a Nix closure in an image.
+const COMMANDS: [&str; 5] = ["run", "engines", "closure", "why", "doctor"];
 
-Usage: nix-hydra run COMMAND [ARGUMENT]...    run a command with the closure at /nix/store
-       nix-hydra engines                      say which engines work here
-       nix-hydra closure                      say what is in this image, and how large it is
-       nix-hydra why PATH                     say why a store path is in this image
-       nix-hydra doctor                       say what is wrong with this image, where it runs
-       run_proot.sh COMMAND [ARGUMENT]...     the same as nix-hydra run
-
-Each takes --help.
-";
-
-const RUN_HELP: &str = "\
-Runs a command where the image's Nix closure is at /nix/store, with the bin directories of the
-deployed store paths first on PATH. Its exit status, or the signal that ended it, is passed on.
-
-Usage: run_proot.sh COMMAND [ARGUMENT]...
-       nix-hydra run COMMAND [ARGUMENT]...
-       nix-hydra run --shell TEXT [ARGUMENT]...
-
-  --shell    TEXT is for a shell: the run image's bash or sh, else one of the closure
-
-NIX_ENGINE      direct, namespace or proot: use this engine, or fail; unset, the first that works
-NIX_ENGINE_LOG  1: say on standard error which engine is taken, and why not another
-";
-
-const ENGINES_HELP: &str = "\
-Says which engines, the ways to make the closure appear at /nix/store, work here, and why the others
-do not. The exit status is 0 if a command would run.
-
-Usage: nix-hydra engines
-";
-
-const CLOSURE_HELP: &str = "\
-Says what is in this image: how large it is, the 20 largest store paths, each with the shortest chain
-of references that pulls it in, and what programs rarely need when they run.
-
-Usage: nix-hydra closure [--all | --json | --svg]
-
-  --all     every store path, not the largest alone
-  --json    all that is known, as JSON: roots, and of each path its size and references
-  --svg     a picture: a box for each store path, as large as it is, with its chain under the pointer
-";
-
-const WHY_HELP: &str = "\
-Says why a store path is in this image: the shortest chain of references from what is deployed, and
-everything that refers to it.
-
-Usage: nix-hydra why PATH
-
-  PATH    a store path, a file in one, a name such as gcc-14.3.0, or the beginning of a name
-
-The exit status is 1 if nothing in the image is called so.
-";
-
-const DOCTOR_HELP: &str = "\
-Says what is wrong with this image, where it runs: whether all of the closure is there, whether a
-command would run and by which engine, and what it would lack: programs, a shell, certificates,
-locales, room for temporary files. Then what the kernel and the container allow. Nothing is changed.
-
-Usage: nix-hydra doctor [--json]
-
-  --json    the same, as JSON
-
-Each line is `ok`, a `warning` (some apps do not work with it) or a `problem`, with what to do. The exit
-status is 1 if there is a problem. It sees what its own environment has: `launcher -- nix-hydra doctor`
-gives it that of the app.
-";
-
-/// What a program answers for words that it does not know.
+/// The exit status for wrong words.
 const USAGE: u8 = 2;
 
 /// Runs the program whose words, the first its own name, are these.
 pub fn main(words: impl IntoIterator<Item = OsString>) -> ExitCode {
     let mut words = words.into_iter();
-    let name = words.next().unwrap_or_default();
+    let called = words.next().unwrap_or_default();
     let words: Vec<OsString> = words.collect();
-    let is_run_proot = Path::new(&name)
-        .file_name()
-        .is_some_and(|name| name == RUN_PROOT);
-    if is_run_proot {
-        return run(&words);
+    // A caller may give any first word.
+    let file = sys::executed_file().unwrap_or(called);
+    match Path::new(&file).file_name() {
+        Some(name) if name == RUN_PROOT => run(&words),
+        None => command(&words),
+        Some(name) if name == NAME => command(&words),
+        Some(name) => deployed(name, words),
     }
+}
+
+fn command(words: &[OsString]) -> ExitCode {
     let Some((command, rest)) = words.split_first() else {
-        return usage(HELP);
+        return usage(help::HELP);
     };
     match command.to_str() {
         Some("run") => run(rest),
@@ -113,16 +56,38 @@ pub fn main(words: impl IntoIterator<Item = OsString>) -> ExitCode {
         Some("closure") => closure(rest),
         Some("why") => why(rest),
         Some("doctor") => doctor(rest),
-        _ if is_help(command) => help(HELP),
-        _ => usage(HELP),
+        Some("--help" | "-h") => print_help(help::HELP),
+        Some("--version" | "-V") => {
+            println!("{NAME} {}", env!("CARGO_PKG_VERSION"));
+            ExitCode::SUCCESS
+        }
+        _ => {
+            let command = command.to_string_lossy();
+            let nearest = nearest(&command).map(|near| format!(" Did you mean `{near}`?"));
+            let nearest = nearest.unwrap_or_default();
+            say(
+                NAME,
+                &format!("there is no command `{command}`.{nearest}\n"),
+            );
+            usage(help::HELP)
+        }
     }
+}
+
+/// The command that a misspelt one is likely to mean.
+fn nearest(command: &str) -> Option<&'static str> {
+    let similar = |name: &&str| strsim::jaro_winkler(command, name);
+    let nearest = COMMANDS
+        .into_iter()
+        .max_by(|one, other| similar(one).total_cmp(&similar(other)));
+    nearest.filter(|name| similar(name) > 0.7)
 }
 
 fn is_help(word: &OsString) -> bool {
     word == "--help" || word == "-h"
 }
 
-fn help(text: &str) -> ExitCode {
+fn print_help(text: &str) -> ExitCode {
     print!("{text}");
     ExitCode::SUCCESS
 }
@@ -132,29 +97,33 @@ fn usage(text: &str) -> ExitCode {
     ExitCode::from(USAGE)
 }
 
+/// Runs the program `name` of the roots.
+fn deployed(name: &OsStr, arguments: Vec<OsString>) -> ExitCode {
+    finish(run::run(Request::Deployed(name.to_owned(), arguments)))
+}
+
 fn run(words: &[OsString]) -> ExitCode {
-    let (shell, words) = match words {
-        [] => return usage(RUN_HELP),
-        [first, ..] if is_help(first) => return help(RUN_HELP),
-        [first, rest @ ..] if first == "--shell" => (true, rest),
-        words => (false, words),
+    let request = match words {
+        [] => return usage(help::RUN_HELP),
+        [first, ..] if is_help(first) => return print_help(help::RUN_HELP),
+        [first] if first == "--shell" => return usage(help::RUN_HELP),
+        [first, text, rest @ ..] if first == "--shell" => {
+            Request::Shell(text.clone(), rest.to_vec())
+        }
+        [program, rest @ ..] => Request::Command(program.clone(), rest.to_vec()),
     };
-    let Some((program, arguments)) = words.split_first() else {
-        return usage(RUN_HELP);
-    };
-    let request = Request {
-        shell,
-        program: program.clone(),
-        arguments: arguments.to_vec(),
-    };
-    match run::run(request) {
+    finish(run::run(request))
+}
+
+fn finish(ended: Result<End, RunError>) -> ExitCode {
+    match ended {
         Ok(end) => pass_on(end),
-        Err(error) => failed(&error),
+        Err(error) => failed(RUN_PROOT, &error),
     }
 }
 
-fn failed(error: &RunError) -> ExitCode {
-    errors::say(&error.message());
+fn failed(name: &str, error: &RunError) -> ExitCode {
+    say(name, &error.message());
     ExitCode::from(error.status())
 }
 
@@ -164,7 +133,7 @@ fn pass_on(end: End) -> ExitCode {
         End::Exited(status) => status,
         End::Killed(signal) => {
             // No signal ends process 1.
-            if !is_init() {
+            if !sys::is_init() {
                 sys::die_by(signal);
             }
             128 + signal
@@ -177,44 +146,49 @@ fn pass_on(end: End) -> ExitCode {
 fn engines(words: &[OsString]) -> ExitCode {
     match words {
         [] => {}
-        [word] if is_help(word) => return help(ENGINES_HELP),
-        _ => return usage(ENGINES_HELP),
+        [word] if is_help(word) => return print_help(help::ENGINES_HELP),
+        _ => return usage(help::ENGINES_HELP),
     }
-    let checked = run::setting().and_then(|setting| Ok((setting, find()?)));
-    match checked {
-        Ok((setting, found)) => list(setting, &found),
-        Err(error) => failed(&error),
+    match find() {
+        Ok(found) => list(&found),
+        Err(error) => failed("nix-hydra engines", &error),
     }
 }
 
 fn closure(words: &[OsString]) -> ExitCode {
     let words: Vec<_> = words.iter().map(|word| word.to_str()).collect();
-    let form: fn(&Closure) -> String = match words[..] {
-        [] => |closure| why::report(closure, why::LARGEST),
-        [Some("--all")] => |closure| why::report(closure, usize::MAX),
-        [Some("--json")] => ToString::to_string,
+    let form: fn(&Closure, &SeenStore) -> String = match words[..] {
+        [] => |closure, store| why::report(closure, store, why::LARGEST),
+        [Some("--all")] => |closure, store| why::report(closure, store, usize::MAX),
+        [Some("--json")] => |closure, _| closure.to_string(),
         [Some("--svg")] => picture::svg,
-        [Some("--help" | "-h")] => return help(CLOSURE_HELP),
-        _ => return usage(CLOSURE_HELP),
+        [Some("--help" | "-h")] => return print_help(help::CLOSURE_HELP),
+        _ => return usage(help::CLOSURE_HELP),
     };
-    match read_closure() {
-        Ok(closure) => print_out(&form(&closure)),
-        Err(error) => failed(&error),
+    match find_closure() {
+        Ok((found, closure)) => print_out(&form(&closure, &found.seen_store())),
+        Err(error) => failed("nix-hydra closure", &error),
     }
 }
 
 fn why(words: &[OsString]) -> ExitCode {
     let wanted = match words {
-        [word] if is_help(word) => return help(WHY_HELP),
+        [word] if is_help(word) => return print_help(help::WHY_HELP),
         [word] => word.to_string_lossy(),
-        _ => return usage(WHY_HELP),
+        _ => return usage(help::WHY_HELP),
     };
-    match read_closure() {
-        Ok(closure) => match why::why(&closure, &wanted) {
-            Some(text) => print_out(&text),
-            None => failed(&RunError::NotInClosure(wanted.into_owned())),
-        },
-        Err(error) => failed(&error),
+    let explained = find_closure().and_then(|(found, closure)| {
+        let store = found.seen_store();
+        let file_in = |base: &str| {
+            let place = found.followed(Path::new(&store.path(base)))?;
+            why::file_named(&place, OsStr::new(&*wanted))
+        };
+        why::why(&closure, &store, &wanted, file_in)
+            .ok_or_else(|| RunError::NotInClosure(wanted.to_string()))
+    });
+    match explained {
+        Ok(text) => print_out(&text),
+        Err(error) => failed("nix-hydra why", &error),
     }
 }
 
@@ -222,10 +196,11 @@ fn find() -> Result<Found, RunError> {
     Found::find().map_err(|(path, error)| RunError::Image(path, error))
 }
 
-/// What the image says its closure is made of.
-fn read_closure() -> Result<Closure, RunError> {
-    let closure = find()?.closure();
-    closure.map_err(|(path, error)| RunError::Image(path, error))
+fn find_closure() -> Result<(Found, Closure), RunError> {
+    let found = find()?;
+    let closure = found.closure();
+    let closure = closure.map_err(|(path, error)| RunError::Image(path, error))?;
+    Ok((found, closure))
 }
 
 fn doctor(words: &[OsString]) -> ExitCode {
@@ -233,12 +208,12 @@ fn doctor(words: &[OsString]) -> ExitCode {
     let as_json = match words[..] {
         [] => false,
         [Some("--json")] => true,
-        [Some("--help" | "-h")] => return help(DOCTOR_HELP),
-        _ => return usage(DOCTOR_HELP),
+        [Some("--help" | "-h")] => return print_help(help::DOCTOR_HELP),
+        _ => return usage(help::DOCTOR_HELP),
     };
     let examination = match find() {
         Ok(found) => doctor::examine(&found),
-        Err(error) => return failed(&error),
+        Err(error) => return failed("nix-hydra doctor", &error),
     };
     let printed = print_out(&if as_json {
         examination.json()
@@ -252,7 +227,7 @@ fn doctor(words: &[OsString]) -> ExitCode {
     }
 }
 
-/// Prints text to whoever reads it, as long as they do.
+/// Prints `text`. A reader that has closed the pipe has read enough.
 fn print_out(text: &str) -> ExitCode {
     match io::stdout().write_all(text.as_bytes()) {
         Ok(()) => ExitCode::SUCCESS,
@@ -262,13 +237,17 @@ fn print_out(text: &str) -> ExitCode {
 }
 
 /// Prints whether each engine works, and which one a command is run by.
-fn list(setting: EngineSetting, found: &Found) -> ExitCode {
+fn list(found: &Found) -> ExitCode {
+    let plan = Plan::here(&found.image);
+    if let Some(misfit) = &plan.misfit {
+        say("nix-hydra engines", &errors::ignored(misfit));
+    }
     if found.image.is_relocated() {
         println!("The closure is relocated: commands need no engine.");
-        return ExitCode::SUCCESS;
+        return exit_code(!plan.is_error());
     }
-    let mut working = Vec::new();
-    for (engine, tried) in try_all(setting, found) {
+    let mut working: Vec<Engine> = Vec::new();
+    for (engine, tried) in try_all(plan.named, found) {
         match tried {
             Ok(()) => {
                 println!("{:<10} works", engine.name());
@@ -280,18 +259,32 @@ fn list(setting: EngineSetting, found: &Found) -> ExitCode {
             }
         }
     }
-    let mut candidates = candidates(setting).into_iter();
-    let taken = candidates.find(|engine| working.contains(engine));
-    let value = env::var(SETTING).unwrap_or_default();
-    let when = match setting {
-        EngineSetting::Unset => format!("{SETTING} is not set"),
-        _ => format!("{SETTING} is `{}`", value.trim()),
-    };
-    if let (Some(engine), false) = (taken, setting == EngineSetting::Relocate) {
-        println!("{when}: commands are run by {engine}.");
+    let mut engines = plan.engines.iter();
+    let taken = engines.find(|engine| working.contains(engine));
+    let taken = taken.filter(|_| !plan.is_error());
+    match taken {
+        Some(engine) => println!("{}: commands are run by {engine}.", plan.setting()),
+        None => println!("{}: no command can be run.", plan.setting()),
+    }
+    exit_code(taken.is_some())
+}
+
+fn exit_code(is_well: bool) -> ExitCode {
+    if is_well {
         ExitCode::SUCCESS
     } else {
-        println!("{when}: no command can be run.");
         ExitCode::FAILURE
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_misspelt_command_is_told_the_nearest_one() {
+        assert_eq!(nearest("engine"), Some("engines"));
+        assert_eq!(nearest("docter"), Some("doctor"));
+        assert_eq!(nearest("install"), None);
     }
 }

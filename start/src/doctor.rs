@@ -1,7 +1,7 @@
-//! Says what is wrong with an image where it runs: whether all of it is there, whether commands can
-//! run, and what they will lack.
+//! Finds faults of an image where it runs: missing parts of the closure, engines that do not work, and
+//! missing programs, certificates, locales and space.
 //!
-//! It changes nothing, and sees what a command would see that is started in the same way.
+//! It changes nothing, and sees the same as a command that is started in the same way.
 
 mod checks;
 mod facts;
@@ -13,7 +13,7 @@ use facts::Fact;
 use std::env;
 use std::fmt::Write as _;
 
-/// Letters of a line of the report, but for details and what cannot be broken.
+/// Width of the report in letters. Details and long words may be longer.
 const WIDTH: usize = 100;
 
 /// Where the findings begin.
@@ -22,7 +22,7 @@ const INDENT: usize = 27;
 /// How many things of a kind are named; the rest are counted.
 const NAMED: usize = 5;
 
-/// What was found out.
+/// The result of an examination.
 #[derive(Debug)]
 pub(crate) struct Examination {
     roots: Vec<String>,
@@ -58,7 +58,7 @@ struct Check {
     finding: String,
     /// More of it, a line each.
     details: Vec<String>,
-    /// What to do, where it is not as it should be.
+    /// What to do about it.
     cure: Option<String>,
 }
 

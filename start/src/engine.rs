@@ -6,7 +6,7 @@ use std::str::FromStr;
 /// The setting's name, the same when an image is built and when it runs.
 pub const SETTING: &str = "NIX_ENGINE";
 
-/// What [`SETTING`] takes, in words.
+/// The values of [`SETTING`], in words.
 pub const EXPECTED: &str = "`direct`, `namespace`, `proot`, `relocate` or `auto`";
 
 /// A way to make the closure appear at `/nix/store`.
@@ -41,7 +41,7 @@ impl fmt::Display for Engine {
     }
 }
 
-/// What [`SETTING`] says.
+/// A value of [`SETTING`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum EngineSetting {
     /// It is not set: the closure as it is, run by the cheapest engine that works.

@@ -1,4 +1,4 @@
-//! The app's environment: what the start program changes of its own, and nothing else.
+//! The variables that the start program changes for the app.
 
 use crate::image::{Image, STORE_DIR};
 use std::ffi::{OsStr, OsString};
@@ -19,7 +19,7 @@ pub(crate) const DEFAULT_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
 /// A variable and its new value; none takes it away.
 pub(crate) type Change = (&'static str, Option<OsString>);
 
-/// What the app's environment has that `variable` does not answer.
+/// The changes to an environment that has the values of `variable`.
 pub(crate) fn changes(
     image: &Image,
     variable: impl Fn(&str) -> Option<OsString>,
@@ -51,22 +51,24 @@ pub(crate) fn changes(
     changes
 }
 
-/// `PATH` with the roots' programs first.
+/// `PATH` with the roots' programs first. Within a process of the image it is so already.
 fn path(image: &Image, rest: Option<OsString>) -> OsString {
     let mut path = OsString::new();
     for root in &image.roots {
         path.push(root.join("bin"));
         path.push(":");
     }
-    path.push(
-        rest.filter(|rest| !rest.is_empty())
-            .unwrap_or(DEFAULT_PATH.into()),
-    );
+    let rest = rest.filter(|rest| !rest.is_empty());
+    let rest = rest.unwrap_or(DEFAULT_PATH.into());
+    if rest.as_bytes().starts_with(path.as_bytes()) {
+        return rest;
+    }
+    path.push(rest);
     path
 }
 
-/// What `LD_LIBRARY_PATH` has of the closure: libraries of the run image, which it would have the
-/// closure's programs load before their own, are built against another libc.
+/// The directories in `LD_LIBRARY_PATH` that belong to the closure. The others have libraries of the run
+/// image, which are built against another libc and would come before the closure's own.
 fn own_libraries(image: &Image, value: &OsStr) -> Option<OsString> {
     let store = image.roots.first().and_then(|root| root.parent());
     let store = store.unwrap_or(Path::new(STORE_DIR));

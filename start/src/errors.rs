@@ -1,53 +1,49 @@
-//! Everything that the start program says: on standard error, since standard output is the app's.
+//! The start program's errors and their messages.
 
+use crate::app::End;
 use crate::choose::Reason;
-use crate::engine::{EXPECTED, Engine};
+use crate::engine::{EXPECTED, Engine, SETTING};
 use crate::namespace::{Refusal, Step};
+use crate::plan::{Misfit, STRICT};
 use crate::proot::Lack;
-use crate::supervise::End;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fmt::Write as _;
-use std::io::{self, Write as _};
+use std::io;
 use std::path::{Path, PathBuf};
-
-/// The name by which users know this program.
-const NAME: &str = "run_proot.sh";
-
-/// Said when PRoot works, but only without the filter that keeps it fast.
-pub(crate) const SLOW_PROOT: &str = "this PRoot translates nothing with its seccomp filter, so it ran \
-    without: every system call was slower. The PRoot that the buildpack pins has no such fault.";
 
 /// Why a command was not run.
 #[derive(Debug)]
 pub(crate) enum RunError {
     /// The image's description of itself cannot be read.
     Image(PathBuf, io::Error),
-    UnknownEngine(String),
-    /// The image was built to need no engine, but this one is asked for.
-    Relocated(Engine),
-    /// The image was built to need an engine, but none is to be used.
-    NotRelocated,
+    /// `NIX_ENGINE` does not apply to the image, and `NIX_ENGINE_STRICT` is set.
+    Setting(Misfit),
     /// None of the engines that may be used works; why, of each.
     NoEngine {
         tried: Vec<(Engine, Reason)>,
         by_name: bool,
     },
+    /// Signals cannot be blocked.
+    Signals(io::Error),
     /// This text needs a shell.
     NoShell(OsString),
     Execute(OsString, io::Error),
+    /// The program is a script, and the interpreter that its first line names is not there.
+    NoInterpreter(OsString, String),
     /// No store path of the image is called so.
     NotInClosure(String),
 }
 
-/// What a shell answers for a command that cannot be run, and for one that is not there.
+/// The exit statuses of shells for a command that cannot be run, and for one that does not exist.
 const CANNOT_RUN: u8 = 126;
 const NOT_FOUND: u8 = 127;
 
 impl RunError {
-    /// The exit status that tells of it.
+    /// The exit status.
     pub(crate) fn status(&self) -> u8 {
         match self {
             Self::Execute(_, error) if error.kind() == io::ErrorKind::NotFound => NOT_FOUND,
+            Self::NoInterpreter(..) => NOT_FOUND,
             Self::NotInClosure(_) => 1,
             _ => CANNOT_RUN,
         }
@@ -61,20 +57,8 @@ impl RunError {
                  program.",
                 path.display()
             ),
-            Self::UnknownEngine(value) => {
-                format!("NIX_ENGINE is set to `{value}`.\n\nIt takes {EXPECTED}.")
-            }
-            Self::Relocated(engine) => format!(
-                "NIX_ENGINE is `{engine}`, but this image's closure was relocated when it was built, \
-                 and needs no engine.\n\n\
-                 Unset it; or build the image again with NIX_ENGINE={engine}."
-            ),
-            Self::NotRelocated => {
-                "NIX_ENGINE is `relocate`, but this image's closure was built for \
-                 /nix/store.\n\n\
-                 Build the image again with NIX_ENGINE=relocate; or unset it."
-                    .to_string()
-            }
+            Self::Setting(misfit) => strict(misfit),
+            Self::Signals(error) => format!("signals cannot be blocked: {error}."),
             Self::NoEngine { tried, by_name } => no_engine(tried, *by_name),
             Self::NoShell(text) => format!(
                 "there is no shell for `{}`: neither the run image nor the closure has bash or sh.\n\n\
@@ -86,6 +70,7 @@ impl RunError {
                 "no store path of this image is called `{wanted}`.\n\n\
                  `nix-hydra closure --all` lists them."
             ),
+            Self::NoInterpreter(program, interpreter) => no_interpreter(program, interpreter),
             Self::Execute(program, error) => {
                 format!("cannot run {}: {error}", Path::new(program).display())
             }
@@ -93,12 +78,70 @@ impl RunError {
     }
 }
 
+/// A setting that does not apply to the image, in one line.
+pub(crate) fn misfit(misfit: &Misfit) -> String {
+    match misfit {
+        Misfit::Unknown(value) => format!("{SETTING} is `{value}`, and takes {EXPECTED}"),
+        Misfit::Relocated(engine) => format!(
+            "{SETTING} is `{engine}`, but this image's closure was relocated when it was built, and \
+             needs no engine"
+        ),
+        Misfit::NotRelocated => format!(
+            "{SETTING} is `relocate`, but this image's closure was built for /nix/store, and needs an \
+             engine"
+        ),
+    }
+}
+
+/// The warning of a setting that is ignored.
+pub(crate) fn ignored(setting: &Misfit) -> String {
+    format!(
+        "{}; the setting is ignored (with {STRICT}=true it is an error)",
+        misfit(setting)
+    )
+}
+
+/// The warning of a named engine that does not work, before others are tried.
+pub(crate) fn not_working(engine: Engine, why: &Reason) -> String {
+    format!(
+        "{SETTING} is `{engine}`, which does not work here: {}; the others are tried (with \
+         {STRICT}=true it is an error)",
+        reason(why)
+    )
+}
+
+fn no_interpreter(program: &OsStr, interpreter: &str) -> String {
+    let program = Path::new(program).display();
+    match interpreter.strip_suffix('\r') {
+        Some(name) => format!(
+            "cannot run {program}: its first line has a Windows line end, so that its interpreter \
+             would be `{name}\\r`.\n\nSave the file with Unix line ends."
+        ),
+        None => format!(
+            "cannot run {program}: its first line names the interpreter `{interpreter}`, which is not \
+             there.\n\nName one that the image has, or deploy it."
+        ),
+    }
+}
+
+fn strict(setting: &Misfit) -> String {
+    let rebuild = match setting {
+        Misfit::Unknown(_) => String::new(),
+        Misfit::Relocated(engine) => format!(", or build the image again with {SETTING}={engine}"),
+        Misfit::NotRelocated => format!(", or build the image again with {SETTING}=relocate"),
+    };
+    format!(
+        "{}.\n\nUnset {SETTING}{rebuild}; or unset {STRICT}: the setting is then ignored.",
+        misfit(setting)
+    )
+}
+
 fn no_engine(tried: &[(Engine, Reason)], by_name: bool) -> String {
     if let ([(engine, why)], true) = (tried, by_name) {
         return format!(
             "NIX_ENGINE is `{engine}`, which does not work here: {}.\n\n\
-             Unset it to use whichever engine works. Where none does, build the image with \
-             NIX_ENGINE=relocate:\nit then needs none.",
+             Unset it, or NIX_ENGINE_STRICT, to use any engine that works. Where none does, build the \
+             image with\nNIX_ENGINE=relocate: it then needs none.",
             reason(why)
         );
     }
@@ -130,7 +173,7 @@ pub(crate) fn reason(reason: &Reason) -> String {
             Step::Mount => format!("mounting is refused: {error}"),
             Step::Enter => format!("entering the namespace is refused: {error}"),
         },
-        Reason::Signals(error) => format!("signals cannot be kept back: {error}"),
+        Reason::Signals(error) => format!("signals cannot be blocked: {error}"),
         Reason::Lack(Lack::Program(path)) => {
             format!("the image has no PRoot, {} is missing", path.display())
         }
@@ -154,15 +197,10 @@ pub(crate) fn reason(reason: &Reason) -> String {
     }
 }
 
-/// Says something on standard error.
-pub(crate) fn say(text: &str) {
-    // There is nobody to tell where that is closed.
-    let _ = writeln!(io::stderr(), "{NAME}: {text}");
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::say::RUN_PROOT;
 
     fn refused() -> io::Error {
         io::Error::from_raw_os_error(libc::EPERM)
@@ -226,16 +264,25 @@ mod tests {
                 "/layers/nix_hydra/closure/.image".into(),
                 io::Error::from_raw_os_error(libc::ENOENT),
             ),
-            RunError::UnknownEngine("docker".into()),
-            RunError::Relocated(Engine::PRoot),
-            RunError::NotRelocated,
+            RunError::Setting(Misfit::Unknown("docker".into())),
+            RunError::Setting(Misfit::Relocated(Engine::PRoot)),
+            RunError::Setting(Misfit::NotRelocated),
+            RunError::Signals(refused()),
             RunError::NoShell("myapp --port $PORT".into()),
             RunError::NotInClosure("gcc".into()),
             RunError::Execute("myapp".into(), io::Error::from_raw_os_error(libc::ENOENT)),
+            RunError::NoInterpreter("myapp".into(), "/bin/sh\r".into()),
+            RunError::NoInterpreter("myapp".into(), "/usr/bin/ruby".into()),
         ]);
         let messages: Vec<_> = errors
             .iter()
-            .map(|error| format!("{NAME}: {}\n(status {})", error.message(), error.status()))
+            .map(|error| {
+                format!(
+                    "{RUN_PROOT}: {}\n(status {})",
+                    error.message(),
+                    error.status()
+                )
+            })
             .collect();
         insta::assert_snapshot!(messages.join("\n\n==========\n\n"));
     }

@@ -2,17 +2,17 @@
 //!
 //! This is not left to the C library: musl's runs no script whose first line names no interpreter.
 
-use crate::supervise::App;
+use crate::app::App;
 use crate::sys;
 use std::env;
 use std::ffi::{CString, OsString};
 use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
-/// What runs a file that is no program: a script without a first line that names its interpreter.
+/// Runs a script whose first line names no interpreter.
 const SHELL: &str = "/bin/sh";
 
-/// Becomes `app`; the error where that fails.
+/// Becomes `app`. Returns the error if that fails.
 pub(crate) fn execute(app: &App) -> io::Error {
     match try_to_execute(app) {
         Ok(number) => io::Error::from_raw_os_error(number),
@@ -37,7 +37,7 @@ fn try_to_execute(app: &App) -> io::Result<i32> {
     let mut words = words.collect::<Result<Vec<_>, _>>()?;
     let program = app.program.as_bytes();
     Ok(try_each(program, path.as_bytes(), |file| {
-        // A part of what was a text without a zero.
+        // It is part of a text without a zero.
         let file = CString::new(file).unwrap_or_default();
         match sys::execute(&file, &words[1..], &environment) {
             libc::ENOEXEC => {

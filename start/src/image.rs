@@ -14,6 +14,7 @@
 //! layers of an image may come from different versions of the buildpack.
 
 use crate::closure::{self, Closure};
+use crate::seen_store::SeenStore;
 use std::fmt;
 use std::fs;
 use std::io;
@@ -41,7 +42,7 @@ pub const LOADER_32: &str = "libexec/proot-loader-32";
 /// The first process in PRoot: the crate `nix-hydra-inside`.
 pub const INSIDE: &str = "libexec/nix-hydra-inside";
 
-/// What an image says of itself.
+/// An image's description of itself.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Image {
     /// Full paths of the roots, the one that leads `PATH` first. Below [`STORE_DIR`], except in an
@@ -53,8 +54,8 @@ pub struct Image {
     pub locale_archive: Option<PathBuf>,
     /// A shell in the closure, for a run image that has none.
     pub shell: Option<PathBuf>,
-    /// Where store paths are that an engine had better show without a link: large ones, since some
-    /// engines pay for links, and those with links that lead to what is beside them.
+    /// The places of store paths that an engine should show without a link: large ones, since links cost
+    /// time in some engines, and those with relative links to other store paths.
     pub bound: Vec<PathBuf>,
 }
 
@@ -146,7 +147,16 @@ impl Found {
         }
     }
 
-    /// What the closure is made of.
+    /// How the app sees the closure's store paths.
+    pub(crate) fn seen_store(&self) -> SeenStore {
+        if self.image.is_relocated() {
+            SeenStore::new(&self.store.to_string_lossy())
+        } else {
+            SeenStore::new(STORE_DIR)
+        }
+    }
+
+    /// The members of the closure.
     pub(crate) fn closure(&self) -> Result<Closure, (PathBuf, io::Error)> {
         let file = self.store.join(closure::FILE);
         let closure = fs::read_to_string(&file).and_then(|text| {
@@ -155,9 +165,16 @@ impl Found {
         closure.map_err(|error| (file, error))
     }
 
-    /// Where a path as the app sees it is without an engine, with all links followed; nothing where it
-    /// leads nowhere.
+    /// The place without an engine of a path as the app sees it, with all links followed. None if it does
+    /// not exist.
     pub(crate) fn followed(&self, path: &Path) -> Option<PathBuf> {
+        // Within an engine, each of the many calls below would stop for it.
+        if path.exists() {
+            return Some(path.to_path_buf());
+        }
+        if !self.image.roots.is_empty() && self.absent_root().is_none() {
+            return None;
+        }
         let mut path = self.outside(path);
         for _ in 0..MAX_LINKS {
             let mut prefixes: Vec<&Path> = path.ancestors().collect();
@@ -181,7 +198,7 @@ impl Found {
         None
     }
 
-    /// The first root that is not where the app looks for it; none where the closure is in place.
+    /// The first root that does not exist where the app looks for it. None if the closure is in place.
     pub(crate) fn absent_root(&self) -> Option<&Path> {
         let mut roots = self.image.roots.iter();
         roots

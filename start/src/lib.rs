@@ -5,29 +5,69 @@
 //! now; nothing about that is kept in the image. Where it is process 1, or where the engine is PRoot,
 //! it stays and looks after the app's processes; else it becomes the app.
 //!
-//! It is a crate of its own so that it stays small: it links std, libc and rustix, and nothing else.
+//! It is a crate of its own so that it stays small: beside std it links libc, rustix and strsim.
+//!
+//! The modules, lowest first: each uses those above it in this list, and none below.
+
+mod say;
+
+pub mod engine;
+
+mod help;
+
+mod report;
+
+mod interpreter;
+
+pub mod processes;
+
+mod sys;
+
+mod seen_store;
+
+pub mod closure;
+
+mod picture;
+
+mod why;
+
+pub mod image;
+
+mod environment;
+
+mod app;
+
+mod plan;
+
+mod proot;
+
+mod proot_log;
+
+mod place;
+
+mod inside;
+
+mod shell;
+
+mod execute;
+
+mod namespace;
+
+mod supervise;
+
+mod in_proot;
 
 mod choose;
-pub mod closure;
-mod command_line;
-mod doctor;
-pub mod engine;
-mod environment;
+
 mod errors;
-mod execute;
-pub mod image;
-mod inside;
-mod namespace;
-mod picture;
-pub mod processes;
-mod proot;
-mod report;
+
 mod run;
-mod shell;
-mod supervise;
-mod sys;
+
+mod doctor;
+
+mod command_line;
+
 #[cfg(test)]
 mod sys_tests;
-mod why;
 
 pub use command_line::main;

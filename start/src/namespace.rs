@@ -1,8 +1,9 @@
 //! The `namespace` engine: a new root, like the old one but for the closure at `/nix/store`.
 //!
-//! A child makes it and another one enters, so that nothing is changed where either is refused;
-//! whoever is to see it then enters. An ordinary user needs a user namespace to mount in; ids keep their numbers in it, though
-//! those of other users are seen as `nobody`'s. Root with the right to mount needs none.
+//! A child makes it and another child enters it by way of trial, so that a refusal changes nothing; then
+//! the process that is to see it enters. An ordinary user needs a user namespace to mount in. Ids keep
+//! their numbers in it, but those of other users are shown as `nobody`. Root with the right to mount
+//! needs none.
 
 use crate::image::STORE_DIR;
 use crate::report::{Report, receive, send};
@@ -25,16 +26,16 @@ use std::path::{Path, PathBuf};
 /// Where the old root is until the new one is whole.
 const OLD_ROOT: &str = "/.old-root";
 
-/// The flags of a file system that nothing more is to be put into.
+/// The flags of a file system that is complete.
 const READ_ONLY: MountFlags = MountFlags::BIND
     .union(MountFlags::RDONLY)
     .union(MountFlags::NOSUID)
     .union(MountFlags::NODEV);
 
-/// What an ordinary user leaves, to mount in.
+/// The namespaces that an ordinary user unshares in order to mount.
 const NEW_USER: UnshareFlags = UnshareFlags::NEWUSER.union(UnshareFlags::NEWNS);
 
-/// What was being done when the view was refused.
+/// The step at which the view was refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Step {
     /// Making the child that makes the view.
@@ -47,7 +48,7 @@ pub(crate) enum Step {
     Ids,
     /// Mounting.
     Mount,
-    /// Entering what the child has made.
+    /// Entering the view that the child has made.
     Enter,
 }
 
@@ -178,7 +179,7 @@ fn build(store: &Path, by_name: bool) -> Result<(), Refusal> {
             return Err(at(Step::Root)(io::ErrorKind::PermissionDenied.into()));
         }
         sys::unshare(NEW_USER).map_err(at(Step::Unshare))?;
-        // Whoever may not change its groups may give its own group a number.
+        // A process that may not change its groups may map its own group.
         fs::write("/proc/self/setgroups", "deny")
             .and_then(|()| fs::write("/proc/self/uid_map", format!("{user} {user} 1")))
             .and_then(|()| fs::write("/proc/self/gid_map", format!("{group} {group} 1")))
@@ -189,7 +190,7 @@ fn build(store: &Path, by_name: bool) -> Result<(), Refusal> {
 
 /// Has `store` appear at `/nix/store`.
 fn show(store: &Path) -> io::Result<()> {
-    // What is mounted here must not reach anybody else.
+    // The mounts must not propagate to other namespaces.
     mount_change(
         "/",
         MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC,

@@ -5,6 +5,7 @@
 //! its boxes less square.
 
 use crate::closure::{Closure, Index, bytes, name};
+use crate::seen_store::SeenStore;
 use std::fmt::Write as _;
 
 const WIDTH: f64 = 1200.0;
@@ -13,15 +14,14 @@ const HEIGHT: f64 = 800.0;
 /// The line above the boxes.
 const TITLE: f64 = 32.0;
 
-/// A size in which a box is written on, and what a letter takes of a line, and a line of the box; a
-/// guess on the safe side.
+/// A font size, with the width of a letter and the height of a line: estimates on the safe side.
 struct Font {
     size: u8,
     letter: f64,
     line: f64,
 }
 
-/// The one that is easy to read, and what is tried where that is too large.
+/// The font that is easy to read, and a smaller one for small boxes.
 const FONTS: [Font; 2] = [
     Font {
         size: 12,
@@ -35,10 +35,10 @@ const FONTS: [Font; 2] = [
     },
 ];
 
-/// What is left free between a box and its words.
+/// The space between a box and its text.
 const MARGIN: f64 = 4.0;
 
-/// The colours of what is deployed, of what programs rarely need when they run, and of all else.
+/// The colours of roots, of paths that programs rarely need when they run, and of all others.
 const ROOT: &str = "#2f6f4f";
 const BUILD_ONLY: &str = "#a8432f";
 const OTHER: &str = "#3b5b8c";
@@ -53,7 +53,7 @@ struct Area {
 }
 
 /// The picture of a closure.
-pub(crate) fn svg(closure: &Closure) -> String {
+pub(crate) fn svg(closure: &Closure, store: &SeenStore) -> String {
     let chains = closure.chains();
     let build_only: Vec<Index> = closure.build_only().iter().map(|(at, _)| *at).collect();
     let shown: Vec<Index> = closure
@@ -103,19 +103,19 @@ pub(crate) fn svg(closure: &Closure) -> String {
         } else {
             OTHER
         };
-        draw(&mut svg, closure, index, &chains[index], area, colour);
+        draw(&mut svg, closure, store, &chains[index], (area, colour));
     }
     svg.push_str("</svg>\n");
     svg
 }
 
+/// Draws the box of the last path of `chain`.
 fn draw(
     svg: &mut String,
     closure: &Closure,
-    index: Index,
+    store: &SeenStore,
     chain: &[Index],
-    area: Area,
-    colour: &str,
+    (area, colour): (Area, &str),
 ) {
     let Area {
         x,
@@ -123,14 +123,17 @@ fn draw(
         width,
         height,
     } = area;
+    let Some(index) = chain.last().copied() else {
+        return;
+    };
     let path = &closure.paths()[index];
+    let place = store.path(&path.path);
     // Names have no letter that XML would take for its own.
     let _ = writeln!(
         svg,
-        "<g><title>/nix/store/{}\n{}, {} with all that it needs\n{}</title>\
+        "<g><title>{place}\n{}, {} with all that it needs\n{}</title>\
          <rect x=\"{x:.1}\" y=\"{y:.1}\" width=\"{width:.1}\" height=\"{height:.1}\" \
          fill=\"{colour}\" stroke=\"#fff\"/>",
-        path.path,
         bytes(path.size),
         bytes(closure.size_with_references(index)),
         closure.chain_words(chain)
@@ -180,7 +183,7 @@ fn written<'a>(
     })
 }
 
-/// A count as a length; what is lost above 2^53 is not seen.
+/// A count as a length; rounding above 2^53 cannot be seen.
 #[allow(clippy::cast_precision_loss)]
 fn number(count: u64) -> f64 {
     count as f64
@@ -253,7 +256,7 @@ mod tests {
 
     #[test]
     fn the_picture_shows_every_path_with_its_chain() {
-        insta::assert_snapshot!(svg(&sample()));
+        insta::assert_snapshot!(svg(&sample(), &SeenStore::new("/nix/store")));
     }
 
     #[test]

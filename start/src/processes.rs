@@ -1,9 +1,9 @@
-//! Which processes there are below this one.
+//! The processes below this one.
 
 use rustix::process::getpid;
 use std::fs;
 
-/// All processes below this one, those too that have ended and that nobody has waited for.
+/// All descendants of this process, zombies included.
 #[must_use]
 pub fn descendants() -> Vec<i32> {
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
@@ -28,7 +28,7 @@ pub fn descendants() -> Vec<i32> {
     found.split_off(1)
 }
 
-/// The parent that a `/proc/PID/stat` tells: `PID (name) STATE PARENT …`, with any name.
+/// The parent in a `/proc/PID/stat`, `PID (name) STATE PARENT …`; the name may have any characters.
 fn parent(stat: &[u8]) -> Option<i32> {
     let name_end = stat.iter().rposition(|byte| *byte == b')')?;
     let rest = str::from_utf8(&stat[name_end + 1..]).ok()?;

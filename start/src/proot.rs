@@ -7,10 +7,10 @@ use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// What PRoot sets itself, whether it was set or not.
+/// A variable that PRoot sets.
 const WORKING_DIRECTORY: &str = "PWD";
 
-/// The variables by which PRoot is told what it needs. The app does not get those set here.
+/// PRoot's own variables. The app does not get those that are set here.
 const TMP_DIR: &str = "PROOT_TMP_DIR";
 const NO_SECCOMP: &str = "PROOT_NO_SECCOMP";
 const LOADERS: [(&str, &str); 2] = [("PROOT_LOADER", LOADER), ("PROOT_LOADER_32", LOADER_32)];
@@ -18,6 +18,9 @@ const LOADERS: [(&str, &str); 2] = [("PROOT_LOADER", LOADER), ("PROOT_LOADER_32"
 /// Where PRoot may keep the empty directory that stands for `/nix`: the user's wish, then the usual
 /// ones, then what every container can write to, be its root read-only.
 const TMP_DIRS: [&str; 4] = ["/tmp", "/dev/shm", "/var/tmp", "/run"];
+
+/// The least verbosity at which PRoot logs how processes end.
+const LOG_ENDS: &str = "1";
 
 /// Why PRoot is not even tried.
 #[derive(Debug, PartialEq, Eq)]
@@ -96,8 +99,8 @@ impl PRoot {
         })
     }
 
-    /// The same, without the filter that keeps most system calls at their usual speed: what is left
-    /// where a PRoot translates nothing with it.
+    /// The same PRoot without its seccomp filter, which makes every system call slower: for a PRoot that
+    /// translates nothing with it.
     pub(crate) fn without_filter(mut self) -> Self {
         self.variables.push((NO_SECCOMP, "1".into()));
         self
@@ -122,6 +125,7 @@ impl PRoot {
         for binding in &self.bindings {
             command.arg("-b").arg(binding);
         }
+        command.args(["-v", LOG_ENDS]);
         command.arg(program);
         for (name, value) in &self.variables {
             command.env(name, value);
@@ -165,7 +169,10 @@ mod tests {
         let binding = format!("{}:/nix/store", found.store.display());
         let arguments: Vec<_> = command.get_args().collect();
         let bound = "/layers/a/x-app:/nix/store/x-app!";
-        assert_eq!(arguments, ["-b", binding.as_str(), "-b", bound, "/start"]);
+        assert_eq!(
+            arguments,
+            ["-b", binding.as_str(), "-b", bound, "-v", "1", "/start"]
+        );
         let loader = found.layer.join(LOADER);
         let variables: Vec<_> = command.get_envs().collect();
         assert_eq!(

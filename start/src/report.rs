@@ -1,4 +1,4 @@
-//! The pipe through which a child tells the start program of itself.
+//! The pipe through which a child reports to the start program.
 
 pub(crate) use nix_hydra_inside::Report;
 use std::io;
@@ -6,11 +6,11 @@ use std::os::fd::OwnedFd;
 
 /// Writes a message; so small a one arrives whole.
 pub(crate) fn send(report: Report, to: &OwnedFd) {
-    // Nobody is left to be told where the reader is gone.
+    // An error means that the reader is gone.
     let _ = rustix::io::write(to, &report.to_bytes());
 }
 
-/// The next message; none once all writers are gone.
+/// The next message. None once all writers are gone.
 pub(crate) fn receive(from: &OwnedFd) -> io::Result<Option<Report>> {
     let mut bytes = [0; Report::SIZE];
     let size = rustix::io::retry_on_intr(|| rustix::io::read(from, &mut bytes))?;

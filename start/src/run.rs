@@ -1,57 +1,63 @@
 //! Runs a command where the closure is at `/nix/store`.
 
-use crate::choose::{Ready, Reason, candidates, in_proot, prepare};
-use crate::engine::{self, EngineSetting};
+use crate::app::{App, End};
+use crate::choose::{Ready, Reason, in_proot, prepare};
 use crate::environment;
 use crate::errors::{self, RunError};
 use crate::execute::execute;
 use crate::image::Found;
+use crate::interpreter::of_script;
 use crate::namespace::View;
+use crate::plan::Plan;
+use crate::say::{RUN_PROOT, say};
 use crate::shell;
-use crate::supervise::{self, App, End, is_init};
-use crate::sys::Signals;
+use crate::supervise;
+use crate::sys::{self, Signals};
 use std::env;
 use std::ffi::OsString;
 use std::io;
 use std::path::Path;
 
-/// The variable that has this program say which engine it takes, and why not another.
+/// The variable that turns on messages about the engine that is taken.
 const LOG: &str = "NIX_ENGINE_LOG";
 
-/// A command as it is asked for.
+/// A command with its arguments.
 #[derive(Debug)]
-pub(crate) struct Request {
-    /// Whether the first word is text for a shell.
-    pub(crate) shell: bool,
-    pub(crate) program: OsString,
-    pub(crate) arguments: Vec<OsString>,
+pub(crate) enum Request {
+    /// A program, looked for on `PATH` unless it is a path.
+    Command(OsString, Vec<OsString>),
+    /// A program of the roots.
+    Deployed(OsString, Vec<OsString>),
+    /// Text for a shell.
+    Shell(OsString, Vec<OsString>),
 }
 
-/// Runs it. Where nothing need be looked after, this program becomes the command and does not return.
+/// Runs a command. Where no process has to be supervised, this program becomes the command and does not
+/// return.
 pub(crate) fn run(request: Request) -> Result<End, RunError> {
-    // Before all else: what process 1 does not handle, the kernel throws away.
-    let signals =
-        Signals::block().map_err(|error| RunError::Execute(request.program.clone(), error))?;
+    // Before all else: the kernel discards signals that process 1 does not handle.
+    let signals = Signals::block().map_err(RunError::Signals)?;
     let found = Found::find().map_err(|(path, error)| RunError::Image(path, error))?;
-    let setting = setting()?;
     let app = app(request, &found)?;
-
-    if found.image.is_relocated() {
-        return match setting {
-            EngineSetting::Only(engine) => Err(RunError::Relocated(engine)),
-            _ => start(&app, None, &signals),
-        };
+    let plan = Plan::here(&found.image);
+    match plan.misfit {
+        Some(misfit) if plan.strict => return Err(RunError::Setting(misfit)),
+        // Within an engine, the command that started it has warned.
+        Some(misfit) if found.image.is_relocated() || !found.is_within() => {
+            say(RUN_PROOT, &errors::ignored(&misfit));
+        }
+        _ => {}
     }
-    if setting == EngineSetting::Relocate {
-        return Err(RunError::NotRelocated);
+    if found.image.is_relocated() {
+        return start(&app, &found, None, &signals);
     }
     if found.is_within() {
         log("the closure is in place already, by the engine that this command was started with");
-        return start(&app, None, &signals);
+        return start(&app, &found, None, &signals);
     }
-    let by_name = matches!(setting, EngineSetting::Only(_));
     let mut tried = Vec::new();
-    for engine in candidates(setting) {
+    for engine in plan.engines {
+        let by_name = plan.named == Some(engine);
         let ready = prepare(engine, &found, by_name);
         if ready.is_ok() {
             log(&format!("{engine}: taken"));
@@ -59,37 +65,32 @@ pub(crate) fn run(request: Request) -> Result<End, RunError> {
         match ready.and_then(|ready| launch(&app, &found, ready, &signals)) {
             Ok(ended) => return ended,
             Err(reason) => {
-                log(&format!("{engine}: {}", errors::reason(&reason)));
+                if by_name && !plan.strict {
+                    say(RUN_PROOT, &errors::not_working(engine, &reason));
+                } else {
+                    log(&format!("{engine}: {}", errors::reason(&reason)));
+                }
                 tried.push((engine, reason));
             }
         }
     }
+    let by_name = plan.strict && plan.named.is_some();
     Err(RunError::NoEngine { tried, by_name })
-}
-
-/// What `NIX_ENGINE` says.
-pub(crate) fn setting() -> Result<EngineSetting, RunError> {
-    let value = env::var_os(engine::SETTING).unwrap_or_default();
-    let value = value.to_string_lossy();
-    value
-        .parse()
-        .map_err(|_| RunError::UnknownEngine(value.into_owned()))
 }
 
 /// The app's command and environment.
 fn app(request: Request, found: &Found) -> Result<App, RunError> {
-    let Request {
-        shell,
-        mut program,
-        mut arguments,
-    } = request;
+    let (mut program, mut arguments) = match request {
+        Request::Command(program, arguments) => (program, arguments),
+        Request::Deployed(name, arguments) => (deployed(name, found)?, arguments),
+        Request::Shell(text, mut arguments) => {
+            let shell = shell::find(found).map_err(|_| RunError::NoShell(text.clone()))?;
+            arguments.splice(0..0, ["-c".into(), text]);
+            (shell.into(), arguments)
+        }
+    };
     if program.is_empty() {
         return Err(RunError::Execute(program, io::ErrorKind::NotFound.into()));
-    }
-    if shell {
-        let shell = shell::find(found).map_err(|_| RunError::NoShell(program.clone()))?;
-        arguments.splice(0..0, ["-c".into(), program]);
-        program = shell.into();
     }
     if let Some(profile) = shell::profile(found) {
         let shell = shell::find(found).map_err(|_| RunError::NoShell("etc/profile.d".into()))?;
@@ -104,6 +105,20 @@ fn app(request: Request, found: &Found) -> Result<App, RunError> {
     })
 }
 
+/// The full path of the roots' program `name`. Looked for on `PATH`, it could be the link by which this
+/// program was started.
+fn deployed(name: OsString, found: &Found) -> Result<OsString, RunError> {
+    let mut programs = found
+        .image
+        .roots
+        .iter()
+        .map(|root| root.join("bin").join(&name));
+    let program = programs.find(|program| found.followed(program).is_some());
+    program
+        .map(OsString::from)
+        .ok_or_else(|| RunError::Execute(name, io::ErrorKind::NotFound.into()))
+}
+
 /// Runs the app by an engine; where that turns out not to work, the next one may be tried.
 fn launch(
     app: &App,
@@ -112,14 +127,21 @@ fn launch(
     signals: &Signals,
 ) -> Result<Result<End, RunError>, Reason> {
     match ready {
-        Ready::Here => Ok(start(app, None, signals)),
-        Ready::Namespace(view) if is_init() => Ok(start(app, Some(&view), signals)),
+        Ready::Here => Ok(start(app, found, None, signals)),
+        Ready::Namespace(view) if sys::is_init() => Ok(start(app, found, Some(&view), signals)),
         Ready::Namespace(view) => {
             view.enter().map_err(Reason::Namespace)?;
-            Ok(start(app, None, signals))
+            Ok(start(app, found, None, signals))
         }
         Ready::PRoot(proot) => {
-            in_proot(Some(app), found, proot, signals).map(|end| executed(app, end))
+            // PRoot takes a carriage return for a space, and the script for one of Unix.
+            if let Some(interpreter) = missing_interpreter(app, found) {
+                return Ok(Err(RunError::NoInterpreter(
+                    app.program.clone(),
+                    interpreter,
+                )));
+            }
+            in_proot(Some(app), found, proot, signals).map(|end| executed(app, found, end))
         }
     }
 }
@@ -128,24 +150,51 @@ fn launch(
 ///
 /// Process 1 has to stay: the kernel lets it be ended by no signal that it does not handle, and gives
 /// it all orphans. Any other process has a parent that does these things, so it becomes the app.
-fn start(app: &App, view: Option<&View>, signals: &Signals) -> Result<End, RunError> {
-    if is_init() {
-        let end = supervise::run(app, view, signals).map_err(|error| app.cannot(error))?;
-        return executed(app, end);
+fn start(
+    app: &App,
+    found: &Found,
+    view: Option<&View>,
+    signals: &Signals,
+) -> Result<End, RunError> {
+    if sys::is_init() {
+        let ended = supervise::run(app, view, signals);
+        let end = ended.map_err(|error| cannot(app, found, error))?;
+        return executed(app, found, end);
     }
     signals.before.set();
-    Err(app.cannot(execute(app)))
+    Err(cannot(app, found, execute(app)))
 }
 
-fn executed(app: &App, end: End) -> Result<End, RunError> {
+fn executed(app: &App, found: &Found, end: End) -> Result<End, RunError> {
     match end {
-        End::NotExecuted(error) => Err(app.cannot(io::Error::from_raw_os_error(error))),
+        End::NotExecuted(error) => Err(cannot(app, found, io::Error::from_raw_os_error(error))),
         end => Ok(end),
     }
 }
 
+/// The error of an app that could not be executed. "Not found" may be the interpreter of a script.
+fn cannot(app: &App, found: &Found, error: io::Error) -> RunError {
+    let is_missing = error.kind() == io::ErrorKind::NotFound;
+    let interpreter = is_missing
+        .then(|| missing_interpreter(app, found))
+        .flatten();
+    match interpreter {
+        Some(interpreter) => RunError::NoInterpreter(app.program.clone(), interpreter),
+        None => RunError::Execute(app.program.clone(), error),
+    }
+}
+
+/// The interpreter that the app, a script, names and that is not there.
+fn missing_interpreter(app: &App, found: &Found) -> Option<String> {
+    let mut files = app.files().into_iter();
+    let file = files.find_map(|file| found.followed(&file))?;
+    let interpreter = of_script(&file)?;
+    let is_there = found.followed(Path::new(&interpreter)).is_some();
+    (!is_there).then_some(interpreter)
+}
+
 fn log(line: &str) {
     if env::var_os(LOG).is_some_and(|value| value != "0" && !value.is_empty()) {
-        errors::say(line);
+        say(RUN_PROOT, line);
     }
 }

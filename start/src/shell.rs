@@ -1,4 +1,4 @@
-//! What needs a shell: a command written for one, and the roots' `etc/profile.d`.
+//! The shell, for commands that are written for one and for the roots' `etc/profile.d`.
 
 use crate::environment::DEFAULT_PATH;
 use crate::image::Found;
@@ -52,8 +52,8 @@ fn may_execute(file: &Path) -> bool {
     file.is_file() && access(file, Access::EXEC_OK).is_ok()
 }
 
-/// A shell's program text that reads the roots' `etc/profile.d/*.sh` and then becomes its arguments;
-/// none where no root has such a file.
+/// A shell script that reads the roots' `etc/profile.d/*.sh` and then executes its arguments. None if
+/// no root has such a file.
 ///
 /// Each is read within a function, which has arguments of its own: `set` and `shift` in it must not
 /// change the command.
@@ -61,7 +61,7 @@ pub(crate) fn profile(found: &Found) -> Option<OsString> {
     let mut text = Vec::new();
     for root in &found.image.roots {
         let directory = root.join("etc/profile.d");
-        // Often `etc` leads to another store path, where nothing is until an engine runs.
+        // `etc` is often a link to another store path, which does not exist before an engine runs.
         let entries = found.followed(&directory).map(fs::read_dir);
         let mut names: Vec<OsString> = entries
             .into_iter()

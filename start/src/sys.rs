@@ -3,14 +3,30 @@
 //! This program has one thread, so a forked child may do all that its parent may.
 #![allow(unsafe_code)]
 
-use rustix::process::{Pid, Resource, Rlimit, setrlimit};
+use rustix::process::{Pid, Resource, Rlimit, getpid, setrlimit};
 use rustix::thread::UnshareFlags;
-use std::ffi::{CStr, CString};
+use std::ffi::{CStr, CString, OsString, c_char};
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::mem;
 use std::os::fd::FromRawFd;
+use std::os::unix::ffi::OsStringExt;
 use std::ptr;
+
+/// The file that this process was started from, as its caller named it.
+pub(crate) fn executed_file() -> Option<OsString> {
+    // SAFETY: the kernel has put there a pointer to a text that ends with a zero, or nothing.
+    let file = unsafe { libc::getauxval(libc::AT_EXECFN) };
+    let file: *const c_char = ptr::with_exposed_provenance(usize::try_from(file).ok()?);
+    // SAFETY: see above; the text lasts as long as the process.
+    let file = (!file.is_null()).then(|| unsafe { CStr::from_ptr(file) })?;
+    Some(OsString::from_vec(file.to_bytes().to_vec()))
+}
+
+/// Whether this is process 1 of its process namespace.
+pub(crate) fn is_init() -> bool {
+    getpid().is_init()
+}
 
 /// Which of the two processes this is after a fork.
 pub(crate) enum Fork {
@@ -30,13 +46,13 @@ pub(crate) fn fork() -> io::Result<Fork> {
     }
 }
 
-/// Ends a forked child at once, without what its parent has put off until its own end.
+/// Ends a forked child at once, without the exit handlers of its parent.
 pub(crate) fn exit_child(status: i32) -> ! {
     // SAFETY: it does not return, and touches no memory.
     unsafe { libc::_exit(status) }
 }
 
-/// What comes of `deed`, done by a child, so that nothing of it stays.
+/// Runs `deed` in a child, so that this process is not changed by it.
 pub(crate) fn in_child(deed: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
     match fork()? {
         Fork::Child => exit_child(match deed() {
@@ -73,15 +89,15 @@ pub(crate) fn execute(file: &CStr, words: &[CString], environment: &[CString]) -
         .unwrap_or_default()
 }
 
-/// Leaves namespaces of this process alone.
+/// Leaves the namespaces that `flags` name.
 pub(crate) fn unshare(flags: UnshareFlags) -> io::Result<()> {
     // SAFETY: no flag is used that unshares the table of file descriptors.
     unsafe { rustix::thread::unshare_unsafe(flags) }.map_err(io::Error::from)
 }
 
-/// Whether a filter of system calls refuses [`unshare`] of these; nothing is left by asking.
+/// Fails if a seccomp filter refuses [`unshare`] of these. It changes nothing.
 pub(crate) fn try_unshare(flags: UnshareFlags) -> io::Result<()> {
-    // No such flag is known, so the kernel, if it is asked at all, refuses the whole for that.
+    // The kernel knows no such flag, so it refuses the call if a filter lets it through.
     const UNKNOWN: u32 = 1;
     match unshare(UnshareFlags::from_bits_retain(flags.bits() | UNKNOWN)) {
         Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ok(()),
@@ -96,19 +112,19 @@ pub(crate) struct Arrived {
     pub(crate) from_kernel: bool,
 }
 
-/// The signals that a process keeps back; executed programs inherit them.
+/// The signals that a process blocks; executed programs inherit them.
 #[derive(Clone, Copy)]
 pub(crate) struct Mask(libc::sigset_t);
 
 impl Mask {
-    /// Has this process keep back these signals, and those alone.
+    /// Blocks these signals and no others.
     pub(crate) fn set(&self) {
         // SAFETY: the set is a valid one; the call keeps no pointer.
         unsafe { libc::sigprocmask(libc::SIG_SETMASK, &raw const self.0, ptr::null_mut()) };
     }
 }
 
-/// Keeps all signals but faults back: what is kept back now, and what was before.
+/// Blocks all signals but faults. Returns the mask that is set now, and the one before.
 fn block_signals() -> io::Result<(Mask, Mask)> {
     // SAFETY: the sets are written before they are read; the calls keep no pointer.
     unsafe {
@@ -118,7 +134,7 @@ fn block_signals() -> io::Result<(Mask, Mask)> {
         for fault in nix_hydra_inside::FAULTS {
             libc::sigdelset(&raw mut set, fault);
         }
-        // Where it was ignored, children would vanish without their status being told.
+        // If it stayed ignored, children would vanish without a status.
         libc::signal(libc::SIGCHLD, libc::SIG_DFL);
         match libc::sigprocmask(libc::SIG_SETMASK, &raw const set, &raw mut before) {
             0 => Ok((Mask(set), Mask(before))),
@@ -134,16 +150,16 @@ pub(crate) fn ignore_ended_children() {
     unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) };
 }
 
-/// All signals, kept back, to be read as they come. There is one of it for all that is tried, so that
-/// nothing is lost in between, and `before` is what was before all of it.
+/// All signals, blocked, to be read as they come. All engines that are tried share one, so that no signal
+/// is lost in between.
 pub(crate) struct Signals {
     pub(crate) file: File,
-    /// What was kept back before.
+    /// The mask before.
     pub(crate) before: Mask,
 }
 
 impl Signals {
-    /// Keeps all signals back from here on.
+    /// Blocks all signals from here on.
     pub(crate) fn block() -> io::Result<Self> {
         let (Mask(set), before) = block_signals()?;
         // SAFETY: the set is a valid one; the new file descriptor is nobody else's.
@@ -203,7 +219,7 @@ pub(crate) fn die_by(signal: i32) {
         current: Some(0),
         maximum: Some(0),
     };
-    // The app has left a core where one is wanted; this program's would be of no use.
+    // A core of the app is there if one was to be written; this program's is of no use.
     let _ = setrlimit(Resource::Core, none);
     // SAFETY: the set is written before it is read; the calls keep no pointer.
     unsafe {
@@ -219,10 +235,10 @@ pub(crate) fn die_by(signal: i32) {
 
 /// Whether a process may ask to be traced, as PRoot's children do.
 ///
-/// A filter of system calls shows at once. What else may refuse it, a security module, is seldom there,
-/// and then it is tried in a child, which costs more than all else that is looked for before a start.
+/// A seccomp filter shows at once. The other cause is a security module. Only where there may be one is
+/// it tried in a child, which costs more than all other checks before a start.
 pub(crate) fn try_ptrace() -> io::Result<()> {
-    // SAFETY: there is no process 0, so that nothing can come of it.
+    // SAFETY: there is no process 0, so the call has no effect.
     let answer = unsafe { libc::ptrace(libc::PTRACE_CONT, 0, 0, 0) };
     let error = io::Error::last_os_error();
     if answer != 0 && error.raw_os_error() != Some(libc::ESRCH) {
@@ -240,8 +256,8 @@ pub(crate) fn try_ptrace() -> io::Result<()> {
     })
 }
 
-/// Whether something may refuse this process what other processes may do: Yama where it is strict, or
-/// a profile or label of `AppArmor` or `SELinux`.
+/// Whether a security module may restrict this process: a strict Yama, or a profile or label of
+/// `AppArmor` or `SELinux`.
 fn has_security_module() -> bool {
     let read = |file| fs::read_to_string(file).unwrap_or_default();
     let yama = read("/proc/sys/kernel/yama/ptrace_scope");

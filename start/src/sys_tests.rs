@@ -1,4 +1,4 @@
-//! What the system calls of `sys` do, each tried in a child that does nothing else.
+//! Tests of `sys`, each in a child of its own.
 //!
 //! The sanitizers run them too: `docs/reliability.md`.
 use crate::sys::{self, Arrived, Fork, Signals};

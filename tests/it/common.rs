@@ -3,8 +3,15 @@
 use binary_cache::CacheUrl;
 use binary_cache::Caches;
 use binary_cache::TrustSettings;
+use closure::Closure;
+use closure::fetch::{FetchError, fetch_each};
 use closure::place::is_layer;
+use closure::plan::{Miss, Previous};
+use closure::queue::{Queue, QueuedPath};
+use closure::relocate::references::ScanFor;
+use closure::relocate::report::RelocationReport;
 use http_client::{ApiRequest, Http};
+use nix_derivation::StorePath;
 use platform::fixtures::{self, Fixtures};
 use platform::image::Image;
 use platform::lifecycle::{Build, Outcome};
@@ -33,6 +40,35 @@ pub fn fixtures() -> Option<Fixtures> {
             None
         }
     }
+}
+
+/// The closure of `roots`, or what no cache has of it.
+pub fn plan(
+    caches: &Caches,
+    roots: &[StorePath],
+    previous: &Previous,
+) -> Result<Closure, Vec<Miss>> {
+    closure::plan::plan(caches, roots, previous, |_, _| {})
+}
+
+/// Downloads every path of `closure` to `store/<base name>`. Returns what was found in them.
+pub fn fetch(
+    closure: &Closure,
+    caches: &Caches,
+    store: &Path,
+    scan_for: &ScanFor,
+) -> Result<RelocationReport, FetchError> {
+    let paths = closure.paths.iter().map(|(path, info)| QueuedPath {
+        path: path.clone(),
+        info: info.clone(),
+        place: store.join(path.to_basename()),
+    });
+    let mut report = RelocationReport::default();
+    for (_, found) in fetch_each(&Queue::of(paths), caches, scan_for)? {
+        report.add(found);
+    }
+    report.blockers.sort();
+    Ok(report)
 }
 
 /// The packaged buildpack: the one `script/test` has made, else one made now.
@@ -84,8 +120,6 @@ impl Deploy {
             ("NIX_TRUSTED_PUBLIC_KEYS", fixtures.public_key.clone()),
             ("NIX_ARCHIVE_URL", url(&fixtures.nix_archive)),
             ("NIX_ARCHIVE_SHA256", fixtures.nix_archive_sha256.clone()),
-            ("NIX_PROOT_URL", url(&fixtures.proot)),
-            ("NIX_PROOT_SHA256", fixtures.proot_sha256.clone()),
         ]
         .map(|(name, value)| (name.to_string(), value));
         Some(Self {
@@ -144,6 +178,15 @@ impl Deploy {
 
     pub fn app(&self) -> &Path {
         self.app.path()
+    }
+
+    /// The URL of a file of this machine, as its maker would serve it.
+    pub fn tool(&self, file: &Path) -> String {
+        format!(
+            "{}{}",
+            self.tools.url().trim_end_matches('/'),
+            file.display()
+        )
     }
 
     /// Runs the buildpack over what is there from the build before.

@@ -83,6 +83,24 @@ fn the_python_app_answers_under_proot_as_an_ordinary_user_without_nix_in_view() 
 }
 
 #[test]
+fn another_proot_is_taken_where_the_settings_name_it() {
+    let Some(mut deploy) = Deploy::new("static") else {
+        return;
+    };
+    let proot = deploy.tool(&deploy.fixtures.proot);
+    let sha256 = deploy.fixtures.proot_sha256.clone();
+    deploy.set("NIX_PROOT_URL", &proot);
+    deploy.set("NIX_PROOT_SHA256", &sha256);
+    let outcome = deploy.build();
+    assert!(outcome.success(), "{}", outcome.log);
+    let log = strip_ansi(&outcome.log);
+    assert!(
+        log.contains("Downloading the PRoot of NIX_PROOT_URL"),
+        "{log}"
+    );
+}
+
+#[test]
 fn a_second_build_fetches_nothing_and_keeps_every_layer() {
     let Some(deploy) = Deploy::new("python") else {
         return;

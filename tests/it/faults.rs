@@ -211,6 +211,8 @@ fn a_tool_with_another_hash() {
     let Some(mut deploy) = static_app(|_, _| None) else {
         return;
     };
+    let proot = deploy.tool(&deploy.fixtures.proot);
+    deploy.set("NIX_PROOT_URL", &proot);
     deploy.set("NIX_PROOT_SHA256", &"0".repeat(64));
     let outcome = deploy.build();
     assert!(!outcome.success());
@@ -218,7 +220,7 @@ fn a_tool_with_another_hash() {
     assert!(!outcome.layers.join("proot.toml").exists());
     let log = deploy.stable(&outcome.log);
     assert!(
-        log.contains("A downloaded tool is not the one that was expected"),
+        log.contains("A downloaded tool has the wrong hash"),
         "{log}"
     );
     assert!(log.contains(&deploy.fixtures.proot_sha256), "{log}");

@@ -89,7 +89,7 @@ impl Asked {
             system: "x86_64-linux",
         };
         deploy(hydra, &target, polling, &mut |line| {
-            log.push(line.to_string())
+            log.push(line.to_string());
         })
     }
 
@@ -818,7 +818,7 @@ fn a_private_hydra_that_is_the_binary_cache_of_an_evaluated_app_is_signed_in_to(
     deploy.set("NIX_EXTRA_BINARY_CACHE", &wrong);
     let outcome = deploy.build();
     assert!(!outcome.success(), "{}", outcome.log);
-    let hint = "wants to know who asks, or knows another password";
+    let hint = "requires credentials, or refused the ones it got";
     assert!(outcome.log.contains(hint), "{}", outcome.log);
     deploy.set("NIX_EXTRA_BINARY_CACHE", &right);
     let outcome = deploy.build();

@@ -12,6 +12,7 @@
 
 mod common;
 
+mod commands;
 mod conditions;
 mod content;
 mod deploy;
@@ -23,12 +24,15 @@ mod evaluate;
 mod examples;
 mod faults;
 mod fetch;
+mod formats;
 mod hostile;
 mod hostile_files;
 mod hydra;
 mod hydra_server;
 mod interrupted;
 mod launch;
+mod memory;
+mod odd_files;
 mod order;
 mod pack;
 mod parity;
@@ -39,5 +43,7 @@ mod report;
 mod sandboxes;
 mod secrets;
 mod servers;
+mod signals;
 mod source;
 mod supply;
+mod under_proot;

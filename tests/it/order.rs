@@ -1,27 +1,29 @@
-//! The modules of `src/` use each other in one direction only.
+//! The modules of `src/` and of `start/src/` use each other in one direction only.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// The modules of the library, lowest first, as `src/lib.rs` lists them.
-fn order() -> Vec<String> {
-    let library = fs::read_to_string(source().join("lib.rs")).unwrap();
+/// The directories of the libraries whose modules have an order.
+fn sources() -> [PathBuf; 2] {
+    ["src", "start/src"].map(|source| Path::new(env!("CARGO_MANIFEST_DIR")).join(source))
+}
+
+/// The modules of a library, lowest first, as its `lib.rs` lists them.
+fn order(source: &Path) -> Vec<String> {
+    let library = fs::read_to_string(source.join("lib.rs")).unwrap();
     let modules = library.lines().filter_map(|line| {
-        let name = line.strip_prefix("pub mod ")?;
+        let line = line.strip_prefix("pub ").unwrap_or(line);
+        let name = line.strip_prefix("mod ")?;
         Some(name.trim_end_matches(';').to_string())
     });
     modules.collect()
 }
 
-fn source() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("src")
-}
-
 /// Each `.rs` file of a module, with the modules of this crate that it names outside its tests.
-fn uses(module: &str) -> BTreeMap<PathBuf, Vec<String>> {
-    let mut files = vec![source().join(format!("{module}.rs"))];
-    let mut directories = vec![source().join(module)];
+fn uses(source: &Path, module: &str) -> BTreeMap<PathBuf, Vec<String>> {
+    let mut files = vec![source.join(format!("{module}.rs"))];
+    let mut directories = vec![source.join(module)];
     while let Some(directory) = directories.pop() {
         for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
             if entry.path().is_dir() {
@@ -68,16 +70,18 @@ fn named_modules(text: &str) -> Vec<String> {
 
 #[test]
 fn no_module_uses_one_that_stands_after_it_in_the_library() {
-    let order = order();
-    assert!(order.len() > 10, "{order:?}");
-    let place = |name: &str| order.iter().position(|module| module == name);
     let mut wrong = Vec::new();
-    for (own, module) in order.iter().enumerate() {
-        for (file, names) in uses(module) {
-            let higher = names
-                .iter()
-                .filter(|name| place(name).is_some_and(|place| place > own));
-            wrong.extend(higher.map(|name| format!("{} uses {name}", file.display())));
+    for source in sources() {
+        let order = order(&source);
+        assert!(order.len() > 10, "{order:?}");
+        let place = |name: &str| order.iter().position(|module| module == name);
+        for (own, module) in order.iter().enumerate() {
+            for (file, names) in uses(&source, module) {
+                let higher = names
+                    .iter()
+                    .filter(|name| place(name).is_some_and(|place| place > own));
+                wrong.extend(higher.map(|name| format!("{} uses {name}", file.display())));
+            }
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));

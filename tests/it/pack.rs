@@ -43,18 +43,8 @@ impl Pack {
             }
         };
         let fixtures = fixtures()?;
-        let carrier = TempDir::new().unwrap();
+        let carrier = buildpack_of_scripts("carrier", "");
         let file = |name: &str| carrier.path().join(name);
-        fs::create_dir(file("bin")).unwrap();
-        for script in ["bin/detect", "bin/build"] {
-            fs::write(file(script), "#!/bin/sh\n").unwrap();
-            fs::set_permissions(file(script), fs::Permissions::from_mode(0o755)).unwrap();
-        }
-        fs::write(
-            file("buildpack.toml"),
-            "api = '0.10'\n[buildpack]\nid = 'test/carrier'\nversion = '0.0.1'\n",
-        )
-        .unwrap();
         copy(&fixtures.cache, &file("cache"));
         fs::copy(&fixtures.nix_archive, file("nix.tar.xz")).unwrap();
         fs::copy(&fixtures.proot, file("proot")).unwrap();
@@ -77,7 +67,7 @@ impl Pack {
     }
 
     /// What a user sets.
-    fn env(&self) -> [(&'static str, String); 7] {
+    fn env(&self) -> [(&'static str, String); 5] {
         let fixtures = &self.fixtures;
         [
             ("NIX_EXTRA_BINARY_CACHE", format!("{CARRIED}/cache")),
@@ -85,8 +75,6 @@ impl Pack {
             ("NIX_TRUSTED_PUBLIC_KEYS", fixtures.public_key.clone()),
             ("NIX_ARCHIVE_URL", format!("{CARRIED}/nix.tar.xz")),
             ("NIX_ARCHIVE_SHA256", fixtures.nix_archive_sha256.clone()),
-            ("NIX_PROOT_URL", format!("{CARRIED}/proot")),
-            ("NIX_PROOT_SHA256", fixtures.proot_sha256.clone()),
         ]
     }
 
@@ -103,6 +91,20 @@ impl Pack {
         });
         said
     }
+}
+
+/// A buildpack that always passes, and whose `bin/build` is this shell script.
+fn buildpack_of_scripts(name: &str, build: &str) -> TempDir {
+    let directory = TempDir::new().unwrap();
+    let file = |name: &str| directory.path().join(name);
+    fs::create_dir(file("bin")).unwrap();
+    for (script, text) in [("bin/detect", ""), ("bin/build", build)] {
+        fs::write(file(script), format!("#!/bin/sh\n{text}")).unwrap();
+        fs::set_permissions(file(script), fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    let toml = format!("api = '0.10'\n[buildpack]\nid = 'test/{name}'\nversion = '0.0.1'\n");
+    fs::write(file("buildpack.toml"), toml).unwrap();
+    directory
 }
 
 fn log(context: &TestContext) -> String {
@@ -182,7 +184,7 @@ fn pack_builds_a_relocated_app_that_needs_no_engine() {
     let mut config = pack.config("python");
     config.env("NIX_ENGINE", "relocate");
     TestRunner::default().build(&config, |context| {
-        assert_contains!(log(&context), "none left out");
+        assert_contains!(log(&context), "Relocated: ");
         context.start_container(
             ContainerConfig::new().env("PORT", "8080").expose_port(8080),
             |container| {
@@ -235,6 +237,43 @@ fn pack_builds_a_store_path_and_a_command_s_status_comes_out() {
             },
         );
     });
+}
+
+/// Makes a process of each line of the Procfile, as Heroku's Procfile buildpack does.
+const PROCFILE: &str = r#"
+sed -n 's/^\([^:]*\): *\(.*\)/[[processes]]\ntype = "\1"\ncommand = ["bash", "-c", "\2"]/p' \
+    Procfile >"$CNB_LAYERS_DIR/launch.toml"
+"#;
+
+#[test]
+fn a_process_of_a_procfile_buildpack_after_ours_finds_the_deployed_command() {
+    let Some(pack) = Pack::find() else { return };
+    let procfile = buildpack_of_scripts("procfile", PROCFILE);
+    let path = |path: &Path| BuildpackReference::Other(path.display().to_string());
+    for engine in ["", "relocate"] {
+        let mut config = pack.config("static");
+        config
+            .buildpacks([pack.carrier.path(), buildpack(), procfile.path()].map(path))
+            .env("NIX_ENGINE", engine)
+            .env("NIX_STORE_PATH", &pack.fixtures.apps["static"].store_path);
+        TestRunner::default().build(config, |context| {
+            for (entrypoint, command) in [
+                ("version", &[] as &[&str]),
+                ("launcher", &["--", "myapp", "version"]),
+                ("launcher", &["--", "bash", "-c", "myapp version"]),
+                ("launcher", &["myapp version"]),
+            ] {
+                let mut container = ContainerConfig::new();
+                container
+                    .entrypoint(entrypoint)
+                    .command(command.iter().copied());
+                context.start_container(container, |container| {
+                    assert_eq!(status(&container), "0");
+                    assert_eq!(container.logs_now().stdout, "myapp 1.0\n");
+                });
+            }
+        });
+    }
 }
 
 #[test]

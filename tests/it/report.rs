@@ -191,12 +191,13 @@ fn the_doctor_s_report_is_json_and_sees_a_whole_closure_however_it_was_built() {
 
         let named = Launch::new(&image, &deploy.fixtures.rootfs)
             .command(["nix-hydra", "doctor"])
-            .env("NIX_ENGINE", "direct");
+            .env("NIX_ENGINE", "direct")
+            .env("NIX_ENGINE_STRICT", "true");
         let named = named.run().unwrap();
         assert_eq!(named.code, 1, "{named:?}");
         let cure = match engine {
             "proot" => "→ Unset it: commands are then run by",
-            _ => "→ Unset it; or build the image again with NIX_ENGINE=direct.",
+            _ => "→ Unset NIX_ENGINE, or build the image again",
         };
         assert!(named.stdout.contains(cure), "{named:?}");
 

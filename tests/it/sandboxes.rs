@@ -18,11 +18,11 @@ const CEDAR: &str = r#"{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [
     {"names": ["ptrace", "unshare", "setns", "mount"], "action": "SCMP_ACT_ERRNO"}]}"#;
 
 /// A Docker image, removed when dropped.
-struct Tag(String);
+pub struct Tag(String);
 
 impl Tag {
     /// Where there is no Docker, the test is left out, which is said and counted.
-    fn new(name: &str, image: &Image, rootfs: &Path) -> Option<Self> {
+    pub fn new(name: &str, image: &Image, rootfs: &Path) -> Option<Self> {
         if !docker::available() {
             platform::left_out("no Docker engine answers: install docker.io, and start dockerd");
             return None;
@@ -33,7 +33,7 @@ impl Tag {
     }
 
     /// Runs `program` with options of `docker run`.
-    fn run(&self, options: &[&str], program: &str, arguments: &[&str]) -> Output {
+    pub fn run(&self, options: &[&str], program: &str, arguments: &[&str]) -> Output {
         let mut docker = Command::new("docker");
         docker.args(["run", "--rm", "--network", "none", "--entrypoint", program]);
         docker.args(options).arg(&self.0).args(arguments);
@@ -47,7 +47,7 @@ impl Drop for Tag {
     }
 }
 
-fn text(bytes: &[u8]) -> String {
+pub fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 

@@ -70,7 +70,7 @@ pub fn commit(directory: &Path) {
 
 fn all_warnings(app: &Path) -> String {
     let source = Source::read(app, "source").unwrap();
-    warnings(&source, app, false).join("\n\n")
+    warnings(&source, false).join("\n\n")
 }
 
 /// A clone of the repository at `from`, without its submodules.
@@ -271,7 +271,7 @@ fn of_a_flake_s_submodules_nobody_knows_here_what_hydra_has() {
     clone(&at("app"), &at("without"));
     let of = |name: &str| {
         let source = Source::read(&at(name), "source").unwrap();
-        (source.path.clone(), warnings(&source, &at(name), true))
+        (source.path.clone(), warnings(&source, true))
     };
     let (path, told) = of("without");
     insta::assert_snapshot!("flake_submodule", told.join("\n\n"));
@@ -351,7 +351,7 @@ fn what_git_converts_in_every_checkout_is_no_reason_to_warn() {
     assert_eq!(all_warnings(&at("source")), "");
     // Nix does not convert what is in a flake.
     let source = Source::read(&at("source"), "source").unwrap();
-    let of_flake = warnings(&source, &at("source"), true).join("\n");
+    let of_flake = warnings(&source, true).join("\n");
     assert!(of_flake.contains("changed: id, lf.bat"), "{of_flake}");
     // What nobody asked to be converted, and what differs in more than its line ends.
     fs::write(at("source/raw.bat"), "one\r\ntwo\r\n").unwrap();

@@ -1,5 +1,6 @@
 //! What comes from elsewhere is pinned, and what no test can try is in one place.
 
+use platform::package::check_programs;
 use semver::{Version, VersionReq};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
@@ -64,6 +65,24 @@ fn every_tool_that_a_build_downloads_is_pinned_by_its_sha256() {
         let digest = artifact["checksum"].as_str().unwrap();
         let digest = digest.strip_prefix("sha256:").unwrap_or_default();
         assert!(is_sha256(digest), "{url}");
+    }
+}
+
+#[test]
+fn a_package_holds_programs_of_one_architecture_alone() {
+    let package = crate::common::buildpack();
+    let (own, other) = match std::env::consts::ARCH {
+        "aarch64" => ("aarch64", "x86_64"),
+        own => (own, "aarch64"),
+    };
+    check_programs(package, own).unwrap();
+    let error = check_programs(package, other).unwrap_err().to_string();
+    assert!(
+        error.ends_with(&format!("is not a program for {other}")),
+        "{error}"
+    );
+    for name in ["COPYING", "SOURCE", "version"] {
+        assert!(package.join("proot").join(name).is_file(), "{name}");
     }
 }
 
@@ -178,12 +197,17 @@ fn every_library_has_a_licence_that_is_accepted_and_one_version_or_a_reason_for_
 /// So a clock that is off can change no layer and no bill of materials.
 #[test]
 fn the_time_of_day_is_read_only_to_tell_how_long_hydra_has_not_looked() {
-    let sources = [files("src"), files("start/src"), files("inside/src")].concat();
+    let sources = ["src", "crates", "start/src", "inside/src"]
+        .map(files)
+        .concat();
     let reading = naming(
         &sources,
         &["SystemTime::now", "OffsetDateTime", "clock_gettime"],
     );
-    assert_eq!(reading, BTreeSet::from(["src/hydra/wait.rs".to_string()]));
+    assert_eq!(
+        reading,
+        BTreeSet::from(["crates/hydra/src/wait.rs".to_string()])
+    );
 }
 
 #[test]

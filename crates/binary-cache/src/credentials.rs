@@ -53,7 +53,7 @@ pub enum CredentialsError {
     Read(PathBuf, #[source] io::Error),
     /// The `url` of a binding is none of a binary cache.
     #[error("the `url` in {path} is not that of a binary cache", path = .0.display())]
-    Url(PathBuf, CacheUrlError),
+    Url(PathBuf, #[source] CacheUrlError),
     /// The `public-key` of a binding holds what is no public key.
     #[error("{path} holds no public key", path = .0.display())]
     PublicKey(PathBuf),

@@ -1,10 +1,10 @@
 //! Which revision of the app is being deployed.
 
 use crate::Revision;
+use app_dir::AppDir;
+use app_dir::git::{self, GitError, Repository};
 use serde::Serialize;
-use std::io;
 use std::path::Path;
-use std::process::Command;
 
 /// Files that are named in a message about a checkout with changes.
 const CHANGES: usize = 5;
@@ -15,9 +15,9 @@ pub enum RevisionError {
     /// Neither the settings nor the platform name it, and the app has no `.git`.
     #[error("nothing names the revision")]
     Unknown,
-    /// `.git` is there, but cannot be read; what `git` said.
-    #[error(".git cannot be read: {0}")]
-    Git(String),
+    /// `.git` is there, but cannot be read.
+    #[error("`.git` cannot be read: {0}")]
+    Git(#[from] GitError),
     /// The checkout differs from its revision: the first files that do, and how many there are.
     #[error("the checkout differs from its revision in {1} files")]
     Changed(Vec<String>, usize),
@@ -28,18 +28,17 @@ pub fn find(named: Option<&Revision>, app_dir: &Path) -> Result<Revision, Revisi
     if let Some(named) = named {
         return Ok(named.clone());
     }
-    if !app_dir.join(".git").exists() {
-        return Err(RevisionError::Unknown);
-    }
-    let changes = changes(app_dir)?;
+    let app = AppDir::at(app_dir).map_err(|_| RevisionError::Unknown)?;
+    let repository = Repository::at(&app, Path::new(""))?.ok_or(RevisionError::Unknown)?;
+    let head = repository.head()?;
+    let changes = git::changes(&repository)?;
     if !changes.is_empty() {
         let count = changes.len();
         let shown = changes.into_iter().take(CHANGES).collect();
         return Err(RevisionError::Changed(shown, count));
     }
-    let name = git(app_dir, &["rev-parse", "--verify", "HEAD"])?;
     Ok(Revision {
-        name: name.trim().to_string(),
+        name: head.to_string(),
         from: ".git".to_string(),
     })
 }
@@ -78,58 +77,19 @@ impl Commit {
     }
 }
 
-/// When a revision was committed, if the app's `.git` has it.
+/// When a revision was committed, in seconds since 1970, if the app's `.git` has it.
 fn time(revision: &str, app_dir: &Path) -> Option<u64> {
-    // Else git would look for one in the directories above.
-    if !app_dir.join(".git").exists() {
-        return None;
-    }
-    let commit = git(app_dir, &["cat-file", "commit", revision]).ok()?;
-    let committer = commit
-        .lines()
-        .find_map(|line| line.strip_prefix("committer "))?;
-    // Its end is the time and the time zone.
-    committer.rsplit(' ').nth(1)?.parse().ok()
+    let app = AppDir::at(app_dir).ok()?;
+    let repository = Repository::at(&app, Path::new("")).ok()??;
+    repository.commit(revision).ok()?.time.try_into().ok()
 }
 
-/// The files in which a checkout differs from its revision, with those that are in none.
+/// The files in which a checkout differs from its revision, with those that are in none, also those that
+/// git ignores: they are deployed all the same, and Hydra never sees them. None without a `.git`.
 pub fn changes(app_dir: &Path) -> Result<Vec<String>, RevisionError> {
-    // With what is ignored: it is deployed all the same, and Hydra never sees it.
-    let status = git(
-        app_dir,
-        &[
-            "status",
-            "--porcelain=v1",
-            "-z",
-            "--ignored",
-            "--no-renames",
-        ],
-    )?;
-    Ok(status
-        .split('\0')
-        .filter_map(|entry| entry.get(3..))
-        .map(str::to_string)
-        .collect())
-}
-
-fn git(app_dir: &Path, arguments: &[&str]) -> Result<String, RevisionError> {
-    let output = Command::new("git")
-        // The directory may belong to another user, and its configuration must not run programs.
-        .args(["-c", "safe.directory=*", "-c", "core.fsmonitor=false"])
-        .args(["--no-optional-locks", "-C"])
-        .arg(app_dir)
-        .args(arguments)
-        .output()
-        .map_err(|error| {
-            RevisionError::Git(match error.kind() {
-                io::ErrorKind::NotFound => "there is no `git` here to read it".to_string(),
-                _ => error.to_string(),
-            })
-        })?;
-    if output.status.success() {
-        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
-    } else {
-        let said = String::from_utf8_lossy(&output.stderr);
-        Err(RevisionError::Git(said.trim().to_string()))
-    }
+    let app = AppDir::at(app_dir).map_err(|_| RevisionError::Unknown)?;
+    let Some(repository) = Repository::at(&app, Path::new(""))? else {
+        return Ok(Vec::new());
+    };
+    Ok(git::changes(&repository)?)
 }

@@ -1,14 +1,14 @@
-//! What the doctor looks at, the most important first.
+//! The doctor's checks, the most important first.
 
 use super::members::{self, Damage};
 use super::{Check, State, first_few, full, paths};
-use crate::choose::{candidates, try_all};
+use crate::choose::try_all;
 use crate::closure::{Closure, Index, bytes};
-use crate::engine::{Engine, EngineSetting, SETTING};
+use crate::engine::{Engine, SETTING};
 use crate::environment;
 use crate::errors::{self, RunError};
 use crate::image::{Found, STORE_DIR};
-use crate::run;
+use crate::plan::Plan;
 use crate::shell;
 use rustix::fs::{Access, StatVfsMountFlags, access, statvfs};
 use std::env;
@@ -17,7 +17,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// Where programs put files for a while, if `TMPDIR` names nothing else.
+/// The directory for temporary files if `TMPDIR` is not set.
 const TEMPORARY: &str = "/tmp";
 
 /// The variable that names the file of certificates.
@@ -89,50 +89,53 @@ fn whole(found: &Found, closure: Result<Closure, (PathBuf, io::Error)>) -> Check
 /// Whether a command would run, and by which engine.
 fn engine(found: &Found) -> Check {
     const NAME: &str = "engine";
-    let bad = |error: &RunError| {
-        let message = error.message();
-        let (finding, cure) = message.split_once("\n\n").unwrap_or((&message, ""));
-        Check::bad(NAME, State::Problem, finding, cure)
-    };
-    let setting = match run::setting() {
-        Ok(setting) => setting,
-        Err(error) => return bad(&error),
-    };
-    match (setting, found.image.is_relocated()) {
-        (EngineSetting::Only(engine), true) => return bad(&RunError::Relocated(engine)),
-        (_, true) => return Check::ok(NAME, "the closure is relocated, and needs none"),
-        (EngineSetting::Relocate, false) => return bad(&RunError::NotRelocated),
-        (_, false) => {}
+    let plan = Plan::here(&found.image);
+    let check = working_engine(NAME, found, &plan);
+    match &plan.misfit {
+        None => check,
+        Some(misfit) if plan.strict => {
+            let message = RunError::Setting(misfit.clone()).message();
+            let (finding, cure) = message.split_once("\n\n").unwrap_or((&message, ""));
+            Check::bad(NAME, State::Problem, finding, cure)
+        }
+        Some(_) if check.state == State::Problem => check,
+        Some(misfit) => {
+            let cure = format!("Unset {SETTING} where the image runs");
+            let details = [vec![check.finding], check.details].concat();
+            Check::bad(NAME, State::Warning, errors::misfit(misfit), cure).with_details(details)
+        }
+    }
+}
+
+/// The same, but for a setting that does not apply.
+fn working_engine(name: &'static str, found: &Found, plan: &Plan) -> Check {
+    if found.image.is_relocated() {
+        return Check::ok(name, "the closure is relocated, and needs none");
     }
     if found.is_within() {
         return Check::ok(
-            NAME,
+            name,
             "the closure is at /nix/store, by itself or by the engine that started this",
         );
     }
-    let tried = try_all(setting, found);
+    let tried = try_all(plan.named, found);
     let lines = tried.iter().map(|(engine, result)| match result {
         Ok(()) => format!("{:<10} works", engine.name()),
         Err(why) => format!("{:<10} does not: {}", engine.name(), errors::reason(why)),
     });
     let lines: Vec<String> = lines.collect();
-    let when = match setting {
-        EngineSetting::Unset => format!("{SETTING} is not set"),
-        EngineSetting::Auto => format!("{SETTING} is `auto`"),
-        EngineSetting::Relocate => format!("{SETTING} is `relocate`"),
-        EngineSetting::Only(engine) => format!("{SETTING} is `{engine}`"),
-    };
-    let works = |engine: &Engine| {
+    let works = |engine: &&Engine| {
         let mut tried = tried.iter();
-        tried.any(|(own, result)| own == engine && result.is_ok())
+        tried.any(|(own, result)| own == *engine && result.is_ok())
     };
-    match candidates(setting).into_iter().find(works) {
-        Some(engine) => Check::ok(NAME, format!("{when}: commands are run by {engine}")),
+    let setting = plan.setting();
+    match plan.engines.iter().find(works) {
+        Some(engine) => Check::ok(name, format!("{setting}: commands are run by {engine}")),
         None => Check::bad(
-            NAME,
+            name,
             State::Problem,
-            format!("{when}: no command can be run"),
-            match Engine::ALL.iter().find(|engine| works(engine)) {
+            format!("{setting}: no command can be run"),
+            match Engine::ALL.iter().find(works) {
                 Some(other) => format!("Unset it: commands are then run by {other}"),
                 None => NO_ENGINE.to_string(),
             },
@@ -141,7 +144,7 @@ fn engine(found: &Found) -> Check {
     .with_details(lines)
 }
 
-/// What the roots have on `PATH`.
+/// The roots' programs.
 fn programs(found: &Found) -> Check {
     const NAME: &str = "programs";
     let mut names = Vec::new();
@@ -183,7 +186,7 @@ fn programs(found: &Found) -> Check {
     Check::ok(NAME, format!("{count}, first on PATH: {names}"))
 }
 
-/// What runs the commands that need a shell.
+/// The shell for commands that need one.
 fn interpreter(found: &Found) -> Check {
     const NAME: &str = "shell";
     match shell::find(found) {
@@ -226,7 +229,7 @@ fn certificates(found: &Found, variable: impl Fn(&str) -> Option<OsString>) -> C
     )
 }
 
-/// Whether the closure's C library finds the locale that is asked for.
+/// Whether the closure's C library finds the locale of the environment.
 fn locale(found: &Found, variable: impl Fn(&str) -> Option<OsString>) -> Check {
     const NAME: &str = "locale";
     let names = ["LC_ALL", "LC_CTYPE", "LANG"];

@@ -1,4 +1,4 @@
-//! What this process is and may do, as the kernel tells it: nothing of it is good or bad by itself.
+//! Facts about this process and its rights, as the kernel reports them, without a judgement.
 
 use crate::closure::bytes;
 use rustix::fs::{StatVfsMountFlags, statvfs};
@@ -13,7 +13,7 @@ pub(super) struct Fact {
     pub(super) value: String,
 }
 
-/// All that can be told here; what a kernel does not tell is left out.
+/// All facts that this kernel reports.
 pub(super) fn all(variable: impl Fn(&str) -> Option<OsString>) -> Vec<Fact> {
     let status = read("/proc/self/status").unwrap_or_default();
     let shown = |name| variable(name).map(|value| value.to_string_lossy().into_owned());

@@ -15,16 +15,16 @@ use std::path::{Path, PathBuf};
 /// Fewest letters that a relocated store path keeps of its hash.
 const KEPT_HASH: usize = 16;
 
-/// What is wrong with the closure.
+/// The store paths that are not as they were built.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Damage {
     pub(super) missing: Vec<Index>,
-    /// These are not what was unpacked, or cannot be read.
+    /// They have another size than was unpacked, or cannot be read.
     pub(super) changed: Vec<Index>,
 }
 
-/// Looks at every store path. Of a relocated closure only whether it is there can be told: what was
-/// rewritten in packed files may have another size.
+/// Examines every store path. A relocated closure is only checked for existence: packed files may have
+/// another size after a rewrite.
 pub(super) fn damage(found: &Found, closure: &Closure) -> Damage {
     let mut damage = Damage::default();
     let moved = found.image.is_relocated().then(|| moved(found));
@@ -55,7 +55,7 @@ fn in_layer(found: &Found, member: &Member) -> Option<PathBuf> {
     place.symlink_metadata().is_ok().then_some(place)
 }
 
-/// What a relocated closure has, by the name without the hash: the hashes as far as they are kept.
+/// The store paths of a relocated closure: name without hash, and the kept part of each hash.
 fn moved(found: &Found) -> BTreeMap<String, Vec<String>> {
     let mut moved: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for entry in fs::read_dir(&found.store).into_iter().flatten().flatten() {
@@ -85,7 +85,7 @@ fn words(words: &[&str]) -> u64 {
     words.iter().map(|word| string(word.len() as u64)).sum()
 }
 
-/// Bytes of the NAR of what is at `path`.
+/// Bytes of the NAR of the file or directory at `path`.
 fn nar_size(path: &Path) -> io::Result<u64> {
     Ok(words(&["nix-archive-1"]) + node_size(path)?)
 }

@@ -1,0 +1,273 @@
+//! Messages about Nix, PRoot, and the files and layers that they are unpacked to.
+
+use super::message::{Message, disk, internal};
+use crate::layers::launch_layer::LayerError;
+use crate::layers::proot::PRootLayerError;
+use crate::tools::ToolError;
+use http_client::without_credentials;
+use indoc::formatdoc;
+use nix_runner::archive::ArchiveError;
+use nix_runner::temporary::NoTemporary;
+use nix_runner::{MIN_VERSION, NixError};
+
+pub(super) fn tool(error: &ToolError) -> Message {
+    match error {
+        ToolError::Inventory(reason) => internal("A tool is not in the inventory", reason),
+        ToolError::Http(url, error) => Message::new(
+            "Failed to download a tool",
+            formatdoc! {"
+                {url} could not be downloaded: {error}.
+
+                Build again. Where this address cannot be reached, put the file where it can
+                be, and set NIX_ARCHIVE_URL and NIX_ARCHIVE_SHA256 (for Nix) or
+                NIX_PROOT_URL and NIX_PROOT_SHA256 (for PRoot).
+            ", url = without_credentials(url.as_str())},
+        ),
+        ToolError::Read(url, error) => Message::new(
+            "Failed to download a tool",
+            formatdoc! {"
+                {url} could not be read to its end: {error}.
+
+                Build again. If you set this URL, check it.
+            ", url = without_credentials(url.as_str())},
+        ),
+        ToolError::TooLarge(url) => Message::new(
+            "A tool is too large",
+            formatdoc! {"
+                {url} is larger than any release of Nix or PRoot.
+
+                Check NIX_ARCHIVE_URL and NIX_PROOT_URL.
+            ", url = without_credentials(url.as_str())},
+        ),
+        ToolError::Write(path, error) => disk("Failed to write a tool", path, error),
+        ToolError::Temporary(error) => temporary(error),
+        ToolError::NotPackaged(path, error) => Message::new(
+            "The buildpack comes without PRoot",
+            formatdoc! {"
+                {path} could not be read: {error}.
+
+                Use a released package of this buildpack, or package it anew: `script/setup proot` makes
+                what it needs. Or set NIX_PROOT_URL and NIX_PROOT_SHA256.
+            ", path = path.display()},
+        ),
+        ToolError::WrongHash {
+            url,
+            expected,
+            actual,
+        } => Message::new(
+            "A downloaded tool has the wrong hash",
+            formatdoc! {"
+                {url} does not have the expected SHA-256:
+
+                expected  {expected}
+                received  {actual}
+
+                It was not used. If you set this URL, set the hash of its file; otherwise the file was
+                changed on its way.
+            ", url = without_credentials(url.as_str())},
+        ),
+    }
+}
+
+pub(super) fn nix_archive(error: &ArchiveError) -> Message {
+    let hint = "Use a release of Nix 2.34 or newer for this system, as its `nix-VERSION-SYSTEM.tar.xz`\n\
+                archive, in NIX_ARCHIVE_URL; or set neither it nor NIX_ARCHIVE_SHA256.";
+    match error {
+        ArchiveError::Read(error) => Message::new(
+            "Nix cannot be unpacked",
+            format!("The release archive cannot be read: {error}.\n\n{hint}"),
+        ),
+        ArchiveError::Entry(name, reason) => Message::new(
+            "Nix cannot be unpacked",
+            format!(
+                "The release archive has an entry that is not allowed, `{name}`: {reason}.\n\n{hint}"
+            ),
+        ),
+        ArchiveError::Write(path, error) => disk("Failed to unpack Nix", path, error),
+        ArchiveError::NoNix => Message::new(
+            "Nix cannot be unpacked",
+            format!("The release archive holds no `bin/nix-instantiate`.\n\n{hint}"),
+        ),
+    }
+}
+
+pub(super) fn nix(error: &NixError) -> Message {
+    match error {
+        NixError::Write(path, error) => disk("Failed to set up Nix", path, error),
+        NixError::Temporary(error) => temporary(error),
+        NixError::Start(program, error) => Message::new(
+            "Nix cannot be started",
+            formatdoc! {"
+                {program} could not be run: {error}.
+
+                If this is a Nix of your own, check that it is one for this system, and that
+                programs may run from the directory it is in.
+            ", program = program.display()},
+        ),
+        NixError::Archive(error) => nix_archive(error),
+        NixError::TooOld(version) => Message::new(
+            "This Nix is too old",
+            formatdoc! {"
+                The release archive holds Nix {version}. Evaluating without `/nix` needs {MIN_VERSION} or newer.
+
+                Name a newer release in NIX_ARCHIVE_URL, or set neither it nor NIX_ARCHIVE_SHA256.
+            "},
+        ),
+        NixError::NoEngine(tried) => {
+            let tried: Vec<String> = tried
+                .iter()
+                .map(|(how, why)| format!("  {how}: {why}"))
+                .collect();
+            Message::new(
+                "Nix cannot work in this build container",
+                formatdoc! {"
+                    It needs a store at `/nix` for this, and there is no way to provide one:
+
+                    {tried}
+
+                    Allow user namespaces or `ptrace` in the container; or have Hydra build the app, without
+                    import from derivation.
+                ", tried = tried.join("\n")},
+            )
+        }
+        NixError::Build(said) => Message::new(
+            "The app could not be built",
+            formatdoc! {"
+                {said}
+
+                No binary cache has it, so it was built here, since NIX_ON_MISS=build. The builder's
+                output is above. It is better to have Hydra build it, and to name its binary cache in
+                NIX_EXTRA_BINARY_CACHE.
+            "},
+        ),
+        NixError::Failed(said) => internal(
+            "Nix failed to set up its store",
+            &format!("It said:\n\n{said}"),
+        ),
+    }
+}
+
+pub(super) fn proot(error: &PRootLayerError) -> Message {
+    match error {
+        PRootLayerError::Tool(error) => tool(error),
+        PRootLayerError::Program(reason) => Message::new(
+            "The downloaded PRoot cannot be used",
+            formatdoc! {"
+                It has not the expected form: {reason}.
+
+                NIX_PROOT_URL takes a static program, or a `.tar.gz` or `.apk` with one that is
+                named `proot` or `proot.static`.
+            "},
+        ),
+        PRootLayerError::StartProgram(path, error) => internal(
+            "The buildpack is incomplete",
+            &format!(
+                "Its start program {} cannot be read: {error}",
+                path.display()
+            ),
+        ),
+        PRootLayerError::Layer(error) => layer(error),
+    }
+}
+
+pub(super) fn layer(error: &LayerError) -> Message {
+    disk("Failed to write a layer", &error.path, &error.reason)
+}
+
+pub(super) fn temporary(NoTemporary(tried): &NoTemporary) -> Message {
+    let tried = tried.iter();
+    let tried = tried.map(|(directory, why)| format!("  {}: {why}\n", directory.display()));
+    Message::new(
+        "There is no place for temporary files",
+        formatdoc! {"
+            Nix is unpacked to evaluate, and none of these directories can be written:
+
+            {tried}
+            Let the build write one of them, or set TMPDIR to a directory that it may write.
+        ", tried = tried.collect::<String>()},
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::BuildpackError;
+    use crate::messages::tests::{full, texts};
+    use crate::resolve::ResolveError;
+    use http_client::HttpError;
+    use std::io;
+
+    fn url() -> url::Url {
+        "https://user:hunter2@tools.example.org/nix.tar.xz"
+            .parse()
+            .unwrap()
+    }
+
+    fn errors() -> Vec<BuildpackError> {
+        let mut errors: Vec<_> = [
+            ToolError::Inventory("no Nix for riscv64".into()),
+            ToolError::Http(url(), HttpError::Status(404)),
+            ToolError::Read(url(), io::ErrorKind::UnexpectedEof.into()),
+            ToolError::TooLarge(url()),
+            ToolError::Write("/layers/nix_hydra/proot/download".into(), full()),
+            ToolError::Temporary(NoTemporary(vec![(
+                "/tmp".into(),
+                io::ErrorKind::ReadOnlyFilesystem,
+            )])),
+            ToolError::NotPackaged(
+                "/cnb/buildpacks/nix_hydra/proot/proot".into(),
+                io::ErrorKind::NotFound.into(),
+            ),
+            ToolError::WrongHash {
+                url: url(),
+                expected: "00".repeat(32),
+                actual: "11".repeat(32),
+            },
+        ]
+        .map(|error| BuildpackError::from(ResolveError::Tool(error)))
+        .into();
+        errors.extend(
+            [
+                ArchiveError::Read(io::ErrorKind::InvalidData.into()),
+                ArchiveError::Entry("../etc".into(), "its name leads out of the archive"),
+                ArchiveError::Write("/tmp/nix-1/x".into(), full()),
+                ArchiveError::NoNix,
+            ]
+            .map(|error| BuildpackError::from(ResolveError::Nix(NixError::Archive(error)))),
+        );
+        errors.extend(
+            [
+                NixError::Write("/tmp/nix-1".into(), full()),
+                NixError::Temporary(NoTemporary(vec![
+                    ("/tmp".into(), io::ErrorKind::PermissionDenied),
+                    ("/dev/shm".into(), io::ErrorKind::NotFound),
+                ])),
+                NixError::Start("/usr/bin/nix-store".into(), io::ErrorKind::NotFound.into()),
+                NixError::Failed("error: the store is odd".into()),
+                NixError::TooOld(semver::Version::new(2, 31, 2)),
+                NixError::NoEngine(vec![
+                    (
+                        "in a user namespace".into(),
+                        "unshare: Operation not permitted".into(),
+                    ),
+                    ("under PRoot".into(), "Failed to download a tool".into()),
+                ]),
+                NixError::Build("error: builder for '/nix/store/x.drv' failed".into()),
+            ]
+            .map(|error| BuildpackError::from(ResolveError::Nix(error))),
+        );
+        errors.push(BuildpackError::PRootLayer(PRootLayerError::Program(
+            "it holds no file named `proot` or `proot.static`".into(),
+        )));
+        errors.push(BuildpackError::PRootLayer(PRootLayerError::StartProgram(
+            "/cnb/nix-hydra".into(),
+            io::ErrorKind::NotFound.into(),
+        )));
+        errors
+    }
+
+    #[test]
+    fn messages_about_tools() {
+        insta::assert_snapshot!(texts(&errors()));
+    }
+}
