@@ -60,7 +60,7 @@ fn blocker_reason(reason: &BlockerReason) -> String {
             format!("has more {} data than is read", packing.name())
         }
         BlockerReason::Checksum(file) => {
-            format!("has a checksum of `{file}`, which is rewritten")
+            format!("has a checksum or signature of `{file}`, which is rewritten")
         }
         BlockerReason::Checksums => "has more checksums than are read".to_string(),
         BlockerReason::TooMany => "has more files with store paths than are noted".to_string(),

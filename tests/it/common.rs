@@ -11,7 +11,9 @@ use closure::queue::{Queue, QueuedPath};
 use closure::relocate::references::ScanFor;
 use closure::relocate::report::RelocationReport;
 use http_client::{ApiRequest, Http};
+use nix_archive::nar::{CaseHack, restore};
 use nix_derivation::StorePath;
+use nix_hydra_buildpack::resolve::source::Source;
 use platform::fixtures::{self, Fixtures};
 use platform::image::Image;
 use platform::lifecycle::{Build, Outcome};
@@ -453,4 +455,11 @@ pub fn digest(directory: &Path) -> String {
         add(&mut hasher, &entry);
     }
     hex::encode(hasher.finalize())
+}
+
+/// Unpacks the NAR of a source as `to`, and answers where that is.
+pub fn unpacked(source: &Source, to: &Path) -> PathBuf {
+    let nar = source.encode(Vec::new()).unwrap();
+    restore(&nar, to, CaseHack::Disabled).unwrap();
+    to.to_path_buf()
 }

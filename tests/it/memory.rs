@@ -13,8 +13,9 @@ const MIB: usize = 1024 * 1024;
 
 /// A NAR of so many bytes, and packed by zstd with a window of 2 to the power of `log` bytes.
 fn packed(size: usize, log: u32) -> (Vec<u8>, Vec<u8>) {
-    let text: String = (0..1000).map(|number| format!("{number} ")).collect();
-    let nar = nar(&File(&text.repeat(size / text.len())[..].as_bytes()));
+    let text = (0..1000).map(|number| number.to_string());
+    let text = text.collect::<Vec<_>>().join(" ");
+    let nar = nar(&File(text.repeat(size / text.len()).as_bytes()));
     let mut encoder = zstd::Encoder::new(Vec::new(), 1).unwrap();
     encoder.window_log(log).unwrap();
     encoder.include_contentsize(false).unwrap();

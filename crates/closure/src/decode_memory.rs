@@ -12,7 +12,8 @@ const ALL: u64 = 96 * 1024 * 1024;
 /// Bytes that a decoder takes beside its window.
 const OVERHEAD: u64 = 512 * 1024;
 
-/// Bytes that decoding the blocks of an xz file side by side takes at most, where a NAR is as large as that.
+/// Where a NAR is as large as the first, decoding the blocks of an xz file side by side takes at most the
+/// second.
 const PARALLEL_XZ: (u64, u64) = (16 * 1024 * 1024, 32 * 1024 * 1024);
 
 /// First bytes of a file in which its window is written.
@@ -45,14 +46,19 @@ impl Drop for Reservation {
 }
 
 fn needed(compression: &str, head: &[u8], size: Option<u64>) -> u64 {
-    let size = size.unwrap_or(u64::MAX);
     // Memory that is not written to is not taken.
-    let window = window(compression, head).min(size);
-    let (from, parallel) = PARALLEL_XZ;
-    let blocks = if compression == "xz" && size >= from && size != u64::MAX {
-        parallel
-    } else {
-        0
+    let window = window(compression, head).min(size.unwrap_or(u64::MAX));
+    let (from, most) = PARALLEL_XZ;
+    let blocks = match xz_block(head) {
+        // Each thread has a block, packed and unpacked, beside its dictionary.
+        Some(Block {
+            sizes: Some(sizes), ..
+        }) if compression == "xz" && size.is_some_and(|size| size >= from) => {
+            let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+            let thread = window.saturating_add(sizes);
+            thread.saturating_mul(cores as u64).min(most)
+        }
+        _ => 0,
     };
     OVERHEAD + window.max(blocks)
 }
@@ -66,7 +72,7 @@ fn window(compression: &str, head: &[u8]) -> u64 {
         // RFC 7932, 9.1.
         "br" => 16 * 1024 * 1024,
         "zstd" => zstd_window(head).unwrap_or(ALL),
-        _ => xz_dictionary(head).unwrap_or(ALL),
+        _ => xz_block(head).map_or(ALL, |block| block.dictionary),
     }
 }
 
@@ -88,24 +94,39 @@ fn zstd_window(head: &[u8]) -> Option<u64> {
     Some(if length == 2 { size + 256 } else { size })
 }
 
-/// The dictionary of an xz file's first block, where LZMA2 is its only filter (the `.xz` file format, 3.1
-/// and 5.3.1).
-fn xz_dictionary(head: &[u8]) -> Option<u64> {
+/// The first block of an xz file.
+struct Block {
+    dictionary: u64,
+    /// Bytes of the block packed and unpacked together. Only blocks that say so are decoded side by side.
+    sizes: Option<u64>,
+}
+
+/// Reads a block header where LZMA2 is the only filter (the `.xz` file format, 3.1 and 5.3.1).
+fn xz_block(head: &[u8]) -> Option<Block> {
     const BLOCK: usize = 12;
     let flags = *head.get(BLOCK + 1)?;
     let mut at = BLOCK + 2;
-    // Sizes are numbers of seven bits a byte.
-    for has_size in [flags & 0x40 != 0, flags & 0x80 != 0] {
-        while has_size && head.get(at)? & 0x80 != 0 {
+    let mut sizes = 0_u64;
+    let has_sizes = [flags & 0x40 != 0, flags & 0x80 != 0];
+    for _ in has_sizes.into_iter().filter(|has_size| *has_size) {
+        // Numbers of seven bits a byte, the lowest first.
+        for shift in (0..63).step_by(7) {
+            let byte = *head.get(at)?;
             at += 1;
+            sizes = sizes.saturating_add(u64::from(byte & 0x7f) << shift);
+            if byte & 0x80 == 0 {
+                break;
+            }
         }
-        at += usize::from(has_size);
     }
     let [0x21, 1, bits] = *head.get(at..at + 3)? else {
         return None;
     };
     let bits = u32::from(bits & 0x3f);
-    (bits < 40).then(|| u64::from(2 | (bits & 1)) << (bits / 2 + 11))
+    (bits < 40).then(|| Block {
+        dictionary: u64::from(2 | (bits & 1)) << (bits / 2 + 11),
+        sizes: (has_sizes == [true, true]).then_some(sizes),
+    })
 }
 
 #[cfg(test)]
@@ -136,7 +157,12 @@ mod tests {
             assert_eq!(window(compression, b"anything"), ALL);
         }
         assert_eq!(needed("xz", &xz, Some(1000)), OVERHEAD + 1000);
-        assert_eq!(needed("xz", &xz, Some(17 * MIB)), OVERHEAD + 32 * MIB);
+        assert_eq!(needed("xz", &xz, Some(17 * MIB)), OVERHEAD + 8 * MIB);
+        let blocks = [&xz[..13], &[0xc0, 0x80, 1, 0x80, 2, 0x21, 1, 22]].concat();
+        let block = xz_block(&blocks).unwrap();
+        assert_eq!((block.dictionary, block.sizes), (8 * MIB, Some(128 + 256)));
+        let many = needed("xz", &blocks, Some(17 * MIB));
+        assert!((8 * MIB..=OVERHEAD + 32 * MIB).contains(&many), "{many}");
     }
 
     #[test]

@@ -16,8 +16,11 @@ const ALGORITHMS: [&[u8]; 7] = [
     b"md5", b"sha1", b"sha224", b"sha256", b"sha384", b"sha512", b"b2",
 ];
 
-/// Whether a file of this name holds checksums of others beside it.
+/// Whether a file of this name holds checksums of others beside it, or a signature of one.
 pub(crate) fn is_checksum_file(name: &[u8]) -> bool {
+    if is_signature(name) {
+        return true;
+    }
     let name = name.to_ascii_lowercase();
     let stem = name.strip_suffix(b".txt").unwrap_or(&name);
     let dot = stem.iter().rposition(|byte| *byte == b'.');
@@ -34,6 +37,12 @@ pub(crate) fn is_checksum_file(name: &[u8]) -> bool {
     }
 }
 
+/// Whether a file of this name is a signature of the file with the name before the ending.
+fn is_signature(name: &[u8]) -> bool {
+    let endings = [&b".asc"[..], b".sig", b".sign", b".minisig", b".p7s"];
+    endings.iter().any(|ending| name.ends_with(ending))
+}
+
 /// The files that the checksum file at `path` vouches for, named as `file` is; `None` where it is
 /// too large to be read.
 ///
@@ -43,8 +52,11 @@ pub(crate) fn checksummed(path: &Path, file: &Path) -> io::Result<Option<Vec<Pat
     if fs::metadata(path)?.len() > MAX_CHECKSUM_FILE {
         return Ok(None);
     }
-    let text = String::from_utf8_lossy(&fs::read(path)?).into_owned();
     let directory = file.parent().unwrap_or(Path::new(""));
+    if is_signature(file.file_name().unwrap_or_default().as_bytes()) {
+        return Ok(Some(vec![file.with_extension("")]));
+    }
+    let text = String::from_utf8_lossy(&fs::read(path)?).into_owned();
     let mut named = Vec::new();
     for name in text.lines().filter_map(name_on) {
         if name.is_empty() {
@@ -107,6 +119,8 @@ mod tests {
             "SHA384SUMS",
             "B2SUMS",
             "checksums.txt",
+            "a.so.sig",
+            "a.tar.asc",
         ] {
             assert!(is_checksum_file(name.as_bytes()), "{name}");
         }

@@ -110,7 +110,8 @@ fn check_formats(
     formats: &mut BTreeMap<String, usize>,
 ) -> io::Result<Found> {
     let mut found = Found::new();
-    for file in &findings.rewritten {
+    let rewritten = findings.rewritten.iter();
+    for file in rewritten.filter(|file| !findings.sealed.contains_key(*file)) {
         match format_of(&within(place, file))?.checked() {
             Ok(format) => *formats.entry(format.to_string()).or_default() += 1,
             Err(blocker) => found.push((file.clone(), blocker)),
@@ -285,6 +286,24 @@ mod tests {
         }
         let bytecode = BlockerReason::Checksum("share/a.pyc".to_string());
         assert_eq!(against(&format!("{sum}  a.pyc")), [bytecode]);
+    }
+
+    #[test]
+    fn a_signature_counts_where_the_file_it_is_of_is_rewritten() {
+        let place = TempDir::new().unwrap();
+        fs::write(place.path().join("a.so"), b"\x7fELF").unwrap();
+        for name in ["a.so.sig", "b.so.sig"] {
+            fs::write(place.path().join(name), "").unwrap();
+        }
+        let findings = Findings {
+            hashes: hash_part(&OTHER.parse().unwrap()).into_iter().collect(),
+            rewritten: [PathBuf::from("a.so")].into(),
+            checksums: ["a.so.sig", "b.so.sig"].map(PathBuf::from).into(),
+            ..Findings::default()
+        };
+        let blockers = reported(findings, place.path()).blockers;
+        let reasons: Vec<_> = blockers.into_iter().map(|found| found.reason).collect();
+        assert_eq!(reasons, [BlockerReason::Checksum("a.so".to_string())]);
     }
 
     #[test]

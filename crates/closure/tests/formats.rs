@@ -1,16 +1,24 @@
 //! Files of each format, made with its own real tool, relocated, and used with that tool: they work, or
 //! the closure does not relocate.
 
-use crate::common::{fetch, output};
-use crate::hostile::Node::{Directory, Tokens};
-use crate::hostile::{ROOT, member, nar, open, plan};
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test that fails so says where"
+)]
+
+use binary_cache::{Caches, TrustSettings};
+use closure::fetch::fetch_each;
+use closure::plan::{Previous, plan};
+use closure::queue::{Queue, QueuedPath};
 use closure::relocate::blocker::BlockerReason;
 use closure::relocate::packing::Packing;
 use closure::relocate::references::{ReferenceScanner, ScanFor};
 use closure::relocate::relocation::Relocation;
 use closure::relocate::report::RelocationReport;
 use http_client::Http;
-use platform::server::{Response, Server};
+use nix_derivation::{NixHash, StorePath};
+use sha2::{Digest, Sha256};
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
@@ -19,6 +27,9 @@ use tempfile::TempDir;
 
 /// The base name of a store path with one program, which says "hello".
 const TOOL: &str = "0jn93wz4pk00k76grv8ing8js0yz8cpd-x";
+
+/// That of the store path with the files.
+const ROOT: &str = "xbgcfhaawi9iz9s99k58sqy8azc2a1w3-root";
 
 /// A store path with some files, and the tool that they refer to, relocated.
 struct Relocated {
@@ -40,28 +51,23 @@ impl Relocated {
         }
         files.sort();
         let tool = b"#!/bin/sh\necho hello\n".to_vec();
-        let of_tool = archive(&[("tool".to_string(), tool, true)]);
-        let of_files = archive(&files);
-        let server = Server::with_hook("/", move |request| {
-            let ok = Response::new(200);
-            let hash = &TOOL[..32];
-            Some(match request.path.as_str() {
-                "/nix-cache-info" => ok.body("StoreDir: /nix/store\n"),
-                "/nar/root" => ok.body(of_files.clone()),
-                "/nar/tool" => ok.body(of_tool.clone()),
-                path if path == format!("/{hash}.narinfo") => {
-                    let text = member(TOOL, &[], &of_tool);
-                    ok.body(text.replace("nar/root", "nar/tool"))
-                }
-                _ => {
-                    let root = ROOT.rsplit('/').next().unwrap();
-                    ok.body(member(root, &[TOOL.to_string()], &of_files))
-                }
-            })
-        })
+        let tool = archive(&[("tool".to_string(), tool, true)]);
+        let cache = TempDir::new().unwrap();
+        fs::write(
+            cache.path().join("nix-cache-info"),
+            "StoreDir: /nix/store\n",
+        )
         .unwrap();
-        let caches = open(&server.url(), &Http::new());
-        let closure = plan(&caches).unwrap();
+        put(cache.path(), TOOL, "", &tool);
+        put(cache.path(), ROOT, TOOL, &archive(&files));
+        let url = format!("file://{}?trusted=true", cache.path().display());
+        let trust = TrustSettings {
+            keys: Vec::new(),
+            required: true,
+        };
+        let caches = Caches::open(&[url.parse().unwrap()], trust, &Http::new(), &|_, _| None);
+        let root: StorePath = format!("/nix/store/{ROOT}").parse().unwrap();
+        let closure = plan(&caches, &[root], &Previous::default(), |_, _| {}).unwrap();
         let store = TempDir::new().unwrap();
         let short = tempfile::Builder::new().prefix("r").tempdir_in("/tmp");
         let short = short.unwrap();
@@ -71,10 +77,19 @@ impl Relocated {
             symlink(store.path().join(&base), relocation.place(&base)).unwrap();
         }
         let scanner = ReferenceScanner::new(closure.paths.keys(), Some(relocation.clone()));
-        let report = fetch(&closure, &caches, store.path(), &ScanFor::All(scanner)).unwrap();
+        let paths = closure.paths.into_iter().map(|(path, info)| QueuedPath {
+            place: store.path().join(path.to_basename()),
+            path,
+            info,
+        });
+        let mut report = RelocationReport::default();
+        let fetched = fetch_each(&Queue::of(paths), &caches, &ScanFor::All(scanner));
+        for (_, found) in fetched.unwrap() {
+            report.add(found);
+        }
         Self {
             report,
-            place: relocation.place(ROOT.rsplit('/').next().unwrap()),
+            place: relocation.place(ROOT),
             _directories: [store, short],
         }
     }
@@ -85,17 +100,49 @@ impl Relocated {
     }
 }
 
+/// Puts a store path into a cache of files.
+fn put(cache: &Path, base: &str, references: &str, nar: &[u8]) {
+    let hash = NixHash::Sha256(Sha256::digest(nar).into()).to_nix_nixbase32_string();
+    let narinfo = format!(
+        "StorePath: /nix/store/{base}\nURL: {base}.nar\nCompression: none\nNarHash: {hash}\n\
+         NarSize: {}\nReferences: {references}\n",
+        nar.len()
+    );
+    fs::write(cache.join(format!("{}.narinfo", &base[..32])), narinfo).unwrap();
+    fs::write(cache.join(format!("{base}.nar")), nar).unwrap();
+}
+
 /// The NAR of a directory with these files: a name, content, and whether it is a program.
 fn archive(files: &[(String, Vec<u8>, bool)]) -> Vec<u8> {
-    let nodes = files.iter().map(|(name, content, is_program)| {
-        let mut tokens: Vec<&[u8]> = vec![b"(", b"type", b"regular"];
-        if *is_program {
-            tokens.extend([&b"executable"[..], b""]);
+    let mut nar = Vec::new();
+    let mut add = |tokens: &[&[u8]]| {
+        for token in tokens {
+            nar.extend((token.len() as u64).to_le_bytes());
+            nar.extend_from_slice(token);
+            nar.resize(nar.len().next_multiple_of(8), 0);
         }
-        tokens.extend([&b"contents"[..], content, b")"]);
-        (name.as_bytes(), Tokens(tokens))
-    });
-    nar(&Directory(nodes.collect()))
+    };
+    add(&[b"nix-archive-1", b"(", b"type", b"directory"]);
+    for (name, content, is_program) in files {
+        add(&[b"entry", b"(", b"name", name.as_bytes(), b"node"]);
+        add(&[b"(", b"type", b"regular"]);
+        if *is_program {
+            add(&[b"executable", b""]);
+        }
+        add(&[b"contents", content, b")", b")"]);
+    }
+    add(&[b")"]);
+    nar
+}
+
+/// Runs a command that must succeed, and returns what it printed, without the last newline.
+fn output(command: &mut Command) -> String {
+    let output = command.output().unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{command:?}: {stderr}");
+    String::from_utf8_lossy(&output.stdout)
+        .trim_end()
+        .to_string()
 }
 
 /// Whether all these programs are there; one that is not is said.
@@ -203,7 +250,7 @@ END
     (
         "BEAM module",
         &["erlc", "erl"],
-        "echo \"-module(main). -export([main/0]). main() -> io:put_chars(os:cmd(atom_to_list('$TOOL'))).\" >../main.erl
+        "echo \"-module(main). -export([main/0]). main() -> put(tool, '$TOOL'), io:put_chars(os:cmd(atom_to_list(get(tool)))).\" >../main.erl
          erlc ../main.erl",
         "erl -noshell -pa . -eval 'main:main(), halt().'",
     ),
