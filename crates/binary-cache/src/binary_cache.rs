@@ -90,7 +90,7 @@ impl BinaryCache {
             waiting: Arc::default(),
         };
         let mut text = cache.read_small("nix-cache-info", MAX_CACHE_INFO_SIZE);
-        // A Hydra may let nobody in who has not signed in.
+        // A private Hydra requires a session.
         if let Err(CacheError::Http(HttpError::Status(403))) = text
             && cache.url.endpoint.credentials.is_some()
             && let Some(endpoint) = sign_in(&cache.url.endpoint, &cache.http)
