@@ -366,6 +366,31 @@ mod tests {
     }
 
     #[test]
+    fn a_request_over_tls_goes_through_a_tunnel_of_the_proxy() {
+        let (proxy, requests) = server(|_, connection| {
+            let refusal = b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n";
+            let _ = connection.write_all(refusal);
+        });
+        let proxy = proxy.replace("http://", "http://user:p%40ss@");
+        let get_variable = |name: &str| (name == "HTTPS_PROXY").then(|| proxy.clone());
+        let proxies = Proxies::read(get_variable, &mut Vec::new());
+        let patience = Patience {
+            retry: Duration::ZERO,
+            ..Patience::default()
+        };
+        let http = Http::assemble(patience, RootCerts::WebPki, proxies);
+        let error = get(&http, "https://cache.invalid/x", Size::Small).unwrap_err();
+        assert!(error.to_string().contains("403"), "{error}");
+        let requests = requests.lock().unwrap();
+        let lines: Vec<&str> = requests[0].lines().collect();
+        assert_eq!(lines[0], "connect cache.invalid:443 http/1.1");
+        assert!(
+            lines.contains(&"proxy-authorization: basic dxnlcjpwqhnz"),
+            "{lines:?}"
+        );
+    }
+
+    #[test]
     fn a_header_is_waited_for_longer_than_a_body_and_asked_for_once() {
         let (url, requests) = server(|_, _| thread::sleep(Duration::from_millis(600)));
         let http = patient(2_000, 2_000, 100);
