@@ -191,7 +191,7 @@ pub static SETTINGS: [Setting; 28] = [
     },
     Setting {
         name: "NIX_ATTRIBUTES",
-        doc: "the attributes of the expression to deploy, as Nix writes them, separated by spaces: `web jobs.\"worker-1.0\" tool^bin`",
+        doc: "the attributes of the expression to deploy, as Nix writes them, separated by spaces: `web jobs.worker tool^bin`",
         takes: "attributes of the expression as Nix writes them, separated by spaces, such as `web jobs.worker tool^bin`",
         default: Default::Rule("the expression's own value"),
         parse: |given, values| put(&mut values.attributes, app::attributes(given.value)),
