@@ -138,7 +138,7 @@ pub fn handle(
                 likely: verified,
                 ..Previous::default()
             };
-            build.run(likely, &|| {
+            build.run(likely, || {
                 let mut caches = open_caches();
                 caches.ask_last(&cache);
                 caches
