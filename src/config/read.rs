@@ -2,6 +2,7 @@
 
 use super::table::{Default, SETTINGS, Setting};
 use super::{Debug, OnMiss, Problem, StorePath};
+use crate::report::budget::Budget;
 use binary_cache::{CacheUrl, CacheUrlError};
 use glob::Pattern;
 use http_client::Endpoint;
@@ -51,6 +52,7 @@ pub(super) struct Values {
     pub(super) engine: EngineSetting,
     pub(super) procfile: Option<PathBuf>,
     pub(super) relocate_ignore: Vec<Pattern>,
+    pub(super) budget: Budget,
 }
 
 /// Why a value cannot be used.

@@ -5,6 +5,7 @@ use super::store_paths::{FillError, Filled, Looking, Plan, Source, StoreLayers};
 use crate::config::Config;
 use crate::layers::describe::{Contents, contents, describe};
 use crate::log::{self, bytes};
+use crate::report::budget::OverBudget;
 use crate::report::{self, largest_files, print_largest_paths};
 use crate::root::Root;
 use binary_cache::{Caches, PathInfo, Trust, Unusable};
@@ -56,6 +57,8 @@ pub enum ClosureLayerError {
     /// It was to be relocated, and cannot be.
     #[error(transparent)]
     Relocation(#[from] NotRelocatable),
+    #[error(transparent)]
+    OverBudget(#[from] OverBudget),
     #[error(transparent)]
     Layer(#[from] LayerError),
 }
@@ -198,6 +201,7 @@ impl Order<'_> {
         }
         // Where something of it is not known, the lifecycle has restored the SBOM.
         if let Some(closure) = known_closure(self.roots, &self.stores.facts()) {
+            self.config.budget.check(&closure)?;
             report_on(self.layers_dir, &closure)?;
             // The largest files are in layers that are not here.
             if self.config.debug {
@@ -238,6 +242,18 @@ impl Order<'_> {
         known_closure(&roots?, &self.stores.facts())
     }
 
+    /// Declares the previous image's layers again after a failure: a later build with other roots is to
+    /// find them.
+    fn put_back(&self) -> Result<(), ClosureLayerError> {
+        let Some(previous) = &self.previous else {
+            return Ok(());
+        };
+        let put_back = self.stores.put_back();
+        put_back
+            .and_then(|()| self.layer.write(previous))
+            .map_err(ClosureLayerError::Layer)
+    }
+
     fn carry_out(
         &self,
         known: Known,
@@ -247,12 +263,8 @@ impl Order<'_> {
         // What is known may be in a layer that is kept, and is then not to be fetched.
         let waiting = self.stores.are_new().then_some(layer.path.as_path());
         let planned = plan(self.roots, known, self.config.engine, waiting, open_caches);
-        if let (Err(_), Some(previous)) = (&planned, &self.previous) {
-            // Whoever comes again with other roots, built meanwhile, is to find what there is.
-            self.stores
-                .put_back()
-                .and_then(|()| layer.write(previous))
-                .map_err(ClosureLayerError::Layer)?;
+        if planned.is_err() {
+            self.put_back()?;
         }
         let Planned {
             closure,
@@ -260,6 +272,10 @@ impl Order<'_> {
             left_out,
             early,
         } = planned?;
+        if let Err(over) = self.config.budget.check(&closure) {
+            self.put_back()?;
+            return Err(over.into());
+        }
         if let Some(afresh) = self.afresh {
             log::sub_bullet(format!("Starting afresh: {afresh}"));
         }

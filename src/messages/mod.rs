@@ -57,6 +57,7 @@ impl BuildpackError {
             Self::ClosureLayer(ClosureLayerError::Relocation(reason)) => {
                 closure::relocation(reason)
             }
+            Self::ClosureLayer(ClosureLayerError::OverBudget(over)) => closure::over_budget(over),
             Self::ClosureLayer(ClosureLayerError::Layer(error))
             | Self::PRootLayer(PRootLayerError::Layer(error)) => tools::layer(error),
             Self::PRootLayer(error) => tools::proot(error),
@@ -75,6 +76,7 @@ impl BuildpackError {
             Self::ClosureLayer(ClosureLayerError::Relocation(_)) | Self::PRootLayer(_) => {
                 "docs/engines.md"
             }
+            Self::ClosureLayer(ClosureLayerError::OverBudget(_)) => "docs/application_contract.md",
             Self::ClosureLayer(_) => "docs/reliability.md",
             Self::Resolve(ResolveError::Nix(_) | ResolveError::Platform(_)) => "docs/platforms.md",
             _ => "docs/application_contract.md",
