@@ -24,7 +24,7 @@ impl Message {
 impl Message {
     /// Adds the page of the documentation to read.
     pub(super) fn see(mut self, page: &str) -> Self {
-        self.body += &format!("\n\nSee {page} of the buildpack.");
+        self.body = format!("{}\n\nSee {page} of the buildpack.", self.body);
         self
     }
 }

@@ -17,10 +17,12 @@ pub fn purl(name: &str) -> String {
     let encode = |text| utf8_percent_encode(text, PURL);
     let mut url = format!("pkg:nix/{}", encode(package.name));
     if let Some(version) = package.version {
-        url += &format!("@{}", encode(version));
+        url.push('@');
+        url.extend(encode(version));
     }
     if let Some(output) = package.output {
-        url += &format!("?output={output}");
+        url.push_str("?output=");
+        url.push_str(output);
     }
     url
 }
