@@ -251,6 +251,14 @@ fn explain(
         Failure::Closure(error) => return error.into(),
         Failure::Resolve(error) => return error.into(),
     };
+    for named in &build.config.not_asked {
+        log::warning(&format!(
+            "{} names the binary cache {}, which was not asked. Add it to NIX_EXTRA_BINARY_CACHE and its \
+             key to NIX_TRUSTED_PUBLIC_KEYS; or set NIX_ACCEPT_FLAKE_CONFIG=true, and all that is named \
+             there is used.",
+            named.place, named.cache
+        ));
+    }
     let diagnosis = match (resolve::missing_root(&misses), &build.config.wanted) {
         (Some(_), Wanted::HydraJob(job, _)) => {
             return BuildpackError::NotKept {

@@ -1,69 +1,83 @@
-//! Wordings that several steps of the build log share.
+//! Sentences that several steps of the build log share.
 
 use bullet_stream::global::print;
-use closure::relocate::relocatability::{NotRelocatable, Obstacle, Reason, Survey};
+use closure::relocate::blocker::{Blocker, BlockerReason, NotRelocatable};
 use nix_derivation::StorePath;
 pub(crate) use nix_hydra_start::closure::bytes;
 
-/// What is said of a closure that was moved into its layer.
-pub(crate) fn relocated(survey: &Survey) -> String {
-    format!("Relocated: {}, none left out", extent(survey))
+/// The line for a closure that was relocated.
+pub(crate) fn relocated(files: usize, references: usize) -> String {
+    format!("Relocated: {}", extent(files, references))
 }
 
-/// What is said of one that was not, but could be.
-pub(crate) fn movable(survey: &Survey) -> String {
+/// The line for one that was not, but could be.
+pub(crate) fn relocatable(files: usize, references: usize) -> String {
     format!(
-        "Could run with no engine: NIX_ENGINE=relocate would rewrite {}, and leave none out",
-        extent(survey)
+        "Could run with no engine: NIX_ENGINE=relocate would rewrite {}",
+        extent(files, references)
     )
 }
 
-/// What is said of one that could not.
-pub(crate) fn bound(reason: &NotRelocatable) -> String {
+/// The line for one that cannot be relocated.
+pub(crate) fn not_relocatable(reason: &NotRelocatable) -> String {
     let why = match reason {
         NotRelocatable::DirectoryTooLong(..) => "the layer's directory has too long a name".into(),
         NotRelocatable::SamePlace(_) => "two store paths would have the same place".into(),
-        NotRelocatable::Obstacles(obstacles) => match obstacles.as_slice() {
+        NotRelocatable::Blockers(blockers) => match blockers.as_slice() {
             [] => return String::new(),
-            [only] => obstacle(only),
-            [first, rest @ ..] => format!("{}, and {} more", obstacle(first), rest.len()),
+            [only] => blocker(only),
+            [first, rest @ ..] => format!("{}, and {} more", blocker(first), rest.len()),
         },
     };
     format!("Needs an engine, since it cannot be relocated: {why}")
 }
 
-fn extent(survey: &Survey) -> String {
-    let count = |count, what| match count {
-        1 => format!("1 {what}"),
-        count => format!("{count} {what}s"),
+fn extent(files: usize, references: usize) -> String {
+    let count = |count, noun| match count {
+        1 => format!("1 {noun}"),
+        count => format!("{count} {noun}s"),
     };
-    format!(
-        "{} in {}",
-        count(survey.references, "reference"),
-        count(survey.files, "file")
-    )
+    let (references, files) = (count(references, "reference"), count(files, "file"));
+    format!("{references} in {files}")
 }
 
-/// A file that stands against a relocation, and why.
-pub(crate) fn obstacle(obstacle: &Obstacle) -> String {
-    format!("{} {}", obstacle.file, against(&obstacle.reason))
+/// A file that prevents a relocation, and why.
+pub(crate) fn blocker(blocker: &Blocker) -> String {
+    format!("{} {}", blocker.file, blocker_reason(&blocker.reason))
 }
 
-/// Why a file stands against a relocation.
-pub(crate) fn against(reason: &Reason) -> String {
+/// Why a file prevents a relocation.
+fn blocker_reason(reason: &BlockerReason) -> String {
     match reason {
-        Reason::Bare => "has a store path's hash with no `/nix/store/` before it".to_string(),
-        Reason::Wide => "has a store path in UTF-16 or UTF-32".to_string(),
-        Reason::Packed(packing) => format!("has a store path in {} data", packing.name()),
-        Reason::Nested => "has a store path in a packed file in a zip".to_string(),
-        Reason::Signed => "has a store path in a signed jar".to_string(),
-        Reason::Appended => "has a store path in the zip at its end".to_string(),
-        Reason::Unseen(packing) => format!("has more {} data than is read", packing.name()),
-        Reason::Checksum(file) => format!("has a checksum of `{file}`, which is rewritten"),
-        Reason::Checksums => "has more checksums than are read".to_string(),
-        Reason::Told(words) => words.clone(),
-        Reason::TooMany => "has more files with store paths than are noted".to_string(),
-        Reason::Unfound(path) => format!("refers to {path}, but in no file that can be read"),
+        BlockerReason::Bare => {
+            "has a store path's hash with no `/nix/store/` before it".to_string()
+        }
+        BlockerReason::Wide => "has a store path in UTF-16 or UTF-32".to_string(),
+        BlockerReason::Packed(packing) => format!("has a store path in {} data", packing.name()),
+        BlockerReason::Nested => "has a store path in a packed file in a zip".to_string(),
+        BlockerReason::Signed => "has a store path in a signed jar".to_string(),
+        BlockerReason::Appended => "has a store path in the zip at its end".to_string(),
+        BlockerReason::Unseen(packing) => {
+            format!("has more {} data than is read", packing.name())
+        }
+        BlockerReason::Checksum(file) => {
+            format!("has a checksum or signature of `{file}`, which is rewritten")
+        }
+        BlockerReason::Checksums => "has more checksums than are read".to_string(),
+        BlockerReason::TooMany => "has more files with store paths than are noted".to_string(),
+        BlockerReason::Unfound(path) => {
+            format!("refers to {path}, but in no file that can be read")
+        }
+        BlockerReason::Format(name) => {
+            format!("has a store path, and is of a format that a rewrite would break: {name}")
+        }
+        BlockerReason::UnknownFormat(bytes) => format!(
+            "has a store path, and is of an unknown format (it begins with {bytes}): \
+             NIX_RELOCATE_IGNORE vouches for it"
+        ),
+        BlockerReason::Sealed(name) => {
+            format!("may have a store path, but is not looked into: {name}")
+        }
     }
 }
 
@@ -119,23 +133,26 @@ mod tests {
 
     #[test]
     fn every_obstacle_names_its_file_and_the_reason() {
-        use closure::relocate::archives::Packing;
+        use closure::relocate::packing::Packing;
         let path = "/nix/store/xbgcfhaawi9iz9s99k58sqy8azc2a1w3-zlib";
         let reasons = [
-            Reason::Bare,
-            Reason::Wide,
-            Reason::Packed(Packing::Xz),
-            Reason::Nested,
-            Reason::Signed,
-            Reason::Appended,
-            Reason::Unseen(Packing::Gzip),
-            Reason::Checksum("lib/a.so".into()),
-            Reason::Checksums,
-            Reason::TooMany,
-            Reason::Unfound(path.parse().unwrap()),
+            BlockerReason::Bare,
+            BlockerReason::Wide,
+            BlockerReason::Packed(Packing::Xz),
+            BlockerReason::Nested,
+            BlockerReason::Signed,
+            BlockerReason::Appended,
+            BlockerReason::Unseen(Packing::Gzip),
+            BlockerReason::Checksum("lib/a.so".into()),
+            BlockerReason::Checksums,
+            BlockerReason::TooMany,
+            BlockerReason::Unfound(path.parse().unwrap()),
+            BlockerReason::Format("SQLite database".into()),
+            BlockerReason::UnknownFormat("ff45584500616263".into()),
+            BlockerReason::Sealed("git pack".into()),
         ];
         let lines = reasons.map(|reason| {
-            obstacle(&Obstacle {
+            blocker(&Blocker {
                 file: "0jn9-myapp/file".into(),
                 reason,
             })

@@ -2,7 +2,9 @@
 //!
 //! Ours is all that a build does between a restored `nix-store` layer and the root: it unpacks Nix,
 //! puts the source into a store, and evaluates, with every derivation written or without. The others
-//! only evaluate. They take turns.
+//! only evaluate. They take turns. `nixpkgs.rs` does the same with a tree of nixpkgs' shape.
+
+mod nixpkgs;
 
 use anyhow::{Context, Result, bail, ensure};
 use nix_hydra_buildpack::config::{Config, Wanted};
@@ -10,18 +12,20 @@ use nix_hydra_buildpack::resolve::expression::Evaluator;
 use nix_hydra_buildpack::resolve::source::Source;
 use nix_runner::Nix;
 use nix_runner::archive::{Target, unpack_packed, unpack_release};
+use nix_runner::supply::Supply;
 use platform::bench::{Options, Takes};
 use platform::fixtures::{self, Fixtures};
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 use std::time::Instant;
 use tempfile::TempDir;
 
 const TAKES: Takes = Takes {
     runs: Some(5),
     write: true,
-    cases: &[],
+    cases: &["derivations", "nixpkgs"],
 };
 
 /// What is compared with what, like with like.
@@ -40,13 +44,19 @@ fn main() -> Result<()> {
             println!("{root}");
             Ok(())
         }
+        ["pinned", packed, app, cache, kept] => {
+            let root = nixpkgs::ours(Path::new(packed), Path::new(app), cache, Path::new(kept))?;
+            println!("{root}");
+            Ok(())
+        }
+        ["generate", cache] => nixpkgs::generate(Path::new(cache)),
         _ => Options::read(&arguments, TAKES)?.map_or(Ok(()), |options| bench(&options)),
     }
 }
 
 /// All that the buildpack does; answers the root.
 fn ours(packed: &Path, app: &Path, thorough: bool) -> Result<String> {
-    let config = config(app)?;
+    let config = config(app, "")?;
     let Wanted::Expression(expression) = &config.wanted else {
         bail!("no expression");
     };
@@ -54,7 +64,7 @@ fn ours(packed: &Path, app: &Path, thorough: bool) -> Result<String> {
     let (nix, _) = Nix::unpacked(
         &|target| unpack_packed(packed, target),
         &|_| Err("not here".to_string()),
-        config.substituters(),
+        Arc::new(Supply::new(config.substituters())?),
     )
     .map_err(|error| anyhow::anyhow!("{error:?}"))?;
     let outcome = Evaluator::new(&nix, &source, expression, &config, "x86_64-linux")
@@ -64,9 +74,17 @@ fn ours(packed: &Path, app: &Path, thorough: bool) -> Result<String> {
     Ok(root.path.to_absolute_path())
 }
 
-fn config(app: &Path) -> Result<Config> {
-    let setting = |name: &str| (name == "NIX_DEFAULT_BINARY_CACHE").then(String::new);
-    Config::read(setting, app).map_err(|error| anyhow::anyhow!("{error:?}"))
+fn config(app: &Path, cache: &str) -> Result<Config> {
+    let setting = |name: &str| match name {
+        "NIX_DEFAULT_BINARY_CACHE" => Some(String::new()),
+        "NIX_EXTRA_BINARY_CACHE" => Some(cache.to_string()),
+        _ => None,
+    };
+    Config::read(setting, app).map_err(text)
+}
+
+fn text(error: impl std::fmt::Debug) -> anyhow::Error {
+    anyhow::anyhow!("{error:?}")
 }
 
 /// A contender's name, as figures have it, its description, and its runs in seconds.
@@ -86,15 +104,35 @@ impl Contender {
 
 fn bench(options: &Options) -> Result<()> {
     let fixtures = fixtures::read()?;
+    if options.wants("derivations") {
+        bench_derivations(options, &fixtures)?;
+    }
+    if options.wants("nixpkgs") {
+        let work = TempDir::new()?;
+        let packed = packed(&fixtures, work.path())?;
+        let table = nixpkgs::bench(options, &fixtures, &packed)?;
+        println!("\n{table}");
+        if options.write {
+            let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/performance.md");
+            platform::docs::put(&path, "nixpkgs", &table)?;
+        }
+    }
+    Ok(())
+}
+
+/// The release as the layer has it.
+fn packed(fixtures: &Fixtures, work: &Path) -> Result<PathBuf> {
+    let packed = work.join("nix.tar.zst");
+    let unpacked = TempDir::new()?;
+    let target = Target::relocated(unpacked.path()).map_err(text)?;
+    unpack_release(&fixtures.nix_archive, &target, Some(&packed)).map_err(text)?;
+    Ok(packed)
+}
+
+fn bench_derivations(options: &Options, fixtures: &Fixtures) -> Result<()> {
     let app = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/evaluate");
     let work = TempDir::new()?;
-    let packed = work.path().join("nix.tar.zst");
-    let unpacked = TempDir::new()?;
-    let target = Target::relocated(unpacked.path());
-    let target = target.map_err(|error| anyhow::anyhow!("{error:?}"))?;
-    unpack_release(&fixtures.nix_archive, &target, Some(&packed))
-        .map_err(|error| anyhow::anyhow!("{error:?}"))?;
-
+    let packed = packed(fixtures, work.path())?;
     let mut contenders = [
         ("xz", "unpacking the release"),
         ("unpack", "unpacking it from the layer"),
@@ -130,8 +168,8 @@ fn bench(options: &Options) -> Result<()> {
             let directory = work.path().join(format!("{}-{turn}", contender.name));
             std::fs::create_dir(&directory)?;
             let (seconds, answer) = match contender.name {
-                "xz" => timed_unpacking(&fixtures, None)?,
-                "unpack" => timed_unpacking(&fixtures, Some(&packed))?,
+                "xz" => timed_unpacking(fixtures, None)?,
+                "unpack" => timed_unpacking(fixtures, Some(&packed))?,
                 name @ ("ours" | "ours_full") => {
                     let mut command = Command::new(std::env::current_exe()?);
                     let thorough = (name == "ours_full").to_string();
@@ -140,7 +178,7 @@ fn bench(options: &Options) -> Result<()> {
                 name => {
                     let proot = (name == "proot").then_some(fixtures.proot.as_path());
                     let read_only = name == "native_read_only";
-                    by_nix(&fixtures, &app, &directory, proot, read_only)?
+                    by_nix(fixtures, &app, &directory, proot, read_only)?
                 }
             };
             if let Some(answer) = answer {
@@ -150,7 +188,7 @@ fn bench(options: &Options) -> Result<()> {
             contender.runs.push(seconds);
         }
     }
-    report(&contenders, options, &fixtures)
+    report(&contenders, options, fixtures)
 }
 
 type Timed = (f64, Option<String>);

@@ -7,9 +7,9 @@
 use anyhow::{Result, ensure};
 use binary_cache::Caches;
 use binary_cache::TrustSettings;
-use closure::plan::Known;
-use closure::prefetch::Early;
-use closure::relocate::references::Sought;
+use closure::plan::Previous;
+use closure::prefetch::Prefetch;
+use closure::relocate::references::ScanFor;
 use http_client::Http;
 use nix_archive::nar::Encoder;
 use nix_derivation::{NixHash, StorePath};
@@ -139,11 +139,10 @@ fn run(url: &str, store: &Path) -> Result<()> {
     let url = url.map_err(|error| anyhow::anyhow!("{error:?}"))?;
     let caches = Arc::new(Caches::open(&[url], trust, &Http::new(), &hydra::sign_in));
     fs::create_dir(store)?;
-    let early = Early::begin(Arc::clone(&caches), &store.join("early"), Sought::Declared)?;
-    let planned =
-        closure::plan::plan_telling(&caches, &[path(0)?], &Known::default(), |path, info| {
-            early.want(path, info);
-        });
+    let early = Prefetch::begin(Arc::clone(&caches), &store.join("early"), ScanFor::Declared)?;
+    let planned = closure::plan::plan(&caches, &[path(0)?], &Previous::default(), |path, info| {
+        early.add(path, info);
+    });
     planned.map_err(|misses| anyhow::anyhow!("{:?}", misses.first()))?;
     let fetched = early.finish(|path| store.join(path.to_basename()));
     fetched.map_err(|error| anyhow::anyhow!("{error:?}"))?;

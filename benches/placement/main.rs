@@ -8,7 +8,7 @@ use binary_cache::Caches;
 use binary_cache::TrustSettings;
 use closure::Closure;
 use closure::place::{MAX_LAYERS, Placement};
-use closure::plan::Known;
+use closure::plan::Previous;
 use http_client::Http;
 use nix_derivation::StorePath;
 use platform::bench::{Options, Takes};
@@ -147,8 +147,13 @@ fn big() -> Result<Closure> {
         required: false,
     };
     let caches = Caches::open(&[url], trust, &Http::new(), &hydra::sign_in);
-    closure::plan::plan(&caches, &[big.root.parse()?], &Known::default())
-        .map_err(|misses| anyhow!("{misses:?}"))
+    closure::plan::plan(
+        &caches,
+        &[big.root.parse()?],
+        &Previous::default(),
+        |_, _| {},
+    )
+    .map_err(|misses| anyhow!("{misses:?}"))
 }
 
 impl Way {

@@ -4,7 +4,7 @@
 //! written out to one, see [`written_out`].
 
 use crate::references::{by_hand, moves, text};
-use closure::relocate::archives::Packing;
+use closure::relocate::packing::Packing;
 use closure::unpack::{Expected, UnpackError, Unpacker};
 use nix_archive::nar::{self, CaseHack, Entry};
 use nix_derivation::NixHash;

@@ -4,13 +4,15 @@
 //! The first byte says where the closure moves, the second how many follow that are the pieces' sizes;
 //! the rest is text, see [`text`].
 
-use closure::relocate::references::{HashPart, OVERLAP, References, Sight};
+use closure::relocate::references::{HashPart, OVERLAP, ReferenceScanner, ScanHits};
 use closure::relocate::relocation::{REFERENCE_LENGTH, Relocation};
 use nix_derivation::StorePath;
 use std::path::Path;
 use std::sync::LazyLock;
 
 const STORE: &[u8] = b"/nix/store/";
+/// The digits of Nix's base 32.
+const DIGITS: &[u8] = b"0123456789abcdfghijklmnpqrsvwxyz";
 const HASH_LENGTH: usize = 32;
 
 const ONE: &str = "xbgcfhaawi9iz9s99k58sqy8azc2a1w3";
@@ -30,7 +32,7 @@ const DIRECTORIES: [Option<&str>; 4] = [
 pub struct Move {
     pub directory: Option<&'static Path>,
     /// What looks for the closure's references.
-    pub references: References,
+    pub references: ReferenceScanner,
 }
 
 /// Made once: making them takes longer than looking at a short text.
@@ -45,7 +47,7 @@ static MOVES: LazyLock<[Move; 4]> = LazyLock::new(|| {
         let to = directory.map(|directory| Relocation::new(directory).expect("it is short"));
         Move {
             directory,
-            references: References::new(&paths, to),
+            references: ReferenceScanner::new(&paths, to),
         }
     })
 });
@@ -96,14 +98,14 @@ fn wide(width: usize) -> Vec<u8> {
 
 /// What is found in `text` where it is looked at as a whole, and what it becomes.
 #[must_use]
-pub fn by_hand(text: &[u8], directory: Option<&Path>) -> (Vec<u8>, Sight) {
+pub fn by_hand(text: &[u8], directory: Option<&Path>) -> (Vec<u8>, ScanHits) {
     let known = |hash: &[u8]| {
         // Most differ in their first byte, and nothing is quicker to see.
         let mut hashes = [ONE, TWO].into_iter();
         hashes.find(|one| one.as_bytes()[0] == hash[0] && one.as_bytes() == hash)
     };
     let mut written = text.to_vec();
-    let mut sight = Sight::default();
+    let mut hits = ScanHits::default();
     let mut at = 0;
     while at < text.len() {
         let Some(hash) = text.get(at..at + HASH_LENGTH).and_then(known) else {
@@ -111,18 +113,26 @@ pub fn by_hand(text: &[u8], directory: Option<&Path>) -> (Vec<u8>, Sight) {
             continue;
         };
         let hash: HashPart = hash.as_bytes().try_into().expect("it is a hash part");
-        sight.hashes.insert(hash);
+        hits.hashes.insert(hash);
         if text[..at].ends_with(STORE) {
-            sight.references += 1;
+            hits.references += 1;
             if let Some(directory) = directory {
                 let start = at - STORE.len();
                 let moved = moved(&hash, directory);
                 written[start..start + REFERENCE_LENGTH].copy_from_slice(&moved);
             }
         } else {
-            sight.bare = true;
+            hits.bare = true;
         }
         at += HASH_LENGTH;
+    }
+    if directory.is_some() {
+        let digits = |hash: &HashPart| hash.iter().all(|digit| DIGITS.contains(digit));
+        let starts = (STORE.len()..text.len()).filter(|at| text[..*at].ends_with(STORE));
+        let hashes = starts.filter_map(|at| text[at..].first_chunk::<HASH_LENGTH>().copied());
+        hits.foreign = hashes
+            .filter(|hash| digits(hash) && known(hash).is_none())
+            .collect();
     }
     let is_wide = |start: usize, width: usize| {
         let is_zero =
@@ -131,8 +141,8 @@ pub fn by_hand(text: &[u8], directory: Option<&Path>) -> (Vec<u8>, Sight) {
         (0..HASH_LENGTH * width - width).all(is_zero)
             && known(&characters.copied().collect::<Vec<_>>()).is_some()
     };
-    sight.wide = (0..text.len()).any(|start| is_wide(start, 2) || is_wide(start, 4));
-    (written, sight)
+    hits.wide = (0..text.len()).any(|start| is_wide(start, 2) || is_wide(start, 4));
+    (written, hits)
 }
 
 /// What a reference becomes: as long as it was, with as much of the hash as there is room for.
@@ -169,9 +179,9 @@ pub fn run(data: &[u8]) {
 }
 
 /// Looks through `text` as a file is looked through, in pieces that have these sizes in turn.
-fn in_pieces(references: &References, text: &[u8], sizes: &[u8]) -> (Vec<u8>, Sight) {
+fn in_pieces(references: &ReferenceScanner, text: &[u8], sizes: &[u8]) -> (Vec<u8>, ScanHits) {
     let mut sizes = sizes.iter().map(|size| 1 + 3 * usize::from(*size)).cycle();
-    let mut sight = Sight::default();
+    let mut hits = ScanHits::default();
     let mut written = Vec::new();
     let mut held = Vec::new();
     let mut rest = text;
@@ -180,12 +190,12 @@ fn in_pieces(references: &References, text: &[u8], sizes: &[u8]) -> (Vec<u8>, Si
         let fresh = held.len();
         held.extend_from_slice(&rest[..size]);
         rest = &rest[size..];
-        references.rewrite(&mut held, fresh, &mut sight);
+        references.rewrite(&mut held, fresh, &mut hits);
         let done = held.len().saturating_sub(OVERLAP);
         written.extend(held.drain(..done));
     }
     written.extend(held);
-    (written, sight)
+    (written, hits)
 }
 
 /// Nix's own archive is moved whatever store paths it names.

@@ -42,6 +42,7 @@ pub mod greedy;
 pub mod image;
 pub mod lifecycle;
 pub mod narrow;
+pub mod nixpkgs;
 pub mod pack;
 pub mod package;
 pub mod process;

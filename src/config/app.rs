@@ -1,7 +1,7 @@
 //! Settings of the app: what in its source is deployed.
 
 use super::read::{Given, Invalid, Slip};
-use super::{Expression, Problem, Values, Wanted};
+use super::{Attribute, AttributeError, Expression, Problem, Values, Wanted};
 use glob::Pattern;
 use nix_derivation::StorePath;
 use std::path::{Component, Path, PathBuf};
@@ -45,12 +45,15 @@ fn attribute(word: &str) -> Result<String, Invalid> {
     }
 }
 
-pub(super) fn attributes(value: &str) -> Result<Vec<String>, Invalid> {
+pub(super) fn attributes(value: &str) -> Result<Vec<Attribute>, Invalid> {
     let is_list = |word: &str| word.contains(',') && !word.contains(['^', '"']);
     if let Some(list) = value.split_whitespace().find(|word| is_list(word)) {
         return Err(Invalid::slip(list, Slip::Commas));
     }
-    value.split_whitespace().map(attribute).collect()
+    Attribute::read_all(value).map_err(|error| match error {
+        AttributeError::Flake(attribute) => Invalid::slip(value, Slip::Installable(attribute)),
+        AttributeError::Empty | AttributeError::OpenQuote => Invalid::new(value),
+    })
 }
 
 pub(super) fn target(value: &str) -> Result<Option<String>, Invalid> {
@@ -117,11 +120,12 @@ fn expression(values: &Values, app_dir: &Path, problems: &mut Vec<Problem>) -> O
     let file = values.file.clone();
     let file = file.or_else(|| first_expression_file(app_dir))?;
     let attributes = values.attributes.clone();
-    let is_known = |target: &&String| attributes.contains(target);
+    let texts: Vec<String> = attributes.iter().map(|one| one.text.clone()).collect();
+    let is_known = |target: &&String| texts.contains(target);
     if let Some(target) = values.target.as_ref().filter(|target| !is_known(target)) {
         problems.push(Problem::UnknownTarget {
             target: target.clone(),
-            attributes: attributes.clone(),
+            attributes: texts,
         });
     }
     Some(Expression {

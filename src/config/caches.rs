@@ -8,6 +8,8 @@ use binary_cache::credentials::{Binding, CredentialsError, Netrc, read_bindings}
 use binary_cache::{CacheUrl, CacheUrlError, TrustSettings};
 use http_client::{Endpoint, EndpointError, redact_url};
 use nix_narinfo::TrustedPublicKey;
+use nix_runner::AccessTokens;
+use percent_encoding::percent_decode_str;
 use std::path::{Path, PathBuf};
 use url::Url;
 
@@ -127,6 +129,32 @@ pub(super) fn bindings(get: &Get) -> Result<Vec<Binding>, CredentialsError> {
     let root = directory("SERVICE_BINDING_ROOT")
         .or_else(|| directory("CNB_PLATFORM_DIR").map(|platform| platform.join("bindings")));
     root.map_or(Ok(Vec::new()), |root| read_bindings(&root))
+}
+
+/// Takes tokens as `access-tokens` of `nix.conf` has them, and shows none of them.
+pub(super) fn access_tokens(value: &str) -> Result<AccessTokens, Invalid> {
+    AccessTokens::parse(value).ok_or_else(|| Invalid::new("…"))
+}
+
+/// The tokens of the setting, then those of the bindings.
+pub(super) fn all_access_tokens(own: AccessTokens, bindings: &[Binding]) -> AccessTokens {
+    let bound = bindings
+        .iter()
+        .filter_map(|binding| AccessTokens::parse(&binding.access_tokens));
+    bound.fold(own, AccessTokens::then)
+}
+
+/// The credentials in the URL of an input, for its host.
+pub(super) fn credentials_in(lookup: &str) -> Option<Netrc> {
+    let (_, url) = lookup.split_once('=')?;
+    let url = Url::parse(url).ok()?;
+    // What SSH names is a user of its own.
+    if url.password().is_none() && (url.username().is_empty() || url.scheme().contains("ssh")) {
+        return None;
+    }
+    let word = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
+    let password = word(url.password().unwrap_or_default());
+    Some(Netrc::of(url.host_str()?, &word(url.username()), &password))
 }
 
 /// The entries of the bindings' netrc files, then those of the user's.

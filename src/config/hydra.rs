@@ -29,21 +29,20 @@ pub(super) fn url(value: &str) -> Result<Option<Endpoint>, Invalid> {
 }
 
 /// Recognises the URL of a page in Hydra's web interface, by the routes of its controllers.
+/// A longer path is something else, such as an artifact in Jenkins.
 pub(super) fn page(url: &Url) -> Option<Slip> {
     let segments: Vec<&str> = url
         .path_segments()?
         .filter(|part| !part.is_empty())
         .collect();
     let is_number = |text: &str| text.chars().all(|c| c.is_ascii_digit());
-    let start =
-        segments
-            .iter()
-            .enumerate()
-            .position(|(at, part)| match (*part, &segments[at + 1..]) {
-                ("job", [_, _, _, ..]) | ("jobset", [_, _, ..]) => true,
-                ("build" | "eval", [number, ..]) => is_number(number),
-                _ => false,
-            })?;
+    let is_page = |at: &usize| match segments[*at..] {
+        ["jobset", _, _] | ["job", _, _, _] => true,
+        ["job", _, _, _, shown] => matches!(shown, "latest" | "latest-finished" | "all"),
+        ["build" | "eval", number] => is_number(number),
+        _ => false,
+    };
+    let start = (0..segments.len()).find(is_page)?;
     let mut hydra = url.clone();
     hydra.set_path(&segments[..start].join("/"));
     hydra.set_query(None);

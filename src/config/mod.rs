@@ -1,20 +1,23 @@
 //! The settings of a build. They are environment variables, as is usual for buildpacks.
 //!
-//! [`table`] lists them; [`read`] parses each value; the other modules hold the parsers, by subject,
+//! `table` lists them; `read` parses each value; the other modules hold the parsers, by subject,
 //! and what follows from several settings together. All of this is done before the first byte is
 //! downloaded, and every mistake is reported at once, so that a mistake costs seconds.
 //!
 //! Types only: the words of the errors are in `messages/settings.rs`.
 
 mod app;
+mod attribute;
 mod caches;
 mod hydra;
 mod names;
+mod nix_config;
 mod read;
 mod table;
 mod tools;
 
 pub use self::app::EXPRESSION_FILES;
+pub use self::attribute::{Attribute, AttributeError};
 pub use self::names::{Ineffective, ineffective};
 pub use self::read::{Invalid, Slip};
 pub use self::table::{Default, RETIRED, SETTINGS, Setting, setting};
@@ -29,7 +32,7 @@ use glob::Pattern;
 use http_client::Endpoint;
 use nix_derivation::StorePath;
 use nix_hydra_start::engine::EngineSetting;
-use nix_runner::Substituters;
+use nix_runner::{AccessTokens, Substituters};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -43,6 +46,10 @@ pub struct Config {
     pub trust: TrustSettings,
     /// The credentials of other servers too, from which an expression may fetch.
     pub netrc: Netrc,
+    /// Tokens for the servers of flake inputs.
+    pub access_tokens: AccessTokens,
+    /// Binary caches that the app's own Nix configuration names, and that are not asked.
+    pub not_asked: Vec<NotAsked>,
     /// Name of the source's store path: `source` since 2017-12-25, `git-export` before.
     pub source_name: String,
     /// `NIX_PATH` for the evaluation, as given.
@@ -66,6 +73,14 @@ pub struct Config {
     pub relocate_ignore: Vec<Pattern>,
     /// Limits of the closure.
     pub budget: Budget,
+}
+
+/// A binary cache that is not asked, since the user has not accepted the configuration that names it.
+#[derive(Debug, Clone)]
+pub struct NotAsked {
+    /// `flake.nix`, `nix.conf` or `NIX_CONFIG`.
+    pub place: &'static str,
+    pub cache: CacheUrl,
 }
 
 /// What to do about a store path that no binary cache has.
@@ -110,8 +125,8 @@ pub struct HydraSettings {
 pub struct Expression {
     /// The expression's file, relative to the app directory.
     pub file: PathBuf,
-    /// Attribute paths, dot-separated, to take from the expression; none means the whole of it.
-    pub attributes: Vec<String>,
+    /// What to take from the expression; none means the whole of it.
+    pub attributes: Vec<Attribute>,
     /// Which of `attributes` leads `PATH`; the first one where it is not set.
     pub target: Option<String>,
 }
@@ -190,7 +205,13 @@ impl Config {
         let netrc = or_problem(netrc, &mut problems);
         let wanted = app::wanted(&values, app_dir, &mut problems);
         let mut hydra = hydra::settings(&mut values, &setting);
+        let mut not_asked = nix_config::apply(&mut values, &setting, app_dir);
         let caches = caches::caches(&mut values, &bindings, &netrc, &mut hydra.url);
+        not_asked.retain(|named| {
+            caches
+                .iter()
+                .all(|cache| cache.endpoint.base != named.cache.endpoint.base)
+        });
         let Some(wanted) = wanted.filter(|_| problems.is_empty()) else {
             return Err(ConfigError(problems));
         };
@@ -204,6 +225,8 @@ impl Config {
             caches,
             trust: caches::trust(&mut values, &bindings),
             netrc,
+            access_tokens: caches::all_access_tokens(values.access_tokens, &bindings),
+            not_asked,
             source_name: values.source_name,
             nix_path: values.nix_path,
             lookups: Vec::new(),
@@ -222,7 +245,18 @@ impl Config {
     /// The build's binary caches, in the form in which Nix gets them.
     #[must_use]
     pub fn substituters(&self) -> Substituters {
-        Substituters::new(self.caches.clone(), self.trust.clone(), self.netrc.clone())
+        // Credentials in a URL would be on Nix's command line.
+        let inputs = self
+            .lookups
+            .iter()
+            .filter_map(|lookup| caches::credentials_in(lookup));
+        let netrc = inputs.fold(Netrc::default(), |netrc, input| netrc.then(&input));
+        Substituters::new(
+            self.caches.clone(),
+            self.trust.clone(),
+            netrc.then(&self.netrc),
+        )
+        .with_access_tokens(self.access_tokens.clone())
     }
 
     /// Whether there is something to deploy, which is all that `detect` checks.
@@ -348,7 +382,12 @@ mod tests {
     fn attributes_are_split_at_spaces_and_the_target_is_one_of_them() {
         let settings = [("NIX_ATTRIBUTES", "web  worker"), ("NIX_TARGET", "worker")];
         let expression = expression(&settings);
-        assert_eq!(expression.attributes, ["web", "worker"]);
+        let texts: Vec<_> = expression
+            .attributes
+            .iter()
+            .map(|one| one.text.as_str())
+            .collect();
+        assert_eq!(texts, ["web", "worker"]);
         assert_eq!(expression.target.as_deref(), Some("worker"));
     }
 
@@ -596,6 +635,18 @@ mod tests {
         let config = read(&settings).unwrap();
         assert!(config.trust.required);
         assert_eq!(config.caches[0].to_string(), "https://hydra.acme.net");
+    }
+
+    #[test]
+    fn a_cache_below_a_path_that_is_like_a_page_of_hydra_is_taken() {
+        for url in [
+            "https://ci.acme.net/job/app/lastSuccessfulBuild/artifact/nix/cache",
+            "https://ci.acme.net/build/17/cache",
+            "https://cache.acme.net/nix,stable",
+        ] {
+            let config = read(&[("NIX_EXTRA_BINARY_CACHE", url)]).unwrap();
+            assert_eq!(config.caches[0].to_string(), url);
+        }
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Reads the table of settings: every value is parsed, and every wrong one is kept with its reason.
 
 use super::table::{Default, SETTINGS, Setting};
-use super::{Debug, OnMiss, Problem, StorePath};
+use super::{Attribute, Debug, OnMiss, Problem, StorePath};
 use crate::report::budget::Budget;
 use binary_cache::{CacheUrl, CacheUrlError};
 use glob::Pattern;
@@ -9,6 +9,7 @@ use http_client::Endpoint;
 use hydra::Job;
 use nix_hydra_start::engine::EngineSetting;
 use nix_narinfo::TrustedPublicKey;
+use nix_runner::AccessTokens;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use url::Url;
@@ -31,6 +32,8 @@ pub(super) struct Values {
     pub(super) keys: Vec<TrustedPublicKey>,
     pub(super) require_signatures: bool,
     pub(super) netrc_file: Option<PathBuf>,
+    pub(super) access_tokens: AccessTokens,
+    pub(super) accept_flake_config: bool,
     pub(super) store_path: Option<StorePath>,
     pub(super) job: Option<Job>,
     pub(super) hydra_url: Option<Endpoint>,
@@ -39,7 +42,7 @@ pub(super) struct Values {
     pub(super) wait: Duration,
     pub(super) inputs: bool,
     pub(super) file: Option<PathBuf>,
-    pub(super) attributes: Vec<String>,
+    pub(super) attributes: Vec<Attribute>,
     pub(super) target: Option<String>,
     pub(super) source_name: String,
     pub(super) nix_path: Option<String>,

@@ -62,7 +62,7 @@ fn put<T>(field: &mut T, parsed: Result<T, Invalid>) -> Result<(), Invalid> {
 }
 
 /// Every setting, in the order of the documentation.
-pub static SETTINGS: [Setting; 28] = [
+pub static SETTINGS: [Setting; 30] = [
     Setting {
         name: "NIX_EXTRA_BINARY_CACHE",
         doc: "URLs of the binary caches to ask before the default one, separated by spaces (`https`, `http` or `file`): Hydra, nix-serve, harmonia, attic, Cachix, or a directory of files",
@@ -101,6 +101,26 @@ pub static SETTINGS: [Setting; 28] = [
         takes: "the path of a netrc file that is there during the build",
         default: Default::Rule("`/etc/nix/netrc`, if it exists"),
         parse: |given, values| put(&mut values.netrc_file, caches::netrc_file(given.value)),
+        ..SETTING
+    },
+    Setting {
+        name: "NIX_ACCESS_TOKENS",
+        doc: "tokens for the servers of private flake inputs, as `access-tokens` of `nix.conf` has them: `github.com=TOKEN gitlab.example.org=PAT:TOKEN`",
+        takes: "tokens separated by spaces, each with its host, such as `github.com=TOKEN`",
+        parse: |given, values| {
+            put(
+                &mut values.access_tokens,
+                caches::access_tokens(given.value),
+            )
+        },
+        ..SETTING
+    },
+    Setting {
+        name: "NIX_ACCEPT_FLAKE_CONFIG",
+        doc: "`true`: the substituters, public keys and access tokens that a flake's `nixConfig`, the app's `nix.conf` or `NIX_CONFIG` name are used as well",
+        takes: FLAG,
+        default: Default::Value("false"),
+        parse: |given, values| put(&mut values.accept_flake_config, given.flag()),
         ..SETTING
     },
     Setting {
@@ -171,8 +191,8 @@ pub static SETTINGS: [Setting; 28] = [
     },
     Setting {
         name: "NIX_ATTRIBUTES",
-        doc: "the attributes of the expression to deploy, separated by spaces",
-        takes: "attributes of the expression, separated by spaces, such as `web worker`",
+        doc: "the attributes of the expression to deploy, as Nix writes them, separated by spaces: `web jobs.\"worker-1.0\" tool^bin`",
+        takes: "attributes of the expression as Nix writes them, separated by spaces, such as `web jobs.worker tool^bin`",
         default: Default::Rule("the expression's own value"),
         parse: |given, values| put(&mut values.attributes, app::attributes(given.value)),
         ..SETTING
@@ -236,7 +256,7 @@ pub static SETTINGS: [Setting; 28] = [
     },
     Setting {
         name: "NIX_PROOT_URL",
-        doc: "a static PRoot to use instead of the pinned one: the program itself, or a `.tar.gz` or `.apk` that holds it",
+        doc: "a static PRoot to use instead of the packaged one: the program itself, or a `.tar.gz` or `.apk` that holds it",
         takes: DOWNLOAD,
         needs: Some("NIX_PROOT_SHA256"),
         parse: |given, values| put(&mut values.proot_url, tools::url(given.value)),

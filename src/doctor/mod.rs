@@ -23,7 +23,7 @@ use hydra_side::{Built, HydraSide};
 use nix_derivation::StorePath;
 use our_side::OurSide;
 use std::path::Path;
-use stores::{CacheStore, DirectoryStore, Store};
+use stores::{CacheStore, EvaluatedStore, Store};
 
 /// Compares our evaluation with Hydra's build, as far as its derivations can be read. `hydra` is an
 /// error, with the reason, where there is none. `open_caches` is called after Hydra has signed us in.
@@ -35,7 +35,7 @@ pub fn diagnose(
     mut hydra: Result<&mut Hydra, String>,
     open_caches: impl FnOnce(Option<&Hydra>) -> Caches,
 ) -> Diagnosis {
-    let mut store = DirectoryStore::new(evaluated.store);
+    let mut store = EvaluatedStore(evaluated.store);
     let derivation = store.deriver(evaluated.root);
     let revision = revision::find(config.hydra.revision.as_ref(), app_dir);
     let mut ours = our_side::look(evaluated, expression, config, app_dir, &mut store);
@@ -86,7 +86,7 @@ fn against(
     derivation: &StorePath,
     evaluated: &Evaluated,
     ours: &OurSide,
-    store: &mut DirectoryStore,
+    store: &mut EvaluatedStore,
     caches: &Caches,
 ) -> Finding {
     let root = evaluated.root.to_absolute_path();

@@ -1,20 +1,21 @@
 //! Our own side: the sources that enter the derivation, and the inputs that are not pinned.
 
-use super::stores::{DirectoryStore, Store};
+use super::stores::{EvaluatedStore, Store};
 use super::tree::Tree;
 use crate::config::{Config, Expression};
 use crate::resolve::pins::{self, Unpinned};
 use http_client::without_credentials;
 use hydra::revision;
 use nix_derivation::StorePath;
+use nix_runner::nar_store::NarStore;
 use std::collections::BTreeSet;
 use std::path::Path;
 
 /// The evaluation that is compared with Hydra's.
 #[derive(Debug)]
 pub struct Evaluated<'a> {
-    /// Where the store's paths are on disk.
-    pub store: &'a Path,
+    /// The store that was evaluated in.
+    pub store: &'a NarStore,
     pub root: &'a StorePath,
     /// The app's source in the store.
     pub source: &'a StorePath,
@@ -51,7 +52,7 @@ pub(super) fn look(
     expression: &Expression,
     config: &Config,
     app_dir: &Path,
-    store: &mut DirectoryStore,
+    store: &mut EvaluatedStore,
 ) -> OurSide {
     OurSide {
         system: evaluated.system.to_string(),
@@ -67,7 +68,7 @@ pub(super) fn look(
     }
 }
 
-fn sources(root: &StorePath, store: &mut DirectoryStore) -> Vec<(StorePath, usize)> {
+fn sources(root: &StorePath, store: &mut EvaluatedStore) -> Vec<(StorePath, usize)> {
     let mut next: Vec<StorePath> = store.deriver(root).into_iter().collect();
     let mut met: BTreeSet<StorePath> = next.iter().cloned().collect();
     let mut found: Vec<(StorePath, usize)> = Vec::new();

@@ -5,10 +5,9 @@ use binary_cache::Caches;
 use binary_cache::nar_decoder;
 use nix_archive::nar::{Event, decode_events_reader};
 use nix_derivation::{Derivation, StorePath};
+use nix_runner::nar_store::NarStore;
 use std::collections::HashMap;
-use std::fs;
 use std::io::{self, BufReader, Read};
-use std::path::{Path, PathBuf};
 
 /// A derivation is a few kilobytes; what is larger than this is not read.
 const MAX_DERIVATION_SIZE: u64 = 32 * 1024 * 1024;
@@ -22,31 +21,15 @@ pub trait Store {
     fn tree(&mut self, path: &StorePath) -> Option<Tree>;
 }
 
-/// A store on disk.
+/// The store that was evaluated in.
 #[derive(Debug)]
-pub struct DirectoryStore {
-    directory: PathBuf,
-}
+pub struct EvaluatedStore<'a>(pub &'a NarStore);
 
-impl DirectoryStore {
-    #[must_use]
-    pub fn new(directory: &Path) -> Self {
-        Self {
-            directory: directory.to_path_buf(),
-        }
-    }
-
+impl EvaluatedStore<'_> {
     /// The derivation in this store that makes `output`.
     #[must_use]
     pub fn deriver(&mut self, output: &StorePath) -> Option<StorePath> {
-        let entries = fs::read_dir(&self.directory).ok()?;
-        let mut paths: Vec<StorePath> = entries
-            .filter_map(|entry| {
-                use std::os::unix::ffi::OsStrExt;
-                StorePath::from_basename(entry.ok()?.file_name().as_bytes()).ok()
-            })
-            .filter(StorePath::is_derivation)
-            .collect();
+        let mut paths: Vec<StorePath> = self.0.paths().filter(StorePath::is_derivation).collect();
         // An output's name begins with its derivation's, so the right one is among the first.
         let name = output.name();
         paths.sort_by_key(|path| !name.starts_with(path.name().trim_end_matches(".drv")));
@@ -63,14 +46,13 @@ impl DirectoryStore {
     }
 }
 
-impl Store for DirectoryStore {
+impl Store for EvaluatedStore<'_> {
     fn derivation(&mut self, path: &StorePath) -> Option<Derivation> {
-        let text = fs::read(self.directory.join(path.to_basename())).ok()?;
-        parse(&text, path)
+        parse(&file_in(&mut self.0.nar(path)?)?, path)
     }
 
     fn tree(&mut self, path: &StorePath) -> Option<Tree> {
-        Tree::read(&self.directory.join(path.to_basename())).ok()
+        Tree::of_nar(&mut BufReader::new(self.0.nar(path)?)).ok()
     }
 }
 
@@ -110,15 +92,7 @@ impl Store for CacheStore<'_> {
         }
         let read = || {
             let mut nar = self.nar(path, MAX_DERIVATION_SIZE)?;
-            let mut text = Vec::new();
-            decode_events_reader(&mut *nar, |event| {
-                if let Event::Regular { mut contents, .. } = event {
-                    contents.copy_to(&mut text)?;
-                }
-                Ok(())
-            })
-            .ok()?;
-            parse(&text, path)
+            parse(&file_in(&mut *nar)?, path)
         };
         let derivation = read();
         self.derivations.insert(path.clone(), derivation.clone());
@@ -132,6 +106,19 @@ impl Store for CacheStore<'_> {
         let _ = io::copy(&mut nar, &mut io::sink());
         Some(tree)
     }
+}
+
+/// The content of the one file that is in a NAR.
+fn file_in(nar: &mut dyn Read) -> Option<Vec<u8>> {
+    let mut text = Vec::new();
+    let mut nar = BufReader::new(nar);
+    let decoded = decode_events_reader(&mut nar, |event| {
+        if let Event::Regular { mut contents, .. } = event {
+            contents.copy_to(&mut text)?;
+        }
+        Ok(())
+    });
+    decoded.ok().map(|()| text)
 }
 
 fn parse(text: &[u8], path: &StorePath) -> Option<Derivation> {

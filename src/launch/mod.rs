@@ -11,6 +11,7 @@ use app_dir::FileError;
 use bullet_stream::global::print;
 use command::ProcessCommand;
 use libcnb::data::launch::{Launch, LaunchBuilder, ProcessBuilder, ProcessType};
+use nix_hydra_start::package_name::PackageName;
 use procfile::{Procfile, ProcfileError, ProcfileWarning};
 use std::io;
 use std::path::Path;
@@ -72,15 +73,9 @@ pub fn launch(
 ) -> Result<Launch, NoProcess> {
     print::bullet("Processes");
     let Some(procfile) = procfile else {
-        let main_program = roots.first().and_then(|root| root.main_program.as_deref());
-        let program = main_process(main_program, programs)?;
+        let (program, why) = main_process(roots.first(), programs)?;
         log::sub_bullet(format!(
-            "{DEFAULT_PROCESS}: {program}, the {} program, since there is no `Procfile`",
-            if main_program.is_some() {
-                "main"
-            } else {
-                "only"
-            }
+            "{DEFAULT_PROCESS}: {program}, {why}, since there is no `Procfile`"
         ));
         let command = ProcessCommand::Words(vec![program.to_string()]);
         let mut launch = LaunchBuilder::new();
@@ -102,14 +97,19 @@ pub fn launch(
     Ok(processes(procfile, layers_dir))
 }
 
-/// The program to run without a Procfile: the package's main program, or the only one.
+/// What runs where no Procfile says it, and why that, by the rule of `nix run`: the package's main
+/// program, else the one that has its name, else the only one.
 fn main_process<'a>(
-    main_program: Option<&'a str>,
+    root: Option<&'a Root>,
     programs: &'a [String],
-) -> Result<&'a str, NoProcess> {
+) -> Result<(&'a str, &'static str), NoProcess> {
+    let main_program = root.and_then(|root| root.main_program.as_deref());
+    let name = root.map_or("", |root| PackageName::parse(root.path.name()).name);
+    let has = |name: &str| programs.iter().any(|program| program == name);
     match (main_program, programs) {
-        (Some(main), programs) if programs.iter().any(|program| program == main) => Ok(main),
-        (None, [only]) => Ok(only),
+        (Some(main), _) if has(main) => Ok((main, "the main program")),
+        (None, _) if has(name) => Ok((name, "the program with the package's name")),
+        (None, [only]) => Ok((only, "the only program")),
         _ => Err(NoProcess {
             main_program: main_program.map(str::to_string),
             programs: programs.to_vec(),
@@ -194,16 +194,31 @@ mod tests {
     fn without_a_procfile_the_main_program_or_the_only_one_runs() {
         let programs =
             |names: &[&str]| -> Vec<String> { names.iter().map(ToString::to_string).collect() };
-        let two = programs(&["admin", "web"]);
-        let one = programs(&["web"]);
-        assert_eq!(main_process(Some("web"), &two), Ok("web"));
-        assert_eq!(main_process(None, &one), Ok("web"));
-        for (main, programs) in [(None, &two), (None, &Vec::new()), (Some("missing"), &one)] {
-            let error = NoProcess {
+        let root = |main: Option<&str>| {
+            let path = "/nix/store/xbgcfhaawi9iz9s99k58sqy8azc2a1w3-tool-1.0";
+            Root {
                 main_program: main.map(str::to_string),
-                programs: programs.clone(),
-            };
-            assert_eq!(main_process(main, programs), Err(error));
+                ..Root::from_path(path.parse().unwrap())
+            }
+        };
+        let (two, one) = (programs(&["admin", "web"]), programs(&["web"]));
+        let named = programs(&["admin", "tool"]);
+        for (main, programs, process) in [
+            (Some("web"), &two, Some("web")),
+            (Some("admin"), &named, Some("admin")),
+            (None, &named, Some("tool")),
+            (None, &one, Some("web")),
+            (None, &two, None),
+            (None, &Vec::new(), None),
+            (Some("missing"), &one, None),
+        ] {
+            let root = root(main);
+            let found = main_process(Some(&root), programs);
+            assert_eq!(
+                found.ok().map(|(program, _)| program),
+                process,
+                "{main:?} {programs:?}"
+            );
         }
     }
 }

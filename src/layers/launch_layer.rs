@@ -73,7 +73,7 @@ impl LaunchLayer {
         self.toml.exists() && !self.path.exists()
     }
 
-    /// Removes what there is of the layer, and answers the previous image's metadata, if it can be
+    /// Removes what there is of the layer, and returns the previous image's metadata, if it can be
     /// read.
     ///
     /// The lifecycle never restores the content of a launch layer. Where there is some, a build left it
@@ -119,7 +119,7 @@ impl LaunchLayer {
 
     /// Removes the directory and its declaration, so that nothing half-made is left.
     pub fn remove(&self) -> Result<(), LayerError> {
-        // Whoever is killed in between must not leave what looks like a layer of the previous image.
+        // A build that is killed in between must not leave what looks like a layer of the previous image.
         absent(fs::remove_file(&self.toml))
             .and_then(|()| absent(fs::remove_dir_all(&self.path)))
             .map_err(|error| self.error(error))
@@ -133,7 +133,7 @@ impl LaunchLayer {
     }
 }
 
-/// What was to be removed may not have been there.
+/// Takes it for a success where there was nothing to remove.
 fn absent(removed: io::Result<()>) -> io::Result<()> {
     match removed {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),

@@ -1,9 +1,9 @@
 //! The `nix-store` layer: the Nix that evaluates and what it found out, kept for the next build and
 //! in no image.
 //!
-//! Two files: the release archive packed again so that it unpacks ten times faster, under a name with
-//! the release's own hash; and the memo. Few files are restored faster than thousands. The archive's
-//! own hash is beside it, and checked before it is used.
+//! A few files, which are restored faster than thousands: the release archive packed again so that it
+//! unpacks ten times faster, under a name with the release's own hash; the memo; and the NARs of pinned
+//! sources. The archive's own hash is beside it, and checked before it is used.
 
 use crate::layers::launch_layer::LayerError;
 use crate::layers::memo::{Key, Memo};
@@ -16,7 +16,11 @@ use libcnb::Buildpack;
 use libcnb::build::BuildContext;
 use libcnb::data::layer_name;
 use libcnb::layer::{CachedLayerDefinition, InvalidMetadataAction, RestoredLayerAction};
+use nix_derivation::StorePath;
+use nix_runner::Nix;
 use nix_runner::archive::{self, ArchiveError, Target};
+use nix_runner::kept::Kept;
+use nix_runner::nar_store::NarStore;
 use nix_runner::temporary;
 use serde::{Deserialize, Serialize};
 use std::fs;
@@ -28,6 +32,9 @@ use tempfile::TempDir;
 const FORMAT: &str = "2";
 
 const MEMO: &str = "memo.json";
+
+/// The directory of what evaluations took from binary caches and URLs.
+const SOURCES: &str = "sources";
 
 #[derive(Debug, Serialize, Deserialize)]
 struct Metadata {
@@ -87,6 +94,20 @@ impl NixStoreLayer {
             .map_err(io::Error::other)
             .and_then(|bytes| fs::write(&path, bytes))
             .map_err(|reason| LayerError { path, reason })
+    }
+
+    /// Puts the sources that the last evaluation took into a store.
+    pub fn restore_sources(&self, store: &NarStore) {
+        Kept::new(self.path.join(SOURCES)).restore(store);
+    }
+
+    /// Keeps the sources that `nix` has taken, without the app's own.
+    pub fn keep_sources(&self, nix: &Nix, app: &StorePath) -> Result<(), LayerError> {
+        let mut taken = nix.taken();
+        taken.retain(|(path, _)| path != app);
+        let path = self.path.join(SOURCES);
+        let kept = Kept::new(path.clone()).keep(nix.store(), &taken);
+        kept.map_err(|reason| LayerError { path, reason })
     }
 
     /// The memo; an empty one where there is none, or one that cannot be read.

@@ -1,21 +1,21 @@
-//! The layers with the store paths: each is kept as long as the previous image's has what is wanted.
+//! The layers with the store paths: each is kept as long as the previous image's is up to date.
 //!
 //! A layer's metadata says what its content is made from, what was verified of its paths, and what
 //! was found in them, so that the next build need not have the content.
 
 use super::launch_layer::{LaunchLayer, LayerError};
 use crate::layers::describe::{Seen, files, programs};
-use crate::log;
 use binary_cache::Caches;
 use binary_cache::{PathInfo, kept};
 use closure::Closure;
 use closure::fetch::{FetchError, fetch_each};
 use closure::place::{Placement, is_layer};
-use closure::prefetch::Early;
-use closure::queue::{Queue, Wanted};
-use closure::relocate::references::{References, Sought};
-use closure::relocate::relocatability::{Obstacle, Reason, Survey};
+use closure::prefetch::Prefetch;
+use closure::queue::{Queue, QueuedPath};
+use closure::relocate::blocker::Blocker;
+use closure::relocate::references::{HashPart, ReferenceScanner, ScanFor, hash_part};
 use closure::relocate::relocation::Relocation;
+use closure::relocate::report::RelocationReport;
 use nix_derivation::StorePath;
 use nix_hydra_start::image::STORE_DIR;
 use serde::{Deserialize, Serialize};
@@ -35,19 +35,23 @@ struct Metadata {
     /// The files that launching needs to know: a base name, a space, and the path in it.
     files: Vec<String>,
     /// Base names of the paths from which a relative link leads out.
-    leaving: Vec<String>,
-    /// What a relocation rewrites, or would; nothing where nobody looked.
-    rewritten: Option<Rewritten>,
+    with_escaping_links: Vec<String>,
+    /// The hash parts of references to paths outside the closure that it was relocated with.
+    foreign: Vec<String>,
+    /// What a relocation rewrites, or would; `None` where references were ignored.
+    report: Option<Report>,
 }
 
 /// What was found in a layer by looking for references.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
-struct Rewritten {
-    /// Counts, as words.
+struct Report {
+    /// Counts.
     files: String,
     references: String,
-    /// What stands against a relocation: a file, a tab, and the reason in words.
-    obstacles: Vec<String>,
+    /// How many files are of which format: a count, a space and a name.
+    formats: Vec<String>,
+    /// What prevents a relocation, as [`Blocker::to_line`] has it.
+    blockers: Vec<String>,
 }
 
 /// The layers with store paths, of the previous image and of the one being built.
@@ -63,32 +67,32 @@ pub struct Plan<'a> {
     pub closure: &'a Closure,
     pub placement: Placement,
     /// Whether references are looked for, and where they lead if they are rewritten.
-    pub references: Looking,
+    pub references: References,
     layers_dir: PathBuf,
 }
 
 /// What is done about references while a closure is unpacked.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Looking {
-    Not,
-    /// They are counted, and what stands against rewriting them is noted.
-    Only,
+pub enum References {
+    Ignore,
+    /// They are counted, and what prevents rewriting them is noted.
+    Count,
     /// They are rewritten.
-    Moving(Relocation),
+    Rewrite(Relocation),
 }
 
 /// A closure whose layers are all there, filled or kept.
 #[derive(Debug)]
-pub struct Filled {
+pub struct FilledStores {
     layers: BTreeMap<String, Metadata>,
     /// The layers that were filled.
     pub fresh: BTreeSet<String>,
-    /// What was found in all of them, where all were looked at.
-    pub survey: Option<Survey>,
+    /// What was found in all of them, where all were looked through.
+    pub report: Option<RelocationReport>,
     /// The paths as the app sees them, in the order of their base names.
     pub seen: Vec<Seen>,
     /// The paths from which a relative link leads out.
-    pub leaving: BTreeSet<String>,
+    pub with_escaping_links: BTreeSet<String>,
 }
 
 /// Where the closure comes from.
@@ -96,7 +100,7 @@ pub struct Filled {
 pub struct Source<'a> {
     pub caches: &'a Caches,
     /// The download of the whole closure, where that has begun.
-    pub early: Option<Early>,
+    pub prefetch: Option<Prefetch>,
 }
 
 /// Why layers were not filled.
@@ -123,7 +127,7 @@ impl From<io::Error> for Unseen {
 
 impl<'a> Plan<'a> {
     #[must_use]
-    pub fn new(closure: &'a Closure, layers_dir: &Path, references: Looking) -> Self {
+    pub fn new(closure: &'a Closure, layers_dir: &Path, references: References) -> Self {
         Self {
             closure,
             placement: Placement::of(closure),
@@ -144,18 +148,18 @@ impl<'a> Plan<'a> {
     pub fn seen_at(&self, path: &StorePath) -> PathBuf {
         let base_name = path.to_basename();
         match &self.references {
-            Looking::Moving(relocation) => relocation.place(&base_name),
+            References::Rewrite(relocation) => relocation.place(&base_name),
             _ => Path::new(STORE_DIR).join(base_name),
         }
     }
 
-    fn sought(&self) -> Sought {
+    fn scan_for(&self) -> ScanFor {
         match &self.references {
-            Looking::Not => Sought::Nothing,
-            Looking::Only => Sought::Declared,
-            Looking::Moving(relocation) => {
+            References::Ignore => ScanFor::Nothing,
+            References::Count => ScanFor::Declared,
+            References::Rewrite(relocation) => {
                 let paths = self.closure.paths.keys();
-                Sought::All(References::new(paths, Some(relocation.clone())))
+                ScanFor::All(ReferenceScanner::new(paths, Some(relocation.clone())))
             }
         }
     }
@@ -168,7 +172,7 @@ impl<'a> Plan<'a> {
             hash.update(part.as_bytes());
             hash.update(b"\n");
         };
-        if let Looking::Moving(relocation) = &self.references {
+        if let References::Rewrite(relocation) = &self.references {
             add(&relocation.directory().to_string_lossy());
         }
         for path in paths {
@@ -213,20 +217,11 @@ impl StoreLayers {
     /// Takes what there is of the previous image's layers; where `known` does not hold, it is as if
     /// there were none.
     pub fn take(layers_dir: &Path, known: bool) -> Result<Self, LayerError> {
-        let error = |reason| LayerError {
-            path: layers_dir.to_path_buf(),
-            reason,
-        };
         let mut previous = BTreeMap::new();
-        for entry in fs::read_dir(layers_dir).map_err(error)? {
-            let name = entry.map_err(error)?.file_name();
-            let name = name.to_string_lossy();
-            let Some(name) = name.strip_suffix(".toml").filter(|name| is_layer(name)) else {
-                continue;
-            };
-            let metadata = LaunchLayer::new(layers_dir, name).take()?;
+        for name in names(layers_dir)? {
+            let metadata = LaunchLayer::new(layers_dir, &name).take()?;
             if let Some(metadata) = metadata.filter(|_| known) {
-                previous.insert(name.to_string(), metadata);
+                previous.insert(name, metadata);
             }
         }
         Ok(Self {
@@ -261,46 +256,62 @@ impl StoreLayers {
 
     /// What an earlier build verified of store paths.
     #[must_use]
-    pub fn facts(&self) -> BTreeMap<StorePath, PathInfo> {
+    pub fn verified(&self) -> BTreeMap<StorePath, PathInfo> {
         let lines = self.previous.values().flat_map(|metadata| &metadata.paths);
         kept::read_lines(lines.map(String::as_str))
     }
 
-    /// What an earlier build found in the files of `closure` that stands against a relocation.
+    /// What an earlier build found in the files of `closure` that prevents a relocation.
     #[must_use]
-    pub fn obstacles(&self, closure: &Closure) -> Vec<Obstacle> {
+    pub fn blockers(&self, closure: &Closure) -> Vec<Blocker> {
         let names: BTreeSet<String> = closure.paths.keys().map(StorePath::to_basename).collect();
-        let found = self.previous.values().filter_map(Metadata::survey);
+        let found = self
+            .previous
+            .values()
+            .filter_map(Metadata::relocation_report);
         found
-            .flat_map(|survey| survey.obstacles)
-            .filter(|obstacle| {
-                let name = obstacle.file.split('/').next().unwrap_or_default();
+            .flat_map(|report| report.blockers)
+            .filter(|blocker| {
+                let name = blocker.file.split('/').next().unwrap_or_default();
                 names.contains(name)
             })
             .collect()
     }
 
     /// The layers of `plan` that the previous image has as they are to be.
+    ///
+    /// A layer whose references are rewritten is not, if it refers to a path that came into the closure
+    /// later, and that no narinfo declares: its key does not tell.
     #[must_use]
     pub fn reusable(&self, plan: &Plan) -> BTreeSet<String> {
+        let all = plan.closure.paths.keys().filter_map(hash_part);
+        let all: BTreeSet<HashPart> = all.collect();
+        let is_in_closure = |hash: &String| {
+            let hash = hash.as_bytes().first_chunk();
+            hash.is_none_or(|hash| all.contains(hash))
+        };
+        let is_rewritten = matches!(plan.references, References::Rewrite(_));
         let layers = plan.placement.layers.iter();
         layers
             .filter(|(name, paths)| {
                 let previous = self.previous.get(*name);
-                previous.is_some_and(|previous| previous.key == plan.key(paths))
+                previous.is_some_and(|previous| {
+                    previous.key == plan.key(paths)
+                        && !(is_rewritten && previous.foreign.iter().any(is_in_closure))
+                })
             })
             .map(|(name, _)| name.clone())
             .collect()
     }
 
     /// Downloads what is in no layer of `kept`, and declares nothing yet. Where the download has begun
-    /// early, `kept` must be empty.
+    /// already, `kept` must be empty.
     pub fn fill(
         &self,
         plan: &Plan,
         kept: &BTreeSet<String>,
         source: Source,
-    ) -> Result<Filled, FillError> {
+    ) -> Result<FilledStores, FillError> {
         let names = || plan.placement.layers.keys();
         for name in names().filter(|name| kept.contains(*name)) {
             // An earlier attempt in another form may have filled it.
@@ -310,8 +321,8 @@ impl StoreLayers {
             .filter(|name| !kept.contains(*name))
             .cloned()
             .collect();
-        let mut found = match source.early {
-            Some(early) => self.finish(plan, early)?,
+        let mut found = match source.prefetch {
+            Some(prefetch) => self.finish(plan, prefetch)?,
             None => self.fetch(plan, &fresh, source.caches)?,
         };
         let mut files: BTreeMap<&StorePath, Vec<String>> = BTreeMap::new();
@@ -345,10 +356,10 @@ impl StoreLayers {
             };
             layers.insert(name.clone(), metadata);
         }
-        Ok(Filled::new(plan, layers, fresh))
+        Ok(FilledStores::new(plan, layers, fresh))
     }
 
-    /// Downloads what is in the layers called `names`, and answers what was found in each path.
+    /// Downloads what is in the layers called `names`. Returns what was found in each path.
     fn fetch(
         &self,
         plan: &Plan,
@@ -365,34 +376,36 @@ impl StoreLayers {
         let all = plan.closure.paths.iter();
         let wanted = all
             .filter(|(path, _)| is_wanted(path))
-            .map(|(path, info)| Wanted {
+            .map(|(path, info)| QueuedPath {
                 path: path.clone(),
                 info: info.clone(),
                 place: plan.place(path),
             });
-        found(fetch_each(&Queue::of(wanted), caches, &plan.sought()))
+        found(fetch_each(&Queue::of(wanted), caches, &plan.scan_for()))
     }
 
     /// Waits for a download that has begun, of all that the layers are to hold.
-    fn finish(&self, plan: &Plan, early: Early) -> Result<Found, FillError> {
+    fn finish(&self, plan: &Plan, prefetch: Prefetch) -> Result<Found, FillError> {
         for name in plan.placement.layers.keys() {
             self.layer(name).create().map_err(FillError::Layer)?;
         }
-        found(early.finish(|path| plan.place(path)))
+        found(prefetch.finish(|path| plan.place(path)))
     }
 
     /// Declares the layers, so that they are in the image.
-    pub fn write(&self, filled: &Filled) -> Result<(), LayerError> {
+    pub fn write(&self, filled: &FilledStores) -> Result<(), LayerError> {
         for (name, metadata) in &filled.layers {
             self.layer(name).write(metadata)?;
         }
         Ok(())
     }
 
-    /// Removes the layers of `plan`, so that nothing half-made is left.
-    pub fn remove(&self, plan: &Plan) -> Result<(), LayerError> {
-        let mut names = plan.placement.layers.keys();
-        names.try_for_each(|name| self.layer(name).remove())
+    /// Removes every layer with store paths, so that nothing half-made is left.
+    pub fn remove(&self) -> Result<(), LayerError> {
+        for name in names(&self.layers_dir)? {
+            self.layer(&name).remove()?;
+        }
+        Ok(())
     }
 
     fn layer(&self, name: &str) -> LaunchLayer {
@@ -400,34 +413,56 @@ impl StoreLayers {
     }
 }
 
-/// Where each path came from in the end, and what was found in it.
-type Found = BTreeMap<StorePath, (PathInfo, Survey)>;
+/// The names of the layers with store paths in `layers_dir`, declared or not.
+fn names(layers_dir: &Path) -> Result<BTreeSet<String>, LayerError> {
+    let error = |reason| LayerError {
+        path: layers_dir.to_path_buf(),
+        reason,
+    };
+    let mut names = BTreeSet::new();
+    for entry in fs::read_dir(layers_dir).map_err(error)? {
+        let name = entry.map_err(error)?.file_name();
+        let name = name.to_string_lossy();
+        let name = name.strip_suffix(".toml").unwrap_or(&name);
+        if is_layer(name) {
+            names.insert(name.to_string());
+        }
+    }
+    Ok(names)
+}
 
-fn found(fetched: Result<Vec<(Wanted, Survey)>, FetchError>) -> Result<Found, FillError> {
+/// Where each path came from in the end, and what was found in it.
+type Found = BTreeMap<StorePath, (PathInfo, RelocationReport)>;
+
+fn found(
+    fetched: Result<Vec<(QueuedPath, RelocationReport)>, FetchError>,
+) -> Result<Found, FillError> {
     let fetched = fetched.map_err(|error| FillError::Fetch(Box::new(error)))?;
     let found = fetched.into_iter();
     Ok(found
-        .map(|(wanted, survey)| (wanted.path, (wanted.info, survey)))
+        .map(|(queued, report)| (queued.path, (queued.info, report)))
         .collect())
 }
 
-impl Filled {
+impl FilledStores {
     fn new(plan: &Plan, layers: BTreeMap<String, Metadata>, fresh: BTreeSet<String>) -> Self {
-        let mut survey = Some(Survey::default());
+        let mut report = Some(RelocationReport::default());
         let mut files: BTreeMap<&str, Vec<String>> = BTreeMap::new();
         for metadata in layers.values() {
-            survey = survey.zip(metadata.survey()).map(|(mut all, found)| {
-                all.add(found);
-                all
-            });
+            report = report
+                .zip(metadata.relocation_report())
+                .map(|(mut all, found)| {
+                    all.add(found);
+                    all
+                });
             for line in &metadata.files {
                 if let Some((base_name, file)) = line.split_once(' ') {
                     files.entry(base_name).or_default().push(file.to_string());
                 }
             }
         }
-        if let Some(survey) = &mut survey {
-            survey.obstacles.sort();
+        if let Some(report) = &mut report {
+            report.blockers.sort();
         }
         let seen = plan.closure.paths.keys().map(|path| Seen {
             path: plan.seen_at(path),
@@ -436,14 +471,16 @@ impl Filled {
                 .unwrap_or_default(),
         });
         let seen = seen.collect();
-        let leaving = layers.values().flat_map(|metadata| &metadata.leaving);
-        let leaving = leaving.cloned().collect();
+        let escaping = layers
+            .values()
+            .flat_map(|metadata| &metadata.with_escaping_links);
+        let with_escaping_links = escaping.cloned().collect();
         Self {
             layers,
             fresh,
-            survey,
+            report,
             seen,
-            leaving,
+            with_escaping_links,
         }
     }
 
@@ -466,7 +503,7 @@ impl Metadata {
             key: plan.key(paths),
             ..Self::default()
         };
-        let mut survey = Survey::default();
+        let mut report = RelocationReport::default();
         for path in paths {
             let base_name = path.to_basename();
             let Some((info, one)) = found.remove(path) else {
@@ -477,37 +514,47 @@ impl Metadata {
             names.extend(programs.remove(path).unwrap_or_default());
             let lines = names.into_iter().map(|file| format!("{base_name} {file}"));
             metadata.files.extend(lines);
-            if one.leaves {
-                metadata.leaving.push(base_name);
+            if one.has_escaping_links {
+                metadata.with_escaping_links.push(base_name);
             }
-            survey.add(one);
+            report.add(one);
         }
-        survey.obstacles.sort();
-        let obstacles = survey.obstacles.iter();
-        metadata.rewritten = (plan.references != Looking::Not).then(|| Rewritten {
-            files: survey.files.to_string(),
-            references: survey.references.to_string(),
-            obstacles: obstacles
-                .map(|obstacle| format!("{}\t{}", obstacle.file, log::against(&obstacle.reason)))
+        report.blockers.sort();
+        let foreign = report.foreign.iter();
+        metadata.foreign = foreign
+            .map(|hash| String::from_utf8_lossy(hash).into_owned())
+            .collect();
+        metadata.report = (plan.references != References::Ignore).then(|| Report {
+            files: report.files.to_string(),
+            references: report.references.to_string(),
+            formats: report
+                .formats
+                .iter()
+                .map(|(format, count)| format!("{count} {format}"))
                 .collect(),
+            blockers: report.blockers.iter().map(Blocker::to_line).collect(),
         });
         metadata
     }
 
-    fn survey(&self) -> Option<Survey> {
-        let rewritten = self.rewritten.as_ref()?;
-        let obstacles = rewritten.obstacles.iter().filter_map(|line| {
-            let (file, words) = line.split_once('\t')?;
-            Some(Obstacle {
-                file: file.to_string(),
-                reason: Reason::Told(words.to_string()),
-            })
-        });
-        Some(Survey {
-            files: rewritten.files.parse().unwrap_or_default(),
-            references: rewritten.references.parse().unwrap_or_default(),
-            obstacles: obstacles.collect(),
-            leaves: !self.leaving.is_empty(),
+    fn relocation_report(&self) -> Option<RelocationReport> {
+        let report = self.report.as_ref()?;
+        let blockers = report.blockers.iter();
+        let formats = report
+            .formats
+            .iter()
+            .filter_map(|line| line.split_once(' '));
+        Some(RelocationReport {
+            files: report.files.parse().unwrap_or_default(),
+            references: report.references.parse().unwrap_or_default(),
+            formats: formats
+                .filter_map(|(count, format)| Some((format.to_string(), count.parse().ok()?)))
+                .collect(),
+            blockers: blockers
+                .filter_map(|line| Blocker::from_line(line))
+                .collect(),
+            has_escaping_links: !self.with_escaping_links.is_empty(),
+            ..RelocationReport::default()
         })
     }
 }
@@ -542,15 +589,16 @@ mod tests {
     fn a_kept_layer_is_absent_whatever_an_earlier_attempt_has_put_there() {
         let layers = tempfile::tempdir().unwrap();
         let closure = closure();
-        let plan = Plan::new(&closure, layers.path(), Looking::Only);
+        let plan = Plan::new(&closure, layers.path(), References::Count);
         let name = plan.placement.layers.keys().next().unwrap().clone();
         let metadata = Metadata {
             key: plan.key(&plan.placement.layers[&name]),
             files: vec!["xbgcfhaawi9iz9s99k58sqy8azc2a1w3-myapp bin/myapp".into()],
-            rewritten: Some(Rewritten {
+            report: Some(Report {
                 files: "1".into(),
                 references: "2".into(),
-                obstacles: Vec::new(),
+                formats: vec!["1 ELF".into()],
+                blockers: Vec::new(),
             }),
             ..Metadata::default()
         };
@@ -575,18 +623,44 @@ mod tests {
         let caches = Caches::open(&[], trust, &Http::new(), &hydra::sign_in);
         let source = Source {
             caches: &caches,
-            early: None,
+            prefetch: None,
         };
         let filled = stores.fill(&plan, &kept, source).unwrap();
-        let survey = filled.survey.clone().unwrap();
-        assert_eq!((survey.files, survey.references), (1, 2));
+        let report = filled.report.clone().unwrap();
+        assert_eq!((report.files, report.references), (1, 2));
+        assert_eq!(report.formats, BTreeMap::from([("ELF".to_string(), 1)]));
         assert_eq!(filled.seen[0].files, ["bin/myapp"]);
         assert!(!layers.path().join(&name).exists());
         stores.write(&filled).unwrap();
         assert!(layers.path().join(format!("{name}.toml")).exists());
 
         let relocation = Relocation::new(Path::new("/layers/nix_hydra/closure")).unwrap();
-        let moved = Plan::new(&closure, layers.path(), Looking::Moving(relocation));
+        let moved = Plan::new(&closure, layers.path(), References::Rewrite(relocation));
         assert_eq!(stores.reusable(&moved), BTreeSet::new());
+    }
+
+    #[test]
+    fn a_relocated_layer_is_not_kept_once_an_undeclared_reference_leads_into_the_closure() {
+        let layers = tempfile::tempdir().unwrap();
+        let closure = closure();
+        let relocation = Relocation::new(Path::new("/layers/nix_hydra/closure")).unwrap();
+        let plan = Plan::new(&closure, layers.path(), References::Rewrite(relocation));
+        let name = plan.placement.layers.keys().next().unwrap().clone();
+        for (foreign, is_kept) in [
+            ("0jn93wz4pk00k76grv8ing8js0yz8cpd", true),
+            ("xbgcfhaawi9iz9s99k58sqy8azc2a1w3", false),
+            ("", false),
+        ] {
+            let metadata = Metadata {
+                key: plan.key(&plan.placement.layers[&name]),
+                foreign: vec![foreign.into()],
+                ..Metadata::default()
+            };
+            LaunchLayer::new(layers.path(), &name)
+                .write(&metadata)
+                .unwrap();
+            let stores = StoreLayers::take(layers.path(), true).unwrap();
+            assert_eq!(stores.reusable(&plan).contains(&name), is_kept, "{foreign}");
+        }
     }
 }

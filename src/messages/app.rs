@@ -5,10 +5,22 @@ use super::tools::nix;
 use crate::launch::NoProcess;
 use crate::launch::hook::HookError;
 use crate::launch::procfile::{LineError, ProcfileError};
-use crate::resolve::expression::ExpressionError;
+use crate::resolve::expression::{ExpressionError, FailedDownload, MissingAttribute};
 use crate::resolve::source::SourceError;
 use indoc::formatdoc;
 use std::fmt::Write as _;
+
+/// How many store paths are named that were looked for before a download.
+const PATHS_SHOWN: usize = 3;
+
+/// Programs that no app is.
+const SHELLS: [&str; 9] = [
+    "ash", "bash", "busybox", "csh", "dash", "fish", "ksh", "sh", "zsh",
+];
+
+/// How many missing attributes are described, and how many of what there is; the rest are counted.
+const ATTRIBUTES_SHOWN: usize = 5;
+const NAMES_SHOWN: usize = 30;
 
 /// How many programs are listed; the rest are counted.
 const PROGRAMS_SHOWN: usize = 20;
@@ -68,14 +80,23 @@ pub(super) fn expression(error: &ExpressionError) -> Message {
         ExpressionError::Answer(reason) => {
             internal("Nix printed a result that cannot be read", reason)
         }
-        ExpressionError::MustBuild(derivation) => Message::new(
-            "Something must be built to evaluate the expression",
+        ExpressionError::MustBuild {
+            derivation,
+            outputs,
+        } => Message::new(
+            "To evaluate the expression, something must be built that no binary cache has",
             formatdoc! {"
-                {derivation}
+                The expression reads what this derivation makes (import from derivation):
 
-                could not be built. The expression imports its output (import from derivation), and no binary
-                cache has it.
-            "},
+                    {derivation}
+
+                No binary cache has its output:
+
+                    {outputs}
+
+                Have Hydra build that as a job of its own, so that its binary cache keeps it. Or set
+                NIX_ON_MISS=build, and it is built here, during each build.
+            ", outputs = outputs.join("\n    ")},
         ),
         ExpressionError::Unpinned(name) => Message::new(
             "The expression uses a nixpkgs that is not pinned",
@@ -128,6 +149,17 @@ pub(super) fn expression(error: &ExpressionError) -> Message {
                 Run `nix flake lock`, and commit `flake.lock`.
             "},
         ),
+        ExpressionError::Missing(missing) => missing_attributes(missing),
+        ExpressionError::Download(failed) => download(failed),
+        ExpressionError::ContentAddressed => Message::new(
+            "The expression is a content-addressed derivation",
+            formatdoc! {"
+                Its store path is known once it is built, so no binary cache can be asked for it before.
+
+                Set NIX_STORE_PATH to the path that was built, or leave `__contentAddressed` out.
+            "},
+        ),
+        ExpressionError::NoGit(said) => no_git(said),
     }
 }
 
@@ -137,6 +169,78 @@ pub(super) fn what(attribute: Option<&str>) -> String {
         Some(attribute) => format!("attribute `{attribute}` of the expression"),
         None => "expression".to_string(),
     }
+}
+
+fn no_git(said: &str) -> Message {
+    Message::new(
+        "Something is fetched by git, and the builder has no git",
+        formatdoc! {"
+            {said}
+
+            No binary cache has it, so Nix would fetch it with `git`, which is not on PATH here. Use a
+            builder that has git, or an input that is fetched as an archive, such as
+            `github:OWNER/REPOSITORY`; or have Hydra keep the input in its binary cache.
+        "},
+    )
+}
+
+fn download(failed: &FailedDownload) -> Message {
+    let FailedDownload { url, why, said, .. } = failed;
+    let mut body = format!("{url} could not be downloaded: {why}.\n\n");
+    if !failed.asked.is_empty() {
+        body.push_str("Before, no binary cache had what was asked for:\n\n");
+        for path in failed.asked.iter().take(PATHS_SHOWN) {
+            let _ = writeln!(body, "    {path}");
+        }
+        body.push('\n');
+    }
+    for path in &failed.other_names {
+        let _ = writeln!(
+            body,
+            "A binary cache has {path}, whose hash the app names. If that is what is fetched, let the \
+             fetcher name it `{}`, which is the default.\n",
+            path.name()
+        );
+    }
+    let _ = writeln!(body, "Nix said:\n\n{said}\n");
+    body.push_str(
+        "See to it that the URL can be reached from here, with a private server's password in a netrc file \
+         (NIX_NETRC_FILE) or a token (NIX_ACCESS_TOKENS); or have Hydra keep the source in its binary cache.",
+    );
+    Message::new("A source cannot be downloaded", body)
+}
+
+fn missing_attributes(missing: &[MissingAttribute]) -> Message {
+    let header = match missing {
+        [one] => format!("The expression has no attribute `{}`", one.attribute),
+        more => format!("The expression lacks {} of the attributes", more.len()),
+    };
+    let mut body = String::new();
+    for one in missing.iter().take(ATTRIBUTES_SHOWN) {
+        let place = match one.at.as_slice() {
+            [] => String::new(),
+            at => format!(" in `{}`", at.join(".")),
+        };
+        let names = one.names.iter().take(NAMES_SHOWN).map(String::as_str);
+        let mut there = names.collect::<Vec<_>>().join(", ");
+        if one.names.len() > NAMES_SHOWN {
+            let _ = write!(there, " and {} more", one.names.len() - NAMES_SHOWN);
+        }
+        let there = match one.names.as_slice() {
+            [] => "there is nothing to take it from".to_string(),
+            _ => format!("there are: {there}"),
+        };
+        let (attribute, name) = (&one.attribute, &one.name);
+        let _ = writeln!(body, "`{attribute}`: `{name}` is missing{place}; {there}\n");
+    }
+    if missing.len() > ATTRIBUTES_SHOWN {
+        let _ = writeln!(body, "… and {} more.\n", missing.len() - ATTRIBUTES_SHOWN);
+    }
+    body.push_str(
+        "NIX_ATTRIBUTES takes attributes as Nix writes them; a name with a dot in it stands in \
+         quotation marks.",
+    );
+    Message::new(header, body)
 }
 
 pub(super) fn not_a_derivation(
@@ -214,10 +318,12 @@ pub(super) fn no_process(
             "`meta.mainProgram` is `{main}`, but the deployed package has no such program in `bin`:\n\n{names}"
         ),
         (None, _) => format!(
-            "The deployed package has more than one program, and no known `meta.mainProgram`:\n\n{names}"
+            "The deployed package has more than one program, none with the package's name, and no known \
+             `meta.mainProgram`:\n\n{names}"
         ),
     };
-    let example = programs.first().map_or("myapp", String::as_str);
+    let is_app = |program: &&String| !SHELLS.contains(&program.as_str());
+    let example = programs.iter().find(is_app).map_or("myapp", String::as_str);
     Message::new(
         "The app has no Procfile, and its program cannot be guessed",
         format!("{why}\nAdd a `Procfile` with a line such as `web: run_proot.sh {example}`."),
@@ -250,6 +356,12 @@ mod tests {
     use std::io;
 
     fn errors() -> Vec<BuildpackError> {
+        let missing = |attribute: &str, at: &[&str], name: &str, count: usize| MissingAttribute {
+            attribute: attribute.into(),
+            at: at.iter().map(ToString::to_string).collect(),
+            name: name.into(),
+            names: (0..count).map(|number| format!("name{number}")).collect(),
+        };
         let not = |attribute: Option<&str>, kind: &str, derivations: &[&str]| {
             ExpressionError::NotADerivation {
                 attribute: attribute.map(str::to_string),
@@ -282,7 +394,23 @@ mod tests {
                 not(Some("jobs"), "set", &["web"]),
                 not(Some("count"), "int", &[]),
                 ExpressionError::NoFlakeLock("nixpkgs".into()),
-                ExpressionError::MustBuild("/nix/store/x-generated.drv".into()),
+                ExpressionError::ContentAddressed,
+                ExpressionError::Download(Box::new(FailedDownload {
+                    url: "https://acme.net/nixpkgs.tar.gz".into(),
+                    why: "Could not resolve host".into(),
+                    asked: vec!["/nix/store/x-nixpkgs".into()],
+                    other_names: vec![
+                        "/nix/store/xbgcfhaawi9iz9s99k58sqy8azc2a1w3-source".parse().unwrap(),
+                    ],
+                    said: "error: unable to download 'https://acme.net/nixpkgs.tar.gz'".into(),
+                })),
+                ExpressionError::NoGit("error: executing 'git': No such file or directory".into()),
+                ExpressionError::Missing(vec![missing("jobs.wbe", &["jobs"], "wbe", 3)]),
+                ExpressionError::Missing(vec![missing("web", &[], "web", 40); 7]),
+                ExpressionError::MustBuild {
+                    derivation: "/nix/store/x-generated.drv".into(),
+                    outputs: vec!["/nix/store/y-generated".into()],
+                },
                 ExpressionError::Unpinned("stdenv".into()),
                 ExpressionError::Fetcher(
                     "`fetchzip` of <nixpkgs>, which is not pinned, cannot be used with `postFetch` here".into(),

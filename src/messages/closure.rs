@@ -7,7 +7,7 @@ use crate::report::budget::OverBudget;
 use binary_cache::{Answer, CacheAnswer, CacheError, Untrusted, Unusable};
 use closure::fetch::{FetchError, FetchFailure};
 use closure::plan::Miss;
-use closure::relocate::relocatability::NotRelocatable;
+use closure::relocate::blocker::NotRelocatable;
 use closure::unpack::UnpackError;
 use http_client::HttpError;
 use nix_derivation::StorePath;
@@ -226,16 +226,16 @@ pub(super) fn relocation(reason: &NotRelocatable) -> Message {
             let [one, other] = &**paths;
             format!("{one} and {other} would both have the same place in the image.")
         }
-        NotRelocatable::Obstacles(obstacles) => {
+        NotRelocatable::Blockers(blockers) => {
             let mut text = String::from(
                 "These files name store paths where they cannot be rewritten, or would not work \
                  once they are:\n\n",
             );
-            for obstacle in obstacles.iter().take(LISTED) {
-                let _ = writeln!(text, "- {}", log::obstacle(obstacle));
+            for blocker in blockers.iter().take(LISTED) {
+                let _ = writeln!(text, "- {}", log::blocker(blocker));
             }
-            if obstacles.len() > LISTED {
-                let _ = writeln!(text, "- and {} more", obstacles.len() - LISTED);
+            if blockers.len() > LISTED {
+                let _ = writeln!(text, "- and {} more", blockers.len() - LISTED);
             }
             text.push_str(
                 "\nIf the app does not use such a file, pass it over: NIX_RELOCATE_IGNORE takes patterns \
@@ -299,7 +299,7 @@ mod tests {
     use crate::layers::closure::ClosureLayerError;
     use crate::layers::launch_layer::LayerError;
     use crate::messages::tests::{full, path, texts};
-    use closure::relocate::relocatability::{Obstacle, Reason};
+    use closure::relocate::blocker::{Blocker, BlockerReason};
     use closure::relocate::relocation::Relocation;
     use nix_derivation::NixHash;
     use std::io;
@@ -391,10 +391,10 @@ mod tests {
             ]
             .map(fetch_error),
         );
-        let obstacles = |count| {
-            (0..count).map(|index| Obstacle {
+        let blockers = |count| {
+            (0..count).map(|index| Blocker {
                 file: format!("xbgcfhaawi9iz9s99k58sqy8azc2a1w3-lib/share/{index}"),
-                reason: Reason::Bare,
+                reason: BlockerReason::Bare,
             })
         };
         for reason in [
@@ -403,8 +403,8 @@ mod tests {
                 Relocation::new(Path::new("/a/very/long/layers/directory/closure")).unwrap_err(),
             ),
             NotRelocatable::SamePlace(Box::new([path("zlib-1.3"), path("zlib-1.2")])),
-            NotRelocatable::Obstacles(obstacles(1).collect()),
-            NotRelocatable::Obstacles(obstacles(22).collect()),
+            NotRelocatable::Blockers(blockers(1).collect()),
+            NotRelocatable::Blockers(blockers(22).collect()),
         ] {
             errors.push(BuildpackError::ClosureLayer(ClosureLayerError::Relocation(
                 reason,

@@ -171,7 +171,8 @@ fn credentials(error: &CredentialsError) -> Message {
             formatdoc! {"
                 {path} holds something that is not a public key.
 
-                It takes public keys, `name:base64`, separated by spaces.
+                It takes public keys, `name:base64`, separated by spaces. If this is a secret key,
+                replace it, since others can read it here.
             ", path = path.display()},
         ),
         CredentialsError::NoUrl(directory) => Message::new(

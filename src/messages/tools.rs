@@ -93,6 +93,15 @@ pub(super) fn nix_archive(error: &ArchiveError) -> Message {
 
 pub(super) fn nix(error: &NixError) -> Message {
     match error {
+        NixError::Serve(error) => Message::new(
+            "Sources cannot be given to Nix",
+            formatdoc! {"
+                Nix reads pinned sources over HTTP from this build, on an address of loopback. That
+                could not be opened: {error}.
+
+                Let the build container have loopback.
+            "},
+        ),
         NixError::Write(path, error) => disk("Failed to set up Nix", path, error),
         NixError::Temporary(error) => temporary(error),
         NixError::Start(program, error) => Message::new(
@@ -242,6 +251,7 @@ mod tests {
                     ("/tmp".into(), io::ErrorKind::PermissionDenied),
                     ("/dev/shm".into(), io::ErrorKind::NotFound),
                 ])),
+                NixError::Serve(io::ErrorKind::PermissionDenied.into()),
                 NixError::Start("/usr/bin/nix-store".into(), io::ErrorKind::NotFound.into()),
                 NixError::Failed("error: the store is odd".into()),
                 NixError::TooOld(semver::Version::new(2, 31, 2)),

@@ -13,13 +13,14 @@ use closure::Closure;
 use nix_derivation::StorePath;
 use nix_hydra_start::changes::Changes;
 use nix_hydra_start::closure as members;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
 /// The `count` largest regular files below `directory`, largest first: bytes, and the path in it.
-pub fn largest_files(directory: &Path, count: usize) -> io::Result<Vec<(u64, PathBuf)>> {
+fn largest_files(directory: &Path, count: usize) -> io::Result<Vec<(u64, PathBuf)>> {
     let mut files = Vec::new();
     let mut directories = vec![directory.to_path_buf()];
     while let Some(next) = directories.pop() {
@@ -33,10 +34,7 @@ pub fn largest_files(directory: &Path, count: usize) -> io::Result<Vec<(u64, Pat
             }
         }
     }
-    files.sort_by(|(one_size, one), (other_size, other)| {
-        other_size.cmp(one_size).then_with(|| one.cmp(other))
-    });
-    files.truncate(count);
+    keep_largest(&mut files, count);
     Ok(files
         .into_iter()
         .map(|(size, path)| {
@@ -44,6 +42,34 @@ pub fn largest_files(directory: &Path, count: usize) -> io::Result<Vec<(u64, Pat
             (size, inside.unwrap_or(path))
         })
         .collect())
+}
+
+/// Keeps the `count` largest of some files, largest first, then by name.
+fn keep_largest(files: &mut Vec<(u64, PathBuf)>, count: usize) {
+    files.sort_by(|(one_size, one), (other_size, other)| {
+        other_size.cmp(one_size).then_with(|| one.cmp(other))
+    });
+    files.truncate(count);
+}
+
+/// Prints the `count` largest files of the `layers` that were downloaded. An error has the directory that
+/// cannot be read.
+pub fn print_largest_files(
+    layers_dir: &Path,
+    layers: &BTreeSet<String>,
+    count: usize,
+) -> Result<(), (PathBuf, io::Error)> {
+    let mut files = Vec::new();
+    for name in layers {
+        let path = layers_dir.join(name);
+        files.extend(largest_files(&path, count).map_err(|error| (path, error))?);
+    }
+    keep_largest(&mut files, count);
+    print::bullet("Largest files of what was downloaded, since NIX_DEBUG is set");
+    for (size, path) in files {
+        log::sub_bullet(format!("{}  {}", bytes(size), path.display()));
+    }
+    Ok(())
 }
 
 /// How many store paths that programs rarely need are named; the rest are counted.
@@ -102,6 +128,14 @@ pub fn print_changes(before: &Closure, after: &Closure) {
     print::bullet("Changes since the previous image");
     let changes = Changes::between(&members(before), &members(after));
     changes.lines().iter().for_each(log::sub_bullet);
+}
+
+/// Prints how many files with references are of which format.
+pub fn print_formats(formats: &BTreeMap<String, usize>) {
+    print::bullet("Files with store paths by their format, since NIX_DEBUG is set");
+    for (format, count) in formats {
+        log::sub_bullet(format!("{count}  {format}"));
+    }
 }
 
 /// Warns of store paths that programs rarely need when they run, and says what pulls them in.

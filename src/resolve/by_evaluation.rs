@@ -6,7 +6,7 @@ use super::pins;
 use super::resolved::{Evaluated, Resolved};
 use super::source::Source;
 use crate::build::Build;
-use crate::config::Expression;
+use crate::config::{Expression, OnMiss};
 use crate::layers::memo::Key;
 use crate::layers::nix_store::NixStoreLayer;
 use crate::layers::proot::{PRootLayerError, program_in};
@@ -16,7 +16,10 @@ use crate::tools::ToolSource;
 use bullet_stream::global::print;
 use hydra::revision::Commit;
 use nix_runner::Nix;
+use nix_runner::supply::Supply;
+use semver::Version;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// How much an evaluation may leave out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,8 +32,17 @@ pub(super) enum Effort {
 
 /// Evaluates an expression with nothing left out that Hydra does, so that its derivations are there.
 pub fn evaluate_fully(build: &Build, expression: &Expression) -> Result<Resolved, ResolveError> {
+    fully(build, expression, None)
+}
+
+/// The same with a Nix that has evaluated before, if there is one, and has what that fetched.
+pub(super) fn fully(
+    build: &Build,
+    expression: &Expression,
+    nix: Option<Nix>,
+) -> Result<Resolved, ResolveError> {
     let source = Source::read(build.app_dir, &build.config.source_name)?;
-    by_evaluation(build, &source, expression, Effort::Full)
+    by_evaluation(build, &source, expression, Effort::Full, nix)
 }
 
 /// Evaluates the app's expression with real Nix, unless an earlier build did so already.
@@ -39,6 +51,7 @@ pub(super) fn by_evaluation(
     source: &Source,
     expression: &Expression,
     effort: Effort,
+    nix: Option<Nix>,
 ) -> Result<Resolved, ResolveError> {
     let system = system(build.arch)?;
     // A thorough evaluation is part of the step that needs it.
@@ -77,14 +90,12 @@ pub(super) fn by_evaluation(
         });
     }
 
-    let mut nix = match on_path {
-        Some((bin, version)) => {
-            log::sub_bullet(format!("Using Nix {version} on PATH"));
-            Nix::new(bin, build.config.substituters())?
-        }
-        None => unpacked_nix(build, &layer, &tool)?,
+    let mut nix = match nix {
+        Some(nix) => nix,
+        None => new_nix(build, &layer, &tool, on_path)?,
     };
     let outcome = evaluate(build, &mut nix, source, expression, system, commit, effort)?;
+    layer.keep_sources(&nix, &source.path)?;
     print_roots(&outcome.roots);
     for entry in &outcome.unusable {
         log::warning(&format!(
@@ -101,8 +112,9 @@ pub(super) fn by_evaluation(
     Ok(Resolved {
         page: None,
         roots: outcome.roots,
-        evaluated: outcome.thorough.then_some(Evaluated {
+        evaluated: Some(Evaluated {
             nix,
+            thorough: outcome.thorough,
             derivations: outcome.derivations,
         }),
     })
@@ -129,17 +141,38 @@ fn tell_unpinned(build: &Build, expression: &Expression, unpinned: &str) {
     }
 }
 
+/// The Nix on PATH, or the pinned one, with the sources that the last evaluation took in its store.
+fn new_nix(
+    build: &Build,
+    layer: &NixStoreLayer,
+    tool: &ToolSource,
+    on_path: Option<(PathBuf, Version)>,
+) -> Result<Nix, ResolveError> {
+    let supply = Arc::new(Supply::new(build.config.substituters())?);
+    std::thread::scope(|scope| {
+        scope.spawn(|| layer.restore_sources(supply.store()));
+        match on_path {
+            Some((bin, version)) => {
+                log::sub_bullet(format!("Using Nix {version} on PATH"));
+                Ok(Nix::new(bin, Arc::clone(&supply))?)
+            }
+            None => unpacked_nix(build, layer, tool, &supply),
+        }
+    })
+}
+
 fn unpacked_nix(
     build: &Build,
     layer: &NixStoreLayer,
     tool: &ToolSource,
+    supply: &Arc<Supply>,
 ) -> Result<Nix, ResolveError> {
     let archive = layer.nix(tool, build.http)?;
     let timer = print::sub_start_timer("Unpacking it");
     let unpacked = Nix::unpacked(
         &|target| archive.unpack(target),
         &|directory| proot(build, directory),
-        build.config.substituters(),
+        Arc::clone(supply),
     );
     timer.done();
     let (nix, needs_engine) = unpacked?;
@@ -169,7 +202,11 @@ fn evaluate(
     timer.done();
     let (outcome, evaluator) = evaluated.map_err(ResolveError::Expression)?;
     let derivation = match outcome {
-        Err(ExpressionError::MustBuild(derivation)) => derivation,
+        Err(ExpressionError::MustBuild { derivation, .. })
+            if build.config.on_miss == OnMiss::Build =>
+        {
+            derivation
+        }
         outcome => return outcome.map_err(ResolveError::Expression),
     };
     log::sub_bullet(format!(

@@ -1,11 +1,14 @@
 //! Evaluates the app's expression inside the store, as Hydra does, to the store paths it stands for.
 
+use super::named_sources::named_sources;
 use super::source::{Source, SourceError};
 use super::{Root, lookups};
 use crate::config::{Config, Expression};
+use http_client::without_credentials;
 use hydra::revision::Commit;
 use nix_derivation::{StoreDir, StorePath};
-use nix_runner::{Evaluation, Nix, NixError};
+use nix_runner::nar_store::hash_part as path_hash;
+use nix_runner::{Evaluation, Flakes, Nix, NixError};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -58,8 +61,12 @@ pub enum ExpressionError {
     #[error("the result of the evaluation cannot be read: {0}")]
     Answer(String),
     /// This derivation must be built before the expression can be evaluated.
-    #[error("{0} must be built before the expression can be evaluated")]
-    MustBuild(String),
+    #[error("{derivation} must be built before the expression can be evaluated")]
+    MustBuild {
+        derivation: String,
+        /// What no binary cache has of it.
+        outputs: Vec<String>,
+    },
     /// The expression takes this from `<nixpkgs>`, which nothing pins.
     #[error("the expression takes {0} from <nixpkgs>, which nothing pins")]
     Unpinned(String),
@@ -75,21 +82,63 @@ pub enum ExpressionError {
         /// The names of the derivations in it, where it is a set of some.
         derivations: Vec<String>,
     },
+    /// These attributes are missing.
+    #[error("{} of the attributes to deploy are missing", .0.len())]
+    Missing(Vec<MissingAttribute>),
     /// The value at this attribute is what `mkShell` makes.
     #[error("the expression gives a shell, not a package")]
     Shell(Option<String>),
+    /// A source could not be downloaded.
+    #[error("{} could not be downloaded: {}", .0.url, .0.why)]
+    Download(Box<FailedDownload>),
+    /// The store path of a content-addressed derivation is not known before it is built.
+    #[error("a content-addressed derivation has no store path before it is built")]
+    ContentAddressed,
+    /// Something is fetched by git, and there is none; what Nix said.
+    #[error("git is missing: {0}")]
+    NoGit(String),
     /// A flake's input of this name is not locked.
     #[error("the input {0} of the flake is not locked")]
     NoFlakeLock(String),
 }
 
+/// A source that no binary cache has, and whose URL does not give it.
+#[derive(Debug)]
+pub struct FailedDownload {
+    /// Without credentials.
+    pub url: String,
+    pub why: String,
+    /// The store paths for which the binary caches were asked, and that none has.
+    pub asked: Vec<String>,
+    /// Sources that a binary cache has, of which the app names the hash, and that Nix did not ask for:
+    /// under another name, that is.
+    pub other_names: Vec<StorePath>,
+    /// What Nix said, whole.
+    pub said: String,
+}
+
+/// An attribute that the expression does not have.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MissingAttribute {
+    /// As it was written.
+    pub attribute: String,
+    /// The names that lead to where it should be, and the one that is missing there.
+    pub at: Vec<String>,
+    pub name: String,
+    /// What there is instead.
+    pub names: Vec<String>,
+}
+
 /// What `roots.nix` answers for one attribute.
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
 struct Evaluated {
     attribute: Option<String>,
     kind: String,
-    derivations: Vec<String>,
+    /// Of the derivations in a set, or of all that is where an attribute is missing.
+    names: Vec<String>,
+    at: Vec<String>,
+    name: String,
     /// The outputs to deploy, best first.
     outputs: Vec<Output>,
     /// The derivation's store path.
@@ -118,6 +167,8 @@ pub struct Evaluator<'a> {
     config: &'a Config,
     system: &'a str,
     commit: Option<Commit>,
+    /// What it will probably fetch.
+    expected: Vec<StorePath>,
 }
 
 impl<'a> Evaluator<'a> {
@@ -129,11 +180,7 @@ impl<'a> Evaluator<'a> {
         config: &'a Config,
         system: &'a str,
     ) -> Result<Self, ExpressionError> {
-        source
-            .write_to(nix.store())
-            .map_err(ExpressionError::Source)?;
-        nix.load_db(&source.registration())
-            .map_err(ExpressionError::Nix)?;
+        source.add_to(nix.store())?;
         Self::write_nixpkgs(nix, "")?;
         Ok(Self {
             source,
@@ -141,6 +188,7 @@ impl<'a> Evaluator<'a> {
             config,
             system,
             commit: None,
+            expected: named_sources(source),
         })
     }
 
@@ -180,7 +228,7 @@ impl<'a> Evaluator<'a> {
             offline: false,
         };
         let mut answer = self.run(nix, mode)?;
-        if mode.read_only && !answer.status.success() {
+        if mode.read_only && !answer.status.success() && !self.is_final(&answer.stderr) {
             mode.read_only = false;
             answer = self.run(nix, mode)?;
         }
@@ -197,7 +245,14 @@ impl<'a> Evaluator<'a> {
             unpinned: None,
             unusable: lookups::unusable(&answer.stderr, self.config),
         };
-        for value in evaluated {
+        let (missing, found): (Vec<_>, Vec<_>) = evaluated
+            .into_iter()
+            .partition(|value| value.kind == "missing");
+        if !missing.is_empty() {
+            let missing = missing.into_iter().map(Evaluated::into_missing);
+            return Err(ExpressionError::Missing(missing.collect()));
+        }
+        for value in found {
             value.add_to(&mut outcome)?;
         }
         // What was fetched by a URL and a hash is in the store now, and not fetched again.
@@ -214,10 +269,17 @@ impl<'a> Evaluator<'a> {
         Ok(outcome)
     }
 
+    /// Whether another evaluation would fail in the same way: it would wait for the same URL.
+    fn is_final(&self, stderr: &[u8]) -> bool {
+        let hides_flakes = !self.expression.is_flake() && self.source.has("flake.lock");
+        !hides_flakes && failed_download(&String::from_utf8_lossy(stderr)).is_some()
+    }
+
     fn run(&self, nix: &Nix, mode: Mode) -> Result<std::process::Output, ExpressionError> {
         let mut attributes = self.expression.attributes.clone();
         // The target leads PATH, so it comes first.
-        attributes.sort_by_key(|attribute| Some(attribute) != self.expression.target.as_ref());
+        attributes
+            .sort_by_key(|attribute| Some(&attribute.text) != self.expression.target.as_ref());
         nix.evaluate(&Evaluation {
             function: ROOTS_NIX,
             arguments: BTreeMap::from([
@@ -229,10 +291,20 @@ impl<'a> Evaluator<'a> {
             ]),
             source: &self.source.path,
             nix_path: lookups::nix_path(self.config, &nixpkgs_directory(nix)),
-            lookups: &self.config.lookups,
+            lookups: &lookups::for_command_line(self.config),
             pure: self.expression.is_flake(),
             read_only: mode.read_only,
             offline: mode.offline,
+            // What fails without flakes is evaluated again with all of Nix.
+            flakes: if mode.read_only
+                && !self.expression.is_flake()
+                && self.source.has("flake.lock")
+            {
+                Flakes::Hidden
+            } else {
+                Flakes::Shown
+            },
+            expected: &self.expected,
         })
         .map_err(ExpressionError::Nix)
     }
@@ -242,7 +314,19 @@ impl<'a> Evaluator<'a> {
         let said = nix.trimmed_error(stderr);
         let last = last_error(&said);
         if let Some(derivation) = cannot_build(&said) {
-            return Ok(ExpressionError::MustBuild(derivation));
+            return Ok(ExpressionError::MustBuild {
+                outputs: output_paths(&said),
+                derivation,
+            });
+        }
+        if said.contains("'ca-derivations'") {
+            return Ok(ExpressionError::ContentAddressed);
+        }
+        if let Some((url, why)) = failed_download(&said) {
+            return Ok(self.download(nix, &url, &why, said));
+        }
+        if is_by_git(&said) && !has_git() {
+            return Ok(ExpressionError::NoGit(said));
         }
         // First, since whatever else is missing may be missed for their sake.
         let unusable = lookups::unusable(stderr, self.config);
@@ -274,6 +358,32 @@ impl<'a> Evaluator<'a> {
         Ok(ExpressionError::Evaluation(said))
     }
 
+    fn download(&self, nix: &Nix, url: &str, why: &str, said: String) -> ExpressionError {
+        let taken = nix.taken();
+        let (mut asked, mut other_names) = (Vec::new(), Vec::new());
+        nix.supply().missing(&mut |hash_part, _| {
+            let known = self
+                .expected
+                .iter()
+                .find(|path| hash_part == path_hash(path));
+            let unknown = || format!("/nix/store/{hash_part}-…");
+            asked.push(known.map_or_else(unknown, StorePath::to_absolute_path));
+        });
+        for path in &self.expected {
+            let is_taken = taken.iter().any(|(other, _)| other == path);
+            if !is_taken && nix.store().has(&path_hash(path)) {
+                other_names.push(path.clone());
+            }
+        }
+        ExpressionError::Download(Box::new(FailedDownload {
+            url: without_credentials(url),
+            why: why.to_string(),
+            asked,
+            other_names,
+            said,
+        }))
+    }
+
     /// Writes the `<nixpkgs>` that stands in, which tells when `missing` is taken from it.
     fn write_nixpkgs(nix: &Nix, missing: &str) -> Result<(), ExpressionError> {
         let directory = nixpkgs_directory(nix);
@@ -293,10 +403,10 @@ fn nixpkgs_directory(nix: &Nix) -> std::path::PathBuf {
     nix.scratch().join("nixpkgs")
 }
 
-/// The error itself, at the end of a trace: one line.
+/// The first line of an error.
 fn last_error(said: &str) -> &str {
-    let start = said.rfind("error: ").map_or(0, |at| at + "error: ".len());
-    said[start..].lines().next().unwrap_or_default().trim()
+    let error = said.strip_prefix("error: ").unwrap_or(said);
+    error.lines().next().unwrap_or_default().trim()
 }
 
 /// The name in `attribute 'stdenv' missing` or `undefined variable 'stdenv'`.
@@ -331,6 +441,32 @@ fn cannot_build(said: &str) -> Option<String> {
         .map(str::to_string)
 }
 
+/// The URL and the reason in `unable to download 'https://…': Could not resolve host`.
+fn failed_download(said: &str) -> Option<(String, String)> {
+    let (_, rest) = said.split_once("unable to download '")?;
+    let (url, why) = rest.split_once("': ")?;
+    let why = why.lines().next().unwrap_or_default();
+    Some((url.to_string(), why.trim_end_matches('.').to_string()))
+}
+
+/// Whether Nix was fetching something by git.
+fn is_by_git(said: &str) -> bool {
+    said.contains("executing 'git'") || said.contains("Git repository") || said.contains("'git+")
+}
+
+fn has_git() -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|directory| directory.join("git").exists())
+}
+
+/// The paths below `Output paths:`, of a derivation that cannot be built.
+fn output_paths(said: &str) -> Vec<String> {
+    let (_, after) = said.split_once("Output paths:").unwrap_or_default();
+    let lines = after.lines().skip(1).map(str::trim);
+    let paths = lines.take_while(|line| line.starts_with("/nix/store/"));
+    paths.map(str::to_string).collect()
+}
+
 /// The derivations of lines such as `building '/nix/store/….drv'...`.
 fn built(stderr: &[u8]) -> Vec<String> {
     String::from_utf8_lossy(stderr)
@@ -347,6 +483,15 @@ fn has_extension(path: &str) -> bool {
 }
 
 impl Evaluated {
+    fn into_missing(self) -> MissingAttribute {
+        MissingAttribute {
+            attribute: self.attribute.unwrap_or_default(),
+            at: self.at,
+            name: self.name,
+            names: self.names,
+        }
+    }
+
     fn add_to(self, outcome: &mut Outcome) -> Result<(), ExpressionError> {
         match self.kind.as_str() {
             "derivation" => {}
@@ -355,7 +500,7 @@ impl Evaluated {
                 return Err(ExpressionError::NotADerivation {
                     attribute: self.attribute,
                     kind: self.kind,
-                    derivations: self.derivations,
+                    derivations: self.names,
                 });
             }
         }
@@ -393,14 +538,24 @@ mod tests {
     }
 
     #[test]
+    fn a_failed_download_is_read_from_nix_s_words() {
+        let said = "error: unable to download 'https://x.org/a.tar.gz': Could not resolve host (6)\n\n … x";
+        let (url, why) = failed_download(said).unwrap();
+        assert_eq!(url, "https://x.org/a.tar.gz");
+        assert_eq!(why, "Could not resolve host (6)");
+        assert_eq!(failed_download("error: no"), None);
+    }
+
+    #[test]
     fn the_derivation_that_must_be_built_is_named() {
-        let said = "error:\n       … while x\n\n       error: Cannot build '/nix/store/0000-g.drv'.\n       \
-                    Reason: local builds are disabled (max-jobs = 0)";
+        let said = "error: Cannot build '/nix/store/0000-g.drv'.\nReason: required system or feature not \
+                    available (max-jobs = 0)\nOutput paths:\n  /nix/store/1111-g\n\n       … while x";
         assert_eq!(cannot_build(said).as_deref(), Some("/nix/store/0000-g.drv"));
         assert_eq!(
             cannot_build("error: Cannot build '/nix/store/0000-g.drv'."),
             None
         );
+        assert_eq!(output_paths(said), ["/nix/store/1111-g"]);
         assert_eq!(last_error(said), "Cannot build '/nix/store/0000-g.drv'.");
     }
 }

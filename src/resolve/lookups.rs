@@ -4,6 +4,7 @@
 use crate::config::Config;
 use http_client::without_credentials;
 use std::path::Path;
+use url::Url;
 
 /// How Nix's warning about an entry begins that it goes on without.
 pub(crate) const WARNING: &str = "warning: Nix search path entry '";
@@ -14,6 +15,26 @@ pub fn nix_path(config: &Config, stand_in: &Path) -> String {
     let own = config.nix_path.iter().cloned();
     let stand_in = has_stand_in(config).then(|| format!("nixpkgs={}", stand_in.display()));
     own.chain(stand_in).collect::<Vec<_>>().join(":")
+}
+
+/// The jobset's inputs without the credentials in their URLs, which Nix has in its netrc file.
+pub(super) fn for_command_line(config: &Config) -> Vec<String> {
+    let lookups = config.lookups.iter().map(|lookup| {
+        let (name, url) = lookup.split_once('=')?;
+        let mut url = Url::parse(url).ok()?;
+        // A name alone is no secret, and SSH needs it.
+        if url.password().is_some() || !url.scheme().contains("ssh") {
+            url.set_username("")
+                .and_then(|()| url.set_password(None))
+                .ok()?;
+        }
+        Some(format!("{name}={url}"))
+    });
+    let own = config.lookups.iter().cloned();
+    lookups
+        .zip(own)
+        .map(|(without, own)| without.unwrap_or(own))
+        .collect()
 }
 
 /// Whether nothing that the user named has a `<nixpkgs>`. Else the stand-in would take the place of one
@@ -73,4 +94,37 @@ fn entry_of(value: &str, config: &Config) -> Option<String> {
     // A query may hold a token.
     let shown = without_credentials(value.split('?').next().unwrap_or_default());
     Some(name.map_or(shown.clone(), |name| format!("{name}={shown}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn credentials_of_a_jobset_s_inputs_are_not_on_nix_s_command_line() {
+        let app = tempfile::tempdir().unwrap();
+        std::fs::write(app.path().join("default.nix"), "").unwrap();
+        let mut config = Config::read(|_| None, app.path()).unwrap();
+        config.lookups = [
+            "library=git+https://user:pa%20ss@git.example.org/x?rev=1",
+            "other=git+ssh://git@git.example.org/y",
+            "plain=https://example.org/z.tar.gz",
+        ]
+        .map(str::to_string)
+        .into();
+        assert_eq!(
+            for_command_line(&config),
+            [
+                "library=git+https://git.example.org/x?rev=1",
+                "other=git+ssh://git@git.example.org/y",
+                "plain=https://example.org/z.tar.gz",
+            ]
+        );
+        let netrc = app.path().join("netrc");
+        config.substituters().write_netrc(&netrc).unwrap();
+        assert_eq!(
+            std::fs::read_to_string(netrc).unwrap(),
+            "machine \"git.example.org\" login \"user\" password \"pa ss\"\n"
+        );
+    }
 }

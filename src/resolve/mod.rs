@@ -6,6 +6,7 @@ pub mod checkout;
 mod error;
 pub mod expression;
 pub mod lookups;
+mod named_sources;
 pub(crate) mod pins;
 mod realise;
 mod resolved;
@@ -17,7 +18,7 @@ pub use self::error::ResolveError;
 pub use self::realise::realise;
 pub use self::resolved::Resolved;
 
-use self::by_evaluation::{Effort, by_evaluation};
+use self::by_evaluation::{Effort, by_evaluation, fully};
 use self::by_hydra::by_hydra;
 use self::realise::is_built;
 use self::source::{Source, SourceError};
@@ -65,7 +66,7 @@ pub fn resolve(build: &Build, hydra: Option<&mut Hydra>) -> Result<Resolved, Res
             for warning in checkout::warnings(&source, expression.is_flake()) {
                 log::warning(&warning);
             }
-            by_evaluation(build, &source, expression, Effort::Least)
+            by_evaluation(build, &source, expression, Effort::Least, None)
         }
     }
 }
@@ -104,12 +105,13 @@ pub fn resolve_fully(
         // Neither another evaluation nor a comparison would tell more.
         None => return Ok(()),
     };
-    if resolved.evaluated.is_none() {
+    if resolved.store().is_none() {
         print::bullet("Miss");
         log::sub_bullet(format!(
             "No binary cache has {missing}: evaluating again, with every detail"
         ));
-        *resolved = evaluate_fully(build, expression)?;
+        let nix = resolved.evaluated.take().map(|evaluated| evaluated.nix);
+        *resolved = fully(build, expression, nix)?;
     }
     Ok(())
 }

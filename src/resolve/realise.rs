@@ -44,7 +44,13 @@ pub fn realise(
         ));
         Ok(None)
     };
-    let Some(Evaluated { nix, derivations }) = &mut resolved.evaluated else {
+    let Some(Evaluated {
+        nix, derivations, ..
+    }) = resolved
+        .evaluated
+        .as_mut()
+        .filter(|evaluated| evaluated.thorough)
+    else {
         return nothing_to_build(match &build.config.wanted {
             Wanted::StorePath(_) => "NIX_STORE_PATH names what was built already",
             Wanted::HydraJob(..) => "NIX_HYDRA_JOB names what Hydra has built",

@@ -2,13 +2,14 @@
 
 use crate::root::Root;
 use nix_runner::Nix;
-use std::path::Path;
+use nix_runner::nar_store::NarStore;
 
-/// What a thorough evaluation leaves.
+/// What an evaluation leaves.
 #[derive(Debug)]
 pub(super) struct Evaluated {
-    /// A Nix that has the derivations of the roots in its store.
+    /// A Nix that has what was fetched in its store, and the roots' derivations if it was thorough.
     pub(super) nix: Nix,
+    pub(super) thorough: bool,
     /// What to build, `/nix/store/….drv!out` for each root; None for a root that is no derivation's
     /// output.
     pub(super) derivations: Vec<Option<String>>,
@@ -20,16 +21,16 @@ pub struct Resolved {
     pub roots: Vec<Root>,
     /// The page of the build on Hydra, where it was asked for one.
     pub page: Option<String>,
-    /// None where nothing was evaluated thoroughly.
+    /// None where nothing was evaluated.
     pub(super) evaluated: Option<Evaluated>,
 }
 
 impl Resolved {
-    /// Where the store's paths are on disk in which the roots' derivations are, if there is one.
+    /// The store in which the roots' derivations are, if there is one.
     #[must_use]
-    pub fn store(&self) -> Option<&Path> {
-        self.evaluated
-            .as_ref()
-            .map(|evaluated| evaluated.nix.store())
+    pub fn store(&self) -> Option<&NarStore> {
+        let evaluated = self.evaluated.as_ref();
+        let thorough = evaluated.filter(|evaluated| evaluated.thorough);
+        thorough.map(|evaluated| evaluated.nix.store())
     }
 }

@@ -1,8 +1,9 @@
 # Answers, for each attribute of an app's expression, which store paths to deploy.
 #
 # All arguments are strings, since they come from a command line: `source` is the app's source in
-# the store, `file` the expression's file in it, `attributes` a JSON list of attribute paths, `flake`
-# the URL of the flake that the file is (empty: it is none), `system` the system to deploy to.
+# the store, `file` the expression's file in it, `attributes` a JSON list of attributes, each with its
+# `path` and the `outputs` to take (null: those that it says), `flake` the URL of the flake that the file
+# is (empty: it is none), `system` the system to deploy to.
 {
   source,
   file,
@@ -28,40 +29,52 @@ let
   flakeAttribute =
     path:
     let
-      places = builtins.filter (value: has path value) [
+      places = builtins.filter (value: (get path [ ] value) ? found) [
         flakeValue.packages
         flakeValue.legacyPackages
         outputs
       ];
+      names = value: if builtins.isAttrs value then builtins.attrNames value else [ ];
     in
     if places == [ ] then
-      throw "the flake has no attribute `${builtins.concatStringsSep "." path}`, neither in `packages.${system}` and `legacyPackages.${system}` nor at its top"
+      {
+        missing = {
+          at = [ ];
+          name = builtins.concatStringsSep "." path;
+          names = names flakeValue.packages ++ names flakeValue.legacyPackages ++ names outputs;
+        };
+      }
     else
-      get path (builtins.head places);
+      get path [ ] (builtins.head places);
 
   # The expression is imported from the store, so that `./.` in it is a path in the store.
   top = call (import (source + "/" + file));
 
-  split = path: builtins.filter builtins.isString (builtins.split "\\." path);
-  has =
-    path: value:
-    path == [ ]
-    || (
-      builtins.isAttrs value
-      && value ? ${builtins.head path}
-      && has (builtins.tail path) value.${builtins.head path}
-    );
+  # The value at a path, called where it is a function, or the first name of the path that is missing:
+  # after which others, and which there are.
   get =
-    path: value:
+    path: at: value:
+    let
+      name = builtins.head path;
+    in
     if path == [ ] then
-      value
+      { found = value; }
+    else if !builtins.isAttrs value then
+      {
+        missing = {
+          inherit at name;
+          names = [ ];
+        };
+      }
+    else if !value ? ${name} then
+      {
+        missing = {
+          inherit at name;
+          names = builtins.attrNames value;
+        };
+      }
     else
-      get (builtins.tail path) (
-        call (
-          value.${builtins.head path}
-            or (throw "attribute `${builtins.head path}` is missing; there are: ${builtins.concatStringsSep ", " (builtins.attrNames value)}")
-        )
-      );
+      get (builtins.tail path) (at ++ [ name ]) (call value.${name});
 
   # What nixpkgs's mkShell makes: for `nix-shell`, with nothing in it that could run.
   isShell =
@@ -81,25 +94,42 @@ let
       tried.success && tried.value
     ) (builtins.attrNames value);
 
-  # The outputs that `nix profile` would install, or just the one that was named.
+  # The outputs that are named, or those that `nix profile` would install.
   chosen =
-    value:
-    if value.outputSpecified or false then
+    outputs: value:
+    if outputs == [ "*" ] then
+      value.outputs or [ "out" ]
+    else if outputs != null then
+      outputs
+    else if value.outputSpecified or false then
       [ value.outputName ]
     else
       value.meta.outputsToInstall or [ (value.outputName or "out") ];
 
   describe =
-    attribute: value:
-    if isDerivation value then
+    attribute: outputs: value:
+    let
+      all = value.outputs or [ "out" ];
+      unknown = builtins.filter (output: !builtins.elem output all) (
+        if outputs == null || outputs == [ "*" ] then [ ] else outputs
+      );
+    in
+    if isDerivation value && unknown != [ ] then
+      {
+        inherit attribute;
+        kind = "missing";
+        at = [ ];
+        name = "^${builtins.head unknown}";
+        names = map (output: "^${output}") all;
+      }
+    else if isDerivation value then
       {
         inherit attribute;
         kind = if isShell value then "shell" else "derivation";
-        derivations = [ ];
         outputs = map (output: {
           inherit output;
           path = builtins.unsafeDiscardStringContext (value.${output} or value).outPath;
-        }) (chosen value);
+        }) (chosen outputs value);
         derivation =
           if value ? drvPath then builtins.unsafeDiscardStringContext value.drvPath else null;
         mainProgram = value.meta.mainProgram or null;
@@ -108,21 +138,26 @@ let
       {
         inherit attribute;
         kind = builtins.typeOf value;
-        derivations = if builtins.isAttrs value then derivationNames value else [ ];
-        outputs = [ ];
-        derivation = null;
-        mainProgram = null;
+        names = if builtins.isAttrs value then derivationNames value else [ ];
       };
 
-  names = builtins.fromJSON attributes;
   one =
-    name:
-    if isFlake then
-      flakeAttribute (split name)
+    attribute:
+    let
+      got = if isFlake then flakeAttribute attribute.path else get attribute.path [ ] top;
+    in
+    if got ? found then
+      describe attribute.text attribute.outputs got.found
     else
-      get (split name) top;
+      {
+        attribute = attribute.text;
+        kind = "missing";
+        inherit (got.missing) at name names;
+      };
+
+  wanted = builtins.fromJSON attributes;
 in
-if names == [ ] then
-  [ (describe null (if isFlake then flakeDefault else top)) ]
+if wanted == [ ] then
+  [ (describe null null (if isFlake then flakeDefault else top)) ]
 else
-  map (name: describe name (one name)) names
+  map one wanted

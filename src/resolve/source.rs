@@ -6,11 +6,11 @@
 use app_dir::{AppDir, Leaf, Node, TreeError};
 use nix_archive::nar::{self, Encoder};
 use nix_derivation::{CAHash, HashAlgorithm, NixHash, NixHasher, StoreDir, StorePath};
+use nix_runner::nar_store::{Entry, NarStore, NarStoreError};
 use std::ffi::OsStr;
-use std::fs::{self, OpenOptions};
-use std::io::{self, Write};
+use std::fs::File;
+use std::io::{self, BufWriter, Write};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 /// A source tree, read but not copied.
@@ -67,31 +67,47 @@ impl Source {
         })
     }
 
-    /// Writes the tree to `store/<base name of its path>`, and answers where that is.
-    pub fn write_to(&self, store: &Path) -> Result<PathBuf, SourceError> {
-        let destination = store.join(self.path.to_basename());
-        write(&self.app, &self.tree, &destination)?;
-        Ok(destination)
+    /// Adds the tree to a store of NARs.
+    pub fn add_to(&self, store: &NarStore) -> Result<(), SourceError> {
+        let file = store.nar_file(&self.nar_hash);
+        let write_error = |error| SourceError::Write(file.clone(), error);
+        let nar = BufWriter::new(File::create(&file).map_err(write_error)?);
+        let nar = self.encode(nar)?;
+        nar.into_inner()
+            .map_err(|error| write_error(error.into_error()))?;
+        let entry = Entry {
+            path: &self.path,
+            nar_hash: &self.nar_hash,
+            nar_size: self.nar_size,
+            references: Vec::new(),
+        };
+        store.adopt(&entry).map_err(|error| match error {
+            NarStoreError::Write(path, error) => SourceError::Write(path, error),
+            other => SourceError::Encode(other.to_string()),
+        })
     }
 
-    /// The line form in which `nix-store --load-db` takes a valid path. Format: Nix's
-    /// `decodeValidPathInfo`.
+    /// Writes the NAR of the tree to `writer`, which is returned.
+    pub fn encode<W: Write>(&self, writer: W) -> Result<W, SourceError> {
+        let mut encoder = Encoder::new(writer).map_err(|error| encode_error(&error))?;
+        encode(&self.app, &self.tree, None, &mut encoder)?;
+        encoder.finish().map_err(|error| encode_error(&error))
+    }
+
+    /// Whether there is a file of this name at the tree's top.
     #[must_use]
-    pub fn registration(&self) -> String {
-        let hash = self.nar_hash.to_nix_base16_string();
-        let hash = hash
-            .split_once(':')
-            .map_or(hash.as_str(), |(_, digits)| digits);
-        format!("{}\n{hash}\n{}\n\n0\n", self.path, self.nar_size)
+    pub fn has(&self, name: &str) -> bool {
+        let name = OsStr::new(name);
+        matches!(&self.tree, Node::Directory(children) if children.contains_key(name))
     }
 }
 
 /// Writes a node to a NAR, in a directory under this name.
-fn encode(
+fn encode<W: Write>(
     app: &AppDir,
     node: &Node,
     name: Option<&OsStr>,
-    encoder: &mut Encoder<HashSink>,
+    encoder: &mut Encoder<W>,
 ) -> Result<(), SourceError> {
     let name = name.map(OsStr::as_bytes);
     match node {
@@ -120,38 +136,6 @@ fn encode(
                 .map_err(|error| encode_error(&error))?;
             io::copy(&mut file, &mut contents).map_err(read_error)?;
             contents.finish().map_err(|error| encode_error(&error))
-        }
-    }
-}
-
-/// Writes a node to a path that there is nothing at.
-fn write(app: &AppDir, node: &Node, to: &Path) -> Result<(), SourceError> {
-    let write_error = |error| SourceError::Write(to.to_path_buf(), error);
-    match node {
-        Node::Directory(children) => {
-            fs::DirBuilder::new()
-                .mode(0o755)
-                .create(to)
-                .map_err(write_error)?;
-            children
-                .iter()
-                .try_for_each(|(name, child)| write(app, child, &to.join(name)))
-        }
-        Node::Leaf(Leaf::Link(target)) => symlink(target, to).map_err(write_error),
-        Node::Leaf(Leaf::File {
-            from, executable, ..
-        }) => {
-            let mut source = app
-                .open(from)
-                .map_err(|error| SourceError::Read(app.path().join(from), error.into()))?;
-            OpenOptions::new()
-                .write(true)
-                .create_new(true)
-                .mode(if *executable { 0o555 } else { 0o444 })
-                .open(to)
-                .and_then(|mut file| io::copy(&mut source, &mut file))
-                .map_err(write_error)?;
-            Ok(())
         }
     }
 }

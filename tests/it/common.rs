@@ -3,8 +3,17 @@
 use binary_cache::CacheUrl;
 use binary_cache::Caches;
 use binary_cache::TrustSettings;
+use closure::Closure;
+use closure::fetch::{FetchError, fetch_each};
 use closure::place::is_layer;
+use closure::plan::{Miss, Previous};
+use closure::queue::{Queue, QueuedPath};
+use closure::relocate::references::ScanFor;
+use closure::relocate::report::RelocationReport;
 use http_client::{ApiRequest, Http};
+use nix_archive::nar::{CaseHack, restore};
+use nix_derivation::StorePath;
+use nix_hydra_buildpack::resolve::source::Source;
 use platform::fixtures::{self, Fixtures};
 use platform::image::Image;
 use platform::lifecycle::{Build, Outcome};
@@ -33,6 +42,35 @@ pub fn fixtures() -> Option<Fixtures> {
             None
         }
     }
+}
+
+/// The closure of `roots`, or what no cache has of it.
+pub fn plan(
+    caches: &Caches,
+    roots: &[StorePath],
+    previous: &Previous,
+) -> Result<Closure, Vec<Miss>> {
+    closure::plan::plan(caches, roots, previous, |_, _| {})
+}
+
+/// Downloads every path of `closure` to `store/<base name>`. Returns what was found in them.
+pub fn fetch(
+    closure: &Closure,
+    caches: &Caches,
+    store: &Path,
+    scan_for: &ScanFor,
+) -> Result<RelocationReport, FetchError> {
+    let paths = closure.paths.iter().map(|(path, info)| QueuedPath {
+        path: path.clone(),
+        info: info.clone(),
+        place: store.join(path.to_basename()),
+    });
+    let mut report = RelocationReport::default();
+    for (_, found) in fetch_each(&Queue::of(paths), caches, scan_for)? {
+        report.add(found);
+    }
+    report.blockers.sort();
+    Ok(report)
 }
 
 /// The packaged buildpack: the one `script/test` has made, else one made now.
@@ -418,4 +456,11 @@ pub fn digest(directory: &Path) -> String {
         add(&mut hasher, &entry);
     }
     hex::encode(hasher.finalize())
+}
+
+/// Unpacks the NAR of a source as `to`, and answers where that is.
+pub fn unpacked(source: &Source, to: &Path) -> PathBuf {
+    let nar = source.encode(Vec::new()).unwrap();
+    restore(&nar, to, CaseHack::Disabled).unwrap();
+    to.to_path_buf()
 }

@@ -13,7 +13,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 /// What a build from binary caches may take at most; `docs/reliability.md` promises it.
-const MEMORY: u64 = 256 * 1024 * 1024;
+pub const MEMORY: u64 = 256 * 1024 * 1024;
 
 /// A small file system in memory over a directory, gone when dropped.
 struct Small(PathBuf);
@@ -137,10 +137,10 @@ fn few_open_files_are_enough_and_too_few_are_said() {
 }
 
 /// A control group that has little memory, gone when dropped.
-struct Group(PathBuf);
+pub struct Group(PathBuf);
 
 impl Group {
-    fn new(limit: u64) -> Option<Self> {
+    pub fn new(limit: u64) -> Option<Self> {
         let name = format!("nix-hydra-test-{}-{limit}", std::process::id());
         for (hierarchy, file) in [("memory", "memory.limit_in_bytes"), ("", "memory.max")] {
             let group = Path::new("/sys/fs/cgroup").join(hierarchy).join(&name);
@@ -157,7 +157,7 @@ impl Group {
         None
     }
 
-    fn words(&self) -> Vec<String> {
+    pub fn words(&self) -> Vec<String> {
         let join = "echo $$ > \"$0\" && exec \"$@\"".to_string();
         let procs = self.0.join("cgroup.procs").display().to_string();
         vec!["sh".into(), "-c".into(), join, procs]

@@ -1,12 +1,13 @@
 //! Store paths that nobody has signed are taken where their names were made from their content, as real
 //! Nix makes them, and from nothing else.
 
+use crate::common::fetch;
 use crate::common::{caches, fixtures, nix, output};
 use binary_cache::{Answer, Caches};
 use binary_cache::{Trust, Untrusted};
-use closure::fetch::{FetchFailure, fetch};
-use closure::plan::Known;
-use closure::relocate::references::Sought;
+use closure::fetch::FetchFailure;
+use closure::plan::Previous;
+use closure::relocate::references::ScanFor;
 use closure::unpack::UnpackError;
 use nix_derivation::{HashAlgorithm, StorePath, hash_bytes};
 use platform::fixtures::Fixtures;
@@ -59,11 +60,11 @@ impl Unsigned {
     fn fetched(&self, path: &StorePath) -> Result<TempDir, FetchFailure> {
         let caches = self.caches();
         let closure =
-            closure::plan::plan(&caches, std::slice::from_ref(path), &Known::default()).unwrap();
+            crate::common::plan(&caches, std::slice::from_ref(path), &Previous::default()).unwrap();
         let mut infos = closure.paths.values();
         assert!(infos.all(|info| info.trust == Trust::ContentAddressed));
         let store = TempDir::new().unwrap();
-        fetch(&closure, &caches, store.path(), &Sought::Nothing).map_err(|error| error.reason)?;
+        fetch(&closure, &caches, store.path(), &ScanFor::Nothing).map_err(|error| error.reason)?;
         Ok(store)
     }
 
@@ -144,7 +145,7 @@ fn what_nix_adds_to_a_store_needs_no_signature() {
         );
     }
     unsigned.replace(&of_nar, shouted);
-    let misses = closure::plan::plan(&unsigned.caches(), &[of_nar], &Known::default());
+    let misses = crate::common::plan(&unsigned.caches(), &[of_nar], &Previous::default());
     let answer = &misses.unwrap_err()[0].answers[0].answer;
     assert_eq!(*answer, Answer::Untrusted(Untrusted::NotSigned));
 }

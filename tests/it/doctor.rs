@@ -5,8 +5,8 @@ use crate::evaluate::evaluate_fully;
 use crate::hydra_server::{HydraServer, State, build, eval, git, revision};
 use http_client::Http;
 use hydra::Hydra;
+use nix_derivation::{Derivation, StorePath};
 use nix_hydra_buildpack::config::{Config, Wanted};
-use nix_hydra_buildpack::doctor::stores::{DirectoryStore, Store as _};
 use nix_hydra_buildpack::doctor::{Diagnosis, Evaluated, diagnose};
 use nix_hydra_buildpack::resolve::source::Source;
 use platform::fixtures::Fixtures;
@@ -245,13 +245,15 @@ fn build_all(fixtures: &Fixtures, cases: &[Case], nixpkgs: &Path) -> Built {
         .iter()
         .map(|path| path.split('!').next().unwrap().to_string())
         .collect();
-    let mut read = DirectoryStore::new(&store.path().join("nix/store"));
-    let mut output_of = |derivation: &String| {
-        let derivation = read.derivation(&derivation.parse().unwrap()).unwrap();
+    let output_of = |derivation: &String| {
+        let text = fs::read(store.path().join(derivation.trim_start_matches('/'))).unwrap();
+        let path: StorePath = derivation.parse().unwrap();
+        let name = path.name().strip_suffix(".drv").unwrap();
+        let derivation = Derivation::from_aterm_bytes(&text, name).unwrap();
         let outputs = derivation.resolved_outputs().unwrap();
         outputs["out"].path.as_ref().unwrap().to_absolute_path()
     };
-    let outputs: Vec<_> = derivations.iter().map(&mut output_of).collect();
+    let outputs: Vec<_> = derivations.iter().map(output_of).collect();
     let to = format!(
         "file://{}?secret-key={}&compression=zstd",
         cache.path().display(),

@@ -3,11 +3,11 @@
 
 use crate::common::{Deploy, caches, fixtures, strip_ansi};
 use closure::fetch::fetch_each;
-use closure::plan::Known;
-use closure::prefetch::Early;
-use closure::queue::{Queue, Wanted};
-use closure::relocate::references::{References, Sought};
-use closure::relocate::relocatability::Survey;
+use closure::plan::Previous;
+use closure::prefetch::Prefetch;
+use closure::queue::{Queue, QueuedPath};
+use closure::relocate::references::{ReferenceScanner, ScanFor};
+use closure::relocate::report::RelocationReport;
 use nix_derivation::StorePath;
 use platform::narrow;
 use platform::server::{Response, Server};
@@ -123,31 +123,32 @@ fn what_a_path_declares_is_all_that_is_found_in_it_with_the_whole_closure_known(
     let server = Server::start(&fixtures.cache).unwrap();
     let caches = Arc::new(caches(&[server.url()], &[&fixtures.public_key], true));
     let root: StorePath = fixtures.apps["python"].store_path.parse().unwrap();
-    let closure = closure::plan::plan(&caches, &[root], &Known::default()).unwrap();
-    let found = |fetched: Vec<(Wanted, Survey)>| -> BTreeMap<String, Survey> {
-        let found = fetched.into_iter();
-        found
-            .map(|(wanted, survey)| (wanted.path.to_basename(), survey))
-            .collect()
-    };
+    let closure = crate::common::plan(&caches, &[root], &Previous::default()).unwrap();
+    let found =
+        |fetched: Vec<(QueuedPath, RelocationReport)>| -> BTreeMap<String, RelocationReport> {
+            let found = fetched.into_iter();
+            found
+                .map(|(wanted, survey)| (wanted.path.to_basename(), survey))
+                .collect()
+        };
 
     let directory = TempDir::new().unwrap();
     let (later, early) = (directory.path().join("later"), directory.path().join("x"));
     fs::create_dir(&later).unwrap();
     fs::create_dir(&early).unwrap();
-    let wanted = closure.paths.iter().map(|(path, info)| Wanted {
+    let wanted = closure.paths.iter().map(|(path, info)| QueuedPath {
         path: path.clone(),
         info: info.clone(),
         place: later.join(path.to_basename()),
     });
-    let all = Sought::All(References::new(closure.paths.keys(), None));
+    let all = ScanFor::All(ReferenceScanner::new(closure.paths.keys(), None));
     let expected = found(fetch_each(&Queue::of(wanted), &caches, &all).unwrap());
     assert!(expected.values().any(|survey| survey.references > 0));
 
     let waiting = directory.path().join("early");
-    let begun = Early::begin(Arc::clone(&caches), &waiting, Sought::Declared).unwrap();
+    let begun = Prefetch::begin(Arc::clone(&caches), &waiting, ScanFor::Declared).unwrap();
     for (path, info) in &closure.paths {
-        begun.want(path, info);
+        begun.add(path, info);
     }
     let fetched = begun.finish(|path| early.join(path.to_basename()));
     assert_eq!(found(fetched.unwrap()), expected);

@@ -11,6 +11,7 @@ use nix_hydra_buildpack::resolve::source::Source;
 use nix_hydra_buildpack::root::Root;
 use nix_runner::Nix;
 use nix_runner::archive::{self, ArchiveError, Target};
+use nix_runner::supply::Supply;
 use platform::fixtures::Fixtures;
 use platform::server::Server;
 use std::fmt::Write as _;
@@ -18,6 +19,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
+use std::sync::Arc;
 use tempfile::TempDir;
 
 const SYSTEM: &str = "x86_64-linux";
@@ -34,10 +36,15 @@ pub fn config(app: &Path, settings: &[(&str, &str)]) -> Config {
     Config::read(setting, app).unwrap()
 }
 
+/// What is filled from the binary caches of these settings.
+pub fn supply(config: &Config) -> Arc<Supply> {
+    Arc::new(Supply::new(config.substituters()).unwrap())
+}
+
 /// A Nix that is where it was built, with the binary caches of these settings.
 pub fn nix_in_place(fixtures: &Fixtures, config: &Config) -> Nix {
     let bin = Path::new(&fixtures.nix).join("bin");
-    Nix::new(bin, config.substituters()).unwrap()
+    Nix::new(bin, supply(config)).unwrap()
 }
 
 /// Evaluates the app in a directory as a build does.
@@ -127,7 +134,7 @@ fn every_sample_app_evaluates_to_the_path_that_hydra_built() {
     };
     for (name, sample) in &fixtures.apps {
         let config = config(&sample.dir, &[]);
-        let (nix, needs_engine) = Nix::unpacked(&unpack, &no_proot, config.substituters()).unwrap();
+        let (nix, needs_engine) = Nix::unpacked(&unpack, &no_proot, supply(&config)).unwrap();
         assert_eq!(needs_engine, None);
         let root = evaluate(&nix, &sample.dir, &config)
             .unwrap()
@@ -155,7 +162,7 @@ fn a_nix_that_cannot_be_moved_runs_in_a_namespace_or_under_proot() {
     };
     let proot = |_: &Path| Ok(fixtures.proot.clone());
     let config = config(&sample.dir, &[]);
-    let (nix, reason) = Nix::unpacked(&unpack, &proot, config.substituters()).unwrap();
+    let (nix, reason) = Nix::unpacked(&unpack, &proot, supply(&config)).unwrap();
     assert_eq!(reason.unwrap(), "it does not run");
     assert_eq!(nix.engine().name(), "in a user namespace");
     let root = evaluate(&nix, &sample.dir, &config)
@@ -166,7 +173,6 @@ fn a_nix_that_cannot_be_moved_runs_in_a_namespace_or_under_proot() {
 
     let nix = nix.with_proot(&fixtures.proot).unwrap();
     assert_eq!(nix.engine().name(), "under PRoot");
-    fs::remove_dir_all(nix.store().join(sample.source.rsplit('/').next().unwrap())).unwrap();
     let root = evaluate(&nix, &sample.dir, &config)
         .unwrap()
         .roots
@@ -219,6 +225,41 @@ fn attributes_give_roots_with_the_target_first() {
         .map(|root| root.path.name().to_string())
         .collect();
     assert_eq!(names, ["worker", "web"]);
+}
+
+#[test]
+fn attributes_are_taken_as_nix_writes_them() {
+    let Some(fixtures) = fixtures() else { return };
+    let app = app(&format!(
+        "let drv = ({DERIVATION}); in {{ \"hello.x\" = drv \"hello\" [ \"out\" ];
+           a.\"b.c\".d = drv \"deep\" [ \"out\" \"bin\" ]; }}"
+    ));
+    for (attributes, expected) in [
+        ("\"hello.x\"", &["hello"] as &[&str]),
+        ("a.\"b.c\".d^bin", &["deep-bin"]),
+        ("a.\"b.c\".d^*", &["deep", "deep-bin"]),
+    ] {
+        let roots = roots(&fixtures, app.path(), &[("NIX_ATTRIBUTES", attributes)]).unwrap();
+        let names: Vec<_> = roots.iter().map(|root| root.path.name()).collect();
+        assert_eq!(names, expected, "{attributes}");
+    }
+    let settings = [("NIX_ATTRIBUTES", "hello a.\"b.c\".e \"hello.x\"^man")];
+    let error = roots(&fixtures, app.path(), &settings).unwrap_err();
+    let ExpressionError::Missing(missing) = error else {
+        panic!("{error:?}");
+    };
+    let found: Vec<_> = missing
+        .iter()
+        .map(|one| (one.at.join("."), one.name.as_str(), one.names.join(" ")))
+        .collect();
+    assert_eq!(
+        found,
+        [
+            (String::new(), "hello", "a hello.x".to_string()),
+            ("a.b.c".to_string(), "e", "d".to_string()),
+            (String::new(), "^man", "^out".to_string()),
+        ]
+    );
 }
 
 #[test]
@@ -829,13 +870,17 @@ fn what_must_be_built_to_evaluate_is_named_and_built_in_the_cheapest_way() {
             _ => nix,
         };
         let derivation = match evaluate(&nix, app.path(), &config) {
-            Err(ExpressionError::MustBuild(derivation)) => derivation,
+            Err(ExpressionError::MustBuild {
+                derivation,
+                outputs,
+            }) => {
+                assert!(outputs[0].ends_with("-generated.nix"), "{outputs:?}");
+                derivation
+            }
             other => panic!("{other:?}"),
         };
         assert!(derivation.ends_with("-generated.nix.drv"), "{derivation}");
         assert_eq!(nix.enable_building(&proot).unwrap(), engine);
-        let source = Source::read(app.path(), "source").unwrap();
-        fs::remove_dir_all(nix.store().join(source.path.to_basename())).unwrap();
         let outcome = evaluate(&nix, app.path(), &config).unwrap();
         assert_eq!(outcome.roots[0].path.name(), "app");
         assert_eq!(outcome.built, [derivation]);
@@ -847,7 +892,7 @@ fn nix_outside(fixtures: &Fixtures, config: &Config) -> Nix {
     let unpack = |target: &Target| -> Result<_, ArchiveError> {
         archive::unpack_release(&fixtures.nix_archive, target, None)
     };
-    let (nix, _) = Nix::unpacked(&unpack, &no_proot, config.substituters()).unwrap();
+    let (nix, _) = Nix::unpacked(&unpack, &no_proot, supply(config)).unwrap();
     nix
 }
 

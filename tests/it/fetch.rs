@@ -1,11 +1,12 @@
 //! A closure that is fetched here is, file by file, the one that real Nix fetches.
 
+use crate::common::fetch;
 use crate::common::{caches, fixtures, nix, output};
 use binary_cache::{Answer, CacheAnswer, Caches, TrustSettings, Unusable};
-use closure::fetch::{FetchFailure, fetch, fetch_each};
-use closure::plan::Known;
-use closure::queue::{Queue, Wanted};
-use closure::relocate::references::Sought;
+use closure::fetch::{FetchFailure, fetch_each};
+use closure::plan::Previous;
+use closure::queue::{Queue, QueuedPath};
+use closure::relocate::references::ScanFor;
 use http_client::{Http, Patience};
 use nix_derivation::{NixHash, StorePath};
 use platform::fixtures::Fixtures;
@@ -61,8 +62,8 @@ fn root(fixtures: &Fixtures, app: &str) -> StorePath {
 fn fetched(caches: &Caches, root: &StorePath) -> TempDir {
     let store = TempDir::new().unwrap();
     let closure =
-        closure::plan::plan(caches, std::slice::from_ref(root), &Known::default()).unwrap();
-    fetch(&closure, caches, store.path(), &Sought::Nothing).unwrap();
+        crate::common::plan(caches, std::slice::from_ref(root), &Previous::default()).unwrap();
+    fetch(&closure, caches, store.path(), &ScanFor::Nothing).unwrap();
     store
 }
 
@@ -216,8 +217,8 @@ fn a_missing_path_comes_with_the_chain_that_wants_it_and_every_answer() {
     })
     .unwrap();
     let caches = caches(&[server.url()], &[&fixtures.public_key], true);
-    let misses =
-        closure::plan::plan(&caches, std::slice::from_ref(&root), &Known::default()).unwrap_err();
+    let misses = crate::common::plan(&caches, std::slice::from_ref(&root), &Previous::default())
+        .unwrap_err();
     assert_eq!(misses.len(), 1);
     assert!(misses[0].path.name().starts_with(missing));
     assert_eq!(misses[0].wanted_by.first(), Some(&root));
@@ -319,9 +320,9 @@ fn a_cache_that_has_a_new_url_for_a_lost_nar_each_time_is_not_asked_for_ever() {
     .unwrap();
     let caches = caches(&[server.url()], &[&fixtures.public_key], true);
     let root = root(&fixtures, "static");
-    let closure = closure::plan::plan(&caches, &[root], &Known::default()).unwrap();
+    let closure = crate::common::plan(&caches, &[root], &Previous::default()).unwrap();
     let store = TempDir::new().unwrap();
-    let error = fetch(&closure, &caches, store.path(), &Sought::Nothing).unwrap_err();
+    let error = fetch(&closure, &caches, store.path(), &ScanFor::Nothing).unwrap_err();
     assert!(
         matches!(&error.reason, FetchFailure::Open(error) if error.is_absent()),
         "{error:?}"
@@ -347,7 +348,7 @@ fn a_cache_that_goes_down_after_the_plan_is_waited_for_once() {
     let caches = caches(&[first.url(), other.url()], &[&fixtures.public_key], true);
     let root = root(&fixtures, "python");
     let closure =
-        closure::plan::plan(&caches, std::slice::from_ref(&root), &Known::default()).unwrap();
+        crate::common::plan(&caches, std::slice::from_ref(&root), &Previous::default()).unwrap();
     let url = first.url().trim_end_matches('/').to_string();
     assert!(
         closure
@@ -359,12 +360,12 @@ fn a_cache_that_goes_down_after_the_plan_is_waited_for_once() {
     let _ = first.take_requests();
     is_down.store(true, Ordering::Relaxed);
     let store = TempDir::new().unwrap();
-    let queue = Queue::of(closure.paths.iter().map(|(path, info)| Wanted {
+    let queue = Queue::of(closure.paths.iter().map(|(path, info)| QueuedPath {
         path: path.clone(),
         info: info.clone(),
         place: store.path().join(path.to_basename()),
     }));
-    let fetched = fetch_each(&queue, &caches, &Sought::Nothing).unwrap();
+    let fetched = fetch_each(&queue, &caches, &ScanFor::Nothing).unwrap();
     // Those that are at work at once are asked for in all their attempts, and nothing later.
     let asked: BTreeSet<_> = first.requests().into_iter().map(|one| one.path).collect();
     let nars = asked
@@ -401,7 +402,7 @@ fn a_cache_that_fails_again_and_again_is_left_alone_and_one_that_fails_now_and_t
         .unwrap();
         let caches = caches(&[broken.url(), other.url()], &[&fixtures.public_key], true);
         let closure =
-            closure::plan::plan(&caches, std::slice::from_ref(&python), &Known::default());
+            crate::common::plan(&caches, std::slice::from_ref(&python), &Previous::default());
         assert!(closure.unwrap().paths.len() > 20);
         assert_eq!(
             caches.unusable().count(),
@@ -419,7 +420,7 @@ fn a_path_of_which_no_url_was_kept_is_asked_for_again() {
     let closure = || {
         let caches = caches(&[server.url()], &keys, true);
         let root = root(&fixtures, "static");
-        let mut closure = closure::plan::plan(&caches, &[root], &Known::default()).unwrap();
+        let mut closure = crate::common::plan(&caches, &[root], &Previous::default()).unwrap();
         closure
             .paths
             .values_mut()
@@ -428,7 +429,7 @@ fn a_path_of_which_no_url_was_kept_is_asked_for_again() {
     };
     let store = TempDir::new().unwrap();
     let caches_now = caches(&[server.url()], &keys, true);
-    fetch(&closure(), &caches_now, store.path(), &Sought::Nothing).unwrap();
+    fetch(&closure(), &caches_now, store.path(), &ScanFor::Nothing).unwrap();
     assert_eq!(fs::read_dir(store.path()).unwrap().count(), 1);
 
     // It was in a cache that is no longer named, and the other one does not have it.
@@ -440,7 +441,7 @@ fn a_path_of_which_no_url_was_kept_is_asked_for_again() {
     .unwrap();
     let others = caches(&[format!("file://{}", empty.path().display())], &keys, true);
     let store = TempDir::new().unwrap();
-    let error = fetch(&closure(), &others, store.path(), &Sought::Nothing).unwrap_err();
+    let error = fetch(&closure(), &others, store.path(), &ScanFor::Nothing).unwrap_err();
     assert!(
         matches!(&error.reason, FetchFailure::Lost(answers) if answers[0].answer == Answer::Absent),
         "{error:?}"
@@ -452,7 +453,7 @@ fn a_path_of_which_no_url_was_kept_is_asked_for_again() {
         info.nar_hash = NixHash::Sha256([0; 32]);
     }
     let store = TempDir::new().unwrap();
-    let error = fetch(&closure, &caches_now, store.path(), &Sought::Nothing).unwrap_err();
+    let error = fetch(&closure, &caches_now, store.path(), &ScanFor::Nothing).unwrap_err();
     assert!(
         matches!(&error.reason, FetchFailure::Lost(answers) if answers[0].answer == Answer::Another),
         "{error:?}"
@@ -520,15 +521,15 @@ fn what_an_earlier_build_knows_is_not_asked_for_again() {
     let caches = caches(&[server.url()], &[&fixtures.public_key], true);
     let root = root(&fixtures, "python");
     let before =
-        closure::plan::plan(&caches, std::slice::from_ref(&root), &Known::default()).unwrap();
+        crate::common::plan(&caches, std::slice::from_ref(&root), &Previous::default()).unwrap();
     // As after a change of the app: everything but the root is as it was.
-    let mut known = Known {
-        facts: before.paths.clone(),
-        guesses: Vec::new(),
+    let mut known = Previous {
+        verified: before.paths.clone(),
+        likely: Vec::new(),
     };
-    known.facts.remove(&root);
+    known.verified.remove(&root);
     let _ = server.take_requests();
-    let again = closure::plan::plan(&caches, std::slice::from_ref(&root), &known).unwrap();
+    let again = crate::common::plan(&caches, std::slice::from_ref(&root), &known).unwrap();
     assert_eq!(again.paths, before.paths);
     let asked: Vec<_> = server
         .take_requests()
@@ -556,20 +557,20 @@ fn guesses_are_asked_for_at_once_and_only_count_where_they_are_needed() {
     let caches = caches(&[server.url()], &[&fixtures.public_key], true);
     let python = root(&fixtures, "python");
     let all =
-        closure::plan::plan(&caches, std::slice::from_ref(&python), &Known::default()).unwrap();
+        crate::common::plan(&caches, std::slice::from_ref(&python), &Previous::default()).unwrap();
     let by_depth = MOST.swap(0, Ordering::SeqCst);
-    let mut guesses: Vec<_> = all.paths.keys().cloned().collect();
-    guesses.push(root(&fixtures, "static"));
-    guesses.push(
+    let mut likely: Vec<_> = all.paths.keys().cloned().collect();
+    likely.push(root(&fixtures, "static"));
+    likely.push(
         "/nix/store/xbgcfhaawi9iz9s99k58sqy8azc2a1w3-gone"
             .parse()
             .unwrap(),
     );
-    let known = Known {
-        guesses,
-        ..Known::default()
+    let known = Previous {
+        likely,
+        ..Previous::default()
     };
-    let again = closure::plan::plan(&caches, std::slice::from_ref(&python), &known).unwrap();
+    let again = crate::common::plan(&caches, std::slice::from_ref(&python), &known).unwrap();
     assert_eq!(again.paths, all.paths);
     let at_once = MOST.load(Ordering::SeqCst);
     assert!(

@@ -4,15 +4,15 @@
 // Tables of tricks are long.
 #![allow(clippy::too_many_lines)]
 
-use crate::common::{digest, regex};
+use crate::common::fetch;
+use crate::common::{digest, regex, unpacked};
 use crate::servers::{bzip2_of, gzip_of, other_host, xz_in_blocks, xz_of, zlib_of, zstd_of};
 use binary_cache::CacheUrl;
 use binary_cache::Caches;
 use binary_cache::TrustSettings;
 use closure::Closure;
-use closure::fetch::fetch;
-use closure::plan::Known;
-use closure::relocate::references::Sought;
+use closure::plan::Previous;
+use closure::relocate::references::ScanFor;
 use http_client::{Http, Patience};
 use nix_derivation::NixHash;
 use nix_hydra_buildpack::error::BuildpackError;
@@ -134,7 +134,7 @@ pub fn open(url: &str, http: &Http) -> Caches {
 }
 
 pub fn plan(caches: &Caches) -> Result<Closure, String> {
-    let planned = closure::plan::plan(caches, &[ROOT.parse().unwrap()], &Known::default());
+    let planned = crate::common::plan(caches, &[ROOT.parse().unwrap()], &Previous::default());
     planned.map_err(|misses| {
         let unusable = caches.unusable().collect();
         said(ClosureLayerError::Miss { misses, unusable })
@@ -193,7 +193,7 @@ fn attempt(name: &str, server: &Server, http: &Http) -> Result<(), String> {
     let caches = open(&server.url(), http);
     let home = Home::new();
     let result = plan(&caches).and_then(|closure| {
-        fetch(&closure, &caches, &home.store(), &Sought::Nothing)
+        fetch(&closure, &caches, &home.store(), &ScanFor::Nothing)
             .map(|_| ())
             .map_err(|error| said(ClosureLayerError::Fetch(Box::new(error))))
     });
@@ -521,7 +521,7 @@ fn graphs_of_any_shape_are_walked_to_their_end_or_refused() {
     let closure = plan(&caches).unwrap();
     assert_eq!(closure.paths.len(), 2);
     let store = TempDir::new().unwrap();
-    fetch(&closure, &caches, store.path(), &Sought::Nothing).unwrap();
+    fetch(&closure, &caches, store.path(), &ScanFor::Nothing).unwrap();
 
     // 10,000 references, each of which is asked for.
     let content = small.clone();
@@ -813,7 +813,7 @@ fn a_server_that_plays_tricks_is_left_in_time() {
                     let caches = open(&url, &Http::with_patience(IMPATIENT));
                     let started = Instant::now();
                     let result = plan(&caches).and_then(|closure| {
-                        fetch(&closure, &caches, &home.store(), &Sought::Nothing)
+                        fetch(&closure, &caches, &home.store(), &ScanFor::Nothing)
                             .map(|_| ())
                             .map_err(|error| said(ClosureLayerError::Fetch(Box::new(error))))
                     });
@@ -1128,7 +1128,7 @@ fn links_in_the_app_s_source_are_not_followed() {
     let source = Source::read(app.path(), "source").unwrap();
     assert_eq!(source.files, 3);
     let home = Home::new();
-    let written = source.write_to(&home.store()).unwrap();
+    let written = unpacked(&source, &home.store().join("source"));
     assert_eq!(
         fs::read_link(written.join("etc")).unwrap(),
         Path::new("/etc")

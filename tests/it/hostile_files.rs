@@ -1,12 +1,12 @@
 //! Sound NARs whose files mean harm to whoever looks for references in them.
 
+use crate::common::fetch;
 use crate::hostile::Node::{Directory, File};
 use crate::hostile::{Home, ROOT, answer, asked, cache, member, nar, narinfo, open, plan};
 use crate::servers::xz_of;
-use closure::fetch::fetch;
-use closure::relocate::archives::Packing;
-use closure::relocate::references::{References, Sought};
-use closure::relocate::relocatability::Reason;
+use closure::relocate::blocker::BlockerReason;
+use closure::relocate::packing::Packing;
+use closure::relocate::references::{ReferenceScanner, ScanFor};
 use closure::relocate::relocation::Relocation;
 use http_client::Http;
 use platform::greedy::{xz_with_a_large_dictionary, zstd_with_window};
@@ -15,15 +15,15 @@ use std::fs;
 use std::path::Path;
 
 /// What stands against moving what `nar` holds; it is taken all the same.
-fn obstacles(nar: Vec<u8>) -> Vec<(String, Reason)> {
+fn blockers(nar: Vec<u8>) -> Vec<(String, BlockerReason)> {
     let server = cache(narinfo(&nar, nar.len() as u64, "none"), nar);
     let caches = open(&server.url(), &Http::new());
     let closure = plan(&caches).unwrap();
     let home = Home::new();
-    let survey = fetch(&closure, &caches, &home.store(), &Sought::Declared).unwrap();
+    let survey = fetch(&closure, &caches, &home.store(), &ScanFor::Declared).unwrap();
     home.check("a sound NAR");
-    let obstacles = survey.obstacles.into_iter();
-    obstacles.map(|one| (one.file, one.reason)).collect()
+    let blockers = survey.blockers.into_iter();
+    blockers.map(|one| (one.file, one.reason)).collect()
 }
 
 #[test]
@@ -36,8 +36,8 @@ fn files_that_want_too_much_memory_are_not_looked_into_and_said() {
         (b"b.zst", File(&zstd)),
     ]));
     let expected = [("a.xz", Packing::Xz), ("b.zst", Packing::Zstd)]
-        .map(|(file, packing)| (format!("{base}/{file}"), Reason::Unseen(packing)));
-    assert_eq!(obstacles(nar), expected);
+        .map(|(file, packing)| (format!("{base}/{file}"), BlockerReason::Unseen(packing)));
+    assert_eq!(blockers(nar), expected);
 }
 
 #[test]
@@ -53,14 +53,21 @@ fn no_more_files_of_a_store_path_are_noted_than_memory_is_for() {
     let node = (0..13).fold(Directory(files.collect()), |node, _| {
         Directory(vec![(&long, node)])
     });
-    let mut obstacles = obstacles(nar(&node));
-    assert_eq!(obstacles.remove(0), (base.to_string(), Reason::TooMany));
-    assert!(
-        obstacles.len() > 1_000 && obstacles.len() < names.len(),
-        "{}",
-        obstacles.len()
+    let mut blockers = blockers(nar(&node));
+    assert_eq!(
+        blockers.remove(0),
+        (base.to_string(), BlockerReason::TooMany)
     );
-    assert!(obstacles.iter().all(|(_, reason)| *reason == Reason::Bare));
+    assert!(
+        blockers.len() > 1_000 && blockers.len() < names.len(),
+        "{}",
+        blockers.len()
+    );
+    assert!(
+        blockers
+            .iter()
+            .all(|(_, reason)| *reason == BlockerReason::Bare)
+    );
 }
 
 #[test]
@@ -83,8 +90,8 @@ fn a_reference_that_its_narinfo_keeps_quiet_of_moves_with_the_others() {
     let closure = plan(&caches).unwrap();
     let home = Home::new();
     let to = Relocation::new(Path::new("/layers/nix_hydra/closure")).unwrap();
-    let sought = Sought::All(References::new(closure.paths.keys(), Some(to)));
-    let survey = fetch(&closure, &caches, &home.store(), &sought).unwrap();
+    let scan_for = ScanFor::All(ReferenceScanner::new(closure.paths.keys(), Some(to)));
+    let survey = fetch(&closure, &caches, &home.store(), &scan_for).unwrap();
     assert_eq!((survey.files, survey.references), (3, 6));
     let root = home.store().join(ROOT.rsplit('/').next().unwrap());
     let written = fs::read_to_string(root).unwrap();

@@ -908,10 +908,7 @@ fn an_input_that_git_serves_gets_the_store_path_of_hydra_s_checkout() {
     assert_eq!(roots[0].path.name(), "library");
     // It is imported from there, so `./.` in it is a copy named after it.
     let copied = format!("-{}", source.path.to_basename());
-    let store = fs::read_dir(nix.store()).unwrap();
-    let names: Vec<_> = store
-        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-        .collect();
+    let names: Vec<_> = nix.store().paths().map(|path| path.to_basename()).collect();
     assert!(
         names.iter().any(|name| name.ends_with(&copied)),
         "{names:?}"

@@ -184,7 +184,7 @@ fn pack_builds_a_relocated_app_that_needs_no_engine() {
     let mut config = pack.config("python");
     config.env("NIX_ENGINE", "relocate");
     TestRunner::default().build(&config, |context| {
-        assert_contains!(log(&context), "none left out");
+        assert_contains!(log(&context), "Relocated: ");
         context.start_container(
             ContainerConfig::new().env("PORT", "8080").expose_port(8080),
             |container| {

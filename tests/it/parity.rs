@@ -2,6 +2,7 @@
 
 use crate::common::{fixtures, nix, output};
 use crate::evaluate::{config, evaluate, nix_in_place};
+use crate::pins::{Pinned, styles};
 use crate::source::{awkward_tree, commit, commit_with_submodule, git};
 use platform::fixtures::Fixtures;
 use std::fmt::Write as _;
@@ -318,6 +319,12 @@ fn both_sides_get_the_paths_in_the_table_of_the_docs() {
             "| {} | `{theirs}` | `{ours}` | {verdict} |",
             case.name
         );
+    }
+    let pinned = Pinned::new(Some("https://pins.invalid/nixpkgs.tar.gz")).unwrap();
+    for style in styles() {
+        let (ours, theirs) = pinned.paths(&style);
+        assert_eq!(ours, theirs, "{}", style.name);
+        let _ = writeln!(table, "| {} | `{theirs}` | `{ours}` | same |", style.name);
     }
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/parity.md");
     let text = fs::read_to_string(&path).unwrap();

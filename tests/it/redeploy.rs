@@ -360,3 +360,36 @@ fn a_cache_that_is_down_is_named_where_another_one_has_the_path() {
     );
     assert!(log.contains(&said), "{log}");
 }
+
+#[test]
+fn what_an_unsigned_cache_gave_is_warned_of_in_each_build_and_gone_with_the_cache() {
+    let Some(mut deploy) = Deploy::new("static") else {
+        return;
+    };
+    let path = deploy.fixtures.apps["static"].store_path.clone();
+    let url = deploy.cache.url();
+    let engines = [None, Some("relocate")];
+    for engine in engines {
+        deploy
+            .set("NIX_STORE_PATH", &path)
+            .set("NIX_EXTRA_BINARY_CACHE", &url)
+            .set("NIX_TRUSTED_PUBLIC_KEYS", "");
+        if let Some(engine) = engine {
+            deploy.set("NIX_ENGINE", engine);
+        }
+        for _ in 0..2 {
+            let outcome = deploy.build();
+            assert!(outcome.success(), "{}", outcome.log);
+            let log = strip_ansi(&outcome.log);
+            assert!(log.contains("taken without a signature"), "{log}");
+        }
+        assert_eq!(deploy.built().changed_layers(), [] as [&str; 0]);
+        // Another cache, which does not have it.
+        let other = Server::start(TempDir::new().unwrap().path()).unwrap();
+        deploy.set("NIX_EXTRA_BINARY_CACHE", &other.url());
+        let outcome = deploy.build();
+        assert!(!outcome.success(), "{}", outcome.log);
+        deploy.set("NIX_EXTRA_BINARY_CACHE", &url);
+        deploy.built();
+    }
+}

@@ -252,7 +252,7 @@ fn programs_of_many_kinds_do_their_work_from_the_layer() {
     };
     deploy.set("NIX_ENGINE", "relocate");
     let (image, log) = built(&deploy);
-    assert!(log.contains("none left out"), "{log}");
+    assert!(log.contains("Relocated: "), "{log}");
     let share = share_of_programs(&image);
     for (name, script, expected) in PROGRAMS {
         let mut launch = launch(&deploy, &image).env("PORT", &free_port().to_string());
@@ -300,6 +300,10 @@ fn stubborn() -> Option<(Deploy, Made)> {
             |name: &str, bytes: &[u8]| fs::write(out.join("share").join(name), bytes).unwrap();
         write("plain", text.as_bytes());
         write("bare", hash.as_bytes());
+        let table = [b"SQLite format 3\0".as_slice(), text.as_bytes()].concat();
+        write("table.sqlite", &table);
+        let unknown = [b"\x9d\0\xfe".as_slice(), text.as_bytes()].concat();
+        write("unknown", &unknown);
         write("looks-packed", format!("BZh {text}").as_bytes());
         write(
             "broken.zip",
@@ -343,14 +347,14 @@ fn whatever_cannot_be_rewritten_is_named_by_file() {
 
     deploy.set(
         "NIX_RELOCATE_IGNORE",
-        "*/share/bare */share/looks-packed */share/wide *.zst */SHA256SUMS",
+        "*/share/bare */share/looks-packed */share/wide *.zst */SHA256SUMS *.sqlite */share/unknown",
     );
     let (_, log) = built(&deploy);
-    assert!(log.contains("Relocated: 2 references in 2 files"), "{log}");
+    assert!(log.contains("Relocated: 4 references in 4 files"), "{log}");
 }
 
 #[test]
-fn auto_takes_a_closure_as_it_is_where_files_stand_against_a_relocation() {
+fn auto_takes_a_closure_as_it_is_where_files_prevent_a_relocation() {
     let Some((mut deploy, made)) = stubborn() else {
         return;
     };
@@ -367,6 +371,9 @@ fn auto_takes_a_closure_as_it_is_where_files_stand_against_a_relocation() {
         &format!("cat {}/share/plain", made.store_path),
     );
     assert!(output.stdout.starts_with("tool=/nix/store/"), "{output:?}");
+    // Nothing is rewritten in what is not known.
+    let unknown = fs::read(store_path(&image, &made.base_name).join("share/unknown")).unwrap();
+    assert!(unknown.starts_with(b"\x9d\0\xfetool=/nix/store/"));
 
     deploy.requests();
     let (image, _) = built(&deploy);

@@ -1,13 +1,13 @@
 //! Every kind of binary cache in use answers in its own way; what is fetched is the same.
 
+use crate::common::fetch;
 use crate::common::{caches, fixtures};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use binary_cache::{Answer, CacheAnswer, Caches, Unusable};
 use binary_cache::{BinaryCache, Trust, Untrusted, nar_decoder};
-use closure::fetch::fetch;
-use closure::plan::Known;
-use closure::relocate::references::Sought;
+use closure::plan::Previous;
+use closure::relocate::references::ScanFor;
 use http_client::{Http, Size};
 use nix_archive::nar::{self, CaseHack};
 use nix_derivation::{NixHash, StorePath};
@@ -335,9 +335,9 @@ fn fetched(urls: &[String], fixtures: &Fixtures, objects: &[Object]) {
 /// Fetches `objects`, of which the first is the root, and compares each, as a NAR, with the one
 /// that the fixtures' cache gives.
 fn fetch_all(caches: &Caches, objects: &[Object]) {
-    let closure = closure::plan::plan(caches, &[objects[0].path()], &Known::default()).unwrap();
+    let closure = crate::common::plan(caches, &[objects[0].path()], &Previous::default()).unwrap();
     let store = TempDir::new().unwrap();
-    fetch(&closure, caches, store.path(), &Sought::Nothing).unwrap();
+    fetch(&closure, caches, store.path(), &ScanFor::Nothing).unwrap();
     let names: BTreeSet<String> = fs::read_dir(store.path())
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
@@ -597,10 +597,10 @@ fn narinfos_are_read_however_they_are_written() {
         // What is signed are the references too.
         let site = kind.site(&objects);
         let url = format!("file://{}", site.directory.path().display());
-        let closure = closure::plan::plan(
+        let closure = crate::common::plan(
             &caches(&[url], &[&fixtures.public_key], true),
             &[objects[0].path()],
-            &Known::default(),
+            &Previous::default(),
         )
         .unwrap();
         assert_eq!(closure.paths.len(), objects.len());
@@ -746,9 +746,9 @@ fn a_redirect_that_leads_nowhere_is_an_error() {
         let server = redirecting(site.directory.path(), 302, |_| location.to_string());
         let caches = caches(&[server.url()], &[&fixtures.public_key], true);
         let closure =
-            closure::plan::plan(&caches, &[objects[0].path()], &Known::default()).unwrap();
+            crate::common::plan(&caches, &[objects[0].path()], &Previous::default()).unwrap();
         let store = TempDir::new().unwrap();
-        let error = fetch(&closure, &caches, store.path(), &Sought::Nothing).unwrap_err();
+        let error = fetch(&closure, &caches, store.path(), &ScanFor::Nothing).unwrap_err();
         let error = format!("{error:?}");
         assert!(error.contains(reason), "{error}");
     }
@@ -795,17 +795,17 @@ fn a_nar_s_url_that_has_expired_since_the_last_build_is_asked_for_again() {
     })
     .unwrap();
     let caches = caches(&[server.url()], &[&fixtures.public_key], true);
-    let mut known = Known::default();
-    known.facts = closure::plan::plan(&caches, &[objects[0].path()], &known)
+    let mut known = Previous::default();
+    known.verified = crate::common::plan(&caches, &[objects[0].path()], &known)
         .unwrap()
         .paths;
-    for info in known.facts.values_mut() {
+    for info in known.verified.values_mut() {
         let source = info.source.as_mut().unwrap();
         source.url.push_str("?expired");
     }
-    let closure = closure::plan::plan(&caches, &[objects[0].path()], &known).unwrap();
+    let closure = crate::common::plan(&caches, &[objects[0].path()], &known).unwrap();
     let store = TempDir::new().unwrap();
-    fetch(&closure, &caches, store.path(), &Sought::Nothing).unwrap();
+    fetch(&closure, &caches, store.path(), &ScanFor::Nothing).unwrap();
     let queries = server
         .requests()
         .iter()
@@ -879,7 +879,7 @@ fn one_connection_serves_for_absent_paths_and_redirects_too() {
 /// What a cache says of the root of `objects` where it does not give it.
 fn answer(server: &Server, fixtures: &Fixtures, objects: &[Object]) -> Answer {
     let caches = caches(&[server.url()], &[&fixtures.public_key], true);
-    let misses = closure::plan::plan(&caches, &[objects[0].path()], &Known::default());
+    let misses = crate::common::plan(&caches, &[objects[0].path()], &Previous::default());
     let misses = misses.unwrap_err();
     let CacheAnswer { cache, answer } = misses[0].answers[0].clone();
     assert_eq!(cache, server.url());
@@ -1036,7 +1036,7 @@ fn a_cache_that_the_url_calls_trusted_need_not_sign() {
     ] {
         let url = format!("{}{parameter}", server.url());
         let caches = caches(&[url], &[&fixtures.public_key], true);
-        match closure::plan::plan(&caches, &[objects[0].path()], &Known::default()) {
+        match crate::common::plan(&caches, &[objects[0].path()], &Previous::default()) {
             Ok(closure) => {
                 assert!(trusted, "{parameter}");
                 assert_eq!(closure.paths[&objects[0].path()].trust, Trust::TrustedCache);

@@ -1,6 +1,6 @@
 //! The source's store path is the one that real Nix computes for a git checkout of the same tree.
 
-use crate::common::{fixtures, nix, output};
+use crate::common::{fixtures, nix, output, unpacked};
 use nix_hydra_buildpack::resolve::checkout::warnings;
 use nix_hydra_buildpack::resolve::source::Source;
 use std::ffi::OsStr;
@@ -119,7 +119,7 @@ fn what_is_written_to_the_store_has_the_hash_that_was_computed() {
     awkward_tree(&tree);
     let source = Source::read(&tree, "source").unwrap();
     let store = TempDir::new().unwrap();
-    let written = source.write_to(store.path()).unwrap();
+    let written = unpacked(&source, &store.path().join("source"));
     let again = Source::read(&written, "source").unwrap();
     assert_eq!(again.nar_hash, source.nar_hash);
     assert_eq!(again.nar_size, source.nar_size);
@@ -254,7 +254,7 @@ fn a_submodule_of_a_submodule_is_an_empty_directory_as_hydra_leaves_it() {
         return;
     };
     assert_eq!(with_git.path.to_absolute_path(), real);
-    let written = with_git.write_to(&at("app")).unwrap();
+    let written = unpacked(&with_git, &at("app/source"));
     assert!(written.join("vendor/library/a/deep").is_dir());
 }
 

@@ -139,8 +139,17 @@ impl BinaryCache {
 
     /// The narinfo of `path`; None if the cache does not have the path.
     pub fn narinfo(&self, path: &StorePath) -> Result<Option<NarInfo>, CacheError> {
-        let basename = path.to_basename();
-        let hash_part = basename.split('-').next().unwrap_or_default();
+        let narinfo = self.narinfo_of(path.to_basename().split('-').next().unwrap_or_default())?;
+        match narinfo {
+            Some(narinfo) if narinfo.store_path() != path => {
+                Err(CacheError::OtherPath(narinfo.store_path().clone()))
+            }
+            other => Ok(other),
+        }
+    }
+
+    /// The same for the path with this hash part, whatever its name is.
+    pub fn narinfo_of(&self, hash_part: &str) -> Result<Option<NarInfo>, CacheError> {
         let name = format!("{hash_part}.narinfo");
         let mut file = match self.open_small(&name) {
             Err(error) if error.is_absent() => return Ok(None),
@@ -164,7 +173,7 @@ impl BinaryCache {
             return Err(CacheError::too_long(&name, MAX_NARINFO_SIZE));
         }
         let narinfo = narinfo::parse(&text).map_err(CacheError::NarInfo)?;
-        if narinfo.store_path() != path {
+        if !narinfo.store_path().to_basename().starts_with(hash_part) {
             return Err(CacheError::OtherPath(narinfo.store_path().clone()));
         }
         Ok(Some(narinfo))

@@ -6,6 +6,7 @@ use crate::{
 };
 use http_client::{Http, HttpError};
 use nix_derivation::StorePath;
+use nix_narinfo::NarInfo;
 
 /// The binary caches of a build, in the order in which they are asked.
 #[derive(Debug)]
@@ -89,9 +90,23 @@ impl Member {
         trust: &TrustSettings,
         accepts: impl Fn(&PathInfo) -> bool,
     ) -> Result<PathInfo, Answer> {
+        let (_, info) = self.ask(id, trust, |cache| cache.narinfo(path))?;
+        if accepts(&info) {
+            Ok(info)
+        } else {
+            Err(Answer::Another)
+        }
+    }
+
+    fn ask(
+        &self,
+        id: CacheId,
+        trust: &TrustSettings,
+        narinfo: impl FnOnce(&BinaryCache) -> Result<Option<NarInfo>, CacheError>,
+    ) -> Result<(StorePath, PathInfo), Answer> {
         let cache = self.usable()?;
         let attempt = self.narinfos.attempt(cache);
-        let narinfo = cache.narinfo(path).map_err(|error| {
+        let narinfo = narinfo(cache).map_err(|error| {
             attempt.failed(&error);
             Answer::of(&error)
         })?;
@@ -99,11 +114,7 @@ impl Member {
         let narinfo = narinfo.ok_or(Answer::Absent)?;
         let trust = trust.check(&narinfo, cache.url());
         let info = PathInfo::new(&narinfo, id, trust.map_err(Answer::Untrusted)?);
-        if accepts(&info) {
-            Ok(info)
-        } else {
-            Err(Answer::Another)
-        }
+        Ok((narinfo.store_path().clone(), info))
     }
 }
 
@@ -210,10 +221,15 @@ impl Caches {
         })
     }
 
-    fn first(
+    /// Asks the caches in their order for the path with this hash part, until one has it and is believed.
+    pub fn find(&self, hash_part: &str) -> Result<(StorePath, PathInfo), Vec<CacheAnswer>> {
+        self.first(|id, member| member.ask(id, &self.trust, |cache| cache.narinfo_of(hash_part)))
+    }
+
+    fn first<T>(
         &self,
-        ask: impl Fn(CacheId, &Member) -> Result<PathInfo, Answer>,
-    ) -> Result<PathInfo, Vec<CacheAnswer>> {
+        ask: impl Fn(CacheId, &Member) -> Result<T, Answer>,
+    ) -> Result<T, Vec<CacheAnswer>> {
         let mut answers = Vec::new();
         for (index, member) in self.caches.iter().enumerate() {
             match ask(CacheId(index), member) {

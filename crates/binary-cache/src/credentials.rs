@@ -36,12 +36,14 @@ struct Entry {
 }
 
 /// A binary cache that the platform describes. Specification: servicebinding.io; the entries are
-/// the names of files: `url`, `netrc`, `username` and `password`, `token`, `public-key`.
+/// the names of files: `url`, `netrc`, `username` and `password`, `token`, `public-key`, `access-tokens`.
 #[derive(Default)]
 pub struct Binding {
     pub url: Option<CacheUrl>,
     pub netrc: Netrc,
     pub public_keys: Vec<TrustedPublicKey>,
+    /// As `access-tokens` of `nix.conf` has them.
+    pub access_tokens: String,
 }
 
 /// Why a binding or a netrc file cannot be used. The file's content is never shown.
@@ -106,6 +108,27 @@ impl Netrc {
     pub fn hosts(&self) -> impl Iterator<Item = (&str, Credentials)> {
         let entries = self.entries.iter();
         entries.filter_map(|entry| Some((entry.machine.as_deref()?, entry.credentials())))
+    }
+
+    /// The credentials for any host that is not named.
+    #[must_use]
+    pub fn default_entry(&self) -> Option<Credentials> {
+        let mut entries = self.entries.iter();
+        entries
+            .find(|entry| entry.machine.is_none())
+            .map(Entry::credentials)
+    }
+
+    /// One entry.
+    #[must_use]
+    pub fn of(host: &str, user: &str, password: &str) -> Self {
+        Self {
+            entries: vec![Entry {
+                machine: Some(host.to_string()),
+                login: user.to_string(),
+                password: password.to_string(),
+            }],
+        }
     }
 
     /// The entries of one file after those of another.
@@ -227,6 +250,7 @@ impl Binding {
         let keys = entry("public-key")?.unwrap_or_default();
         Ok(Self {
             url,
+            access_tokens: entry("access-tokens")?.unwrap_or_default(),
             netrc: Netrc::read(&directory.join("netrc"))?,
             public_keys: keys
                 .split_whitespace()

@@ -1,26 +1,26 @@
-//! Turns at decoding: many NARs wait for the network at once, few are decoded at once.
+//! Permits to decode: many NARs wait for the network at once, few are decoded at once.
 //!
 //! A thread a NAR hides latency, but as many decoders as threads drive each other's windows out of
-//! the processor's caches. So each thread reads its compressed bytes ahead while it holds no turn,
-//! as slowly as its connection gives them, and takes a turn for what it has read.
+//! the processor's caches. So each thread reads its compressed bytes ahead without a permit, as slowly
+//! as its connection gives them, and takes a permit for decoding what it has read.
 
 use std::io::{self, BufRead, Read};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
-/// Compressed bytes that are read without a turn, then decoded in one.
+/// Compressed bytes that are read without a permit, then decoded with one.
 ///
-/// Most NARs are smaller, and so are decoded in one go. A turn of this length takes xz some 40 ms,
-/// against which the change from one decoder to another is nothing.
+/// Most NARs are smaller, and so are decoded in one go. So much takes xz some 40 ms, against which the
+/// change from one decoder to another is nothing.
 const READ_AHEAD: usize = 1024 * 1024;
 
-/// So many threads may decode at once.
+/// The number of threads that may decode at once.
 #[derive(Debug)]
-pub struct Turns {
+pub struct DecodePermits {
     free: Mutex<usize>,
     freed: Condvar,
 }
 
-impl Turns {
+impl DecodePermits {
     #[must_use]
     pub fn new(count: usize) -> Arc<Self> {
         Arc::new(Self {
@@ -29,53 +29,53 @@ impl Turns {
         })
     }
 
-    /// Reads `bytes` ahead; whoever reads on holds a turn from the first byte to the last.
+    /// Reads `bytes` ahead; reading on takes a permit from the first byte to the last.
     pub fn read_ahead(self: &Arc<Self>, bytes: Box<dyn Read>) -> ReadAhead {
         ReadAhead {
             bytes,
             buffer: vec![0; READ_AHEAD],
             start: 0,
             end: 0,
-            turns: Arc::clone(self),
-            turn: None,
+            permits: Arc::clone(self),
+            permit: None,
         }
     }
 
-    fn take(self: &Arc<Self>) -> Turn {
+    fn take(self: &Arc<Self>) -> Permit {
         let free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
         let mut free = self
             .freed
             .wait_while(free, |free| *free == 0)
             .unwrap_or_else(PoisonError::into_inner);
         *free -= 1;
-        Turn(Arc::clone(self))
+        Permit(Arc::clone(self))
     }
 }
 
 /// Held while decoding.
-struct Turn(Arc<Turns>);
+struct Permit(Arc<DecodePermits>);
 
-impl Drop for Turn {
+impl Drop for Permit {
     fn drop(&mut self) {
         *self.0.free.lock().unwrap_or_else(PoisonError::into_inner) += 1;
         self.0.freed.notify_one();
     }
 }
 
-/// Bytes that are read without a turn and handed out in one. It ends when this is dropped.
+/// Bytes that are read without a permit, and given with one. Dropping this returns the permit.
 pub struct ReadAhead {
     bytes: Box<dyn Read>,
     buffer: Vec<u8>,
     start: usize,
     end: usize,
-    turns: Arc<Turns>,
-    turn: Option<Turn>,
+    permits: Arc<DecodePermits>,
+    permit: Option<Permit>,
 }
 
 impl BufRead for ReadAhead {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
         if self.start == self.end {
-            self.turn = None;
+            self.permit = None;
             (self.start, self.end) = (0, 0);
             while self.end < self.buffer.len() {
                 match self.bytes.read(&mut self.buffer[self.end..]) {
@@ -85,7 +85,7 @@ impl BufRead for ReadAhead {
                     Err(error) => return Err(error),
                 }
             }
-            self.turn = Some(self.turns.take());
+            self.permit = Some(self.permits.take());
         }
         Ok(&self.buffer[self.start..self.end])
     }
@@ -125,18 +125,18 @@ mod tests {
     }
 
     #[test]
-    fn whoever_waits_for_the_network_keeps_nobody_from_decoding() {
-        let turns = Turns::new(1);
+    fn a_thread_that_waits_for_the_network_holds_no_permit() {
+        let permits = DecodePermits::new(1);
         let (sender, receiver) = channel();
-        let slow_turns = Arc::clone(&turns);
+        let slow_permits = Arc::clone(&permits);
         let waiting = std::thread::spawn(move || {
-            let mut slow = slow_turns.read_ahead(Box::new(Slow(receiver)));
+            let mut slow = slow_permits.read_ahead(Box::new(Slow(receiver)));
             let mut text = String::new();
             slow.read_to_string(&mut text).unwrap();
             text
         });
         let mut text = String::new();
-        let mut quick = turns.read_ahead(Box::new(&b"quick"[..]));
+        let mut quick = permits.read_ahead(Box::new(&b"quick"[..]));
         quick.read_to_string(&mut text).unwrap();
         assert_eq!(text, "quick");
         drop(quick);
@@ -146,12 +146,12 @@ mod tests {
     }
 
     #[test]
-    fn no_more_decode_at_once_than_there_are_turns() {
-        let turns = Turns::new(1);
-        let mut first = turns.read_ahead(Box::new(&b"first"[..]));
+    fn no_more_threads_decode_at_once_than_there_are_permits() {
+        let permits = DecodePermits::new(1);
+        let mut first = permits.read_ahead(Box::new(&b"first"[..]));
         first.fill_buf().unwrap();
         let (sender, receiver) = channel();
-        let others = Arc::clone(&turns);
+        let others = Arc::clone(&permits);
         let other = std::thread::spawn(move || {
             let mut second = others.read_ahead(Box::new(&b"second"[..]));
             sender.send(second.fill_buf().unwrap().to_vec()).unwrap();

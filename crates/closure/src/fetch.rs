@@ -1,28 +1,27 @@
 //! Downloads a planned closure into a store directory: NARs side by side, largest first.
 
-use crate::Closure;
 use crate::content::Content;
-use crate::decode_permits::Turns;
-use crate::queue::{Queue, Wanted};
-use crate::relocate::references::{References, Sought};
-use crate::relocate::relocatability::{Met, Survey, survey};
+use crate::decode_memory::{HEAD, reserve};
+use crate::decode_permits::DecodePermits;
+use crate::queue::{Queue, QueuedPath};
+use crate::relocate::findings::Findings;
+use crate::relocate::references::{ReferenceScanner, ScanFor};
+use crate::relocate::report::RelocationReport;
 use crate::unpack::{Expected, UnpackError, Unpacker};
 use binary_cache::{
     CacheAnswer, CacheError, Caches, NarSource, PathInfo, is_identity, nar_decoder,
 };
 use nix_derivation::StorePath;
-use std::io;
+use std::io::{self, Cursor, Read};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// NARs in work at once for each core: with latency a thread mostly waits.
-const WORKERS_PER_CORE: usize = 8;
-
-/// Fewest and most NARs in work at once. Each may hold an xz or zstd window of up to 8 MiB.
-const WORKERS: std::ops::RangeInclusive<usize> = 16..=32;
+/// NARs in work at once: with latency a thread mostly waits. What their decoders take is limited in all,
+/// see [`crate::decode_memory`]; a thread itself has 1.3 MiB of buffers.
+const WORKERS: usize = 32;
 
 /// NARs that are decoded at once beyond one a core: decoders also wait for the disk.
-const SPARE_TURNS: usize = 1;
+const SPARE_PERMITS: usize = 1;
 
 /// How often a NAR is downloaded from one URL before another one is asked for.
 const ATTEMPTS: u32 = 2;
@@ -35,7 +34,7 @@ const URLS: usize = 3;
 #[error("{path}{}: {reason}", .cache.as_ref().map_or_else(String::new, |cache| format!(" from {cache}")))]
 pub struct FetchError {
     pub path: StorePath,
-    /// The URL of the binary cache, as messages show it; None if there was none to ask.
+    /// The URL of the binary cache, as messages show it; `None` if there was none to ask.
     pub cache: Option<String>,
     #[source]
     pub reason: FetchFailure,
@@ -53,66 +52,53 @@ pub enum FetchFailure {
     Lost(Vec<CacheAnswer>),
 }
 
-/// What all threads need: what there is to do, and where NARs come from.
-struct Work<'a> {
+/// What all threads need: the paths to download, and where NARs come from.
+struct Fetcher<'a> {
     queue: &'a Queue,
     caches: &'a Caches,
-    sought: &'a Sought,
-    turns: Arc<Turns>,
+    scan_for: &'a ScanFor,
+    permits: Arc<DecodePermits>,
 }
 
-/// Downloads every path of `closure` to `store/<base name>`, each checked against its narinfo.
+/// The download of one store path: from the cache that it was planned from, else from any other that has
+/// the same content.
+struct Download<'a> {
+    fetcher: &'a Fetcher<'a>,
+    path: &'a QueuedPath,
+    scanner: Option<&'a ReferenceScanner>,
+    /// The sources that were tried, and how each failed.
+    tried: Vec<(NarSource, FetchError)>,
+}
+
+/// Downloads every path of `queue` to its place until the queue is closed and empty, each checked against
+/// its narinfo. Returns each with the cache that it finally came from, and what was found in it.
 ///
-/// `store` must exist and hold none of the paths. On an error it holds some of them, and is to be
-/// thrown away: a closure is whole or nothing.
-pub fn fetch(
-    closure: &Closure,
-    caches: &Caches,
-    store: &Path,
-    sought: &Sought,
-) -> Result<Survey, FetchError> {
-    let wanted = closure.paths.iter().map(|(path, info)| Wanted {
-        path: path.clone(),
-        info: info.clone(),
-        place: store.join(path.to_basename()),
-    });
-    let mut survey = Survey::default();
-    for (_, found) in fetch_each(&Queue::of(wanted), caches, sought)? {
-        survey.add(found);
-    }
-    survey.obstacles.sort();
-    Ok(survey)
-}
-
-/// The same for all that is in `queue`, each path to a place of its own, until it is closed and
-/// empty; each with where it came from in the end, and what was found in it.
+/// On an error some of the paths are there, and are to be thrown away: a closure is whole or nothing.
 pub fn fetch_each(
     queue: &Queue,
     caches: &Caches,
-    sought: &Sought,
-) -> Result<Vec<(Wanted, Survey)>, FetchError> {
+    scan_for: &ScanFor,
+) -> Result<Vec<(QueuedPath, RelocationReport)>, FetchError> {
     let failed: Mutex<Option<FetchError>> = Mutex::new(None);
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let workers = (cores * WORKERS_PER_CORE)
-        .clamp(*WORKERS.start(), *WORKERS.end())
-        .min(queue.len().unwrap_or(usize::MAX));
-    let work = Work {
+    let workers = WORKERS.min(queue.len().unwrap_or(usize::MAX));
+    let fetcher = Fetcher {
         queue,
         caches,
-        sought,
-        turns: Turns::new(cores + SPARE_TURNS),
+        scan_for,
+        permits: DecodePermits::new(cores + SPARE_PERMITS),
     };
-    let surveyed = Mutex::new(Vec::new());
+    let done = Mutex::new(Vec::new());
     std::thread::scope(|scope| {
         for _ in 0..workers {
             scope.spawn(|| {
                 let mut unpacker = Unpacker::default();
-                while let Some(mut wanted) = queue.next() {
-                    match work.run(&mut wanted, &mut unpacker) {
-                        Ok(survey) => lock(&surveyed).push((wanted, survey)),
+                while let Some(path) = queue.next() {
+                    match fetcher.fetch(path, &mut unpacker) {
+                        Ok(one) => lock(&done).push(one),
                         Err(error) => {
                             lock(&failed).get_or_insert(error);
-                            // Nobody needs the rest any more.
+                            // The rest is of no use without this one.
                             queue.stop();
                         }
                     }
@@ -123,120 +109,125 @@ pub fn fetch_each(
     if let Some(error) = failed.into_inner().unwrap_or_else(PoisonError::into_inner) {
         return Err(error);
     }
-    Ok(surveyed
-        .into_inner()
-        .unwrap_or_else(PoisonError::into_inner))
+    Ok(done.into_inner().unwrap_or_else(PoisonError::into_inner))
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl Work<'_> {
-    /// Fetches a path, notes where it came from, and answers what was found in it.
-    fn run(&self, wanted: &mut Wanted, unpacker: &mut Unpacker) -> Result<Survey, FetchError> {
-        let own;
-        let references = match self.sought {
-            Sought::Nothing => None,
-            Sought::Declared => {
-                let declared = wanted.info.references.iter();
-                own = References::new(declared.chain([&wanted.path]), None);
-                Some(&own)
-            }
-            Sought::All(references) => Some(references),
-        };
-        let met = self.fetch(wanted, unpacker, references)?;
-        let Wanted { path, info, place } = &*wanted;
-        match references {
-            None => Ok(Survey {
-                leaves: met.leaves,
-                ..Survey::default()
-            }),
-            Some(references) => survey(path, place, met, &info.references, references)
-                .map_err(|error| FetchError::on_disk(wanted, error)),
-        }
-    }
-
-    /// Fetches a path from the cache that it was planned from, else from any other that has the same.
+impl Fetcher<'_> {
+    /// Downloads a path. Returns it as it finally came, and what was found in it.
     fn fetch(
         &self,
-        wanted: &mut Wanted,
+        mut path: QueuedPath,
         unpacker: &mut Unpacker,
-        references: Option<&References>,
-    ) -> Result<Met, FetchError> {
-        let planned = &wanted.info;
-        let mut tried: Vec<(NarSource, FetchError)> = Vec::new();
-        let mut offer = Some(planned.clone()).filter(|info| self.caches.offers(info));
+    ) -> Result<(QueuedPath, RelocationReport), FetchError> {
+        let own;
+        let scanner = match self.scan_for {
+            ScanFor::Nothing => None,
+            ScanFor::Declared => {
+                let declared = path.info.references.iter();
+                own = ReferenceScanner::new(declared.chain([&path.path]), None);
+                Some(&own)
+            }
+            ScanFor::All(scanner) => Some(scanner),
+        };
+        let download = Download {
+            fetcher: self,
+            path: &path,
+            scanner,
+            tried: Vec::new(),
+        };
+        let (info, findings) = download.run(unpacker)?;
+        path.info = info;
+        let QueuedPath {
+            path: store_path,
+            info,
+            place,
+        } = &path;
+        let report = match scanner {
+            None => Ok(RelocationReport {
+                has_escaping_links: findings.has_escaping_links,
+                ..RelocationReport::default()
+            }),
+            Some(scanner) => {
+                RelocationReport::new(store_path, place, findings, &info.references, scanner)
+                    .map_err(|error| FetchError::on_disk(&path, error))
+            }
+        };
+        report.map(|report| (path, report))
+    }
+}
+
+impl Download<'_> {
+    fn run(mut self, unpacker: &mut Unpacker) -> Result<(PathInfo, Findings), FetchError> {
+        let planned = &self.path.info;
+        let mut offer = Some(planned.clone()).filter(|info| self.fetcher.caches.offers(info));
         loop {
-            // Only what has the same content and references fits into the closure that was planned.
-            let accepts = |other: &PathInfo| {
-                let Some(source) = &other.source else {
-                    return false;
-                };
-                let of_cache = || {
-                    tried
-                        .iter()
-                        .filter(|(tried, _)| tried.cache == source.cache)
-                };
-                other.nar_hash == planned.nar_hash
-                    && other.references == planned.references
-                    && of_cache().count() < URLS
-                    && !of_cache().any(|(tried, _)| tried.url == source.url)
-            };
             let info = match offer.take() {
                 Some(info) => info,
-                None => match self.caches.look_up_nar(&wanted.path, accepts) {
-                    Ok(info) => info,
-                    // What was wrong with the one that was planned says most.
-                    Err(answers) => {
-                        let first = tried.into_iter().next().map(|(_, error)| error);
-                        let lost = || self.error(wanted, planned, FetchFailure::Lost(answers));
-                        return Err(first.unwrap_or_else(lost));
-                    }
-                },
+                None => self.look_up_other()?,
             };
-            match self.fetch_from(wanted, &info, unpacker, references) {
-                Ok(met) => {
-                    wanted.info = info;
-                    return Ok(met);
-                }
+            match self.fetch_from(&info, unpacker) {
+                Ok(findings) => return Ok((info, findings)),
                 Err(reason) => {
-                    let is_last = self.queue.is_stopped() || reason.is_local();
-                    let error = self.error(wanted, &info, reason);
+                    let is_last = self.fetcher.queue.is_stopped() || reason.is_local();
+                    let error = self.error(&info, reason);
                     if is_last {
                         return Err(error);
                     }
-                    remove(&wanted.place).map_err(|reason| self.error(wanted, &info, reason))?;
-                    tried.extend(info.source.map(|source| (source, error)));
+                    remove(&self.path.place).map_err(|reason| self.error(&info, reason))?;
+                    self.tried.extend(info.source.map(|source| (source, error)));
                 }
             }
         }
     }
 
-    fn error(&self, wanted: &Wanted, info: &PathInfo, reason: FetchFailure) -> FetchError {
-        FetchError {
-            path: wanted.path.clone(),
-            cache: self.caches.name_of(info),
-            reason,
-        }
+    /// Asks the caches for another NAR of the path: one that has the same content and references, so
+    /// that it fits into the closure that was planned.
+    fn look_up_other(&mut self) -> Result<PathInfo, FetchError> {
+        let planned = &self.path.info;
+        let accepts = |other: &PathInfo| {
+            let Some(source) = &other.source else {
+                return false;
+            };
+            let of_cache = || {
+                let tried = self.tried.iter().map(|(tried, _)| tried);
+                tried.filter(|tried| tried.cache == source.cache)
+            };
+            other.nar_hash == planned.nar_hash
+                && other.references == planned.references
+                && of_cache().count() < URLS
+                && !of_cache().any(|tried| tried.url == source.url)
+        };
+        let found = self.fetcher.caches.look_up_nar(&self.path.path, accepts);
+        found.map_err(|answers| {
+            // What was wrong with the one that was planned says most.
+            let first = std::mem::take(&mut self.tried).into_iter().next();
+            first.map_or_else(
+                || self.error(planned, FetchFailure::Lost(answers)),
+                |(_, error)| error,
+            )
+        })
     }
 
-    /// Fetches a path as `info` has it, again where something may have happened on the way.
+    /// Downloads the path as `info` has it, again where something may have happened on the way.
     fn fetch_from(
         &self,
-        wanted: &Wanted,
         info: &PathInfo,
         unpacker: &mut Unpacker,
-        references: Option<&References>,
-    ) -> Result<Met, FetchFailure> {
+    ) -> Result<Findings, FetchFailure> {
         let mut attempt = 1;
         loop {
-            match self.fetch_once(wanted, info, unpacker, references) {
+            match self.fetch_once(info, unpacker) {
                 Err(reason)
-                    if attempt < ATTEMPTS && !reason.is_final() && !self.queue.is_stopped() =>
+                    if attempt < ATTEMPTS
+                        && !reason.is_final()
+                        && !self.fetcher.queue.is_stopped() =>
                 {
                     attempt += 1;
-                    remove(&wanted.place)?;
+                    remove(&self.path.place)?;
                 }
                 result => return result,
             }
@@ -245,18 +236,30 @@ impl Work<'_> {
 
     fn fetch_once(
         &self,
-        wanted: &Wanted,
         info: &PathInfo,
         unpacker: &mut Unpacker,
-        references: Option<&References>,
-    ) -> Result<Met, FetchFailure> {
+    ) -> Result<Findings, FetchFailure> {
+        let Fetcher {
+            queue,
+            caches,
+            permits,
+            ..
+        } = self.fetcher;
         let source = info.source.as_ref();
-        let attempt = source.and_then(|source| Some((source, self.caches.attempt(source.cache)?)));
+        let attempt = source.and_then(|source| Some((source, caches.attempt(source.cache)?)));
         let (source, attempt) = attempt.ok_or(FetchFailure::Open(CacheError::NoCacheInfo))?;
         let nar = attempt.nar(source).map_err(FetchFailure::Open)?;
-        let mut nar = self.queue.until_stopped(nar);
+        let mut nar = queue.until_stopped(nar);
+        let _memory;
         if !is_identity(&source.compression) {
-            let bytes = self.turns.read_ahead(nar);
+            let mut head = Vec::new();
+            let read = nar.by_ref().take(HEAD as u64).read_to_end(&mut head);
+            read.map_err(|error| {
+                attempt.broke(&error);
+                FetchFailure::Unpack(UnpackError::Read(error))
+            })?;
+            _memory = reserve(&source.compression, &head, Some(info.nar_size));
+            let bytes = permits.read_ahead(Box::new(Cursor::new(head).chain(nar)));
             nar = nar_decoder(bytes, &source.compression, info.nar_size)
                 .map_err(|error| FetchFailure::Open(CacheError::Decode(error)))?;
         }
@@ -264,24 +267,33 @@ impl Work<'_> {
         let expected = Expected {
             hash: &info.nar_hash,
             size: info.nar_size,
-            content: content.map(|address| Content::new(address, &wanted.path, &info.references)),
+            content: content
+                .map(|address| Content::new(address, &self.path.path, &info.references)),
         };
-        let result = unpacker.unpack(&mut nar, &expected, &wanted.place, references);
+        let result = unpacker.unpack(&mut nar, &expected, &self.path.place, self.scanner);
         match &result {
             Ok(_) => attempt.answered(),
-            Err(UnpackError::Read(error)) if !self.queue.is_stopped() => attempt.broke(error),
+            Err(UnpackError::Read(error)) if !queue.is_stopped() => attempt.broke(error),
             Err(_) => {}
         }
         result.map_err(FetchFailure::Unpack)
+    }
+
+    fn error(&self, info: &PathInfo, reason: FetchFailure) -> FetchError {
+        FetchError {
+            path: self.path.path.clone(),
+            cache: self.fetcher.caches.name_of(info),
+            reason,
+        }
     }
 }
 
 impl FetchError {
     /// Something is wrong with the place that a path was written to.
-    pub(super) fn on_disk(wanted: &Wanted, error: io::Error) -> Self {
-        let reason = FetchFailure::Unpack(UnpackError::Write(wanted.place.clone(), error));
+    pub(super) fn on_disk(path: &QueuedPath, error: io::Error) -> Self {
+        let reason = FetchFailure::Unpack(UnpackError::Write(path.place.clone(), error));
         Self {
-            path: wanted.path.clone(),
+            path: path.path.clone(),
             cache: None,
             reason,
         }

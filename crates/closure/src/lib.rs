@@ -1,6 +1,20 @@
-//! The closure of the roots: planned from narinfos, then downloaded, verified and unpacked.
+//! The closure of the roots: looked up, downloaded, verified, placed in layers, and relocated.
+//!
+//! A *closure* is every store path that the *roots* (the packages that an app asks for) need. A build
+//! goes through these steps:
+//!
+//! 1. [`plan`] asks the binary caches for narinfos until all references are known: a [`Closure`].
+//! 2. [`place`] divides the closure into layers.
+//! 3. [`fetch`] downloads the paths of a [`queue`]: it decompresses (within [`decode_permits`] and a limit of memory), verifies
+//!    and unpacks ([`unpack`], [`content`]) each NAR in one pass. [`prefetch`] begins this during step 1.
+//! 4. [`relocate`] looks for references while files are written, and rewrites them where the closure
+//!    moves.
+//!
+//! The modules use each other in the reverse order of that list, never in a ring.
 
+mod closure;
 pub mod content;
+pub(crate) mod decode_memory;
 pub mod decode_permits;
 pub mod fetch;
 pub mod place;
@@ -10,30 +24,4 @@ pub mod queue;
 pub mod relocate;
 pub mod unpack;
 
-use binary_cache::PathInfo;
-use nix_derivation::StorePath;
-use std::collections::BTreeMap;
-
-/// Every store path that the roots need, with what is known of each.
-#[derive(Debug, Clone)]
-pub struct Closure {
-    pub roots: Vec<StorePath>,
-    pub paths: BTreeMap<StorePath, PathInfo>,
-}
-
-impl Closure {
-    /// Bytes of all NARs as they are unpacked.
-    #[must_use]
-    pub fn nar_size(&self) -> u64 {
-        let sizes = self.paths.values().map(|info| info.nar_size);
-        // A narinfo may claim any size.
-        sizes.fold(0, u64::saturating_add)
-    }
-
-    /// Bytes of all NARs as they are downloaded; a cache that does not say counts as unpacked.
-    #[must_use]
-    pub fn download_size(&self) -> u64 {
-        let sizes = self.paths.values().map(PathInfo::download_size);
-        sizes.fold(0, u64::saturating_add)
-    }
-}
+pub use self::closure::Closure;

@@ -10,7 +10,7 @@
 //! which that grows least: agglomerative clustering. `docs/performance.md` has what that moves on
 //! simulated histories, against other ways to group.
 
-use crate::Closure;
+use crate::closure::Closure;
 use crate::relocate::relocation::{NIX32_DIGITS, is_nix32};
 use binary_cache::PathInfo;
 use nix_derivation::StorePath;

@@ -1,6 +1,6 @@
 //! Finds every store path of a closure by asking binary caches for narinfos, many at once.
 
-use crate::Closure;
+use crate::closure::Closure;
 use binary_cache::{Answer, CacheAnswer, Caches, PathInfo};
 use nix_derivation::StorePath;
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
@@ -31,13 +31,13 @@ pub struct Miss {
     pub answers: Vec<CacheAnswer>,
 }
 
-/// What an earlier build found out.
+/// What the previous image's metadata says of store paths.
 #[derive(Debug, Default)]
-pub struct Known {
-    /// Paths that were verified then, under the same trust: a narinfo's facts never change.
-    pub facts: BTreeMap<StorePath, PathInfo>,
-    /// Paths that are probably needed again, of which nothing may be believed any more.
-    pub guesses: Vec<StorePath>,
+pub struct Previous {
+    /// Paths that were verified then, under the same trust: the facts of a narinfo never change.
+    pub verified: BTreeMap<StorePath, PathInfo>,
+    /// Paths that are probably needed again, and must be asked for again.
+    pub likely: Vec<StorePath>,
 }
 
 impl Miss {
@@ -48,7 +48,7 @@ impl Miss {
         answers.all(|asked| asked.answer == Answer::Absent)
     }
 
-    /// Whether a cache has the path, but nobody who is trusted vouches for it.
+    /// Whether a cache has the path, but no trusted key or cache vouches for it.
     #[must_use]
     pub fn is_untrusted(&self) -> bool {
         self.answers
@@ -59,23 +59,18 @@ impl Miss {
 
 /// Finds the whole closure of `roots`, or every path of it that no cache can give.
 ///
-/// What `known` tells is not asked for; what it guesses is asked for at once, so that the depth
-/// of the graph costs no time.
-pub fn plan(caches: &Caches, roots: &[StorePath], known: &Known) -> Result<Closure, Vec<Miss>> {
-    plan_telling(caches, roots, known, |_, _| {})
-}
-
-/// The same; tells each path that was asked for and found, once, as soon as that is known. They
-/// are all of the closure where `known` guesses nothing.
-pub fn plan_telling(
+/// `previous.verified` is not asked for again; `previous.likely` is asked for at once, so that the depth of
+/// the graph costs no time. Calls `found` with each path that was asked for, as soon as a cache has given it;
+/// these are all of the closure's where nothing was only likely.
+pub fn plan(
     caches: &Caches,
     roots: &[StorePath],
-    known: &Known,
+    previous: &Previous,
     found: impl Fn(&StorePath, &PathInfo) + Sync,
 ) -> Result<Closure, Vec<Miss>> {
-    let walk = Walk::new(caches, &known.facts);
-    for path in roots.iter().chain(&known.guesses) {
-        walk.lock().meet(path, &known.facts);
+    let walk = Walk::new(caches, &previous.verified);
+    for path in roots.iter().chain(&previous.likely) {
+        walk.lock().enqueue(path, &previous.verified);
     }
     std::thread::scope(|scope| {
         for _ in 0..REQUESTS {
@@ -90,13 +85,13 @@ pub fn plan_telling(
             });
         }
     });
-    walk.finish(roots)?.reach(roots)
+    walk.finish(roots)?.into_closure(roots)
 }
 
 /// A walk over the graph of references, shared by the threads that ask.
 struct Walk<'a> {
     caches: &'a Caches,
-    facts: &'a BTreeMap<StorePath, PathInfo>,
+    verified: &'a BTreeMap<StorePath, PathInfo>,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -124,10 +119,10 @@ struct State {
 struct Answers(HashMap<StorePath, Found>);
 
 impl<'a> Walk<'a> {
-    fn new(caches: &'a Caches, facts: &'a BTreeMap<StorePath, PathInfo>) -> Self {
+    fn new(caches: &'a Caches, verified: &'a BTreeMap<StorePath, PathInfo>) -> Self {
         Self {
             caches,
-            facts,
+            verified,
             state: Mutex::default(),
             changed: Condvar::new(),
         }
@@ -137,7 +132,7 @@ impl<'a> Walk<'a> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The next path to ask for, or nothing once all answers are in.
+    /// The next path to ask for; `None` once all answers are in.
     fn next(&self) -> Option<StorePath> {
         let mut state = self.lock();
         loop {
@@ -159,7 +154,7 @@ impl<'a> Walk<'a> {
         let mut state = self.lock();
         if let Ok(info) = &answer {
             for reference in &info.references {
-                state.meet(reference, self.facts);
+                state.enqueue(reference, self.verified);
             }
             state.references += info.references.len();
             state.urls += info.source.as_ref().map_or(0, |source| source.url.len());
@@ -204,14 +199,14 @@ impl<'a> Walk<'a> {
 }
 
 impl State {
-    /// Notes a path that may be needed: to be asked for, unless all about it is known.
-    fn meet(&mut self, path: &StorePath, facts: &BTreeMap<StorePath, PathInfo>) {
+    /// Adds a path that may be needed: it is asked for, unless it is verified.
+    fn enqueue(&mut self, path: &StorePath, verified: &BTreeMap<StorePath, PathInfo>) {
         let mut paths = vec![path];
         while let Some(path) = paths.pop() {
             if !self.met.insert(path.clone()) {
                 continue;
             }
-            match facts.get(path) {
+            match verified.get(path) {
                 Some(info) => {
                     paths.extend(&info.references);
                     self.answers.0.insert(path.clone(), Ok(info.clone()));
@@ -223,8 +218,8 @@ impl State {
 }
 
 impl Answers {
-    /// The closure of `roots`: of what was asked for, that which they need.
-    fn reach(mut self, roots: &[StorePath]) -> Result<Closure, Vec<Miss>> {
+    /// Picks the closure of `roots` from the answers.
+    fn into_closure(mut self, roots: &[StorePath]) -> Result<Closure, Vec<Miss>> {
         let mut paths = BTreeMap::new();
         let mut misses = Vec::new();
         // Every path that is needed, with the one that refers to it; none for a root.

@@ -1,12 +1,12 @@
-//! Fetches store paths while it is still being found out what else their closure has.
+//! Downloads store paths while the rest of their closure is still being looked up.
 //!
-//! Which layer a path goes to depends on the whole closure, so what comes early waits in a directory
-//! beside the layers, and is moved once that is known.
+//! Which layer a path goes to depends on the whole closure, so these wait in a directory beside the
+//! layers, and are moved once that is known.
 
 use crate::fetch::{FetchError, fetch_each};
-use crate::queue::{Queue, Wanted};
-use crate::relocate::references::Sought;
-use crate::relocate::relocatability::Survey;
+use crate::queue::{Queue, QueuedPath};
+use crate::relocate::references::ScanFor;
+use crate::relocate::report::RelocationReport;
 use binary_cache::Caches;
 use binary_cache::PathInfo;
 use nix_derivation::StorePath;
@@ -19,51 +19,48 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-/// How long those that are at work are waited for when nobody needs it any more. Whoever waits for a
-/// server that does not answer ends with the build.
+/// How long `drop` waits for running downloads. One that hangs on a silent server ends with the build.
 const LEAVE: Duration = Duration::from_secs(2);
 
-/// Downloads that have begun. Whoever drops this ends them, and nothing of them is left.
+/// Downloads that have begun. Dropping this stops them, and removes their files.
 #[derive(Debug)]
-pub struct Early {
+pub struct Prefetch {
     queue: Arc<Queue>,
     directory: PathBuf,
     fetching: Option<JoinHandle<Fetched>>,
 }
 
-type Fetched = Result<Vec<(Wanted, Survey)>, FetchError>;
+type Fetched = Result<Vec<(QueuedPath, RelocationReport)>, FetchError>;
 
-impl Early {
-    /// Has paths wait in `directory`, which is made, and must be on the file system of the layers.
-    pub fn begin(caches: Arc<Caches>, directory: &Path, sought: Sought) -> io::Result<Self> {
+impl Prefetch {
+    /// Starts the downloads into `directory`, which is created, and must be on the layers' file system.
+    pub fn begin(caches: Arc<Caches>, directory: &Path, scan_for: ScanFor) -> io::Result<Self> {
         fs::create_dir_all(directory)?;
         let queue = Arc::new(Queue::default());
         let work = Arc::clone(&queue);
         Ok(Self {
             queue,
             directory: directory.to_path_buf(),
-            fetching: Some(thread::spawn(move || fetch_each(&work, &caches, &sought))),
+            fetching: Some(thread::spawn(move || fetch_each(&work, &caches, &scan_for))),
         })
     }
 
-    /// Fetches `path`, which the closure has for certain, and which was not asked for before.
-    pub fn want(&self, path: &StorePath, info: &PathInfo) {
-        self.queue.add(Wanted {
+    /// Downloads `path`, which must be certain to be in the closure, and not added before.
+    pub fn add(&self, path: &StorePath, info: &PathInfo) {
+        self.queue.add(QueuedPath {
             path: path.clone(),
             info: info.clone(),
             place: self.directory.join(path.to_basename()),
         });
     }
 
-    /// Waits for all that was asked for, has each path moved to its `place`, and answers what was found
-    /// in it.
+    /// Waits for all downloads, and moves each path to its `place`. Returns what [`fetch_each`] does.
     pub fn finish(mut self, place: impl Fn(&StorePath) -> PathBuf) -> Fetched {
         self.queue.close();
         let mut fetched = self.joined()?;
-        for (wanted, _) in &mut fetched {
-            let waited = mem::replace(&mut wanted.place, place(&wanted.path));
-            fs::rename(waited, &wanted.place)
-                .map_err(|error| FetchError::on_disk(wanted, error))?;
+        for (path, _) in &mut fetched {
+            let waited = mem::replace(&mut path.place, place(&path.path));
+            fs::rename(waited, &path.place).map_err(|error| FetchError::on_disk(path, error))?;
         }
         Ok(fetched)
     }
@@ -76,7 +73,7 @@ impl Early {
     }
 }
 
-impl Drop for Early {
+impl Drop for Prefetch {
     fn drop(&mut self) {
         self.queue.stop();
         if let Some(fetching) = self.fetching.take() {

@@ -1,4 +1,4 @@
-//! What is still to be done for a closure: NARs to fetch, the largest first, as they become known.
+//! The store paths of a closure that are still to be downloaded, the largest first.
 
 use binary_cache::PathInfo;
 use nix_derivation::StorePath;
@@ -9,9 +9,9 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-/// A store path that is to be downloaded, and to where.
+/// A store path to download, and its place.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Wanted {
+pub struct QueuedPath {
     pub path: StorePath,
     pub info: PathInfo,
     /// It must not exist, but the directory that it is in must.
@@ -19,20 +19,20 @@ pub struct Wanted {
 }
 
 /// The largest decides when the whole is done, so it must not be the last to start.
-impl Ord for Wanted {
+impl Ord for QueuedPath {
     fn cmp(&self, other: &Self) -> Ordering {
         let sizes = self.info.nar_size.cmp(&other.info.nar_size);
         sizes.then_with(|| other.path.cmp(&self.path))
     }
 }
 
-impl PartialOrd for Wanted {
+impl PartialOrd for QueuedPath {
     fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
         Some(self.cmp(other))
     }
 }
 
-/// What many threads work off.
+/// Work for many threads; more may be added until it is closed.
 #[derive(Debug, Default)]
 pub struct Queue {
     state: Mutex<State>,
@@ -42,22 +42,22 @@ pub struct Queue {
 
 #[derive(Debug, Default)]
 struct State {
-    waiting: BinaryHeap<Wanted>,
-    /// Whether nothing more is added.
+    waiting: BinaryHeap<QueuedPath>,
+    /// Whether nothing more will be added.
     closed: bool,
 }
 
 impl Queue {
     /// A queue to which nothing will be added.
-    pub fn of(wanted: impl IntoIterator<Item = Wanted>) -> Self {
+    pub fn of(paths: impl IntoIterator<Item = QueuedPath>) -> Self {
         let queue = Self::default();
-        queue.lock().waiting = wanted.into_iter().collect();
+        queue.lock().waiting = paths.into_iter().collect();
         queue.close();
         queue
     }
 
-    pub fn add(&self, wanted: Wanted) {
-        self.lock().waiting.push(wanted);
+    pub fn add(&self, path: QueuedPath) {
+        self.lock().waiting.push(path);
         self.changed.notify_one();
     }
 
@@ -67,10 +67,10 @@ impl Queue {
         self.changed.notify_all();
     }
 
-    /// Has all threads end soon, those that are in the middle of a NAR included.
+    /// Ends all threads soon, even those in the middle of a NAR.
     pub fn stop(&self) {
         self.stopped.store(true, Relaxed);
-        // Whoever looks at `stopped` next to the lock sees it, or is woken.
+        // A thread that holds the lock is yet to wait, and would miss the wake-up.
         drop(self.lock());
         self.changed.notify_all();
     }
@@ -79,7 +79,7 @@ impl Queue {
         self.stopped.load(Relaxed)
     }
 
-    /// The same bytes, which end with an error once the queue was stopped.
+    /// Returns the same bytes, which end with an error once the queue is stopped.
     pub(super) fn until_stopped(&self, bytes: Box<dyn Read>) -> Box<dyn Read> {
         Box::new(UntilStopped {
             bytes,
@@ -87,21 +87,21 @@ impl Queue {
         })
     }
 
-    /// How many are waiting; nothing while more may come.
+    /// How many are waiting; `None` while more may be added.
     pub(super) fn len(&self) -> Option<usize> {
         let state = self.lock();
         state.closed.then(|| state.waiting.len())
     }
 
-    /// Waits for the next path; nothing once all are taken.
-    pub(super) fn next(&self) -> Option<Wanted> {
+    /// Waits for the next path; `None` once all are taken.
+    pub(super) fn next(&self) -> Option<QueuedPath> {
         let mut state = self.lock();
         loop {
             if self.is_stopped() {
                 return None;
             }
-            if let Some(wanted) = state.waiting.pop() {
-                return Some(wanted);
+            if let Some(path) = state.waiting.pop() {
+                return Some(path);
             }
             if state.closed {
                 return None;
@@ -126,7 +126,7 @@ struct UntilStopped {
 impl Read for UntilStopped {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         if self.stopped.load(Relaxed) {
-            return Err(io::Error::other("nobody needs it any more"));
+            return Err(io::Error::other("the download was stopped"));
         }
         self.bytes.read(into)
     }
@@ -140,9 +140,9 @@ mod tests {
     use std::thread;
     use std::time::Duration;
 
-    fn wanted(digit: char, nar_size: u64) -> Wanted {
+    fn queued(digit: char, nar_size: u64) -> QueuedPath {
         let path = format!("/nix/store/{}-a", digit.to_string().repeat(32));
-        Wanted {
+        QueuedPath {
             path: path.parse().unwrap(),
             info: PathInfo {
                 nar_hash: NixHash::Sha256([0; 32]),
@@ -156,19 +156,19 @@ mod tests {
         }
     }
 
-    fn size(wanted: Option<Wanted>) -> Option<u64> {
-        wanted.map(|wanted| wanted.info.nar_size)
+    fn size(path: Option<QueuedPath>) -> Option<u64> {
+        path.map(|path| path.info.nar_size)
     }
 
     #[test]
     fn the_largest_of_what_is_known_comes_first() {
         let queue = Queue::default();
-        for wanted in [wanted('1', 10), wanted('2', 30), wanted('3', 20)] {
-            queue.add(wanted);
+        for path in [queued('1', 10), queued('2', 30), queued('3', 20)] {
+            queue.add(path);
         }
         assert_eq!(queue.len(), None);
         assert_eq!(size(queue.next()), Some(30));
-        queue.add(wanted('4', 25));
+        queue.add(queued('4', 25));
         queue.close();
         assert_eq!(queue.len(), Some(3));
         assert_eq!(size(queue.next()), Some(25));
@@ -178,12 +178,12 @@ mod tests {
     }
 
     #[test]
-    fn whoever_waits_goes_on_with_what_is_added_and_ends_when_nothing_can_be() {
+    fn a_waiting_thread_takes_added_paths_and_ends_once_the_queue_is_closed() {
         let queue = Queue::default();
         thread::scope(|scope| {
             let taken = scope.spawn(|| [size(queue.next()), size(queue.next())]);
             thread::sleep(Duration::from_millis(20));
-            queue.add(wanted('1', 10));
+            queue.add(queued('1', 10));
             thread::sleep(Duration::from_millis(20));
             queue.close();
             assert_eq!(taken.join().unwrap(), [Some(10), None]);
@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn a_queue_that_was_stopped_ends_those_who_wait_and_those_who_read() {
+    fn a_stopped_queue_ends_waiting_and_reading_threads() {
         let queue = Queue::default();
         let mut bytes = queue.until_stopped(Box::new(io::repeat(7)));
         let mut some = [0; 4];
@@ -204,7 +204,7 @@ mod tests {
             assert!(waiting.join().unwrap());
         });
         assert!(bytes.read_exact(&mut some).is_err());
-        queue.add(wanted('1', 10));
+        queue.add(queued('1', 10));
         assert_eq!(size(queue.next()), None);
     }
 }

@@ -5,9 +5,9 @@
 //! creation; directories stay writable so that a layer can be removed again.
 
 use crate::content::{Content, NarContent};
-use crate::relocate::references::{OVERLAP, References};
-use crate::relocate::relocatability::Met;
-use crate::relocate::scan::{Look, at_name, at_target, leads_out, pass};
+use crate::relocate::findings::Findings;
+use crate::relocate::references::{OVERLAP, ReferenceScanner};
+use crate::relocate::scan::{FileScan, copy, is_escaping, scan_name, scan_target};
 use nix_archive::nar::{self, Event, FileContents, ReadEvent, decode_events_reader};
 use nix_derivation::hash::{NixHash, NixHasher};
 use rustix::fs::{CWD, Mode, OFlags, mkdirat, openat, symlinkat};
@@ -97,14 +97,14 @@ impl Unpacker {
     /// Unpacks `nar` as `destination`, which must not exist, and checks its size and hash.
     ///
     /// Where `references` are given they are looked for, and rewritten if they move; the hash is
-    /// that of the bytes as they came. Answers what was met.
+    /// that of the bytes as they came. Answers what was findings.
     pub fn unpack(
         &mut self,
         nar: &mut dyn Read,
         expected: &Expected,
         destination: &Path,
-        references: Option<&References>,
-    ) -> Result<Met, UnpackError> {
+        references: Option<&ReferenceScanner>,
+    ) -> Result<Findings, UnpackError> {
         let mut reader = HashedReader {
             inner: nar,
             hashes: Hashes {
@@ -124,7 +124,7 @@ impl Unpacker {
             failed: None,
             references,
             content: expected.content.as_ref().and_then(Content::of_file),
-            met: Met::default(),
+            findings: Findings::default(),
         };
         let decoded = decode_events_reader(&mut reader, |event| writer.write(event));
         if let Some((path, error)) = writer.failed {
@@ -159,7 +159,7 @@ impl Unpacker {
                 return Err(UnpackError::WrongContent(content.expected()));
             }
         }
-        Ok(writer.met)
+        Ok(writer.findings)
     }
 }
 
@@ -233,10 +233,10 @@ struct TreeWriter<'a> {
     buffer: &'a mut [u8],
     /// The first thing that could not be written.
     failed: Option<(PathBuf, io::Error)>,
-    references: Option<&'a References>,
+    references: Option<&'a ReferenceScanner>,
     /// Hashes the one file of an archive that is to be no more than that.
     content: Option<NixHasher>,
-    met: Met,
+    findings: Findings,
 }
 
 impl TreeWriter<'_> {
@@ -272,7 +272,7 @@ impl TreeWriter<'_> {
             Event::Symlink { name, target } => {
                 let mut target = target.to_vec();
                 self.look_at_name(name);
-                self.met.leaves |= leads_out(&target, self.directories.len());
+                self.findings.has_escaping_links |= is_escaping(&target, self.directories.len());
                 self.look_at_target(name, &mut target);
                 self.place(name, |parent, name| {
                     Ok(symlinkat(OsStr::from_bytes(&target), parent, name)?)
@@ -305,15 +305,15 @@ impl TreeWriter<'_> {
         file: &mut File,
     ) -> Result<(), nar::Error> {
         let name_of_file = name.unwrap_or_default();
-        let mut look = self
+        let mut scan = self
             .references
-            .map(|references| Look::new(references, name_of_file));
+            .map(|references| FileScan::new(references, name_of_file));
         let mut failed = None;
         let content = &mut self.content;
-        let passed = pass(
+        let copied = copy(
             contents.size(),
             self.buffer,
-            look.as_mut(),
+            scan.as_mut(),
             |piece| {
                 contents.read_exact(piece)?;
                 if let Some(content) = content {
@@ -332,10 +332,10 @@ impl TreeWriter<'_> {
         if let Some(error) = failed {
             return Err(self.fail(name, error));
         }
-        passed?;
-        if let Some(look) = look {
+        copied?;
+        if let Some(scan) = scan {
             let path = self.relative(name);
-            look.note(path, &mut self.met);
+            scan.note(path, &mut self.findings);
         }
         Ok(())
     }
@@ -343,14 +343,14 @@ impl TreeWriter<'_> {
     fn look_at_name(&mut self, name: Option<&[u8]>) {
         if let (Some(references), Some(name)) = (self.references, name) {
             let path = || relative(&self.directories, Some(name));
-            at_name(name, references, &mut self.met, path);
+            scan_name(name, references, &mut self.findings, path);
         }
     }
 
     fn look_at_target(&mut self, name: Option<&[u8]>, target: &mut [u8]) {
         if let Some(references) = self.references {
             let path = || relative(&self.directories, name);
-            at_target(target, references, &mut self.met, path);
+            scan_target(target, references, &mut self.findings, path);
         }
     }
 

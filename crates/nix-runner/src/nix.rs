@@ -1,18 +1,21 @@
 //! A Nix that can be run, with a store of its own.
 
-use crate::Substituters;
 use crate::archive::{ArchiveError, Target};
 use crate::engine::Engine;
+use crate::nar_store::NarStore;
+use crate::served::{Address, serve};
+use crate::supply::Supply;
 use crate::temporary::{self, NoTemporary};
+use crate::trace::trim_trace;
 use memchr::memmem;
-use nix_derivation::StorePath;
+use nix_derivation::{NixHash, StorePath};
 use semver::Version;
-use std::cell::Cell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::io::{self, BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
 use tempfile::TempDir;
 
 /// The first version that evaluates files of a store that is not at `/nix/store`.
@@ -31,6 +34,7 @@ experimental-features = nix-command flakes
 flake-registry =
 accept-flake-config = false
 warn-dirty = false
+use-sqlite-wal = false
 connect-timeout = 10
 download-attempts = 3
 ";
@@ -45,6 +49,30 @@ const ALLOWED_URIS: &str = "https:// http:// github: gitlab: sourcehut: \
 /// What flakes may fetch beyond that, since their lock files pin it: by protocols that nothing secures,
 /// and that an evaluation with no way to any server would not be kept from.
 const ALLOWED_LOCKED_URIS: &str = "git:// hg+https:// hg+http:// hg+ssh://";
+
+/// What Nix sees of the build's environment: where programs are, who answers for servers, and how to
+/// reach them. Nothing else of it may change what is evaluated.
+const KEPT_VARIABLES: [&str; 19] = [
+    "PATH",
+    "USER",
+    "LANG",
+    "LC_ALL",
+    "NIX_SSL_CERT_FILE",
+    "SSL_CERT_FILE",
+    "SSL_CERT_DIR",
+    "http_proxy",
+    "https_proxy",
+    "HTTPS_PROXY",
+    "all_proxy",
+    "ALL_PROXY",
+    "no_proxy",
+    "NO_PROXY",
+    "GIT_SSH",
+    "GIT_SSH_COMMAND",
+    "GIT_SSL_CAINFO",
+    "SSH_AUTH_SOCK",
+    "LD_LIBRARY_PATH",
+];
 
 /// An expression that is cheap to build, and needs nothing to be built with.
 const PROBE: &str = r#"builtins.readDir (derivation {
@@ -64,10 +92,10 @@ pub struct Nix {
     building: Building,
     /// Holds the store, the home directory and the configuration; removed when dropped.
     scratch: TempDir,
-    store: PathBuf,
-    /// Whether its database has a write-ahead log, which some file systems cannot have.
-    write_ahead: Cell<bool>,
-    substituters: Substituters,
+    /// What it evaluates in, and where that is filled from.
+    supply: Arc<Supply>,
+    /// The hash parts of the store paths that evaluations have taken from there.
+    taken: Mutex<BTreeSet<String>>,
     /// Holds the programs, where they were unpacked for this.
     _programs: Option<TempDir>,
 }
@@ -100,6 +128,18 @@ pub struct Evaluation<'a> {
     pub read_only: bool,
     /// Without what was downloaded before, and with no way to any server.
     pub offline: bool,
+    pub flakes: Flakes,
+    /// What it will probably ask for.
+    pub expected: &'a [StorePath],
+}
+
+/// Whether an expression sees that this Nix has flakes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Flakes {
+    Shown,
+    /// Then there is no `builtins.fetchTree`, which asks no binary cache: flake-compat falls back on
+    /// fetchers that do.
+    Hidden,
 }
 
 /// Why Nix could not be set up or run.
@@ -107,6 +147,9 @@ pub struct Evaluation<'a> {
 pub enum NixError {
     #[error("{path} cannot be written: {1}", path = .0.display())]
     Write(PathBuf, #[source] io::Error),
+    /// The store of NARs could not be served.
+    #[error("nothing can be served on loopback: {0}")]
+    Serve(#[source] io::Error),
     #[error(transparent)]
     Temporary(#[from] NoTemporary),
     /// The program could not be started.
@@ -129,26 +172,27 @@ pub enum NixError {
 }
 
 impl Nix {
-    /// A Nix whose programs run from `bin`, with a new, empty store in a temporary directory.
-    pub fn new(bin: PathBuf, substituters: Substituters) -> Result<Self, NixError> {
+    /// A Nix whose programs run from `bin`, which evaluates in the store of `supply`.
+    pub fn new(bin: PathBuf, supply: Arc<Supply>) -> Result<Self, NixError> {
         let scratch = temporary::directory().map_err(NixError::Temporary)?;
-        let store = scratch.path().join("root/nix/store");
         let home = scratch.path().join("home");
-        for directory in [&store, &home] {
+        for directory in [&scratch.path().join("root/nix/store"), &home] {
             std::fs::create_dir_all(directory)
                 .map_err(|error| NixError::Write(directory.clone(), error))?;
         }
-        substituters
+        supply
+            .substituters()
             .write_netrc(&home.join("netrc"))
+            // Where git looks for it.
+            .and_then(|()| std::os::unix::fs::symlink("netrc", home.join(".netrc")))
             .map_err(|error| NixError::Write(home.join("netrc"), error))?;
         Ok(Self {
             bin,
             engine: Engine::Direct,
             building: Building::No,
             scratch,
-            store,
-            write_ahead: Cell::new(true),
-            substituters,
+            supply,
+            taken: Mutex::default(),
             _programs: None,
         })
     }
@@ -160,9 +204,9 @@ impl Nix {
     pub fn unpacked(
         unpack: &dyn Fn(&Target) -> Result<PathBuf, ArchiveError>,
         proot: &dyn Fn(&Path) -> Result<PathBuf, String>,
-        substituters: Substituters,
+        supply: Arc<Supply>,
     ) -> Result<(Self, Option<String>), NixError> {
-        let mut nix = Self::new(PathBuf::new(), substituters)?;
+        let mut nix = Self::new(PathBuf::new(), supply)?;
         let mut reason = String::new();
         for directory in temporary::candidates() {
             let Ok(programs) = temporary::directory_in(&directory) else {
@@ -187,8 +231,9 @@ impl Nix {
         }
 
         // It goes into the very store that is shown at `/nix`.
-        let bin = unpack(&Target::Plain(nix.store.clone())).map_err(NixError::Archive)?;
-        let in_store = bin.strip_prefix(&nix.store).unwrap_or(&bin);
+        let store = nix.shown_nix().join("store");
+        let bin = unpack(&Target::Plain(store.clone())).map_err(NixError::Archive)?;
+        let in_store = bin.strip_prefix(&store).unwrap_or(&bin);
         nix.bin = Path::new("/nix/store").join(in_store);
         let mut tried = vec![("moved elsewhere".to_string(), reason.clone())];
         nix.engine = Engine::Namespace;
@@ -244,10 +289,16 @@ impl Nix {
         Ok(Self { engine, ..self })
     }
 
-    /// Where the store's paths are on disk.
+    /// The store of NARs that it evaluates in.
     #[must_use]
-    pub fn store(&self) -> &Path {
-        &self.store
+    pub fn store(&self) -> &NarStore {
+        self.supply.store()
+    }
+
+    /// What that store is filled from.
+    #[must_use]
+    pub fn supply(&self) -> &Supply {
+        &self.supply
     }
 
     /// A directory for files that only this evaluation needs.
@@ -354,33 +405,61 @@ impl Nix {
         Err(last.unwrap_or("it ended without a word").trim().to_string())
     }
 
-    /// Makes paths valid that are on disk already, as `nix-store --load-db` takes them.
-    pub fn load_db(&self, registration: &str) -> Result<(), NixError> {
-        loop {
-            let mut command = self.command("nix-store", false);
-            command.arg("--load-db");
-            let output = run(command, registration.as_bytes())?;
-            if output.status.success() {
-                return Ok(());
-            }
-            if !self.write_ahead.replace(false) {
-                return Err(NixError::Failed(self.trimmed_error(&output.stderr)));
-            }
-            // Nothing was in it yet; and both kinds must not meet in one database.
-            let database = self.scratch.path().join("root/nix/var");
-            if let Err(error) = std::fs::remove_dir_all(&database)
-                && error.kind() != io::ErrorKind::NotFound
-            {
-                return Err(NixError::Write(database, error));
-            }
-        }
-    }
-
     /// Evaluates a function with string arguments to JSON.
     ///
     /// As on Hydra, nothing but the source, `nix_path` and what has a URL can be read.
     pub fn evaluate(&self, evaluation: &Evaluation) -> Result<Output, NixError> {
+        if !evaluation.read_only || evaluation.offline {
+            return run(self.evaluating(evaluation, None), &[]);
+        }
+        // Where it may write nothing, it takes nothing from a binary cache but what the store has that
+        // it evaluates in.
+        self.supply.resume();
+        let served = serve(&self.supply, |address| {
+            std::thread::scope(|scope| {
+                scope.spawn(|| self.supply.prefetch(evaluation.expected));
+                let output = run(self.evaluating(evaluation, Some(address)), &[]);
+                self.supply.stop();
+                output
+            })
+        });
+        let (output, taken) = served.map_err(NixError::Serve)?;
+        let mut all = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        all.extend(taken);
+        output
+    }
+
+    /// The store paths that evaluations have taken from binary caches and URLs, with the hashes of
+    /// their NARs.
+    #[must_use]
+    pub fn taken(&self) -> Vec<(StorePath, NixHash)> {
+        let taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        let paths = taken.iter().filter_map(|hash| self.store().info(hash));
+        paths.collect()
+    }
+
+    /// The command of an evaluation, in the store at `address` or its files.
+    fn evaluating(&self, evaluation: &Evaluation, address: Option<&Address>) -> Command {
         let mut command = self.command("nix-instantiate", evaluation.offline);
+        match address {
+            Some(address) => {
+                let url = format!("{}?{}", address.url(), self.store().parameters());
+                // Its secret is no matter for a command line. What comes last counts.
+                command.args(["--store", &url]);
+                let leave_out = |name: &str| match std::env::var(name) {
+                    Ok(others) if !others.is_empty() => format!("{others},{}", address.host()),
+                    _ => address.host(),
+                };
+                let hosts = leave_out("no_proxy");
+                command.env("no_proxy", &hosts).env("NO_PROXY", &hosts);
+            }
+            None if evaluation.read_only => {
+                command.args(["--store", &self.store().url()]);
+            }
+            None => {
+                command.args(["--eval-store", &self.store().url()]);
+            }
+        }
         let mut allowed_uris = ALLOWED_URIS.to_string();
         if evaluation.pure {
             allowed_uris = format!("{allowed_uris} {ALLOWED_LOCKED_URIS}");
@@ -395,6 +474,9 @@ impl Nix {
                 "nix-hydra-source={}",
                 evaluation.source.to_absolute_path()
             ));
+        if evaluation.flakes == Flakes::Hidden {
+            command.args(["--option", "experimental-features", "nix-command"]);
+        }
         if !evaluation.read_only {
             command.arg("--read-write-mode");
         }
@@ -406,7 +488,7 @@ impl Nix {
         }
         command.args(["--expr", evaluation.function]);
         command.env("NIX_PATH", &evaluation.nix_path);
-        run(command, &[])
+        command
     }
 
     /// Whether an evaluation has fetched something by its URL, rather than from a binary cache.
@@ -431,6 +513,7 @@ impl Nix {
     /// Builds `derivations` (`/nix/store/….drv!out`), or takes them from the binary caches; what Nix
     /// says goes to `log`, line by line.
     pub fn realise(&self, derivations: &[String], log: &mut dyn Write) -> Result<(), NixError> {
+        self.copy_derivations(derivations)?;
         let mut command = self.command("nix-store", false);
         command.arg("--realise").args(derivations);
         let program = PathBuf::from(command.get_program());
@@ -461,6 +544,24 @@ impl Nix {
             Ok(())
         } else {
             Err(NixError::Build(self.trimmed_error(&said)))
+        }
+    }
+
+    /// Copies derivations, and what they are made from, to the store that is built in.
+    fn copy_derivations(&self, derivations: &[String]) -> Result<(), NixError> {
+        let paths: BTreeSet<&str> = derivations
+            .iter()
+            .map(|derivation| derivation.split('!').next().unwrap_or(derivation))
+            .collect();
+        let mut command = self.command("nix", false);
+        command
+            .args(["copy", "--no-check-sigs", "--from", &self.store().url()])
+            .args(paths);
+        let output = run(command, &[])?;
+        if output.status.success() {
+            Ok(())
+        } else {
+            Err(NixError::Failed(self.trimmed_error(&output.stderr)))
         }
     }
 
@@ -496,11 +597,14 @@ impl Nix {
                 .command(program.as_os_str(), &self.shown_nix(), self.scratch.path());
         // Nothing of the user's own Nix may change what is evaluated.
         for (name, _) in std::env::vars_os() {
-            if name.as_encoded_bytes().starts_with(b"NIX_") && name != "NIX_SSL_CERT_FILE" {
+            let kept = name
+                .to_str()
+                .is_some_and(|name| KEPT_VARIABLES.contains(&name));
+            if !kept && !name.as_encoded_bytes().starts_with(b"PROOT_") {
                 command.env_remove(name);
             }
         }
-        let mut settings = format!("{SETTINGS}use-sqlite-wal = {}\n", self.write_ahead.get());
+        let mut settings = SETTINGS.to_string();
         settings.push_str(match &self.building {
             Building::No => "sandbox = false\nmax-jobs = 0\n",
             Building::Open => "sandbox = false\nmax-jobs = auto\ncores = 0\n",
@@ -527,7 +631,7 @@ impl Nix {
             // Those without proxies, such as SSH.
             command.env("GIT_ALLOW_PROTOCOL", "file:http:https");
         } else {
-            settings.push_str(&self.substituters.settings());
+            settings.push_str(&self.supply.substituters().settings());
         }
         let store = match self.engine {
             Engine::Direct => format!("local?root={}", self.scratch.path().join("root").display()),
@@ -543,6 +647,7 @@ impl Nix {
                     .map(|parent| ("TMPDIR", parent)),
             )
             .env("XDG_CONFIG_HOME", home.join("config"))
+            .env("XDG_CONFIG_DIRS", home.join("config"))
             .env("XDG_CACHE_HOME", cache)
             .env("XDG_DATA_HOME", home.join("data"))
             .env("XDG_STATE_HOME", home.join("state"))
@@ -573,64 +678,6 @@ fn run(mut command: Command, input: &[u8]) -> Result<Output, NixError> {
     child.wait_with_output().map_err(start_error)
 }
 
-/// Frames at each end of a trace that are shown.
-const FRAMES_SHOWN: usize = 5;
-
-/// How the lines begin that Nix prints while all is well, or of which errors tell by themselves.
-const PROGRESS: [&str; 9] = [
-    WARNING,
-    "copying ",
-    "building ",
-    "unpacking ",
-    "downloading ",
-    "fetching ",
-    "evaluating ",
-    "these ",
-    "this ",
-];
-
-/// Leaves out the frames of a trace that lie below `scratch` or in a text given on the command line,
-/// those in its middle where there are many, and what Nix says of its progress. Frames are paragraphs.
-fn trim_trace(text: &str, scratch: &str) -> String {
-    let ours = |paragraph: &str| {
-        paragraph.contains("… ")
-            && [scratch, "«string»"]
-                .iter()
-                .any(|at| paragraph.contains(at))
-    };
-    let text = text
-        .lines()
-        .skip_while(|line| PROGRESS.iter().any(|words| line.starts_with(words)))
-        .collect::<Vec<_>>()
-        .join("\n");
-    let kept: Vec<&str> = text
-        .split("\n\n")
-        .filter(|paragraph| !ours(paragraph))
-        .map(|paragraph| paragraph.trim_matches('\n'))
-        .collect();
-    let text = shortened(&kept).join("\n\n");
-    // Where the first frame was left out, so was the word before it.
-    let text = text.trim();
-    if text.starts_with("error:") {
-        text.to_string()
-    } else {
-        format!("error:\n       {text}")
-    }
-}
-
-/// The outermost and innermost paragraphs of a trace, which is long where it leads through nixpkgs.
-fn shortened(paragraphs: &[&str]) -> Vec<String> {
-    let owned = |paragraphs: &[&str]| paragraphs.iter().map(ToString::to_string).collect();
-    let Some(left_out) = paragraphs.len().checked_sub(2 * FRAMES_SHOWN + 1) else {
-        return owned(paragraphs);
-    };
-    let mut kept: Vec<String> = owned(&paragraphs[..FRAMES_SHOWN]);
-    kept.push(format!("       ({} frames are left out)", left_out + 1));
-    let innermost: Vec<String> = owned(&paragraphs[paragraphs.len() - FRAMES_SHOWN..]);
-    kept.extend(innermost);
-    kept
-}
-
 /// Reads `nix-instantiate (Nix) 2.34.8`, or `… (Lix, like Nix) 2.93.0` which is another program.
 fn parse_version(text: &str) -> Option<Version> {
     let (_, version) = text.trim().split_once("(Nix) ")?;
@@ -647,41 +694,28 @@ fn parse_version(text: &str) -> Option<Version> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Substituters;
+    use binary_cache::TrustSettings;
+    use binary_cache::credentials::Netrc;
 
     #[test]
-    fn a_trace_is_kept_but_for_the_frames_of_our_own_function() {
-        let said = "\
-error:
-       … while evaluating list element at index 0
-         at «string»:6:1:
-            5| # x
-
-       … while calling the 'import' builtin
-         at /tmp/nix-1/roots.nix:50:9:
-
-       … from the app
-         at /nix/store/0000-source/default.nix:1:1:
-
-       error: undefined variable 'missing'
-";
-        assert_eq!(
-            trim_trace(said, "/tmp/nix-1"),
-            "\
-error:
-       … from the app
-         at /nix/store/0000-source/default.nix:1:1:
-
-       error: undefined variable 'missing'"
-        );
-        let deep: Vec<String> = (0..20).map(|n| format!("       … frame {n}")).collect();
-        let deep = trim_trace(
-            &format!("error:\n{}\n\n       error: no", deep.join("\n\n")),
-            "/x",
-        );
-        assert_eq!(deep.matches("… frame").count(), 9);
-        assert!(deep.contains("… frame 4\n\n       (11 frames are left out)\n\n       … frame 16"));
-        let plain = "error: syntax error, unexpected ';'";
-        assert_eq!(trim_trace(plain, "/tmp/nix-1"), plain);
+    fn nix_sees_nothing_of_the_environment_but_what_it_needs() {
+        let trust = TrustSettings {
+            keys: Vec::new(),
+            required: true,
+        };
+        let substituters = Substituters::new(Vec::new(), trust, Netrc::default());
+        let supply = Arc::new(Supply::new(substituters).unwrap());
+        let nix = Nix::new(PathBuf::from("/nowhere"), supply).unwrap();
+        let command = nix.command("nix", false);
+        let set: BTreeMap<_, _> = command.get_envs().collect();
+        let is_set = |name: &str| set.get(OsStr::new(name)).is_some_and(Option::is_some);
+        // Cargo sets this one for each test.
+        assert_eq!(set.get(OsStr::new("CARGO_MANIFEST_DIR")), Some(&None));
+        assert!(!is_set("PATH"), "it is inherited");
+        for name in ["HOME", "XDG_CONFIG_HOME", "XDG_CONFIG_DIRS", "NIX_CONF_DIR"] {
+            assert!(is_set(name), "{name}");
+        }
     }
 
     #[test]

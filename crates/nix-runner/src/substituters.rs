@@ -1,34 +1,87 @@
-//! The build's binary caches as Nix's own settings, for what an evaluation needs of them.
-//!
-//! Nix asks them for pinned sources by store path before it goes to a URL, and for what a build
-//! needs. The closure itself is downloaded by this project's own client.
+//! The build's binary caches, for what an evaluation needs of them: as this project's own client asks
+//! them, and as Nix's own settings for what is built.
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use binary_cache::credentials::Netrc;
-use binary_cache::{CacheUrl, TrustSettings};
-use http_client::Credentials;
+use binary_cache::{CacheUrl, Caches, TrustSettings};
+use http_client::{Credentials, Http};
+use std::fmt::{self, Write as _};
 use std::fs::OpenOptions;
 use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+use std::sync::OnceLock;
+
+/// Tokens for the servers of flake inputs, each as `nix.conf` has it: `github.com=…`.
+#[derive(Clone, Default)]
+pub struct AccessTokens(Vec<String>);
+
+/// Never prints what it holds.
+impl fmt::Debug for AccessTokens {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("AccessTokens(…)")
+    }
+}
+
+impl AccessTokens {
+    /// Reads tokens that are separated by white space. None where one has no host.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let tokens = text.split_whitespace().map(|token| {
+            let (host, secret) = token.split_once('=')?;
+            (!host.is_empty() && !secret.is_empty()).then(|| token.to_string())
+        });
+        tokens.collect::<Option<_>>().map(Self)
+    }
+
+    /// These, then those of another.
+    #[must_use]
+    pub fn then(mut self, other: Self) -> Self {
+        self.0.extend(other.0);
+        self
+    }
+}
 
 /// The binary caches of a build, and whose signatures count.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Substituters {
+    /// What they answer to this project's own client; opened once something is asked for.
+    opened: OnceLock<Caches>,
     caches: Vec<CacheUrl>,
     netrc: Netrc,
     trust: TrustSettings,
+    access_tokens: AccessTokens,
 }
 
 impl Substituters {
     #[must_use]
     pub fn new(caches: Vec<CacheUrl>, trust: TrustSettings, netrc: Netrc) -> Self {
         Self {
+            opened: OnceLock::new(),
             caches,
             netrc,
             trust,
+            access_tokens: AccessTokens::default(),
         }
+    }
+
+    /// The same, with tokens for the servers of sources.
+    #[must_use]
+    pub fn with_access_tokens(self, access_tokens: AccessTokens) -> Self {
+        Self {
+            access_tokens,
+            ..self
+        }
+    }
+
+    /// The caches as this project's own client asks them.
+    #[must_use]
+    pub fn caches(&self) -> &Caches {
+        self.opened.get_or_init(|| {
+            let trust = self.trust.clone();
+            Caches::open(&self.caches, trust, &Http::new(), &hydra::sign_in)
+        })
     }
 
     /// Lines of `nix.conf`.
@@ -47,11 +100,16 @@ impl Substituters {
                 )
             })
             .collect();
-        format!(
+        let mut settings = format!(
             "substituters = {}\ntrusted-public-keys = {}\nrequire-sigs = true\n",
             urls.join(" "),
             keys.join(" ")
-        )
+        );
+        if !self.access_tokens.0.is_empty() {
+            let tokens = self.access_tokens.0.join(" ");
+            let _ = writeln!(settings, "access-tokens = {tokens}");
+        }
+        settings
     }
 
     /// A cache's URL with Nix's store parameters.
@@ -72,17 +130,19 @@ impl Substituters {
     }
 
     /// Writes the credentials where nobody else can read them: the caches' own, which come first since
-    /// the first entry for a host counts, then those of other hosts that the user's netrc names. What
-    /// it has for any host is left out: the expression says which servers Nix asks.
+    /// the first entry for a host counts, then those of other hosts that the user's netrc names, then what
+    /// it has for any host.
     pub fn write_netrc(&self, file: &Path) -> io::Result<()> {
         let caches = self.caches.iter().filter_map(|cache| {
             let credentials = cache.endpoint.credentials.clone()?;
             Some((cache.endpoint.base.host_str()?, credentials))
         });
-        let text: String = caches
+        let mut text: String = caches
             .chain(self.netrc.hosts())
-            .filter_map(|(host, credentials)| netrc_entry(host, &credentials))
+            .filter_map(|(host, credentials)| netrc_entry(Some(host), &credentials))
             .collect();
+        let default = self.netrc.default_entry();
+        text.extend(default.and_then(|credentials| netrc_entry(None, &credentials)));
         OpenOptions::new()
             .write(true)
             .create_new(true)
@@ -92,18 +152,27 @@ impl Substituters {
     }
 }
 
-/// A line of a netrc file, as curl reads it (`lib/netrc.c`). A token is a password without a user, as
+/// A line of a netrc file, as curl reads it, for any host where none is named (`lib/netrc.c`). A token is a password without a user, as
 /// Cachix and attic have it. Nothing where there is a control character, which a line cannot have;
 /// and a Hydra's cookie is left out, which Nix cannot be told.
-fn netrc_entry(host: &str, credentials: &Credentials) -> Option<String> {
+fn netrc_entry(host: Option<&str>, credentials: &Credentials) -> Option<String> {
     let (user, password) = match credentials {
         Credentials::Basic { user, password } | Credentials::Session { user, password, .. } => {
             (user.as_str(), password.as_str())
         }
         Credentials::Bearer(token) => ("", token.as_str()),
     };
-    let mut words = Vec::new();
-    for (name, word) in [("machine", host), ("login", user), ("password", password)] {
+    let mut words: Vec<String> = host
+        .is_none()
+        .then(|| "default".to_string())
+        .into_iter()
+        .collect();
+    let machine = host.unwrap_or_default();
+    for (name, word) in [
+        ("machine", machine),
+        ("login", user),
+        ("password", password),
+    ] {
         if word.contains(char::is_control) {
             return None;
         }
@@ -124,6 +193,7 @@ mod tests {
     #[test]
     fn credentials_are_in_the_netrc_file_alone() {
         let substituters = Substituters {
+            opened: OnceLock::new(),
             caches: [
                 "https://user:hunter2@cache.example.org/x?priority=3",
                 "file:///cache?trusted=true",
@@ -139,12 +209,15 @@ mod tests {
                 ],
                 required: true,
             },
+            access_tokens: AccessTokens::parse("github.com=s3cret").unwrap(),
         };
+        assert!(!format!("{substituters:?}").contains("s3cret"));
         assert_eq!(
             substituters.settings(),
             "substituters = https://cache.example.org/x?priority=3 file:///cache?trusted=true\n\
              trusted-public-keys = acme-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY=\n\
-             require-sigs = true\n"
+             require-sigs = true\n\
+             access-tokens = github.com=s3cret\n"
         );
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("netrc");
@@ -152,7 +225,8 @@ mod tests {
         assert_eq!(
             std::fs::read_to_string(&file).unwrap(),
             "machine \"cache.example.org\" login \"user\" password \"hunter2\"\n\
-             machine \"git.example.org\" password \"t0ken\"\n"
+             machine \"git.example.org\" password \"t0ken\"\n\
+             default password \"all\"\n"
         );
         let mode = file.metadata().unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);

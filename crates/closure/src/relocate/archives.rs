@@ -4,14 +4,18 @@
 //! have any. Both may change their length: nothing outside knows where something is inside them.
 //! What is signed, nested, or packed by something else is only reported.
 
+use crate::decode_memory::{Reservation, reserve};
+use crate::relocate::blocker::BlockerReason;
 use crate::relocate::budget::Budget;
-use crate::relocate::references::{HashPart, OVERLAP, References, Sight};
+use crate::relocate::formats::{Format, Probe};
+use crate::relocate::packing::{Packing, ZIP_END, ZIP_MEMBER};
+use crate::relocate::references::{HashPart, OVERLAP, ReferenceScanner, ScanHits};
 use binary_cache::nar_decoder;
 use flate2::bufread::MultiGzDecoder;
 use flate2::{Compression, GzBuilder};
 use std::collections::BTreeSet;
 use std::fs::{self, File};
-use std::io::{self, BufReader, Cursor, Read, Seek, SeekFrom, Write};
+use std::io::{self, BufRead, BufReader, Cursor, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use zip::result::ZipError;
@@ -32,20 +36,11 @@ const MAX_DIRECTORY: u64 = 16 * 1024 * 1024;
 /// looked into: these are held in memory, one at a time.
 const MAX_HELD: u64 = 64 * 1024 * 1024;
 
-/// Held by whoever has a whole file in memory, so that many threads need no more than one.
+/// Held while a whole file is in memory, so that many threads need no more than one.
 static WHOLE_FILE: Mutex<()> = Mutex::new(());
 
 /// Zips in zips in zips are looked into, such as the jars of a war in an ear, and what they hold.
 const MAX_DEPTH: usize = 3;
-
-/// What each member of a zip begins with.
-const ZIP_MEMBER: &[u8; 4] = b"PK\x03\x04";
-
-/// Bytes of a zip's end record, where it has no comment.
-const ZIP_END_LENGTH: usize = 22;
-
-/// What it begins with.
-const ZIP_END: &[u8; 4] = b"PK\x05\x06";
 
 /// What tells the place of the end record of a zip with 64-bit numbers begins with, right before the usual
 /// end record, and its length.
@@ -55,132 +50,120 @@ const ZIP64_LOCATOR_LENGTH: usize = 20;
 /// The last bytes of a file, in which the locator is: before the end record and its comment.
 const ZIP64_END_LENGTH: u64 = 64 * 1024 + 64;
 
-/// How a file is packed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Packing {
-    Gzip,
-    Xz,
-    Zstd,
-    Bzip2,
-    Zip,
-}
-
 /// What is in a packed file.
 #[derive(Debug, Default)]
-pub struct Inside {
-    /// The hash parts met, in whatever form.
+pub struct ArchiveScan {
+    /// The hash parts findings, in whatever form.
     pub hashes: BTreeSet<HashPart>,
+    /// The hash parts of references to paths outside the closure.
+    pub foreign: BTreeSet<HashPart>,
     /// References that are rewritten, or would be.
     pub references: usize,
     /// Why others cannot be rewritten.
-    pub fixed: Option<Fixed>,
+    pub blocker: Option<BlockerReason>,
     /// Whether some of it cannot be read to its end, or does not fit its checksum.
     broken: bool,
 }
 
-/// Why references in a packed file stay as they are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fixed {
-    /// It is packed by something that is not packed anew here, too large for it, or a link in a zip.
-    Packing(Packing),
-    /// It is in a packed member of a zip.
-    Nested,
-    /// A signed jar, whose signature would no longer hold.
-    Signed,
-    /// A program with a zip at its end, which finds it by its place.
-    Appended,
-    /// There is more in it than can be looked at.
-    Unseen(Packing),
-}
-
-impl Packing {
-    /// Tells a packing by the first bytes of a file.
-    #[must_use]
-    pub fn of_beginning(bytes: &[u8]) -> Option<Self> {
-        let magics: [(&[u8], Self); 5] = [
-            (b"\x1f\x8b\x08", Self::Gzip),
-            (b"\xfd7zXZ\0", Self::Xz),
-            (b"\x28\xb5\x2f\xfd", Self::Zstd),
-            (b"BZh", Self::Bzip2),
-            (ZIP_MEMBER, Self::Zip),
-        ];
-        let named = magics
-            .into_iter()
-            .find(|(magic, _)| bytes.starts_with(magic));
-        named.map(|(_, packing)| packing)
-    }
-
-    /// Tells by the last bytes of a file whether it ends with a zip.
-    #[must_use]
-    pub fn is_zip_end(bytes: &[u8]) -> bool {
-        let end = bytes.len().checked_sub(ZIP_END_LENGTH);
-        end.is_some_and(|end| bytes[end..].starts_with(ZIP_END))
-    }
-
-    /// Its name in messages.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Gzip => "gzip",
-            Self::Xz => "xz",
-            Self::Zstd => "zstd",
-            Self::Bzip2 => "bzip2",
-            Self::Zip => "zip",
-        }
-    }
-}
-
-impl Inside {
+impl ArchiveScan {
     /// What is known of a file that was not looked into.
     fn unseen(packing: Packing) -> Self {
         Self {
-            fixed: Some(Fixed::Unseen(packing)),
+            blocker: Some(BlockerReason::Unseen(packing)),
             ..Self::default()
         }
     }
 
-    fn add(&mut self, sight: Sight) {
-        self.hashes.extend(sight.hashes);
-        self.references += sight.references;
+    fn add(&mut self, hits: ScanHits) {
+        self.hashes.extend(hits.hashes);
+        self.foreign.extend(hits.foreign);
+        self.references += hits.references;
     }
 }
 
-/// Looks into the file at `path`, as far as the `budget` of its store path goes, and rewrites what is
-/// in it if `references` move.
+/// Looks into the file at `path`, as far as the `budget` of its store path goes, and rewrites its
+/// references where the closure moves.
 ///
-/// Errors are those that the system gives; what is wrong in the file is none, since whoever reads it
-/// meets it too.
+/// Errors are those that the system gives; what is wrong in the file is none, since all who read it
+/// meet it too.
 pub fn look_into(
     path: &Path,
     packing: Packing,
-    references: &References,
+    references: &ReferenceScanner,
     budget: &Budget,
-) -> io::Result<Inside> {
+) -> io::Result<ArchiveScan> {
     if budget.is_spent() {
-        return Ok(Inside::unseen(packing));
+        return Ok(ArchiveScan::unseen(packing));
     }
     let file = File::open(path)?;
     if packing == Packing::Zip {
         return look_into_zip(path, file, references, budget);
     }
-    let mut inside = Inside::default();
+    let mut inside = ArchiveScan::default();
     // With the same limits as a NAR.
-    let Ok(mut decoder) = nar_decoder(BufReader::new(file), packing.name(), 0) else {
+    let bytes = match packing {
+        Packing::Beam => Box::new(literals(BufReader::new(file))?),
+        _ => Box::new(BufReader::new(file)) as Box<dyn BufRead>,
+    };
+    let Some((mut decoder, memory)) = decode(bytes, packing)? else {
         return Ok(inside);
     };
     let seen = see(references, &mut decoder, budget);
-    let odd = seen.sight.bare || seen.sight.wide;
-    let found = !seen.sight.hashes.is_empty() || odd;
-    inside.add(seen.sight);
+    // Not kept while waiting for another lock.
+    drop((decoder, memory));
+    let odd = seen.hits.bare || seen.hits.wide;
+    let found = !seen.hits.hashes.is_empty() || odd;
+    inside.add(seen.hits);
     if seen.beyond || (found && !seen.whole) {
-        inside.fixed = Some(Fixed::Unseen(packing));
+        inside.blocker = Some(BlockerReason::Unseen(packing));
     } else if found && (odd || packing != Packing::Gzip || seen.size > MAX_HELD) {
-        inside.fixed = Some(Fixed::Packing(packing));
+        inside.blocker = Some(BlockerReason::Packed(packing));
+    } else if found && let Err(blocker) = seen.format.checked() {
+        inside.blocker = Some(blocker);
     } else if found && references.relocation().is_some() {
         let _held = hold();
         rewrite_gzip(path, references)?;
     }
     Ok(inside)
+}
+
+/// A decoder, with the memory for it; `None` where there is none for the file.
+fn decode(
+    mut bytes: impl BufRead + 'static,
+    packing: Packing,
+) -> io::Result<Option<(Box<dyn Read>, Reservation)>> {
+    let memory = reserve(encoding(packing), bytes.fill_buf()?, None);
+    let decoder = nar_decoder(bytes, encoding(packing), 0).ok();
+    Ok(decoder.map(|decoder| (decoder, memory)))
+}
+
+/// The name under which a packing has a decoder.
+fn encoding(packing: Packing) -> &'static str {
+    match packing {
+        Packing::Zlib | Packing::Beam => "deflate",
+        Packing::Brotli => "br",
+        packing => packing.name(),
+    }
+}
+
+/// The zlib stream in the chunk of literals of a BEAM module, empty where there is none.
+///
+/// Format: `FOR1`, the length of the rest, `BEAM`; then chunks of a name, a length and as many bytes, filled
+/// up to a multiple of four. `LitT` has a length unpacked, zero where it is not packed, and the stream
+/// (`lib/compiler/src/beam_asm.erl` of Erlang/OTP).
+fn literals<R: BufRead + Seek>(mut file: R) -> io::Result<io::Take<R>> {
+    file.seek(SeekFrom::Start(12))?;
+    let mut header = [0; 8];
+    while read_up_to(&mut file, &mut header)? == header.len() {
+        let [a, b, c, d, length @ ..] = header;
+        let length = u32::from_be_bytes(length);
+        if [a, b, c, d] == *b"LitT" && length > 4 {
+            file.seek_relative(4)?;
+            return Ok(file.take(u64::from(length) - 4));
+        }
+        file.seek_relative(i64::from(length.next_multiple_of(4)))?;
+    }
+    Ok(file.take(0))
 }
 
 fn hold() -> MutexGuard<'static, ()> {
@@ -189,26 +172,30 @@ fn hold() -> MutexGuard<'static, ()> {
 
 /// What was seen of a stream.
 struct Seen {
-    sight: Sight,
+    hits: ScanHits,
     /// Bytes looked through.
     size: u64,
     /// Whether it could be read to its end.
     ///
     /// What cannot, such as the broken files that compressors are tested with, ends at the same
-    /// place for whoever reads it.
+    /// place for all who read it.
     whole: bool,
     /// Whether it goes on where others could read it: it is too much, or takes too much memory.
     beyond: bool,
+    /// What it is, unpacked.
+    format: Format,
 }
 
 /// Looks through all that `bytes` gives, as far as the budget goes.
-fn see(references: &References, bytes: &mut dyn Read, budget: &Budget) -> Seen {
+fn see(references: &ReferenceScanner, bytes: &mut dyn Read, budget: &Budget) -> Seen {
     let mut seen = Seen {
-        sight: Sight::default(),
+        hits: ScanHits::default(),
         size: 0,
         whole: false,
         beyond: false,
+        format: Format::Safe("text"),
     };
+    let mut probe = Probe::default();
     let mut buffer = vec![0; 64 * 1024 + OVERLAP];
     let mut held = 0;
     let mut bytes = budget.of(bytes);
@@ -226,12 +213,14 @@ fn see(references: &References, bytes: &mut dyn Read, budget: &Budget) -> Seen {
         };
         seen.size += count as u64;
         let end = held + count;
+        probe.add(&buffer[held..end]);
         // It may rewrite what is thrown away afterwards.
-        references.rewrite(&mut buffer[..end], held, &mut seen.sight);
+        references.rewrite(&mut buffer[..end], held, &mut seen.hits);
         let kept = end.min(OVERLAP);
         buffer.copy_within(end - kept..end, 0);
         held = kept;
     }
+    seen.format = probe.format();
     seen
 }
 
@@ -246,11 +235,11 @@ fn is_limit(error: &io::Error) -> bool {
     is_memory || error.kind() == io::ErrorKind::QuotaExceeded
 }
 
-fn rewrite_gzip(path: &Path, references: &References) -> io::Result<()> {
+fn rewrite_gzip(path: &Path, references: &ReferenceScanner) -> io::Result<()> {
     let mut decoder = MultiGzDecoder::new(BufReader::new(File::open(path)?));
     let mut bytes = Vec::new();
     decoder.read_to_end(&mut bytes)?;
-    references.rewrite(&mut bytes, 0, &mut Sight::default());
+    references.rewrite(&mut bytes, 0, &mut ScanHits::default());
     let mut header = GzBuilder::new();
     if let Some(old) = decoder.header() {
         header = header
@@ -271,9 +260,9 @@ fn rewrite_gzip(path: &Path, references: &References) -> io::Result<()> {
 fn look_into_zip(
     path: &Path,
     mut file: File,
-    references: &References,
+    references: &ReferenceScanner,
     budget: &Budget,
-) -> io::Result<Inside> {
+) -> io::Result<ArchiveScan> {
     let mut head = [0; 4];
     let length = read_up_to(&mut file, &mut head)?;
     let appended = head[..length] != *ZIP_MEMBER;
@@ -282,20 +271,20 @@ fn look_into_zip(
     let (mut inside, moved) = match looked {
         Ok(seen) => seen,
         Err(error) => {
-            // No zip after all, or one that nobody else can read either.
+            // No zip after all, or one that no other program can read either.
             only_of_the_system(error.into())?;
-            return Ok(Inside::default());
+            return Ok(ArchiveScan::default());
         }
     };
     // What is not packed in an appended zip was rewritten with the program before it.
     if appended && (!moved.is_empty() || (inside.broken && references.relocation().is_some())) {
-        inside.fixed = Some(Fixed::Appended);
+        inside.blocker = Some(BlockerReason::Appended);
     }
-    if !moved.is_empty() && inside.fixed.is_none() && references.relocation().is_some() {
+    if !moved.is_empty() && inside.blocker.is_none() && references.relocation().is_some() {
         let _held = hold();
         if let Err(error) = rewrite_zip(path, &moved, references, budget) {
             only_of_the_system(error)?;
-            inside.fixed = Some(Fixed::Packing(Packing::Zip));
+            inside.blocker = Some(BlockerReason::Packed(Packing::Zip));
         }
     }
     Ok(inside)
@@ -312,11 +301,11 @@ fn only_of_the_system(error: io::Error) -> io::Result<()> {
 /// What is in a zip, and which members have references that can be rewritten.
 fn look_through_zip(
     mut file: impl Read + Seek,
-    references: &References,
+    references: &ReferenceScanner,
     depth: usize,
     budget: &Budget,
-) -> Result<(Inside, BTreeSet<usize>), ZipError> {
-    let unseen = || Ok((Inside::unseen(Packing::Zip), BTreeSet::new()));
+) -> Result<(ArchiveScan, BTreeSet<usize>), ZipError> {
+    let unseen = || Ok((ArchiveScan::unseen(Packing::Zip), BTreeSet::new()));
     if is_zip64(&mut file)? {
         return unseen();
     }
@@ -348,22 +337,22 @@ fn is_zip64(file: &mut (impl Read + Seek)) -> io::Result<bool> {
 
 fn look_through_members<R: Read + Seek>(
     mut archive: ZipArchive<R>,
-    references: &References,
+    references: &ReferenceScanner,
     depth: usize,
     budget: &Budget,
-) -> Result<(Inside, BTreeSet<usize>), ZipError> {
+) -> Result<(ArchiveScan, BTreeSet<usize>), ZipError> {
     let signed = archive
         .file_names()
         .flatten()
         .any(|name| name.starts_with("META-INF/") && name.ends_with(".SF"));
-    let mut inside = Inside::default();
+    let mut inside = ArchiveScan::default();
     let mut moved = BTreeSet::new();
     for index in 0..archive.len() {
         let mut member = match archive.by_index(index) {
             Ok(member) => member,
             // Encrypted, or packed as no jar is.
             Err(ZipError::UnsupportedArchive(_) | ZipError::CompressionMethodNotSupported(_)) => {
-                inside.fixed = Some(Fixed::Unseen(Packing::Zip));
+                inside.blocker = Some(BlockerReason::Unseen(Packing::Zip));
                 continue;
             }
             Err(error) => return Err(error),
@@ -386,28 +375,31 @@ fn look_through_members<R: Read + Seek>(
                 let _ = bytes.take(MAX_HELD).read_to_end(&mut nested);
                 look_into_nested(nested, packing, references, depth, budget)
             } else {
-                Inside::unseen(Packing::Zip)
+                ArchiveScan::unseen(Packing::Zip)
             };
-            if !seen.hashes.is_empty() || seen.fixed.is_some() {
-                inside.fixed = seen.fixed.or(Some(Fixed::Nested));
+            if !seen.hashes.is_empty() || seen.blocker.is_some() {
+                inside.blocker = seen.blocker.or(Some(BlockerReason::Nested));
             }
             inside.hashes.extend(seen.hashes);
+            inside.foreign.extend(seen.foreign);
             continue;
         }
         let seen = see(references, &mut bytes, budget);
-        let odd = seen.sight.bare || seen.sight.wide;
-        let found = odd || seen.sight.references > 0;
+        let odd = seen.hits.bare || seen.hits.wide;
+        let found = odd || seen.hits.references > 0;
         if seen.beyond || (found && !seen.whole) {
-            inside.fixed = Some(Fixed::Unseen(Packing::Zip));
+            inside.blocker = Some(BlockerReason::Unseen(Packing::Zip));
         } else if odd || (found && (is_link || seen.size > MAX_HELD)) {
-            inside.fixed = Some(Fixed::Packing(Packing::Zip));
+            inside.blocker = Some(BlockerReason::Packed(Packing::Zip));
         } else if found && signed {
-            inside.fixed = Some(Fixed::Signed);
+            inside.blocker = Some(BlockerReason::Signed);
+        } else if found && let Err(blocker) = seen.format.checked() {
+            inside.blocker = Some(blocker);
         } else if found {
             moved.insert(index);
         }
         inside.broken |= !seen.whole;
-        inside.add(seen.sight);
+        inside.add(seen.hits);
     }
     Ok((inside, moved))
 }
@@ -416,24 +408,25 @@ fn look_through_members<R: Read + Seek>(
 fn look_into_nested(
     bytes: Vec<u8>,
     packing: Packing,
-    references: &References,
+    references: &ReferenceScanner,
     depth: usize,
     budget: &Budget,
-) -> Inside {
-    let mut inside = Inside::default();
-    inside.add(see(references, &mut &bytes[..], budget).sight);
+) -> ArchiveScan {
+    let mut inside = ArchiveScan::default();
+    inside.add(see(references, &mut &bytes[..], budget).hits);
     if packing == Packing::Zip {
         let looked = look_through_zip(Cursor::new(bytes), references, depth - 1, budget);
         if let Ok((nested, _)) = looked {
             inside.hashes.extend(nested.hashes);
-            inside.fixed = nested.fixed;
+            inside.foreign.extend(nested.foreign);
+            inside.blocker = nested.blocker;
         }
-    } else if let Ok(mut decoder) = nar_decoder(Cursor::new(bytes), packing.name(), 0) {
+    } else if let Ok(Some((mut decoder, _memory))) = decode(Cursor::new(bytes), packing) {
         let seen = see(references, &mut decoder, budget);
-        if seen.beyond || seen.sight.wide {
-            inside.fixed = Some(Fixed::Unseen(packing));
+        if seen.beyond || seen.hits.wide {
+            inside.blocker = Some(BlockerReason::Unseen(packing));
         }
-        inside.add(seen.sight);
+        inside.add(seen.hits);
     }
     inside
 }
@@ -453,7 +446,7 @@ fn read_up_to(from: &mut impl Read, into: &mut [u8]) -> io::Result<usize> {
 fn rewrite_zip(
     path: &Path,
     moved: &BTreeSet<usize>,
-    references: &References,
+    references: &ReferenceScanner,
     budget: &Budget,
 ) -> io::Result<()> {
     // Members may be the same bytes many times, and each is written.
@@ -477,7 +470,7 @@ fn rewrite_zip(
             }
             let mut bytes = Vec::new();
             member.read_to_end(&mut bytes)?;
-            references.rewrite(&mut bytes, 0, &mut Sight::default());
+            references.rewrite(&mut bytes, 0, &mut ScanHits::default());
             writer.start_file(member.name()?, options)?;
             writer.write_all(&bytes)?;
         }
@@ -508,10 +501,10 @@ mod tests {
     const HASH: &str = "xbgcfhaawi9iz9s99k58sqy8azc2a1w3";
     const MOVED: &str = "/layers/nix_hydra/closure/xbgcfhaawi9iz9s99";
 
-    fn references(moves: bool) -> References {
+    fn references(moves: bool) -> ReferenceScanner {
         let path = format!("/nix/store/{HASH}-x").parse().unwrap();
         let to = Relocation::new(Path::new("/layers/nix_hydra/closure")).unwrap();
-        References::new([&path], moves.then_some(to))
+        ReferenceScanner::new([&path], moves.then_some(to))
     }
 
     fn text() -> String {
@@ -542,11 +535,11 @@ mod tests {
     }
 
     /// What is found in a file with these bytes, and what the file is afterwards.
-    fn looked(bytes: &[u8], moves: bool) -> (Inside, Vec<u8>) {
+    fn looked(bytes: &[u8], moves: bool) -> (ArchiveScan, Vec<u8>) {
         looked_within(&Budget::new(MAX_LOOK), bytes, moves)
     }
 
-    fn looked_within(budget: &Budget, bytes: &[u8], moves: bool) -> (Inside, Vec<u8>) {
+    fn looked_within(budget: &Budget, bytes: &[u8], moves: bool) -> (ArchiveScan, Vec<u8>) {
         let directory = TempDir::new().unwrap();
         let path = directory.path().join("file");
         fs::write(&path, bytes).unwrap();
@@ -576,7 +569,7 @@ mod tests {
     fn a_gzip_file_is_packed_anew_and_keeps_its_header() {
         let bytes = gzipped(&text());
         let (inside, untouched) = looked(&bytes, false);
-        assert_eq!((inside.references, inside.fixed), (3, None));
+        assert_eq!((inside.references, inside.blocker), (3, None));
         assert_eq!(untouched, bytes);
         let (_, written) = looked(&bytes, true);
         let mut decoder = MultiGzDecoder::new(written.as_slice());
@@ -595,7 +588,7 @@ mod tests {
             ("c", text().as_bytes()),
         ]);
         let (inside, written) = looked(&bytes, true);
-        assert_eq!((inside.references, inside.fixed), (6, None));
+        assert_eq!((inside.references, inside.blocker), (6, None));
         let moved = text().replace(&format!("/nix/store/{HASH}"), MOVED);
         let expected = [("a", moved.as_str()), ("b", "plain"), ("c", &moved)];
         assert_eq!(
@@ -615,22 +608,22 @@ mod tests {
         let cut = &gzipped(&text.repeat(1000));
         let cut = &cut[..cut.len() - 20];
         for (bytes, reason) in [
-            (zipped(&[("inner.jar", &inner)]), Fixed::Nested),
+            (zipped(&[("inner.jar", &inner)]), BlockerReason::Nested),
             (
                 zipped(&[("META-INF/X.SF", b""), ("a", text.as_bytes())]),
-                Fixed::Signed,
+                BlockerReason::Signed,
             ),
-            (appended, Fixed::Appended),
-            (xz.finish().unwrap(), Fixed::Packing(Packing::Xz)),
+            (appended, BlockerReason::Appended),
+            (xz.finish().unwrap(), BlockerReason::Packed(Packing::Xz)),
             (
                 zstd::encode_all(text.as_bytes(), 1).unwrap(),
-                Fixed::Packing(Packing::Zstd),
+                BlockerReason::Packed(Packing::Zstd),
             ),
-            (bare, Fixed::Packing(Packing::Gzip)),
-            (cut.to_vec(), Fixed::Unseen(Packing::Gzip)),
+            (bare, BlockerReason::Packed(Packing::Gzip)),
+            (cut.to_vec(), BlockerReason::Unseen(Packing::Gzip)),
         ] {
             let (inside, written) = looked(&bytes, true);
-            assert_eq!(inside.fixed, Some(reason));
+            assert_eq!(inside.blocker, Some(reason));
             assert_eq!(written, bytes);
         }
     }
@@ -638,8 +631,8 @@ mod tests {
     #[test]
     fn a_link_in_a_zip_stands_against_the_move_where_it_would_change() {
         let target = format!("/nix/store/{HASH}-x/bin/x");
-        for (target, fixed) in [
-            (target.as_str(), Some(Fixed::Packing(Packing::Zip))),
+        for (target, blocker) in [
+            (target.as_str(), Some(BlockerReason::Packed(Packing::Zip))),
             ("a", None),
         ] {
             let mut writer = ZipWriter::new(Cursor::new(Vec::new()));
@@ -649,7 +642,7 @@ mod tests {
             writer.add_symlink("b", target, options).unwrap();
             let bytes = writer.finish().unwrap().into_inner();
             let (inside, written) = looked(&bytes, true);
-            assert_eq!(inside.fixed, fixed);
+            assert_eq!(inside.blocker, blocker);
             let mut archive = ZipArchive::new(Cursor::new(written)).unwrap();
             assert!(archive.by_index(1).unwrap().is_symlink());
         }
@@ -665,7 +658,7 @@ mod tests {
             zipped(&[("c.war", &zipped(&[("d.jar", &inner)]))]),
         ] {
             let (inside, written) = looked(&bytes, true);
-            assert_eq!(inside.fixed, Some(Fixed::Nested));
+            assert_eq!(inside.blocker, Some(BlockerReason::Nested));
             assert_eq!(written, bytes);
         }
     }
@@ -675,20 +668,20 @@ mod tests {
         let mut broken = zipped(&[("a", "a long text ".repeat(100).as_bytes())]);
         broken[40..60].fill(0xff);
         let (inside, written) = looked(&broken, true);
-        assert!(inside.hashes.is_empty() && inside.fixed.is_none());
+        assert!(inside.hashes.is_empty() && inside.blocker.is_none());
         assert_eq!(written, broken);
         let mut cut = b"PK\x03\x04".to_vec();
         cut.extend([0; 100]);
         cut.extend(b"PK\x05\x06");
         cut.extend([0xff; 18]);
-        assert!(looked(&cut, true).0.fixed.is_none());
+        assert!(looked(&cut, true).0.blocker.is_none());
     }
 
     #[test]
     fn a_packed_file_that_names_no_store_path_stands_against_nothing() {
         for bytes in [gzipped("plain"), zipped(&[("a", b"plain")])] {
             let (inside, written) = looked(&bytes, true);
-            assert!(inside.hashes.is_empty() && inside.fixed.is_none());
+            assert!(inside.hashes.is_empty() && inside.blocker.is_none());
             assert_eq!(written, bytes);
         }
     }
@@ -707,10 +700,10 @@ mod tests {
             (zipped(&[("a.zst", &zstd)]), Packing::Zstd),
         ] {
             let (inside, _) = looked(&bytes, true);
-            assert_eq!(inside.fixed, Some(Fixed::Unseen(packing)));
+            assert_eq!(inside.blocker, Some(BlockerReason::Unseen(packing)));
         }
         let (inside, _) = looked(&zstd_with_window(27, text.as_bytes()), true);
-        assert_eq!(inside.fixed, Some(Fixed::Packing(Packing::Zstd)));
+        assert_eq!(inside.blocker, Some(BlockerReason::Packed(Packing::Zstd)));
     }
 
     #[test]
@@ -718,16 +711,16 @@ mod tests {
         let mut bytes = gzipped("").repeat(200_000);
         bytes.extend(gzipped(&text()));
         let (inside, _) = looked(&bytes, true);
-        assert_eq!(inside.fixed, Some(Fixed::Unseen(Packing::Gzip)));
+        assert_eq!(inside.blocker, Some(BlockerReason::Unseen(Packing::Gzip)));
     }
 
     #[test]
     fn the_files_of_a_store_path_are_looked_into_as_far_as_their_budget_goes() {
         let file = gzipped(&"plain ".repeat(1000));
         let budget = Budget::new(15_000);
-        let fixed = [(); 4].map(|()| looked_within(&budget, &file, true).0.fixed);
-        let unseen = Some(Fixed::Unseen(Packing::Gzip));
-        assert_eq!(fixed, [None, None, unseen, unseen]);
+        let blocker = [(); 4].map(|()| looked_within(&budget, &file, true).0.blocker);
+        let unseen = Some(BlockerReason::Unseen(Packing::Gzip));
+        assert_eq!(blocker, [None, None, unseen.clone(), unseen]);
     }
 
     #[test]
@@ -739,7 +732,7 @@ mod tests {
             let members: Vec<_> = names.iter().map(|name| (&**name, content)).collect();
             let bytes = zipped(&members);
             let (inside, written) = looked_within(&Budget::new(100_000), &bytes, true);
-            assert_eq!(inside.fixed, Some(Fixed::Unseen(Packing::Zip)));
+            assert_eq!(inside.blocker, Some(BlockerReason::Unseen(Packing::Zip)));
             assert_eq!(written, bytes);
         }
     }
@@ -748,7 +741,7 @@ mod tests {
     fn what_looks_like_the_place_of_64_bit_numbers_in_a_zip_s_data_is_none() {
         let bytes = zipped(&[("PK\u{6}\u{7}", text().as_bytes())]);
         let (inside, written) = looked(&bytes, true);
-        assert_eq!(inside.fixed, None);
+        assert_eq!(inside.blocker, None);
         assert_ne!(written, bytes);
     }
 
@@ -771,7 +764,7 @@ mod tests {
         many.extend([0; 2]);
         for bytes in [zipped(&members), many] {
             let (inside, _) = looked(&bytes, true);
-            assert_eq!(inside.fixed, Some(Fixed::Unseen(Packing::Zip)));
+            assert_eq!(inside.blocker, Some(BlockerReason::Unseen(Packing::Zip)));
         }
     }
 }

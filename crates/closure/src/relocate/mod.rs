@@ -2,8 +2,13 @@
 //! prevents that.
 
 pub mod archives;
+pub mod blocker;
 pub(crate) mod budget;
+pub(crate) mod checksums;
+pub mod findings;
+pub(crate) mod formats;
+pub mod packing;
 pub mod references;
-pub mod relocatability;
 pub mod relocation;
+pub mod report;
 pub(crate) mod scan;

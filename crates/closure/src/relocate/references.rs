@@ -23,26 +23,26 @@ pub const OVERLAP: usize = 256;
 
 /// The store paths that are looked for, and where they move.
 #[derive(Debug)]
-pub struct References {
+pub struct ReferenceScanner {
     paths: HashMap<HashPart, StorePath>,
     relocation: Option<Relocation>,
 }
 
 /// What is looked for in the store paths of a closure.
 #[derive(Debug)]
-pub enum Sought {
+pub enum ScanFor {
     Nothing,
     /// In each path itself and what its narinfo declares: Nix found nothing else in it. This does not
     /// need the rest of the closure, and makes what is found a fact of the path alone.
     Declared,
     /// These, and they are rewritten if they move. For a closure that moves they are all its paths: a
     /// reference that was not declared would else lead nowhere.
-    All(References),
+    All(ReferenceScanner),
 }
 
 /// What was found in a run of bytes: a file, a name, or what is packed in a file.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
-pub struct Sight {
+pub struct ScanHits {
     /// References in full, `/nix/store/` and a hash part; these are rewritten.
     pub references: usize,
     /// Whether there is a hash part with no `/nix/store/` before it.
@@ -51,9 +51,12 @@ pub struct Sight {
     pub wide: bool,
     /// The hash parts of both kinds.
     pub hashes: BTreeSet<HashPart>,
+    /// The hash parts of references to other paths, where references are rewritten: these would have to
+    /// be rewritten too in a closure that has those paths.
+    pub foreign: BTreeSet<HashPart>,
 }
 
-impl References {
+impl ReferenceScanner {
     /// Looks for `paths`, and moves them where a relocation is given.
     pub fn new<'a>(
         paths: impl IntoIterator<Item = &'a StorePath>,
@@ -78,8 +81,8 @@ impl References {
     ///
     /// What comes before `fresh` must be the end of what was seen before, [`OVERLAP`] bytes of it
     /// or all.
-    pub fn rewrite(&self, bytes: &mut [u8], fresh: usize, sight: &mut Sight) {
-        let found = self.look(bytes, fresh, sight);
+    pub fn rewrite(&self, bytes: &mut [u8], fresh: usize, hits: &mut ScanHits) {
+        let found = self.look(bytes, fresh, hits);
         if let Some(relocation) = &self.relocation {
             for start in found {
                 relocation.move_reference(&mut bytes[start..start + REFERENCE_LENGTH]);
@@ -87,34 +90,38 @@ impl References {
         }
     }
 
-    /// The same, but rewrites nothing; answers where the references begin.
-    pub fn look(&self, bytes: &[u8], fresh: usize, sight: &mut Sight) -> Vec<usize> {
+    /// The same, but rewrites nothing. Returns where the references begin.
+    pub fn look(&self, bytes: &[u8], fresh: usize, hits: &mut ScanHits) -> Vec<usize> {
         let mut found = Vec::new();
         let mut digits = Digits::from(fresh.saturating_sub(WIDEST));
-        while let Some(met) = digits.next(bytes) {
-            let start = match met {
-                Met::Run(start) => start,
-                Met::Wide(zero) => {
-                    sight.wide = sight.wide || self.is_wide(bytes, zero);
+        while let Some(candidate) = digits.next(bytes) {
+            let start = match candidate {
+                Candidate::Run(start) => start,
+                Candidate::Wide(zero) => {
+                    hits.wide = hits.wide || self.is_wide(bytes, zero);
                     continue;
                 }
             };
             let Some(hash) = self.hash_at(bytes, start) else {
+                if self.relocation.is_some() && bytes[..start].ends_with(STORE_PREFIX) {
+                    let hash = bytes[start..].first_chunk().copied();
+                    hits.foreign.extend(hash);
+                }
                 continue;
             };
             digits.skip();
             if start + HASH_LENGTH <= fresh {
                 continue;
             }
-            sight.hashes.insert(hash);
+            hits.hashes.insert(hash);
             match start.checked_sub(STORE_PREFIX.len()) {
                 Some(reference) if bytes[reference..start] == *STORE_PREFIX => {
                     found.push(reference);
                 }
-                _ => sight.bare = true,
+                _ => hits.bare = true,
             }
         }
-        sight.references += found.len();
+        hits.references += found.len();
         found
     }
 
@@ -135,8 +142,8 @@ impl References {
     }
 }
 
-/// Puts the digits around the zero at `zero` into `characters`, if each takes `width` bytes, and
-/// answers how many there are: up to a hash part's on either side.
+/// Puts the digits around the zero at `zero` into `characters`, if each takes `width` bytes. Returns
+/// how many there are: up to a hash part's on either side.
 fn wide_digits(
     bytes: &[u8],
     zero: usize,
@@ -192,7 +199,7 @@ struct Digits {
 }
 
 /// What [`Digits`] comes by.
-enum Met {
+enum Candidate {
     /// 32 digits, of which this is the first.
     Run(usize),
     /// A zero in what may be text in UTF-16 or UTF-32.
@@ -207,7 +214,7 @@ impl Digits {
         }
     }
 
-    fn next(&mut self, bytes: &[u8]) -> Option<Met> {
+    fn next(&mut self, bytes: &[u8]) -> Option<Candidate> {
         loop {
             let end = self.start + HASH_LENGTH;
             let last: &[u8; 8] = bytes.get(self.start..end)?.last_chunk()?;
@@ -218,7 +225,7 @@ impl Digits {
                 is_nix32(last[1]) & is_nix32(last[3]) & is_nix32(last[5]) & is_nix32(last[7]);
             if let Some(zero) = wide_zero(*last) {
                 self.start = end - 6;
-                return Some(Met::Wide(end - last.len() + zero));
+                return Some(Candidate::Wide(end - last.len() + zero));
             }
             if !some {
                 self.start = end - 6;
@@ -230,14 +237,14 @@ impl Digits {
             match other {
                 None => {
                     self.start += 1;
-                    return Some(Met::Run(self.start - 1));
+                    return Some(Candidate::Run(self.start - 1));
                 }
                 Some(other) => self.start = from + other + 1,
             }
         }
     }
 
-    /// Goes on after the run that was met last.
+    /// Goes on after the run that was candidate last.
     fn skip(&mut self) {
         self.start += HASH_LENGTH - 1;
         self.known = self.start;
@@ -262,28 +269,28 @@ mod tests {
     const ONE: &str = "xbgcfhaawi9iz9s99k58sqy8azc2a1w3";
     const TWO: &str = "0jn93wz4pk00k76grv8ing8js0yz8cpd";
 
-    fn references(relocation: Option<&str>) -> References {
+    fn references(relocation: Option<&str>) -> ReferenceScanner {
         let paths = [ONE, TWO].map(|hash| format!("/nix/store/{hash}-x").parse().unwrap());
-        References::new(
+        ReferenceScanner::new(
             &paths,
             relocation.map(|to| Relocation::new(Path::new(to)).unwrap()),
         )
     }
 
     /// Looks through `bytes` in pieces of `size`, as a file streams by.
-    fn in_pieces(references: &References, bytes: &[u8], size: usize) -> (Vec<u8>, Sight) {
-        let mut sight = Sight::default();
+    fn in_pieces(references: &ReferenceScanner, bytes: &[u8], size: usize) -> (Vec<u8>, ScanHits) {
+        let mut hits = ScanHits::default();
         let mut written = Vec::new();
         let mut held = Vec::new();
         for piece in bytes.chunks(size) {
             let fresh = held.len();
             held.extend_from_slice(piece);
-            references.rewrite(&mut held, fresh, &mut sight);
+            references.rewrite(&mut held, fresh, &mut hits);
             let done = held.len().saturating_sub(OVERLAP);
             written.extend(held.drain(..done));
         }
         written.extend(held);
-        (written, sight)
+        (written, hits)
     }
 
     #[test]
@@ -297,39 +304,52 @@ mod tests {
         assert_eq!(expected.references, 2);
         assert!(!expected.bare);
         for size in 1..text.len() {
-            let (written, sight) = in_pieces(&references, text.as_bytes(), size);
-            assert_eq!(
-                (written, sight),
-                (whole.clone(), expected.clone()),
-                "{size}"
-            );
+            let (written, hits) = in_pieces(&references, text.as_bytes(), size);
+            assert_eq!((written, hits), (whole.clone(), expected.clone()), "{size}");
         }
     }
 
     #[test]
     fn a_hash_without_its_store_directory_is_told_apart() {
         let mut bytes = format!("../{ONE}-x /nix/store/{TWO}").into_bytes();
-        let mut sight = Sight::default();
-        references(None).rewrite(&mut bytes, 0, &mut sight);
-        assert!(sight.bare);
-        assert_eq!(sight.references, 1);
-        assert_eq!(sight.hashes.len(), 2);
+        let mut hits = ScanHits::default();
+        references(None).rewrite(&mut bytes, 0, &mut hits);
+        assert!(hits.bare);
+        assert_eq!(hits.references, 1);
+        assert_eq!(hits.hashes.len(), 2);
     }
 
     #[test]
     fn a_hash_is_found_in_a_longer_run_of_digits() {
         let mut bytes = format!("000{ONE}111").into_bytes();
-        let mut sight = Sight::default();
-        references(None).rewrite(&mut bytes, 0, &mut sight);
-        assert!(sight.bare);
+        let mut hits = ScanHits::default();
+        references(None).rewrite(&mut bytes, 0, &mut hits);
+        assert!(hits.bare);
+    }
+
+    #[test]
+    fn a_reference_to_a_path_outside_the_closure_is_noted_and_stays() {
+        let other = "00000000000000000000000000000000";
+        let references = references(Some("/layers/nix_hydra/closure"));
+        let text = format!("/nix/store/{other}-x {other}");
+        for size in [1, 40, text.len()] {
+            let (written, hits) = in_pieces(&references, text.as_bytes(), size);
+            assert_eq!(written, text.as_bytes());
+            let foreign = BTreeSet::from([*other.as_bytes().first_chunk().unwrap()]);
+            let expected = ScanHits {
+                foreign,
+                ..ScanHits::default()
+            };
+            assert_eq!(hits, expected);
+        }
     }
 
     #[test]
     fn the_hash_of_another_closure_is_no_reference() {
         let mut bytes = b"/nix/store/00000000000000000000000000000000-x".to_vec();
-        let mut sight = Sight::default();
-        references(None).rewrite(&mut bytes, 0, &mut sight);
-        assert_eq!(sight, Sight::default());
+        let mut hits = ScanHits::default();
+        references(None).rewrite(&mut bytes, 0, &mut hits);
+        assert_eq!(hits, ScanHits::default());
     }
 
     #[test]
@@ -346,8 +366,8 @@ mod tests {
         };
         for bytes in [widen(2, 0), widen(2, 1), widen(4, 0), widen(4, 3)] {
             for size in [1, 50, bytes.len()] {
-                let (_, sight) = in_pieces(&references(None), &bytes, size);
-                assert!(sight.wide, "{size}");
+                let (_, hits) = in_pieces(&references(None), &bytes, size);
+                assert!(hits.wide, "{size}");
             }
         }
     }
@@ -395,7 +415,7 @@ mod tests {
                 text.extend_from_slice(&word[..end]);
             }
             let size = 1 + random.below(600);
-            let (written, sight) = in_pieces(&references, &text, size);
+            let (written, hits) = in_pieces(&references, &text, size);
             assert_eq!(written.len(), text.len(), "round {round}");
 
             let mut back = written.clone();
@@ -414,7 +434,7 @@ mod tests {
                 }
             }
             assert_eq!(back, text, "round {round}");
-            assert_eq!(sight.references, count, "round {round}");
+            assert_eq!(hits.references, count, "round {round}");
         }
     }
 }

@@ -84,7 +84,7 @@ impl Relocation {
         reference
     }
 
-    /// Rewrites every reference to a store path in `bytes`, and answers how many there were.
+    /// Rewrites every reference to a store path in `bytes`, and returns how many there were.
     pub fn rewrite(&self, bytes: &mut [u8]) -> usize {
         let finder = memmem::Finder::new(STORE_PREFIX);
         let mut count = 0;

@@ -1,0 +1,282 @@
+//! Brings what an evaluation asks for from the binary caches into its store of NARs.
+//!
+//! A path without references is a source, which is asked for to be read, so its NAR is fetched with its
+//! narinfo. Of any other the NAR is fetched when it is read.
+
+use crate::nar_store::{Entry, NarStore, NarStoreError, hash_part};
+use crate::temporary;
+use crate::{NixError, Substituters};
+use binary_cache::{CacheAnswer, CacheError, NarSource, PathInfo, is_identity, nar_decoder};
+use closure::content::Content;
+use closure::unpack::{Expected, UnpackError, Unpacker};
+use nix_derivation::StorePath;
+use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
+use std::io::{self, BufReader, Read};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use tempfile::TempDir;
+use thiserror::Error;
+
+/// Sources that are fetched at once before Nix asks for them.
+const PREFETCHED_AT_ONCE: usize = 8;
+
+/// What a store of NARs is filled from.
+#[derive(Debug)]
+pub struct Supply {
+    store: NarStore,
+    /// Holds the store; removed when dropped.
+    _directory: TempDir,
+    substituters: Substituters,
+    /// By the hash part of a store path.
+    found: Mutex<HashMap<String, Arc<OnceLock<Found>>>>,
+    /// NARs that are fetched when they are read, by the names of their files.
+    later: Mutex<HashMap<String, (StorePath, PathInfo)>>,
+    stopped: Arc<AtomicBool>,
+}
+
+/// What the binary caches had to say of a path.
+#[derive(Debug)]
+pub enum Found {
+    Here,
+    Absent(Vec<CacheAnswer>),
+    /// It is there, but could not be fetched: the path, the cache, and why.
+    Failed(StorePath, String, SupplyError),
+}
+
+/// Why a NAR could not be fetched.
+#[derive(Debug, Error)]
+pub enum SupplyError {
+    #[error(transparent)]
+    Open(#[from] CacheError),
+    #[error(transparent)]
+    Add(#[from] NarStoreError),
+    #[error("its content is not what its store path is named after")]
+    Content(#[source] UnpackError),
+    #[error("no binary cache has this NAR any more")]
+    Lost,
+}
+
+/// Bytes that end with an error once nobody needs them.
+struct UntilStopped {
+    bytes: Box<dyn Read>,
+    stopped: Arc<AtomicBool>,
+}
+
+impl Read for UntilStopped {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.stopped.load(Ordering::Relaxed) {
+            return Err(io::ErrorKind::ConnectionAborted.into());
+        }
+        self.bytes.read(buffer)
+    }
+}
+
+impl Supply {
+    /// A new, empty store in a temporary directory, to be filled from `substituters`.
+    pub fn new(substituters: Substituters) -> Result<Self, NixError> {
+        let directory = temporary::directory()?;
+        let store = NarStore::open(directory.path())
+            .map_err(|error| NixError::Write(directory.path().to_path_buf(), error))?;
+        Ok(Self {
+            store,
+            _directory: directory,
+            substituters,
+            found: Mutex::default(),
+            later: Mutex::default(),
+            stopped: Arc::default(),
+        })
+    }
+
+    #[must_use]
+    pub fn store(&self) -> &NarStore {
+        &self.store
+    }
+
+    #[must_use]
+    pub fn substituters(&self) -> &Substituters {
+        &self.substituters
+    }
+
+    /// Whether the store has the path with this hash part, or has it now.
+    pub fn bring(&self, hash_part: &str) -> bool {
+        if self.store.has(hash_part) {
+            return true;
+        }
+        let place = Arc::clone(lock(&self.found).entry(hash_part.to_string()).or_default());
+        matches!(place.get_or_init(|| self.find(hash_part)), Found::Here)
+    }
+
+    /// Fetches the NAR with this file name, if it was promised by a narinfo.
+    pub fn bring_nar(&self, name: &str) -> bool {
+        let Some((path, info)) = lock(&self.later).get(name).cloned() else {
+            return false;
+        };
+        self.fetch(&path, info).is_ok()
+    }
+
+    /// Fetches `paths` side by side, as far as the caches have them.
+    pub fn prefetch(&self, paths: &[StorePath]) {
+        let next = Mutex::new(paths.iter());
+        std::thread::scope(|scope| {
+            for _ in 0..paths.len().min(PREFETCHED_AT_ONCE) {
+                scope.spawn(|| {
+                    while let Some(path) = { lock(&next).next() }
+                        && !self.stopped.load(Ordering::Relaxed)
+                    {
+                        self.bring(hash_part(path).as_str());
+                    }
+                });
+            }
+        });
+    }
+
+    /// Ends downloads that nobody waits for any more.
+    pub fn stop(&self) {
+        self.stopped.store(true, Ordering::Relaxed);
+    }
+
+    /// Allows downloads again.
+    pub fn resume(&self) {
+        self.stopped.store(false, Ordering::Relaxed);
+        lock(&self.found).retain(|_, place| {
+            let failed = place
+                .get()
+                .is_some_and(|found| matches!(found, Found::Failed(..)));
+            place.get().is_some() && !failed
+        });
+    }
+
+    /// Calls `look` with what was asked for and is not there: hash parts, and why.
+    pub fn missing(&self, look: &mut dyn FnMut(&str, &Found)) {
+        let found: BTreeMap<String, Arc<OnceLock<Found>>> = lock(&self.found)
+            .iter()
+            .map(|(hash, found)| (hash.clone(), Arc::clone(found)))
+            .collect();
+        for (hash_part, place) in found {
+            if let Some(found @ (Found::Absent(_) | Found::Failed(..))) = place.get() {
+                look(&hash_part, found);
+            }
+        }
+    }
+
+    fn find(&self, hash_part: &str) -> Found {
+        let (path, info) = match self.substituters.caches().find(hash_part) {
+            Ok(found) => found,
+            Err(answers) => return Found::Absent(answers),
+        };
+        if info.references.is_empty() {
+            return match self.fetch(&path, info) {
+                Ok(()) => Found::Here,
+                Err((cache, error)) => Found::Failed(path, cache, error),
+            };
+        }
+        let file = self.store.nar_file(&info.nar_hash);
+        let name = file
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
+        lock(&self.later).insert(name, (path.clone(), info.clone()));
+        match self.store.register(&entry(&path, &info)) {
+            Ok(()) => Found::Here,
+            Err(error) => Found::Failed(path, self.cache_of(&info), error.into()),
+        }
+    }
+
+    /// The cache that `info` is from, as messages show it.
+    fn cache_of(&self, info: &PathInfo) -> String {
+        let name = self.substituters.caches().name_of(info);
+        name.unwrap_or_default()
+    }
+
+    /// Fetches a path from the first cache that has it whole.
+    fn fetch(&self, path: &StorePath, first: PathInfo) -> Result<(), (String, SupplyError)> {
+        let caches = self.substituters.caches();
+        let mut tried: Vec<NarSource> = Vec::new();
+        let mut info = first;
+        loop {
+            let error = match self.fetch_from(path, &info) {
+                Ok(()) => return Ok(()),
+                Err(error) => error,
+            };
+            let is_local = matches!(error, SupplyError::Add(NarStoreError::Write(..)));
+            tried.extend(info.source.clone());
+            let accepts = |other: &PathInfo| {
+                let source = other.source.as_ref();
+                other.nar_hash == info.nar_hash
+                    && source.is_some_and(|source| !tried.contains(source))
+            };
+            if is_local || self.stopped.load(Ordering::Relaxed) {
+                return Err((self.cache_of(&info), error));
+            }
+            match caches.look_up_nar(path, accepts) {
+                Ok(other) => info = other,
+                Err(_) => return Err((self.cache_of(&info), error)),
+            }
+        }
+    }
+
+    fn fetch_from(&self, path: &StorePath, info: &PathInfo) -> Result<(), SupplyError> {
+        let source = info.source.as_ref().ok_or(SupplyError::Lost)?;
+        let attempt = self
+            .substituters
+            .caches()
+            .attempt(source.cache)
+            .ok_or(SupplyError::Lost)?;
+        let nar = UntilStopped {
+            bytes: attempt.nar(source)?,
+            stopped: Arc::clone(&self.stopped),
+        };
+        let mut nar: Box<dyn Read> = Box::new(nar);
+        if !is_identity(&source.compression) {
+            nar = nar_decoder(BufReader::new(nar), &source.compression, info.nar_size)
+                .map_err(CacheError::Decode)?;
+        }
+        // One byte more, so that a longer NAR shows.
+        let mut nar = nar.take(info.nar_size + 1);
+        let added = self.store.write_nar(&info.nar_hash, &mut nar);
+        match &added {
+            Ok(()) => attempt.answered(),
+            Err(NarStoreError::Read(error)) => attempt.broke(error),
+            Err(_) => {}
+        }
+        added?;
+        self.check_content(path, info)?;
+        self.store.register(&entry(path, info))?;
+        Ok(())
+    }
+
+    /// Holds a NAR against the hash that its path is named after, where nothing else vouches for it.
+    fn check_content(&self, path: &StorePath, info: &PathInfo) -> Result<(), SupplyError> {
+        let Some(address) = &info.content else {
+            return Ok(());
+        };
+        let file = self.store.nar_file(&info.nar_hash);
+        let expected = Expected {
+            hash: &info.nar_hash,
+            size: info.nar_size,
+            content: Some(Content::new(address, path, &info.references)),
+        };
+        let io_error = |error| NarStoreError::Write(file.clone(), error);
+        let scratch = tempfile::tempdir_in(self.store.directory()).map_err(io_error)?;
+        let mut nar = File::open(&file).map_err(io_error)?;
+        Unpacker::default()
+            .unpack(&mut nar, &expected, &scratch.path().join("content"), None)
+            .map(drop)
+            .map_err(SupplyError::Content)
+    }
+}
+
+fn entry<'a>(path: &'a StorePath, info: &'a PathInfo) -> Entry<'a> {
+    Entry {
+        path,
+        nar_hash: &info.nar_hash,
+        nar_size: info.nar_size,
+        references: info.references.iter().map(StorePath::to_basename).collect(),
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

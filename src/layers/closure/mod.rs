@@ -1,0 +1,447 @@
+//! The `closure` layer: what leads to every store path that the roots need, in whichever layer it is.
+//!
+//! A build reuses the previous image's layers if they are up to date. Else it looks up the closure
+//! ([`planned`]), downloads what is new ([`download`]), writes the links ([`links`]) and the metadata.
+
+mod download;
+mod links;
+mod planned;
+mod relocatability;
+
+use self::download::{Download, Filled};
+use self::planned::{Planned, known_closure, plan, trust, warn_of_left_out};
+use self::relocatability::{Relocatability, Verdict};
+use super::launch_layer::{LaunchLayer, LayerError};
+use super::store_paths::{FillError, StoreLayers};
+use crate::config::Config;
+use crate::layers::describe::Contents;
+use crate::log::{self, bytes};
+use crate::report::budget::OverBudget;
+use crate::report::{self, print_formats, print_largest_files, print_largest_paths};
+use crate::root::Root;
+use binary_cache::{Caches, PathInfo, Unusable};
+use bullet_stream::global::print;
+use closure::Closure;
+use closure::fetch::FetchError;
+use closure::plan::{Miss, Previous};
+use closure::relocate::blocker::NotRelocatable;
+use nix_derivation::StorePath;
+use nix_hydra_start::engine::EngineSetting;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use words::paths;
+
+const NAME: &str = "closure";
+
+/// Raised whenever the metadata or content of this layer or those with the store paths changes its form.
+const FORMAT: &str = "9";
+
+/// How many files and store paths `NIX_DEBUG` lists, as the earlier buildpacks did.
+const LARGEST: usize = 20;
+
+/// Why there is no closure layer. What was written of it is removed.
+#[derive(Debug, thiserror::Error)]
+pub enum ClosureLayerError {
+    /// Paths that no binary cache could give, and caches that could not be asked, with reasons.
+    #[error("no binary cache has every store path")]
+    Miss {
+        misses: Vec<Miss>,
+        unusable: Vec<Unusable>,
+    },
+    #[error(transparent)]
+    Fetch(#[from] Box<FetchError>),
+    /// It was to be relocated, and cannot be.
+    #[error(transparent)]
+    Relocation(#[from] NotRelocatable),
+    #[error(transparent)]
+    OverBudget(#[from] OverBudget),
+    #[error(transparent)]
+    Layer(#[from] LayerError),
+}
+
+impl From<FillError> for ClosureLayerError {
+    fn from(error: FillError) -> Self {
+        match error {
+            FillError::Fetch(error) => Self::Fetch(error),
+            FillError::Layer(error) => Self::Layer(error),
+        }
+    }
+}
+
+/// What the image's layer was made from, and what is in it.
+#[derive(Debug, Serialize, Deserialize)]
+struct Metadata {
+    format: String,
+    /// Full store paths, the one that leads `PATH` first.
+    roots: Vec<String>,
+    /// The trust settings; with others, all must be checked again.
+    trust: Vec<String>,
+    /// Count of the store paths, and bytes of their NARs.
+    paths: String,
+    size: String,
+    /// The programs and compile hooks of the roots, as [`Contents`] has them.
+    programs: Vec<String>,
+    compile_hooks: Vec<String>,
+    relocation: Relocatability,
+    /// The patterns of files that the user vouches for.
+    relocation_ignored: Vec<String>,
+    /// The layers in which the store paths are.
+    layers: Vec<String>,
+}
+
+/// What a build needs to know of a closure layer, whether it was filled or kept.
+#[derive(Debug)]
+pub struct ClosureLayer {
+    pub contents: Contents,
+    /// Whether the closure was moved into the layer, and needs no engine.
+    pub is_relocated: bool,
+}
+
+/// Fills the layers with the closure of `roots`, except for those that the previous image has already.
+/// Returns what is in the roots. One with compile hooks, which run here, is always filled.
+pub fn handle(
+    layers_dir: &Path,
+    roots: &[Root],
+    config: &Config,
+    open_caches: impl Fn() -> Caches,
+) -> Result<ClosureLayer, ClosureLayerError> {
+    let build = ClosureBuild::new(layers_dir, roots, config)?;
+    print::bullet("Closure");
+    if let Some(kept) = build.reuse()? {
+        return Ok(kept);
+    }
+    let previous = build.previous_paths();
+    let verified: Vec<StorePath> = previous.verified.keys().cloned().collect();
+    match build.run(previous, &open_caches) {
+        // It was built again since, with another result: then so may have been any other.
+        Err(ClosureLayerError::Fetch(error))
+            if error.reason.may_be_another() && verified.contains(&error.path) =>
+        {
+            log::sub_bullet(format!(
+                "{} is no longer what the previous image says of it: asking for everything again",
+                error.path
+            ));
+            let likely = Previous {
+                likely: verified,
+                ..Previous::default()
+            };
+            build.run(likely, &open_caches)
+        }
+        result => result,
+    }
+}
+
+/// All that decides what is in the layers, and what there is of them already.
+struct ClosureBuild<'a> {
+    layers_dir: &'a Path,
+    layer: LaunchLayer,
+    roots: &'a [Root],
+    config: &'a Config,
+    /// Why nothing of the previous image can be kept, if that is so.
+    afresh: Option<&'static str>,
+    previous: Option<Metadata>,
+    stores: StoreLayers,
+}
+
+impl<'a> ClosureBuild<'a> {
+    fn new(
+        layers_dir: &'a Path,
+        roots: &'a [Root],
+        config: &'a Config,
+    ) -> Result<Self, ClosureLayerError> {
+        let layer = LaunchLayer::new(layers_dir, NAME);
+        let had_layer = layer.is_declared();
+        let previous: Option<Metadata> = layer.take()?;
+        let previous = previous.filter(|previous| previous.format == FORMAT);
+        let stores = StoreLayers::take(layers_dir, previous.is_some())?;
+        let verdict = previous
+            .as_ref()
+            .map(|previous| previous.relocation.verdict);
+        Ok(Self {
+            layers_dir,
+            layer,
+            roots,
+            config,
+            afresh: afresh(had_layer, verdict, config.engine),
+            previous,
+            stores,
+        })
+    }
+
+    /// Keeps all of the previous image's layers, if they are up to date, and says what they hold.
+    fn reuse(&self) -> Result<Option<ClosureLayer>, ClosureLayerError> {
+        let Some(previous) = self
+            .previous
+            .as_ref()
+            .filter(|previous| self.is_up_to_date(previous))
+        else {
+            return Ok(None);
+        };
+        // What is not signed is only taken of a cache that has it now, with a warning in each build.
+        let known = known_closure(self.roots, &self.stores.verified());
+        let Some(closure) =
+            known.filter(|closure| closure.paths.values().all(PathInfo::is_still_trusted))
+        else {
+            return Ok(None);
+        };
+        self.config.budget.check(&closure)?;
+        if !self.stores.keep(&previous.layers)? {
+            return Ok(None);
+        }
+        self.layer.write(previous)?;
+        log::sub_bullet(format!(
+            "Using the previous image's: {}, {}",
+            paths(previous.paths.parse().unwrap_or_default()),
+            bytes(previous.size.parse().unwrap_or_default()),
+        ));
+        if let Some(message) = previous.relocation.message() {
+            log::sub_bullet(message);
+        }
+        self.report_on(&closure)?;
+        // The largest files are in layers that are not here.
+        if self.config.debug {
+            print_largest_paths(&closure, LARGEST);
+        }
+        Ok(Some(ClosureLayer {
+            contents: Contents {
+                programs: previous.programs.clone(),
+                compile_hooks: previous.compile_hooks.clone(),
+            },
+            is_relocated: previous.relocation.verdict == Verdict::Relocated,
+        }))
+    }
+
+    fn is_up_to_date(&self, previous: &Metadata) -> bool {
+        previous.roots == self.root_names()
+            && previous.trust == trust(self.config)
+            && previous.compile_hooks.is_empty()
+            && previous.relocation_ignored == self.ignored()
+            && previous
+                .relocation
+                .verdict
+                .is_accepted_by(self.config.engine)
+    }
+
+    fn root_names(&self) -> Vec<String> {
+        let roots = self.roots.iter();
+        roots.map(|root| root.path.to_absolute_path()).collect()
+    }
+
+    /// The patterns of files that the user vouches for.
+    fn ignored(&self) -> Vec<String> {
+        let patterns = self.config.relocate_ignore.iter();
+        patterns.map(|pattern| pattern.as_str().into()).collect()
+    }
+
+    /// What the previous image's metadata says: verified under the same trust settings, else only likely.
+    fn previous_paths(&self) -> Previous {
+        let verified = self.stores.verified();
+        let previous = self.previous.as_ref();
+        if previous.is_some_and(|previous| previous.trust == trust(self.config)) {
+            return Previous {
+                verified,
+                likely: Vec::new(),
+            };
+        }
+        Previous {
+            likely: verified.into_keys().collect(),
+            verified: BTreeMap::new(),
+        }
+    }
+
+    /// The closure of the previous image. None if its metadata lacks a part.
+    fn previous_closure(&self) -> Option<Closure> {
+        let roots = self.previous.as_ref()?.roots.iter();
+        let roots: Option<Vec<Root>> = roots
+            .map(|root| Some(Root::from_path(root.parse().ok()?)))
+            .collect();
+        known_closure(&roots?, &self.stores.verified())
+    }
+
+    /// Plans, downloads, and writes the links and the metadata.
+    fn run(
+        &self,
+        previous: Previous,
+        open_caches: impl FnOnce() -> Caches,
+    ) -> Result<ClosureLayer, ClosureLayerError> {
+        let mut undo = Undo::new(self);
+        // What is known may be in a layer that is kept, and is then not to be fetched.
+        let waiting = self.stores.are_new().then_some(self.layer.path.as_path());
+        let planned = plan(
+            self.roots,
+            previous,
+            self.config.engine,
+            waiting,
+            open_caches,
+        )?;
+        self.config.budget.check(&planned.closure)?;
+        undo.remove_all = true;
+        if let Some(afresh) = self.afresh {
+            log::sub_bullet(format!("Starting afresh: {afresh}"));
+        }
+        let Planned {
+            closure,
+            caches,
+            left_out,
+            prefetch,
+        } = planned;
+        let download = Download {
+            layers_dir: self.layers_dir,
+            directory: &self.layer.path,
+            config: self.config,
+            closure: &closure,
+            caches: &caches,
+            stores: &self.stores,
+        };
+        let filled = download.run(prefetch)?;
+        self.layer.create()?;
+        links::write_links(&self.layer.path, &filled).map_err(|reason| LayerError {
+            path: self.layer.path.clone(),
+            reason,
+        })?;
+        self.stores.write(&filled.stores)?;
+        if let Some(message) = filled.relocatability.message() {
+            log::sub_bullet(message);
+        }
+        warn_of_left_out(caches.unusable().filter(|cache| !left_out.contains(cache)));
+        if let Some(before) = self.previous_closure() {
+            report::print_changes(&before, &closure);
+        }
+        self.report_on(&closure)?;
+        if self.config.debug {
+            print_largest_paths(&closure, LARGEST);
+            if let Some(report) = &filled.stores.report {
+                print_formats(&report.formats);
+            }
+            print_largest_files(self.layers_dir, &filled.stores.fresh, LARGEST)
+                .map_err(|(path, reason)| LayerError { path, reason })?;
+        }
+        self.layer.write(&self.metadata(&closure, &filled))?;
+        undo.is_done = true;
+        Ok(ClosureLayer {
+            contents: filled.contents,
+            is_relocated: filled.relocatability.verdict == Verdict::Relocated,
+        })
+    }
+
+    fn metadata(&self, closure: &Closure, filled: &Filled) -> Metadata {
+        Metadata {
+            format: FORMAT.to_string(),
+            roots: self.root_names(),
+            trust: trust(self.config),
+            paths: closure.paths.len().to_string(),
+            size: closure.nar_size().to_string(),
+            programs: filled.contents.programs.clone(),
+            compile_hooks: filled.contents.compile_hooks.clone(),
+            relocation: filled.relocatability.clone(),
+            relocation_ignored: self.ignored(),
+            layers: filled.stores.names(),
+        }
+    }
+
+    /// Writes the closure's bills of materials, and warns of what should rather not be in it.
+    fn report_on(&self, closure: &Closure) -> Result<(), LayerError> {
+        report::warn_of_build_only(closure);
+        write_sboms(self.layers_dir, closure)
+    }
+}
+
+/// Writes the bills of materials beside the layer's directory, as the lifecycle expects them.
+fn write_sboms(layers_dir: &Path, closure: &Closure) -> Result<(), LayerError> {
+    let at = |format: &str| layers_dir.join(format!("{NAME}.sbom.{format}.json"));
+    let documents = report::sbom::documents(closure).map_err(|reason| LayerError {
+        path: at("cdx"),
+        reason,
+    })?;
+    for (format, document) in documents {
+        let path = at(format);
+        fs::write(&path, document).map_err(|reason| LayerError { path, reason })?;
+    }
+    Ok(())
+}
+
+/// Undoes a build that fails, on drop: the image's layers are whole or as they were.
+struct Undo<'a> {
+    build: &'a ClosureBuild<'a>,
+    /// Whether layers may have been written to. Until then the previous image's are put back, for the
+    /// next build with other roots, built meanwhile.
+    remove_all: bool,
+    is_done: bool,
+}
+
+impl<'a> Undo<'a> {
+    fn new(build: &'a ClosureBuild<'a>) -> Self {
+        Self {
+            build,
+            remove_all: false,
+            is_done: false,
+        }
+    }
+}
+
+impl Drop for Undo<'_> {
+    fn drop(&mut self) {
+        let ClosureBuild { layer, stores, .. } = self.build;
+        // The error that ended the build is the one to report.
+        let _ = match &self.build.previous {
+            _ if self.is_done => Ok(()),
+            _ if self.remove_all => layer.remove().and_then(|()| stores.remove()),
+            Some(previous) => stores.put_back().and_then(|()| layer.write(previous)),
+            None => Ok(()),
+        };
+    }
+}
+
+/// Why nothing of the previous image can be kept; `None` where some of it may be.
+fn afresh(
+    had_layer: bool,
+    previous: Option<Verdict>,
+    engine: EngineSetting,
+) -> Option<&'static str> {
+    match previous {
+        None if had_layer => Some("the previous image is of another version of this buildpack"),
+        None => Some("there is no previous image, or the platform was told to clear what it keeps"),
+        Some(verdict) if !verdict.is_accepted_by(engine) => {
+            Some("the previous image is for another engine")
+        }
+        Some(_) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nix_hydra_start::engine::Engine;
+
+    #[test]
+    fn a_build_that_can_keep_nothing_says_why() {
+        let none = "there is no previous image, or the platform was told to clear what it keeps";
+        let version = "the previous image is of another version of this buildpack";
+        let engine = "the previous image is for another engine";
+        let proot = EngineSetting::Only(Engine::PRoot);
+        let auto = EngineSetting::Auto;
+        for (had_layer, verdict, setting, expected) in [
+            (false, None, EngineSetting::Unset, Some(none)),
+            (true, None, EngineSetting::Unset, Some(version)),
+            (
+                true,
+                Some(Verdict::Relocatable),
+                EngineSetting::Relocate,
+                Some(engine),
+            ),
+            (true, Some(Verdict::Relocatable), auto, Some(engine)),
+            (true, Some(Verdict::Relocated), proot, Some(engine)),
+            (true, Some(Verdict::NotRelocatable), auto, None),
+            (true, Some(Verdict::Relocated), auto, None),
+            (true, Some(Verdict::NotChecked), EngineSetting::Unset, None),
+        ] {
+            assert_eq!(
+                afresh(had_layer, verdict, setting),
+                expected,
+                "{verdict:?} {setting:?}"
+            );
+        }
+    }
+}
