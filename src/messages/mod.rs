@@ -173,7 +173,7 @@ mod tests {
             ResolveError::Platform(String::new()).into(),
             ResolveError::Hydra(::hydra::DeployError::NoOutput(String::new())).into(),
             BuildpackError::ClosureLayer(ClosureLayerError::Relocation(
-                ::closure::relocate::relocatability::NotRelocatable::Obstacles(Vec::new()),
+                ::closure::relocate::blocker::NotRelocatable::Blockers(Vec::new()),
             )),
             BuildpackError::ClosureLayer(ClosureLayerError::Miss {
                 misses: Vec::new(),
