@@ -16,6 +16,7 @@ use crate::error::BuildpackError;
 use crate::layers::closure::ClosureLayerError;
 use crate::layers::proot::PRootLayerError;
 use crate::resolve::ResolveError;
+use crate::resolve::expression::ExpressionError;
 use indoc::formatdoc;
 use message::internal;
 use words::list;
@@ -78,7 +79,11 @@ impl BuildpackError {
             }
             Self::ClosureLayer(ClosureLayerError::OverBudget(_)) => "docs/application_contract.md",
             Self::ClosureLayer(_) => "docs/reliability.md",
-            Self::Resolve(ResolveError::Nix(_) | ResolveError::Platform(_)) => "docs/platforms.md",
+            Self::Resolve(
+                ResolveError::Nix(_)
+                | ResolveError::Platform(_)
+                | ResolveError::Expression(ExpressionError::Nix(_)),
+            ) => "docs/platforms.md",
             _ => "docs/application_contract.md",
         }
     }
