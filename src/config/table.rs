@@ -62,7 +62,7 @@ fn put<T>(field: &mut T, parsed: Result<T, Invalid>) -> Result<(), Invalid> {
 }
 
 /// Every setting, in the order of the documentation.
-pub static SETTINGS: [Setting; 28] = [
+pub static SETTINGS: [Setting; 30] = [
     Setting {
         name: "NIX_EXTRA_BINARY_CACHE",
         doc: "URLs of the binary caches to ask before the default one, separated by spaces (`https`, `http` or `file`): Hydra, nix-serve, harmonia, attic, Cachix, or a directory of files",
@@ -292,6 +292,20 @@ pub static SETTINGS: [Setting; 28] = [
         doc: "patterns of files in the closure that do not prevent relocation, separated by spaces, such as `*/share/doc/*`",
         takes: "patterns of files with `*` and `?`, separated by spaces, such as `*/share/doc/*`",
         parse: |given, values| put(&mut values.relocate_ignore, app::patterns(given.value)),
+        ..SETTING
+    },
+    Setting {
+        name: "NIX_CLOSURE_LIMIT",
+        doc: "the largest closure that is deployed, such as `300MB`; a larger one is an error that names its largest paths",
+        takes: "a number of bytes with a unit, such as `300MB` or `1.5GiB`",
+        parse: |given, values| put(&mut values.budget.limit, app::size(given.value).map(Some)),
+        ..SETTING
+    },
+    Setting {
+        name: "NIX_FORBID",
+        doc: "patterns of packages that must not be in the closure, separated by spaces, such as `gcc ghc *-dev`; one that is there is an error that names the chain of references to it",
+        takes: "patterns of packages with `*` and `?`, separated by spaces, such as `gcc ghc *-dev`",
+        parse: |given, values| put(&mut values.budget.forbid, app::patterns(given.value)),
         ..SETTING
     },
 ];

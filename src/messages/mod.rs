@@ -16,6 +16,7 @@ use crate::error::BuildpackError;
 use crate::layers::closure::ClosureLayerError;
 use crate::layers::proot::PRootLayerError;
 use crate::resolve::ResolveError;
+use crate::resolve::expression::ExpressionError;
 use indoc::formatdoc;
 use message::internal;
 use words::list;
@@ -57,6 +58,7 @@ impl BuildpackError {
             Self::ClosureLayer(ClosureLayerError::Relocation(reason)) => {
                 closure::relocation(reason)
             }
+            Self::ClosureLayer(ClosureLayerError::OverBudget(over)) => closure::over_budget(over),
             Self::ClosureLayer(ClosureLayerError::Layer(error))
             | Self::PRootLayer(PRootLayerError::Layer(error)) => tools::layer(error),
             Self::PRootLayer(error) => tools::proot(error),
@@ -75,8 +77,13 @@ impl BuildpackError {
             Self::ClosureLayer(ClosureLayerError::Relocation(_)) | Self::PRootLayer(_) => {
                 "docs/engines.md"
             }
+            Self::ClosureLayer(ClosureLayerError::OverBudget(_)) => "docs/application_contract.md",
             Self::ClosureLayer(_) => "docs/reliability.md",
-            Self::Resolve(ResolveError::Nix(_) | ResolveError::Platform(_)) => "docs/platforms.md",
+            Self::Resolve(
+                ResolveError::Nix(_)
+                | ResolveError::Platform(_)
+                | ResolveError::Expression(ExpressionError::Nix(_)),
+            ) => "docs/platforms.md",
             _ => "docs/application_contract.md",
         }
     }

@@ -1,6 +1,7 @@
 //! What is in an image, for people who wonder: the largest files and store paths, what programs
 //! rarely need when they run, and the bills of materials.
 
+pub mod budget;
 mod cyclonedx;
 pub mod package_name;
 pub mod sbom;

@@ -16,6 +16,7 @@ use super::store_paths::{FillError, StoreLayers};
 use crate::config::Config;
 use crate::layers::describe::Contents;
 use crate::log::{self, bytes};
+use crate::report::budget::OverBudget;
 use crate::report::{self, print_formats, print_largest_files, print_largest_paths};
 use crate::root::Root;
 use binary_cache::{Caches, PathInfo, Unusable};
@@ -54,6 +55,8 @@ pub enum ClosureLayerError {
     /// It was to be relocated, and cannot be.
     #[error(transparent)]
     Relocation(#[from] NotRelocatable),
+    #[error(transparent)]
+    OverBudget(#[from] OverBudget),
     #[error(transparent)]
     Layer(#[from] LayerError),
 }
@@ -201,6 +204,7 @@ impl<'a> ClosureBuild<'a> {
         else {
             return Ok(None);
         };
+        self.config.budget.check(&closure)?;
         if !self.stores.keep(&previous.layers)? {
             return Ok(None);
         }
@@ -274,6 +278,15 @@ impl<'a> ClosureBuild<'a> {
         }
     }
 
+    /// The closure of the previous image. None if its metadata lacks a part.
+    fn previous_closure(&self) -> Option<Closure> {
+        let roots = self.previous.as_ref()?.roots.iter();
+        let roots: Option<Vec<Root>> = roots
+            .map(|root| Some(Root::from_path(root.parse().ok()?)))
+            .collect();
+        known_closure(&roots?, &self.stores.verified())
+    }
+
     /// Plans, downloads, and writes the links and the metadata.
     fn run(
         &self,
@@ -290,6 +303,7 @@ impl<'a> ClosureBuild<'a> {
             waiting,
             open_caches,
         )?;
+        self.config.budget.check(&planned.closure)?;
         undo.remove_all = true;
         if let Some(afresh) = self.afresh {
             log::sub_bullet(format!("Starting afresh: {afresh}"));
