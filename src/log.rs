@@ -81,12 +81,23 @@ fn blocker_reason(reason: &BlockerReason) -> String {
     }
 }
 
-/// A text that may hold what a server or an archive says, with its colours left out and its control
-/// characters escaped: none can clear the screen or hide a line of the log.
+/// The longest line of the log, in characters: names of store paths and files are shorter by far.
+const MAX_LINE: usize = 4096;
+
+/// A text that may hold what a server or an archive says, with its colours left out, its control
+/// characters escaped and its long lines cut: none can clear the screen or hide a line of the log.
 pub(crate) fn printable(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     let mut letters = text.chars();
+    let mut length = 0;
     while let Some(letter) = letters.next() {
+        length = if letter == '\n' { 0 } else { length + 1 };
+        if length > MAX_LINE {
+            if length == MAX_LINE + 1 {
+                shown.push('…');
+            }
+            continue;
+        }
         let colour = letters
             .as_str()
             .strip_prefix('[')
@@ -100,7 +111,7 @@ pub(crate) fn printable(text: &str) -> String {
             letters = rest.chars();
             continue;
         }
-        if letter.is_control() && letter != '\n' && letter != '\t' {
+        if (letter.is_control() && letter != '\n' && letter != '\t') || is_invisible(letter) {
             shown.extend(letter.escape_default());
         } else {
             shown.push(letter);
@@ -114,11 +125,20 @@ pub(crate) fn deploying(path: &StorePath) {
     sub_bullet(format!("Deploying {}, {path}", path.name()));
 }
 
+/// Whether a character changes the direction or the lines of the text around it, and so what it seems
+/// to say (Unicode's bidirectional controls and its separators).
+fn is_invisible(letter: char) -> bool {
+    matches!(
+        letter,
+        '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}'
+    )
+}
+
 /// A line of the log below a step, which may hold what a server or an archive says.
 // Every other line of this kind goes through here: see `disallowed-methods` in `clippy.toml`.
 #[expect(clippy::disallowed_methods)]
 pub(crate) fn sub_bullet(text: impl AsRef<str>) {
-    print::sub_bullet(printable(text.as_ref()).replace('\n', "\\n"));
+    print::sub_bullet(printable(&text.as_ref().replace('\n', "\\n")));
 }
 
 /// A warning, which may hold the same.
@@ -166,6 +186,17 @@ mod tests {
             printable("a\u{1b}[2J\u{9b}2J\r\u{7}\tb\n\u{1b}[1;31m\u{1b}[Kred\u{1b}[0m\u{1b}[m"),
             "a\\u{1b}[2J\\u{9b}2J\\r\\u{7}\tb\nred"
         );
+        assert_eq!(
+            printable("txt.\u{202e}exe\u{2066}"),
+            "txt.\\u{202e}exe\\u{2066}"
+        );
+    }
+
+    #[test]
+    fn a_line_has_an_end() {
+        let long = "ä".repeat(10 * MAX_LINE);
+        let cut = format!("{}…\nb", "ä".repeat(MAX_LINE));
+        assert_eq!(printable(&format!("{long}\nb")), cut);
     }
 
     #[test]

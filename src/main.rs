@@ -44,6 +44,9 @@ impl Buildpack for HydraBuildpack {
         let procfile = launch::read_procfile(&context.app_dir, config.procfile.as_deref())
             .map_err(BuildpackError::Procfile)?;
         let http = Http::new();
+        for warning in http.warnings() {
+            log::warning(&format!("{warning}."));
+        }
         let hydra =
             resolve::set_up(&mut config, &context.app_dir, &http).map_err(BuildpackError::from)?;
         let build = Build {

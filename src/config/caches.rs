@@ -65,29 +65,11 @@ pub(super) fn cache_url(word: &str) -> Result<CacheUrl, Invalid> {
             None => Ok(url),
             slip => Err(invalid(slip)),
         },
-        Err(CacheUrlError::Endpoint(EndpointError::NotAUrl)) => Err(invalid(None)),
-        Err(CacheUrlError::Endpoint(EndpointError::Scheme)) => Err(invalid(s3(word))),
+        Err(CacheUrlError::Endpoint(EndpointError::NotAUrl | EndpointError::Scheme)) => {
+            Err(invalid(None))
+        }
         Err(error) => Err(invalid(Some(Slip::CacheUrl(error)))),
     }
-}
-
-/// The URL over HTTP of a bucket that is named as Nix does, if `word` names one.
-fn s3(word: &str) -> Option<Slip> {
-    let url = Url::parse(word).ok().filter(|url| url.scheme() == "s3")?;
-    let bucket = url.host_str()?;
-    let parameter = |name: &str| {
-        let mut pairs = url.query_pairs();
-        pairs.find_map(|(key, value)| (key == name).then(|| value.into_owned()))
-    };
-    let scheme = parameter("scheme").unwrap_or_else(|| "https".to_string());
-    let place = match (parameter("endpoint"), parameter("region")) {
-        (Some(endpoint), _) => format!("{endpoint}/{bucket}"),
-        (None, region) => {
-            let region = region.unwrap_or_else(|| "us-east-1".to_string());
-            format!("{bucket}.s3.{region}.amazonaws.com")
-        }
-    };
-    Some(Slip::S3(format!("{scheme}://{place}")))
 }
 
 /// Takes public keys, separated by spaces.
@@ -182,6 +164,7 @@ pub(super) fn caches(
         // One that is named as well is the same one, and the binding has its credentials.
         let mut all = caches.iter_mut().chain(&mut default);
         match all.find(|cache| cache.endpoint.base == bound.endpoint.base) {
+            Some(cache) if cache.s3.is_some() => cache.s3.clone_from(&bound.s3),
             Some(cache) if cache.endpoint.credentials.is_none() => {
                 cache
                     .endpoint
@@ -223,9 +206,8 @@ fn give_credentials(caches: &mut [CacheUrl], netrc: &Netrc, hydra: &mut Option<E
         .chain(hydra.as_mut())
         .filter(|endpoint| endpoint.credentials.is_none())
     {
-        let host = endpoint.base.host_str().unwrap_or_default().to_string();
         if endpoint.base.scheme() != "file" {
-            endpoint.credentials = netrc.find(&host);
+            endpoint.credentials = netrc.find(&endpoint.base);
         }
     }
 }

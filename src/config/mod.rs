@@ -206,12 +206,15 @@ impl Config {
         let wanted = app::wanted(&values, app_dir, &mut problems);
         let mut hydra = hydra::settings(&mut values, &setting);
         let mut not_asked = nix_config::apply(&mut values, &setting, app_dir);
-        let caches = caches::caches(&mut values, &bindings, &netrc, &mut hydra.url);
+        let mut caches = caches::caches(&mut values, &bindings, &netrc, &mut hydra.url);
         not_asked.retain(|named| {
             caches
                 .iter()
                 .all(|cache| cache.endpoint.base != named.cache.endpoint.base)
         });
+        for bucket in caches.iter_mut().filter_map(|cache| cache.s3.as_mut()) {
+            bucket.find_credentials(&|name| setting(name).filter(|value| !value.is_empty()));
+        }
         let Some(wanted) = wanted.filter(|_| problems.is_empty()) else {
             return Err(ConfigError(problems));
         };
@@ -402,7 +405,7 @@ mod tests {
     fn values_that_make_no_sense_are_named_with_their_setting() {
         for (name, value) in [
             ("NIX_EXTRA_BINARY_CACHE", "hydra.acme.net"),
-            ("NIX_EXTRA_BINARY_CACHE", "s3://bucket"),
+            ("NIX_EXTRA_BINARY_CACHE", "s3://bucket?scheme=ftp"),
             ("NIX_EXTRA_BINARY_CACHE", "file://cache/nix"),
             (
                 "NIX_EXTRA_BINARY_CACHE",
@@ -653,7 +656,7 @@ mod tests {
     fn all_mistakes_are_reported_at_once() {
         let error = read(&[
             ("NIX_DEBUG", "loud"),
-            ("NIX_EXTRA_BINARY_CACHE", "s3://acme"),
+            ("NIX_EXTRA_BINARY_CACHE", "ftp://acme"),
             ("NIX_TARGET", "web"),
             ("NIX_PROOT_URL", "file:///proot"),
             ("NIX_HYDRA_INPUTS", "true"),

@@ -76,8 +76,6 @@ pub enum Slip {
     Quotes,
     /// A line of `nix.conf`, whose value belongs into this setting.
     NixConf(&'static str),
-    /// An `s3://` URL; the bucket's URL over HTTP.
-    S3(String),
     /// A URL of a binary cache that is wrong in a detail.
     CacheUrl(CacheUrlError),
     /// The URL of a page of this Hydra; the job, if the page is that of one.

@@ -191,7 +191,7 @@ pub static SETTINGS: [Setting; 30] = [
     },
     Setting {
         name: "NIX_ATTRIBUTES",
-        doc: "the attributes of the expression to deploy, as Nix writes them, separated by spaces: `web jobs.\"worker-1.0\" tool^bin`",
+        doc: "the attributes of the expression to deploy, as Nix writes them, separated by spaces: `web jobs.worker tool^bin`",
         takes: "attributes of the expression as Nix writes them, separated by spaces, such as `web jobs.worker tool^bin`",
         default: Default::Rule("the expression's own value"),
         parse: |given, values| put(&mut values.attributes, app::attributes(given.value)),
@@ -364,8 +364,10 @@ mod tests {
             } else {
                 ""
             };
+            // As a string in TOML.
+            let description = format!("{doc}.{rule}").replace('"', "\\\"");
             format!(
-                "[[metadata.configurations]]\nname = \"{}\"\ndescription = \"{doc}.{rule}\"\n{default}build = true\n{launch}",
+                "[[metadata.configurations]]\nname = \"{}\"\ndescription = \"{description}\"\n{default}build = true\n{launch}",
                 setting.name
             )
         };

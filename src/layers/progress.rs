@@ -29,16 +29,24 @@ pub(super) const PACE: Pace = Pace {
 struct Moment {
     /// Since the download began.
     time: Duration,
-    bytes: u64,
+    received: Received,
 }
 
-/// Runs `work`, which downloads `total` bytes, and says meanwhile how far it is. `received` answers
-/// how many bytes have come.
+/// How far the network is.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Received {
+    pub bytes: u64,
+    /// Whether more is waited for; otherwise what has come is being unpacked.
+    pub is_waiting: bool,
+}
+
+/// Runs `work`, which downloads `total` bytes, and logs how far it is. `received` returns how many bytes
+/// have come.
 ///
 /// What had to be downloaded twice counts twice, so `total` may be passed.
 pub(super) fn watch<T: Send>(
     total: u64,
-    received: impl Fn() -> u64,
+    received: impl Fn() -> Received,
     pace: Pace,
     mut say: impl FnMut(String),
     work: impl FnOnce() -> T + Send,
@@ -53,7 +61,7 @@ pub(super) fn watch<T: Send>(
         let begun = Instant::now();
         let mut last = Moment {
             time: Duration::ZERO,
-            bytes: received(),
+            received: received(),
         };
         loop {
             let due = last.time + (last.time / 2).clamp(pace.first, pace.longest);
@@ -63,7 +71,7 @@ pub(super) fn watch<T: Send>(
             }
             let now = Moment {
                 time: begun.elapsed(),
-                bytes: received(),
+                received: received(),
             };
             say(line(total, last, now));
             last = now;
@@ -74,21 +82,27 @@ pub(super) fn watch<T: Send>(
 
 /// What is said now, when `last` was the last moment at which something was said.
 fn line(total: u64, last: Moment, now: Moment) -> String {
-    if now.bytes >= total {
+    let Received {
+        bytes: came,
+        is_waiting,
+    } = now.received;
+    if came >= total {
         return format!("All of {} is here, and is being unpacked", bytes(total));
     }
-    let so_far = format!("{} of {}", bytes(now.bytes), bytes(total));
+    let so_far = format!("{} of {}", bytes(came), bytes(total));
     let passed = now.time.saturating_sub(last.time);
-    let came = now.bytes.saturating_sub(last.bytes);
+    let left = total - came;
+    let came = came.saturating_sub(last.received.bytes);
     let milliseconds = u64::try_from(passed.as_millis()).unwrap_or(u64::MAX).max(1);
     let rate = came.saturating_mul(1000) / milliseconds;
-    match (total - now.bytes).checked_div(rate) {
+    match left.checked_div(rate) {
         Some(left) => format!(
             "{so_far}, {}/s, {} left",
             bytes(rate),
             duration(Duration::from_secs(left.max(1)))
         ),
-        None => format!("{so_far}, and nothing came for {}", duration(passed)),
+        None if is_waiting => format!("{so_far}, and nothing came for {}", duration(passed)),
+        None => format!("{so_far}, and the rest waits to be unpacked"),
     }
 }
 
@@ -111,7 +125,10 @@ pub(super) fn downloading<T: Send, E: Send>(
     let mut timer = Some(print::sub_start_timer(what));
     let done = watch(
         total,
-        || from_each().map(|(_, count)| count).sum(),
+        || Received {
+            bytes: from_each().map(|(_, count)| count).sum(),
+            is_waiting: caches.is_any_waited_for(),
+        },
         PACE,
         |line| match timer.take() {
             Some(timer) => timer.cancel(line),
@@ -141,7 +158,14 @@ mod tests {
     fn moment(seconds: u64, bytes: u64) -> Moment {
         Moment {
             time: Duration::from_secs(seconds),
+            received: waiting(bytes),
+        }
+    }
+
+    fn waiting(bytes: u64) -> Received {
+        Received {
             bytes,
+            is_waiting: true,
         }
     }
 
@@ -172,6 +196,12 @@ mod tests {
         ] {
             assert_eq!(line(total, last, now), expected);
         }
+        let mut busy = moment(30, 310_300_000);
+        busy.received.is_waiting = false;
+        assert_eq!(
+            line(total, moment(20, 310_300_000), busy),
+            "310.3 MB of 812.4 MB, and the rest waits to be unpacked"
+        );
     }
 
     #[test]
@@ -181,7 +211,13 @@ mod tests {
             longest: Duration::from_millis(longest),
         };
         let mut said = Vec::new();
-        let short = watch(100, || 0, pace(5_000, 5_000), |line| said.push(line), || 7);
+        let short = watch(
+            100,
+            || waiting(0),
+            pace(5_000, 5_000),
+            |line| said.push(line),
+            || 7,
+        );
         assert_eq!((short, said.len()), (7, 0));
 
         let come = AtomicU64::new(0);
@@ -189,7 +225,7 @@ mod tests {
         let begun = Instant::now();
         watch(
             100,
-            || come.fetch_add(1, Ordering::Relaxed),
+            || waiting(come.fetch_add(1, Ordering::Relaxed)),
             pace(20, 200),
             |_| times.push(begun.elapsed()),
             || thread::sleep(Duration::from_millis(500)),

@@ -46,11 +46,17 @@ pub(super) fn miss(misses: &[Miss], hint: &str) -> Message {
         let _ = writeln!(body, "… and {} more.\n", misses.len() - MISSES_SHOWN);
     }
     body.push_str(hint);
-    let untrusted = misses.iter().any(Miss::is_untrusted);
-    let has = if untrusted {
+    let answers = misses.iter().flat_map(|miss| &miss.answers);
+    let (failed, answered): (Vec<_>, Vec<_>) =
+        answers.partition(|asked| matches!(asked.answer, Answer::Refused(_) | Answer::Failed(_)));
+    let has = if misses.iter().any(Miss::is_untrusted) {
         "No binary cache has a trusted copy of"
-    } else {
+    } else if failed.is_empty() {
         "No binary cache has"
+    } else if answered.is_empty() {
+        "No binary cache could be asked for"
+    } else {
+        "No binary cache that could be asked has"
     };
     let header = match misses {
         [only] => format!("{has} {}", only.path.name()),
@@ -139,6 +145,7 @@ pub(super) fn fetch(error: &FetchError) -> Message {
         path,
         cache,
         reason,
+        ..
     } = error;
     let failed = |what: String, next: &str| {
         Message::new(
@@ -329,6 +336,7 @@ mod tests {
             path: path("zlib-1.3"),
             cache: Some("https://cache.nixos.org".into()),
             reason,
+            has_other_build: false,
         };
         BuildpackError::ClosureLayer(ClosureLayerError::Fetch(Box::new(error)))
     }

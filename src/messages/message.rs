@@ -19,9 +19,7 @@ impl Message {
             body: log::printable(body.into().trim_end()),
         }
     }
-}
 
-impl Message {
     /// Adds the page of the documentation to read.
     pub(super) fn see(mut self, page: &str) -> Self {
         self.body = format!("{}\n\nSee {page} of the buildpack.", self.body);

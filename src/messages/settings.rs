@@ -89,11 +89,11 @@ fn hint(name: &str, slip: &Slip) -> String {
         Slip::NixConf(setting) => format!(
             "This is a line of nix.conf. Set {setting} to the part after the `=`."
         ),
-        Slip::S3(url) => format!(
-            "A bucket is read over HTTP, so its objects must be readable that way: set `{url}`, or a CDN in front of it."
-        ),
         Slip::CacheUrl(CacheUrlError::Endpoint(EndpointError::FileHost)) => {
             "A slash is missing: `file://` is followed by the absolute path of a directory, as in `file:///var/cache/nix`.".to_string()
+        }
+        Slip::CacheUrl(CacheUrlError::S3) => {
+            "A bucket is `s3://` and its name, with `?region=`, `endpoint=` (a host), `scheme=` (`https` or `http`) and `addressing-style=` (`virtual` or `path`).".to_string()
         }
         Slip::CacheUrl(CacheUrlError::Priority) => {
             "`?priority=` is followed by a whole number.".to_string()
@@ -259,10 +259,9 @@ mod tests {
         let secret_key = format!("acme-1:{}==", "A".repeat(86));
         let mistakes = [
             ("NIX_DEBUG", "loud"),
-            ("NIX_EXTRA_BINARY_CACHE", "s3://acme-cache?region=eu-west-1"),
             (
                 "NIX_EXTRA_BINARY_CACHE",
-                "s3://acme-cache?endpoint=minio.acme.net:9000&scheme=http",
+                "s3://acme-cache?addressing-style=dns",
             ),
             (
                 "NIX_EXTRA_BINARY_CACHE",
@@ -319,7 +318,7 @@ mod tests {
     #[test]
     fn several_mistakes_are_one_message() {
         insta::assert_snapshot!(message(&[
-            ("NIX_EXTRA_BINARY_CACHE", "s3://acme-cache"),
+            ("NIX_EXTRA_BINARY_CACHE", "ftp://acme-cache"),
             ("NIX_HYDRA_WAIT", "soon"),
             ("NIX_PROOT_URL", "https://tools.acme.net/proot"),
         ]));

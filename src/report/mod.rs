@@ -107,6 +107,14 @@ pub fn print_largest_paths(closure: &Closure, count: usize) {
     }
 }
 
+/// Prints how many files with references are of which format.
+pub fn print_formats(formats: &BTreeMap<String, usize>) {
+    print::bullet("Files with store paths by their format, since NIX_DEBUG is set");
+    for (format, count) in formats {
+        log::sub_bullet(format!("{count}  {format}"));
+    }
+}
+
 /// Warns where the file system of `directory` has less room than `needed`, in bytes.
 pub fn warn_of_space(directory: &Path, needed: u64) {
     let Ok(space) = rustix::fs::statvfs(directory) else {
@@ -128,14 +136,6 @@ pub fn print_changes(before: &Closure, after: &Closure) {
     print::bullet("Changes since the previous image");
     let changes = Changes::between(&members(before), &members(after));
     changes.lines().iter().for_each(log::sub_bullet);
-}
-
-/// Prints how many files with references are of which format.
-pub fn print_formats(formats: &BTreeMap<String, usize>) {
-    print::bullet("Files with store paths by their format, since NIX_DEBUG is set");
-    for (format, count) in formats {
-        log::sub_bullet(format!("{count}  {format}"));
-    }
 }
 
 /// Warns of store paths that programs rarely need when they run, and says what pulls them in.

@@ -4,6 +4,7 @@
 use crate::common::{Deploy, free_port, output, strip_ansi};
 use platform::lifecycle::Outcome;
 use platform::sandbox::Sandbox;
+use platform::server::{Response, Server};
 use std::fs;
 use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
@@ -190,6 +191,45 @@ fn the_memory_that_is_promised_is_enough_and_with_too_little_nothing_is_left() {
     let words = enough.words();
     deploy.in_sandbox(move |sandbox| sandbox.started_by(words.clone()));
     deploy.built();
+}
+
+#[test]
+fn narinfos_of_a_megabyte_that_nobody_signed_take_no_more_memory_than_is_promised() {
+    const SIZE: usize = 1 << 20;
+    let (Some(mut deploy), Some(group)) = (python(), Group::new(MEMORY)) else {
+        return;
+    };
+    // It comes first, so that each path is asked of it.
+    let hostile = Server::with_hook("/", |request| {
+        let hash = request.path.strip_prefix('/')?.strip_suffix(".narinfo");
+        let Some(hash) = hash else {
+            let info = "StoreDir: /nix/store\nPriority: 1\n";
+            return Some(Response::new(200).body(info));
+        };
+        let narinfo = format!(
+            "StorePath: /nix/store/{hash}-x\nURL: nar/x\nNarHash: sha256:{}\nNarSize: 1\n",
+            "0".repeat(52)
+        );
+        let more = match hash.as_bytes()[0] % 3 {
+            0 => "a:b\n".repeat(SIZE / 4),
+            1 => format!("References:{}", format!(" {hash}-x").repeat(SIZE / 35)),
+            _ => format!("References:{}", names().take(SIZE / 35).collect::<String>()),
+        };
+        let narinfo = narinfo + &more;
+        Some(Response::new(200).body(&narinfo[..narinfo.len().min(SIZE)]))
+    })
+    .unwrap();
+    let urls = format!("{} {}", hostile.url(), deploy.cache.url());
+    deploy.set("NIX_EXTRA_BINARY_CACHE", &urls);
+    let words = group.words();
+    deploy.in_sandbox(move |sandbox| sandbox.started_by(words.clone()));
+    deploy.built();
+    assert!(hostile.requests().len() > 20);
+}
+
+/// Names of store paths, each another one.
+fn names() -> impl Iterator<Item = String> {
+    (0..).map(|number| format!(" {number:0>32}-x"))
 }
 
 #[test]

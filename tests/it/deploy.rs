@@ -1,6 +1,7 @@
 //! The whole way: from an app and a binary cache to a running process, and again.
 
 use crate::common::{Deploy, own_layer, python_app_answers, regex, strip_ansi};
+use crate::hostile::{self, Node};
 use platform::process::Launch;
 use platform::sandbox::Forbidden;
 use platform::server::{Request, Response, Server};
@@ -8,6 +9,61 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::thread::sleep;
 use std::time::Duration;
+
+#[test]
+fn a_path_whose_nar_is_gone_is_taken_as_another_cache_has_built_it_itself() {
+    let Some(mut deploy) = Deploy::new("static") else {
+        return;
+    };
+    let nar = |text: &'static [u8]| {
+        let program = vec![
+            b"(".as_slice(),
+            b"type",
+            b"regular",
+            b"executable",
+            b"",
+            b"contents",
+            text,
+            b")",
+        ];
+        let bin = Node::Directory(vec![(b"app", Node::Tokens(program))]);
+        hostile::nar(&Node::Directory(vec![(b"bin", bin)]))
+    };
+    let (one, other) = (nar(b"#!/bin/one\n"), nar(b"#!/bin/other\n"));
+    let describe = |nar: &[u8]| hostile::narinfo(nar, nar.len() as u64, "none");
+    let narinfo = describe(&one);
+    let gone = Server::with_hook("/", move |request| {
+        let is_nar = request.path.starts_with("/nar/");
+        if is_nar {
+            return Some(Response::new(404));
+        }
+        hostile::answer(request, &narinfo, &[])
+    })
+    .unwrap();
+    let has_own = hostile::cache(describe(&other), other.clone());
+    let urls = format!(
+        "{}?trusted=1&priority=1 {}?trusted=1",
+        gone.url(),
+        has_own.url()
+    );
+    deploy.set("NIX_EXTRA_BINARY_CACHE", &urls);
+    deploy.set("NIX_STORE_PATH", hostile::ROOT);
+    let outcome = deploy.build();
+    assert!(outcome.success(), "{}", outcome.log);
+    assert!(
+        outcome.log.contains("has its own build of it"),
+        "{}",
+        outcome.log
+    );
+    // It is planned as it is from now on.
+    let _ = gone.take_requests();
+    deploy.built();
+    let nars = gone
+        .requests()
+        .into_iter()
+        .filter(|request| request.path.starts_with("/nar/"));
+    assert_eq!(nars.count(), 0);
+}
 
 #[test]
 fn the_python_app_answers_under_proot_as_an_ordinary_user_without_nix_in_view() {

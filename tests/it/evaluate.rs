@@ -784,7 +784,7 @@ fn a_flake_s_inputs_come_from_the_binary_caches() {
     }
     let app = app_with_locked_nixpkgs(&hydra, "tarball", "http://127.0.0.1:9/nixpkgs.tar.gz");
     let error = roots(&hydra.fixtures, app.path(), &[]).unwrap_err();
-    assert!(matches!(error, ExpressionError::Evaluation(_)), "{error:?}");
+    assert!(matches!(error, ExpressionError::Download(_)), "{error:?}");
 }
 
 /// A flake whose only input is locked to the `nixpkgs` of `hydra`.

@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 use std::fs;
 use std::io::Write as _;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 const APP: &str = "https://git.acme.net/my-project";
@@ -181,6 +181,51 @@ fn a_renamed_jobset_is_followed() {
     let mut asked = Asked::new(one);
     let deployed = asked.deploy_job("acme:old:myapp", &revision('a'), Settings::default());
     assert_eq!(deployed.unwrap().build.id, 10);
+}
+
+#[test]
+fn the_latest_build_of_a_renamed_jobset_is_found_though_hydra_s_redirect_loses_the_system() {
+    let mut asked = Asked::new(one);
+    let deployed = asked.deploy_job("acme:old:myapp", "latest", Settings::default());
+    assert_eq!(deployed.unwrap().build.id, 10);
+}
+
+#[test]
+fn a_flake_s_evaluation_without_new_builds_is_deployed_as_the_one_before() {
+    let of_flake = |id, digit, new: u64| {
+        let mut evaluation = eval(id, &json!({}));
+        evaluation["flake"] = json!(format!("git+{APP}?ref=main&rev={}", revision(digit)));
+        evaluation["hasnewbuilds"] = json!(new);
+        evaluation
+    };
+    let mut asked = Asked::new(|state| {
+        state.add(of_flake(1, 'c', 1), build(10, &[1], PATH));
+        // Another jobset's is between them, and a number that was never used.
+        state.evals.insert(0, eval(2, &at('d')));
+        state.evals[0]["hasnewbuilds"] = json!(0);
+        state.evals.insert(0, of_flake(4, 'd', 0));
+    });
+    let deployed = asked.deploy(&revision('d'), PATIENT).unwrap();
+    assert_eq!(deployed.build.id, 10);
+    let said = asked.said();
+    assert!(
+        said.contains("Evaluation 4 has revision dddddddddddd and brought no new builds: it built the same as evaluation 1"),
+        "{said}"
+    );
+}
+
+#[test]
+fn a_revision_that_hydra_has_fetched_and_that_brought_nothing_new_is_not_waited_for() {
+    let mut asked = Asked::new(|state| {
+        one(state);
+        state.fetched.push(revision('b'));
+    });
+    let started = Instant::now();
+    let message = asked.message_with(&revision('b'), PATIENT);
+    assert!(started.elapsed() < Duration::from_secs(10));
+    let advice = format!("Deploy that with NIX_REVISION={}.", revision('a'));
+    assert!(message.contains("it brought no new builds"), "{message}");
+    assert!(message.contains(&advice), "{message}");
 }
 
 #[test]

@@ -41,6 +41,8 @@ pub struct State {
     pub is_old: bool,
     /// The builds of which a step is busy.
     pub busy: Vec<u64>,
+    /// Revisions that it has fetched, whether or not they are in an evaluation.
+    pub fetched: Vec<String>,
     /// By the derivation's base name.
     pub logs: BTreeMap<String, String>,
     asked: BTreeMap<String, usize>,
@@ -112,6 +114,7 @@ impl Default for State {
             steps: BTreeMap::new(),
             is_old: false,
             busy: Vec::new(),
+            fetched: Vec::new(),
             logs: BTreeMap::new(),
             asked: BTreeMap::new(),
             event: None,
@@ -155,7 +158,17 @@ impl HydraServer {
     /// For [`platform::server::Server::with_hook`]; what is no question for Hydra is left to it.
     pub fn hook(&self) -> impl Fn(&Request) -> Option<Response> + Send + Sync + 'static {
         let this = self.clone();
-        move |request| this.state().answer(request)
+        move |request| {
+            let answer = this.state().answer(request)?;
+            // A session is prolonged with each answer.
+            Some(match request.header("cookie") {
+                Some(cookie) if request.path != "/login" => {
+                    let cookie = format!("{cookie}; path=/; HttpOnly; SameSite=Lax");
+                    answer.header("Set-Cookie", &cookie)
+                }
+                _ => answer,
+            })
+        }
     }
 }
 
@@ -192,10 +205,30 @@ impl State {
             ["jobset", "acme", "main", "evals"] => Ok(self.page(&request.query)),
             ["jobset", "acme", "old"] | ["jobset", "acme", "old", ..] => {
                 let rest = path.replacen("/old", "/main", 1);
-                return Some(redirect(
-                    301,
-                    &format!("{}{rest}?{}", self.base, request.query),
-                ));
+                let query = match request.query.as_str() {
+                    "" => String::new(),
+                    query => format!("?{query}"),
+                };
+                return Some(redirect(301, &format!("{}{rest}{query}", self.base)));
+            }
+            // What follows the job is lost.
+            ["job", "acme", "old", job, action, ..] => {
+                let to = format!("{}/job/acme/main/{job}/{action}", self.base);
+                return Some(redirect(301, &to));
+            }
+            ["eval" | "build", number, ..] if number.parse::<u64>().is_err() => {
+                return Some(error(request, 500, "Page not found."));
+            }
+            ["api", "scmdiff"] => {
+                let revision = request.query.rsplit("rev2=").next().unwrap_or_default();
+                let is_fetched = self.fetched.iter().any(|known| known == revision);
+                let diff = if is_fetched {
+                    "diff --git a/x b/x"
+                } else {
+                    " "
+                };
+                let plain = Response::new(200).header("Content-Type", "text/plain");
+                return Some(plain.body(diff));
             }
             ["jobset", "acme", name, ..] => Err(format!("Jobset ‘{name}’ doesn't exist.")),
             ["jobset", name, ..] => Err(format!("Project ‘{name}’ doesn't exist.")),
@@ -273,13 +306,9 @@ impl State {
 
     fn page(&self, query: &str) -> Value {
         let number: usize = query.trim_start_matches("page=").parse().unwrap_or(1);
-        let pages = self.evals.len().div_ceil(PAGE);
-        let evals: Vec<_> = self
-            .evals
-            .iter()
-            .skip((number - 1) * PAGE)
-            .take(PAGE)
-            .collect();
+        let listed = || self.evals.iter().filter(|eval| eval["hasnewbuilds"] == 1);
+        let pages = listed().count().div_ceil(PAGE);
+        let evals: Vec<_> = listed().skip((number - 1) * PAGE).take(PAGE).collect();
         let mut page = json!({
             "evals": evals, "first": "?page=1", "last": format!("?page={pages}"),
         });
@@ -303,7 +332,9 @@ impl State {
         if sent != json!({ "username": USER, "password": PASSWORD }) {
             return error(request, 403, "Bad username or password.");
         }
-        let cookie = format!("{COOKIE}; path=/; expires=Fri, 05-Feb-2038 10:00:00 GMT; HttpOnly");
+        let cookie = format!(
+            "{COOKIE}; path=/; expires=Fri, 05-Feb-2038 10:00:00 GMT; HttpOnly; SameSite=Lax"
+        );
         let user = json!({
             "username": USER, "fullname": "", "emailaddress": "", "userroles": [],
         });

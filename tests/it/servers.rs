@@ -906,7 +906,10 @@ fn a_path_is_absent_or_the_server_says_what_it_wants() {
         (404, Answer::Absent),
         (410, Answer::Absent),
         (400, failed("HTTP status 400 Bad Request")),
-        (401, refused("HTTP status 401 Unauthorized")),
+        (
+            401,
+            refused("HTTP status 401 Unauthorized; no credentials for it were found"),
+        ),
         (
             407,
             refused("HTTP status 407 Proxy Authentication Required"),
@@ -955,7 +958,7 @@ fn a_server_that_is_no_cache_for_this_store_is_left_out_and_named() {
         })
         .unwrap();
         let expected = match status {
-            401 | 403 => Answer::Refused(reason.to_string()),
+            401 | 403 => Answer::Refused(format!("{reason}; no credentials for it were found")),
             _ => Answer::Failed(reason.to_string()),
         };
         assert_eq!(answer(&server, &fixtures, &objects), expected);

@@ -7,7 +7,7 @@ use nix_narinfo::NarInfo;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use url::Url;
 
@@ -36,6 +36,8 @@ pub struct BinaryCache {
     large_narinfo: Mutex<()>,
     /// Bytes of NARs that have come from it so far.
     received: Arc<AtomicU64>,
+    /// How many threads wait for bytes of a NAR at the moment.
+    waiting: Arc<AtomicUsize>,
 }
 
 /// Why a binary cache could not be asked, or its answer cannot be used.
@@ -85,9 +87,10 @@ impl BinaryCache {
             priority: CacheInfo::default().priority,
             large_narinfo: Mutex::default(),
             received: Arc::default(),
+            waiting: Arc::default(),
         };
         let mut text = cache.read_small("nix-cache-info", MAX_CACHE_INFO_SIZE);
-        // A Hydra may let nobody in who has not signed in.
+        // A private Hydra requires a session.
         if let Err(CacheError::Http(HttpError::Status(403))) = text
             && cache.url.endpoint.credentials.is_some()
             && let Some(endpoint) = sign_in(&cache.url.endpoint, &cache.http)
@@ -188,6 +191,7 @@ impl BinaryCache {
         Ok(Box::new(Counted {
             bytes: self.open_url(&url, Size::Large)?,
             count: Arc::clone(&self.received),
+            waiting: Arc::clone(&self.waiting),
         }))
     }
 
@@ -195,6 +199,12 @@ impl BinaryCache {
     #[must_use]
     pub fn received(&self) -> u64 {
         self.received.load(Ordering::Relaxed)
+    }
+
+    /// Whether a thread waits for bytes of a NAR at the moment.
+    #[must_use]
+    pub fn is_waited_for(&self) -> bool {
+        self.waiting.load(Ordering::Relaxed) > 0
     }
 
     fn read_small(&self, name: &str, limit: u64) -> Result<Vec<u8>, CacheError> {
@@ -221,9 +231,11 @@ impl BinaryCache {
                 let endpoint = &self.url.endpoint;
                 let credentials = endpoint.credentials.as_ref();
                 let credentials = credentials.filter(|_| url.origin() == endpoint.base.origin());
+                let bucket = self.url.s3.as_ref();
+                let signed = bucket.and_then(|bucket| bucket.signed(url));
                 let body = self
                     .http
-                    .get(url, credentials, size)
+                    .get(signed.as_ref().unwrap_or(url), credentials, size)
                     .map_err(CacheError::Http)?;
                 let encoding = body.content_encoding().unwrap_or("identity").to_string();
                 content_decoder(Box::new(body), &encoding).map_err(CacheError::Decode)
@@ -253,11 +265,15 @@ impl CacheError {
 struct Counted {
     bytes: Box<dyn Read>,
     count: Arc<AtomicU64>,
+    waiting: Arc<AtomicUsize>,
 }
 
 impl Read for Counted {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        let count = self.bytes.read(into)?;
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        let result = self.bytes.read(into);
+        self.waiting.fetch_sub(1, Ordering::Relaxed);
+        let count = result?;
         self.count.fetch_add(count as u64, Ordering::Relaxed);
         Ok(count)
     }

@@ -55,11 +55,18 @@ pub struct Unusable {
 }
 
 impl Answer {
-    fn of(error: &CacheError) -> Self {
+    fn of(error: &CacheError, url: &CacheUrl) -> Self {
         match error {
-            CacheError::Http(HttpError::Status(401 | 403 | 407)) => {
-                Self::Refused(error.to_string())
+            CacheError::Http(HttpError::Status(401 | 403)) => {
+                let of_bucket = url.s3.as_ref().is_some_and(|s3| s3.credentials.is_some());
+                let sent = if url.endpoint.credentials.is_some() || of_bucket {
+                    "the credentials for it were sent"
+                } else {
+                    "no credentials for it were found"
+                };
+                Self::Refused(format!("{error}; {sent}"))
             }
+            CacheError::Http(HttpError::Status(407)) => Self::Refused(error.to_string()),
             _ => Self::Failed(error.to_string()),
         }
     }
@@ -69,7 +76,7 @@ impl Member {
     /// The cache, if it can still be asked for narinfos, or why not.
     fn usable(&self) -> Result<&BinaryCache, Answer> {
         match (&self.cache, self.narinfos.down()) {
-            (Err(error), _) => Err(Answer::of(error)),
+            (Err(error), _) => Err(Answer::of(error, &self.url)),
             (Ok(_), Some(reason)) => Err(Answer::Failed(reason.to_string())),
             (Ok(cache), None) => Ok(cache),
         }
@@ -108,7 +115,7 @@ impl Member {
         let attempt = self.narinfos.attempt(cache);
         let narinfo = narinfo(cache).map_err(|error| {
             attempt.failed(&error);
-            Answer::of(&error)
+            Answer::of(&error, &self.url)
         })?;
         attempt.answered();
         let narinfo = narinfo.ok_or(Answer::Absent)?;
@@ -148,6 +155,14 @@ impl Caches {
             cache.map_or(u32::MAX, |cache| cache.priority)
         });
         Self { caches, trust }
+    }
+
+    /// Asks the cache of this printed URL after all others.
+    ///
+    /// [`CacheId`]s of before are not valid after it.
+    pub fn ask_last(&mut self, cache: &str) {
+        self.caches
+            .sort_by_key(|member| member.url.to_string() == cache);
     }
 
     /// The caches that cannot be used, with the reason.
@@ -197,6 +212,13 @@ impl Caches {
             let cache = member.cache.as_ref().ok()?;
             Some((member.url.to_string(), cache.received()))
         })
+    }
+
+    /// Whether a thread waits for bytes of a NAR at the moment, from any cache.
+    #[must_use]
+    pub fn is_any_waited_for(&self) -> bool {
+        let mut caches = self.caches.iter();
+        caches.any(|member| member.cache.as_ref().is_ok_and(BinaryCache::is_waited_for))
     }
 
     /// Asks the caches in order for `path`, until one has it, is trusted for it, and `accepts`

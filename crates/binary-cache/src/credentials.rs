@@ -3,13 +3,14 @@
 //! Credentials are kept with the cache that they are for. They are sent to its host alone, and
 //! nothing here prints them.
 
-use crate::{CacheUrl, CacheUrlError};
+use crate::{CacheUrl, CacheUrlError, S3Credentials};
 use http_client::Credentials;
 use nix_narinfo::TrustedPublicKey;
 use std::fmt;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use url::Url;
 
 /// The type of service binding that describes a binary cache.
 pub const BINDING_TYPE: &str = "nix-binary-cache";
@@ -36,7 +37,8 @@ struct Entry {
 }
 
 /// A binary cache that the platform describes. Specification: servicebinding.io; the entries are
-/// the names of files: `url`, `netrc`, `username` and `password`, `token`, `public-key`, `access-tokens`.
+/// the names of files: `url`, `netrc`, `username` and `password`, `token`, `access-key-id`,
+/// `secret-access-key` and `session-token`, `public-key`, `access-tokens`.
 #[derive(Default)]
 pub struct Binding {
     pub url: Option<CacheUrl>,
@@ -68,6 +70,8 @@ impl Netrc {
     #[must_use]
     pub fn parse(text: &str) -> Self {
         let mut entries: Vec<Entry> = Vec::new();
+        // Editors of Windows begin a file with a byte order mark.
+        let text = text.strip_prefix('\u{feff}').unwrap_or(text);
         let mut words = words(text).into_iter();
         while let Some(word) = words.next() {
             match word.as_str() {
@@ -90,18 +94,19 @@ impl Netrc {
         Self { entries }
     }
 
-    /// The credentials of the first entry for a host.
+    /// The credentials of the first entry for the host of `url`, or for its `host:port`.
     #[must_use]
-    pub fn find(&self, host: &str) -> Option<Credentials> {
-        self.entries
-            .iter()
-            .find(|entry| {
-                entry
-                    .machine
-                    .as_deref()
-                    .is_none_or(|machine| machine == host)
-            })
-            .map(Entry::credentials)
+    pub fn find(&self, url: &Url) -> Option<Credentials> {
+        let host = url.host_str().unwrap_or_default();
+        let with_port = url
+            .port_or_known_default()
+            .map(|port| format!("{host}:{port}"));
+        let mut entries = self.entries.iter();
+        let entry = entries.find(|entry| match &entry.machine {
+            None => true,
+            Some(machine) => machine == host || Some(machine) == with_port.as_ref(),
+        });
+        entry.map(Entry::credentials)
     }
 
     /// The hosts that are named, with their credentials.
@@ -242,6 +247,15 @@ impl Binding {
             .map(|url| url.parse::<CacheUrl>())
             .transpose()
             .map_err(|error| CredentialsError::Url(directory.join("url"), error))?;
+        if let (Some(id), Some(secret)) = (entry("access-key-id")?, entry("secret-access-key")?) {
+            let bucket = url.as_mut().and_then(|url| url.s3.as_mut());
+            let bucket = bucket.ok_or_else(|| CredentialsError::NoUrl(directory.to_path_buf()))?;
+            bucket.credentials = Some(S3Credentials {
+                access_key_id: id,
+                secret_access_key: secret,
+                session_token: entry("session-token")?,
+            });
+        }
         match (&mut url, credentials) {
             (_, None) => {}
             (Some(url), credentials) => url.endpoint.credentials = credentials,
@@ -292,20 +306,37 @@ mod tests {
     #[test]
     fn a_netrc_is_read_as_curl_reads_it() {
         let netrc = Netrc::parse(
-            "# caches\nmachine cache.acme.net login deploy password \"two \\\"words\\\\\"\n\
+            "\u{feff}# caches\nmachine cache.acme.net login deploy password \"two \\\"words\\\\\"\n\
              machine other.net\n  login o # the robot\n  account x\n  password p\n\
              macdef init\n  machine not.net login n\n\ndefault login anyone password secret\n",
         );
-        assert!(netrc.find("cache.acme.net") == Some(basic("deploy", "two \"words\\")));
-        assert!(netrc.find("other.net") == Some(basic("o", "p")));
-        assert!(netrc.find("not.net") == Some(basic("anyone", "secret")));
+        let find = |host: &str| netrc.find(&format!("https://{host}/").parse().unwrap());
+        assert!(find("cache.acme.net") == Some(basic("deploy", "two \"words\\")));
+        assert!(find("other.net") == Some(basic("o", "p")));
+        assert!(find("not.net") == Some(basic("anyone", "secret")));
     }
 
     #[test]
     fn without_a_default_an_unknown_host_gets_nothing() {
+        let (a, b): (Url, Url) = (
+            "https://a.net".parse().unwrap(),
+            "https://b.net".parse().unwrap(),
+        );
         let netrc = Netrc::parse("machine a.net login a password b");
-        assert!(netrc.find("b.net").is_none());
-        assert!(Netrc::parse("login a password b").find("a.net").is_none());
+        assert!(netrc.find(&b).is_none());
+        assert!(Netrc::parse("login a password b").find(&a).is_none());
+    }
+
+    #[test]
+    fn an_entry_may_name_the_port() {
+        let netrc = Netrc::parse("machine a.net:5000 login a password b machine a.net:443 login c");
+        for (url, found) in [
+            ("http://a.net:5000/x", Some(basic("a", "b"))),
+            ("https://a.net/x", Some(basic("c", ""))),
+            ("http://a.net/x", None),
+        ] {
+            assert!(netrc.find(&url.parse().unwrap()) == found, "{url}");
+        }
     }
 
     const KEY: &str = "acme-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY=";
@@ -336,6 +367,20 @@ mod tests {
     }
 
     #[test]
+    fn a_binding_has_the_access_key_of_a_bucket() {
+        let key = [("access-key-id", "AK\n"), ("secret-access-key", "s")];
+        let own = [
+            ("type", BINDING_TYPE),
+            ("url", "s3://acme?region=eu-west-1"),
+        ];
+        let bindings = binding(&[own, key].concat()).unwrap_or_default();
+        let bucket = bindings[0].url.clone().unwrap().s3.unwrap();
+        assert_eq!(bucket.credentials.unwrap().access_key_id, "AK");
+        let result = binding(&[[own[0], ("url", "https://x")], key].concat());
+        assert!(matches!(result, Err(CredentialsError::NoUrl(_))));
+    }
+
+    #[test]
     fn bindings_of_other_types_are_left_alone() {
         assert!(
             matches!(binding(&[("type", "postgresql"), ("url", "x")]), Ok(all) if all.is_empty())
@@ -347,7 +392,7 @@ mod tests {
     fn a_binding_that_cannot_be_used_is_an_error() {
         let result = binding(&[("type", BINDING_TYPE), ("username", "u"), ("password", "p")]);
         assert!(matches!(result, Err(CredentialsError::NoUrl(_))));
-        let result = binding(&[("type", BINDING_TYPE), ("url", "s3://bucket")]);
+        let result = binding(&[("type", BINDING_TYPE), ("url", "ftp://bucket")]);
         assert!(matches!(
             result,
             Err(CredentialsError::Url(

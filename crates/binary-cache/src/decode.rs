@@ -38,7 +38,7 @@ const MAX_FRUITLESS: u64 = 2 * 1024 * 1024;
 /// [`XZ_THREADING_MEMORY`].
 const MAX_FRUITLESS_PARALLEL: u64 = 2 * XZ_THREADING_MEMORY;
 
-/// Empty xz streams in a row: each one costs a decoder with its threads, and nobody writes any.
+/// Empty xz streams in a row: each one costs a decoder with its threads, and no tool writes any.
 const MAX_EMPTY_STREAMS: u32 = 100;
 
 /// The most encodings of one answer: each is a decoder with its memory inside another. Servers send

@@ -3,8 +3,8 @@
 //! Formats and habits follow Nix's `binary-cache-store` and the servers in use: Hydra, nix-serve,
 //! harmonia, attic, Cachix, and plain files.
 //!
-//! - [`CacheUrl`] (`url`) is a cache as users write it; `credentials` reads netrc files and service
-//!   bindings.
+//! - [`CacheUrl`] (`url`) is a cache as users write it, `s3` a bucket as one; `credentials` reads netrc
+//!   files and service bindings.
 //! - [`BinaryCache`] opens one cache (`info` parses its `nix-cache-info`) and reads its narinfos
 //!   (`narinfo`) and NARs.
 //! - [`Caches`] asks all caches of a build in order; `health` stops asking one that is down.
@@ -21,6 +21,7 @@ mod info;
 pub mod kept;
 pub mod narinfo;
 mod path_info;
+mod s3;
 mod trust;
 mod url;
 
@@ -30,5 +31,6 @@ pub use decode::{DecodeError, content_decoder, is_identity, nar_decoder};
 pub use health::Attempt;
 pub use info::CacheInfo;
 pub use path_info::{CacheId, NarSource, PathInfo};
+pub use s3::{S3Bucket, S3Credentials};
 pub use trust::{Trust, TrustSettings, Untrusted};
 pub use url::{CacheUrl, CacheUrlError};

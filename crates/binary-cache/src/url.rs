@@ -1,5 +1,6 @@
 //! The URL of a binary cache as users write it: with credentials and Nix's store parameters.
 
+use crate::S3Bucket;
 use http_client::{Endpoint, EndpointError};
 use std::fmt;
 use std::str::FromStr;
@@ -16,6 +17,8 @@ pub struct CacheUrl {
     /// Whether its paths need a signature even if the user names no key: one of the default cache's
     /// is known.
     pub must_sign: bool,
+    /// The bucket of an `s3` URL, whose objects are at `endpoint`.
+    pub s3: Option<S3Bucket>,
 }
 
 /// Why a text is not the URL of a binary cache.
@@ -23,6 +26,9 @@ pub struct CacheUrl {
 pub enum CacheUrlError {
     #[error(transparent)]
     Endpoint(#[from] EndpointError),
+    /// A bucket's name, or `scheme`, `endpoint` or `addressing-style`.
+    #[error("its bucket or its parameters cannot be used")]
+    S3,
     #[error("`priority` is not a whole number")]
     Priority,
     #[error("`trusted` is neither `true` nor `false`")]
@@ -36,6 +42,7 @@ impl From<Endpoint> for CacheUrl {
             priority: None,
             trusted: false,
             must_sign: false,
+            s3: None,
         }
     }
 }
@@ -45,7 +52,13 @@ impl FromStr for CacheUrl {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let url = Url::parse(text).map_err(|_| EndpointError::NotAUrl)?;
-        let mut cache = Self::from(Endpoint::new(url.clone())?);
+        let s3 = match url.scheme() {
+            "s3" => Some(S3Bucket::parse(&url).ok_or(CacheUrlError::S3)?),
+            _ => None,
+        };
+        let base = s3.as_ref().map_or(&url, S3Bucket::base).clone();
+        let mut cache = Self::from(Endpoint::new(base)?);
+        cache.s3 = s3;
         for (name, value) in url.query_pairs() {
             match name.as_ref() {
                 "priority" => {
@@ -68,7 +81,10 @@ impl FromStr for CacheUrl {
 
 impl fmt::Display for CacheUrl {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.endpoint.fmt(formatter)
+        match &self.s3 {
+            Some(bucket) => write!(formatter, "s3://{}", bucket.name()),
+            None => self.endpoint.fmt(formatter),
+        }
     }
 }
 

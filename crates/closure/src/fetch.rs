@@ -38,6 +38,8 @@ pub struct FetchError {
     pub cache: Option<String>,
     #[source]
     pub reason: FetchFailure,
+    /// Whether another cache has a build of its own of the path, with another NAR.
+    pub has_other_build: bool,
 }
 
 /// What went wrong with one NAR.
@@ -203,13 +205,28 @@ impl Download<'_> {
         };
         let found = self.fetcher.caches.look_up_nar(&self.path.path, accepts);
         found.map_err(|answers| {
+            let has_other_build = self.has_other_build();
             // What was wrong with the one that was planned says most.
             let first = std::mem::take(&mut self.tried).into_iter().next();
-            first.map_or_else(
-                || self.error(planned, FetchFailure::Lost(answers)),
-                |(_, error)| error,
-            )
+            let lost = || self.error(planned, FetchFailure::Lost(answers));
+            FetchError {
+                has_other_build,
+                ..first.map_or_else(lost, |(_, error)| error)
+            }
         })
+    }
+
+    /// Whether a cache that was not tried has the path with another NAR. It may be used, but only by a
+    /// new plan: its references may be others, too.
+    fn has_other_build(&self) -> bool {
+        let is_other = |other: &PathInfo| {
+            let is_tried = |cache| self.tried.iter().any(|(tried, _)| tried.cache == cache);
+            let source = other.source.as_ref();
+            other.nar_hash != self.path.info.nar_hash
+                && source.is_some_and(|source| !is_tried(source.cache))
+        };
+        let caches = self.fetcher.caches;
+        caches.look_up_nar(&self.path.path, is_other).is_ok()
     }
 
     /// Downloads the path as `info` has it, again where something may have happened on the way.
@@ -284,6 +301,7 @@ impl Download<'_> {
             path: self.path.path.clone(),
             cache: self.fetcher.caches.name_of(info),
             reason,
+            has_other_build: false,
         }
     }
 }
@@ -296,6 +314,7 @@ impl FetchError {
             path: path.path.clone(),
             cache: None,
             reason,
+            has_other_build: false,
         }
     }
 }

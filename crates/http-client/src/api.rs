@@ -2,6 +2,7 @@
 
 use crate::attempts::Attempts;
 use crate::client::{header_text, retry_after};
+use crate::connect::routed;
 use crate::steady::Steady;
 use crate::{Credentials, Http, HttpError, Size};
 use std::io::Read;
@@ -87,18 +88,18 @@ impl Http {
             headers.extend(cookie.map(|cookie| (header::COOKIE, cookie.to_string())));
         }
         let patience = self.patience.header(Size::Large, 0);
+        let route = self.proxies.route(url);
+        let target = route.url(url);
         let sent = match request {
             ApiRequest::Get => {
-                let request = with_headers(self.agent.get(url.as_str()), headers);
-                let config = request.config().timeout_recv_response(Some(patience));
-                config.build().call()
+                let request = with_headers(self.agent.get(target), headers);
+                routed(&route, request, patience).call()
             }
             ApiRequest::Post { json, referer } => {
                 headers.push((header::CONTENT_TYPE, "application/json".to_string()));
                 headers.push((header::REFERER, referer.to_string()));
-                let request = with_headers(self.agent.post(url.as_str()), headers);
-                let config = request.config().timeout_recv_response(Some(patience));
-                config.build().send(json)
+                let request = with_headers(self.agent.post(target), headers);
+                routed(&route, request, patience).send(json)
             }
         };
         let response = sent.map_err(|error| HttpError::from(&error))?;

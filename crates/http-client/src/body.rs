@@ -86,7 +86,11 @@ impl Body {
         let count = reader.read(buffer)?;
         let short = self.length.is_some_and(|length| self.position < length);
         if count == 0 && short && !buffer.is_empty() {
-            return Err(io::ErrorKind::UnexpectedEof.into());
+            // Not `UnexpectedEof`, which decoders say of a file that is too short.
+            return Err(io::Error::new(
+                io::ErrorKind::ConnectionAborted,
+                "the connection was closed before the end",
+            ));
         }
         if count == 0 && !buffer.is_empty() {
             // The connection can be used again by now, so the next request need not open one.

@@ -12,6 +12,9 @@ pub enum HttpError {
     /// The connection failed, or broke before the answer was complete: the reason in a few words.
     #[error("{0}")]
     Transport(String),
+    /// A bucket of S3 that is in another region.
+    #[error("its bucket is in the region `{0}`: name it with `?region={0}`")]
+    OtherRegion(String),
     /// A redirect that is not followed: the reason in a few words.
     #[error("{0}")]
     Redirect(&'static str),
@@ -33,7 +36,7 @@ impl HttpError {
         match self {
             Self::Status(status) => matches!(status, 408 | 429 | 500..=599),
             Self::NoAnswer | Self::Transport(_) => true,
-            Self::Redirect(_) => false,
+            Self::OtherRegion(_) | Self::Redirect(_) => false,
         }
     }
 }
@@ -73,7 +76,7 @@ fn with_certificate_hint(reason: String) -> String {
     if reason.contains("UnknownIssuer") {
         return format!(
             "{reason}; if an authority of your own has issued it, set SSL_CERT_FILE to a file with all \
-             that are to be trusted"
+             that are to be trusted, or SSL_CERT_DIR to a directory with those to add"
         );
     }
     reason

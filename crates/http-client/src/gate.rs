@@ -144,12 +144,13 @@ impl State {
         }
     }
 
-    /// While others are answered: lowers the limit to what is served, if a request is overdue that
-    /// began after the limit was last found.
-    fn check_overdue(&mut self, now: Instant) {
+    /// When a request that began at `begun` is answered: lowers the limit to what is served, if one is
+    /// overdue that began earlier, but after the limit was last found.
+    fn check_overdue(&mut self, now: Instant, begun: Instant) {
         let overdue = self.running.values().filter(|other| {
             !other.is_answered
                 && self.found.is_none_or(|found| found <= other.begun)
+                && begun.saturating_duration_since(other.begun) > WAITS
                 && now - other.begun > self.overdue_after(other.size)
         });
         if let Some(waited) = overdue.map(|other| now - other.begun).max() {
@@ -252,7 +253,7 @@ impl Pass {
             state.answers = 0;
             state.is_trying |= state.found.is_some();
         }
-        state.check_overdue(now);
+        state.check_overdue(now, self.begun);
         drop(state);
         self.gate.changed.notify_all();
     }
@@ -336,17 +337,20 @@ mod tests {
         assert!(!served[0].is_waited_for());
         thread::sleep(SMALL);
         assert!(served[0].is_waited_for());
+        // Those that began with them may just be quicker.
         served[0].answered();
-        assert_eq!(gate.lock().limit, 2);
+        assert_eq!(gate.lock().limit, FIRST + 3);
+        let later = answered(&gate, Size::Small);
+        assert_eq!(gate.lock().limit, 3);
         // They take no place until they are answered.
-        assert_eq!(gate.lock().count(), 2);
-        left_over[0].answered();
         assert_eq!(gate.lock().count(), 3);
-        drop(left_over);
-        // The answers of those that are served prove nothing more.
-        served[0].answered();
-        assert_eq!(gate.lock().limit, 2);
-        drop(served);
+        left_over[0].answered();
+        assert_eq!(gate.lock().count(), 4);
+        drop((left_over, served));
+        // An answer of one that is served proves nothing more.
+        later.answered();
+        assert_eq!(gate.lock().limit, 3);
+        drop(later);
         // One that is alone shows that the server is slow.
         let alone = gate.pass(Size::Small);
         thread::sleep(SOON);

@@ -7,19 +7,22 @@
 //! - [`Body`] resumes with a `Range` request; `steady` fails a body that stalls or trickles.
 //! - `attempts` decides when a request is repeated, [`Patience`] how long each step may take, and
 //!   `gate` how many requests one server gets at once.
-//! - `server` compares servers, `redact` strips passwords from URLs, and `certificates` chooses the
-//!   trusted roots.
+//! - `connect` makes connections, `proxy` reads the proxies that the environment names, and
+//!   `certificates` the trusted roots.
+//! - `server` compares servers, and `redact` strips passwords from URLs.
 
 mod api;
 mod attempts;
 mod body;
 mod certificates;
 mod client;
+mod connect;
 mod credentials;
 mod endpoint;
 mod error;
 mod gate;
 mod patience;
+mod proxy;
 mod redact;
 mod server;
 mod steady;

@@ -26,9 +26,9 @@ pub(crate) struct Steady {
 struct Trickles;
 
 pub(crate) fn is_trickle(error: &io::Error) -> bool {
-    error.get_ref().is_some_and(
-        <dyn std::error::Error + std::marker::Send + std::marker::Sync + 'static>::is::<Trickles>,
-    )
+    error
+        .get_ref()
+        .is_some_and(<dyn std::error::Error + Send + Sync>::is::<Trickles>)
 }
 
 impl Steady {

@@ -1,6 +1,6 @@
 //! Why Hydra has nothing to deploy.
 
-use crate::api::InputRevision;
+use crate::api::{Evaluation, InputRevision};
 use crate::revision::RevisionError;
 use crate::{Job, Revision};
 use http_client::HttpError;
@@ -182,6 +182,15 @@ pub struct NotEvaluated {
 pub struct Newest {
     pub evaluation: u64,
     pub revisions: Vec<InputRevision>,
+}
+
+impl Newest {
+    pub(crate) fn of(evaluation: &Evaluation) -> Self {
+        Self {
+            evaluation: evaluation.id,
+            revisions: evaluation.revisions(),
+        }
+    }
 }
 
 /// A job that an evaluation does not have.

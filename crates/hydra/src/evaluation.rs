@@ -131,25 +131,28 @@ pub(crate) fn wait_for_evaluation(
             return Ok(newest.clone());
         }
         let jobset: Jobset = wait.ask(say, || hydra.get(&jobset_path(job)))?;
-        let is_disabled = jobset.enabled == Some(0);
-        let doing = in_words(&jobset);
-        let short = short(&revision.name);
         // Hydra fetches before it evaluates, so what it has fetched while it is idle is evaluated. The
         // second look is for an evaluation that ended between two requests.
+        let newest = newest.as_ref();
         let is_fetched = jobset.is_idle()
-            && newest
-                .as_ref()
-                .is_some_and(|newest| has_fetched(hydra, newest, revision, input));
+            && newest.is_some_and(|newest| has_fetched(hydra, newest, revision, input));
         times_fetched = if is_fetched { times_fetched + 1 } else { 0 };
-        let may_wait = !is_disabled && times_fetched < 2;
+        let may_wait = jobset.enabled != Some(0) && times_fetched < 2;
         if may_wait
             && wait.pause(say, || {
-                format!("Revision {short} is not evaluated yet: {doing}")
+                let short = short(&revision.name);
+                format!(
+                    "Revision {short} is not evaluated yet: {}",
+                    in_words(&jobset)
+                )
             })
         {
             continue;
         }
-        let fetch_error = jobset.fetcherrormsg.filter(|error| !error.is_empty());
+        let fetch_error = jobset
+            .fetcherrormsg
+            .clone()
+            .filter(|error| !error.is_empty());
         let error = fetch_error.or_else(|| evaluation_error(hydra, job, None));
         return Err(DeployError::NotEvaluated(Box::new(NotEvaluated {
             revision: revision.clone(),
@@ -157,13 +160,10 @@ pub(crate) fn wait_for_evaluation(
             job: job.clone(),
             input: input.map(str::to_string),
             looked_at,
-            newest: newest.map(|newest| Newest {
-                evaluation: newest.id,
-                revisions: newest.revisions(),
-            }),
+            newest: newest.map(Newest::of),
             waited: wait.waited(),
-            doing,
-            disabled: is_disabled,
+            doing: in_words(&jobset),
+            disabled: jobset.enabled == Some(0),
             fetched: is_fetched,
             error: error.map(|error| excerpt(&error)),
         })));

@@ -129,6 +129,24 @@ pub fn handle(
             };
             build.run(likely, &open_caches)
         }
+        // Nix would take the other build. What depends on it must be planned with it.
+        Err(ClosureLayerError::Fetch(error)) if error.has_other_build && error.cache.is_some() => {
+            let cache = error.cache.clone().unwrap_or_default();
+            log::sub_bullet(format!(
+                "{} cannot be had from {cache}, but another binary cache has its own build of it: asking \
+                 {cache} last",
+                error.path
+            ));
+            let likely = Previous {
+                likely: verified,
+                ..Previous::default()
+            };
+            build.run(likely, || {
+                let mut caches = open_caches();
+                caches.ask_last(&cache);
+                caches
+            })
+        }
         result => result,
     }
 }
@@ -211,6 +229,15 @@ impl<'a> ClosureBuild<'a> {
             },
             is_relocated: previous.relocation.verdict == Verdict::Relocated,
         }))
+    }
+
+    /// The closure of the previous image, if its metadata has all of it.
+    fn previous_closure(&self) -> Option<Closure> {
+        let roots = self.previous.as_ref()?.roots.iter();
+        let roots: Option<Vec<Root>> = roots
+            .map(|root| Some(Root::from_path(root.parse().ok()?)))
+            .collect();
+        known_closure(&roots?, &self.stores.verified())
     }
 
     fn is_up_to_date(&self, previous: &Metadata) -> bool {
