@@ -251,6 +251,7 @@ impl State {
                     None => Err("This evaluation has no job with the specified name.".to_string()),
                 }
             }
+            ["job", "acme", "main", "myapp", "latest-for"] => Err("Page not found.".to_string()),
             ["job", "acme", "main", "myapp", "latest-for", system] => {
                 let newest = self.builds.iter().rev().find(|(_, build)| {
                     build["buildstatus"] == 0 && build["finished"] == 1 && build["system"] == system

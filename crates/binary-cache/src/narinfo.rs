@@ -67,10 +67,10 @@ impl<'a> Fields<'a> {
 pub fn parse(text: &[u8]) -> Result<NarInfo, String> {
     let text = std::str::from_utf8(text).map_err(|_| "it is not UTF-8")?;
     let fields = Fields::read(text)?;
-    let store_path = fields.store_path.parse();
+    let store_path = required("StorePath", fields.store_path)?.parse();
     let store_path: StorePath = store_path.map_err(|error| invalid("StorePath", error))?;
-    let nar_hash: NixHash =
-        NixHash::parse(fields.nar_hash).map_err(|error| invalid("NarHash", error))?;
+    let nar_hash: NixHash = NixHash::parse(required("NarHash", fields.nar_hash)?)
+        .map_err(|error| invalid("NarHash", error))?;
     let references: BTreeSet<StorePath> = fields
         .references
         .split_ascii_whitespace()
@@ -91,11 +91,14 @@ pub fn parse(text: &[u8]) -> Result<NarInfo, String> {
             encoded: encoded.to_string(),
         })
     });
-    let nar_size = number("NarSize", fields.nar_size)?;
+    let nar_size = number("NarSize", required("NarSize", fields.nar_size)?)?;
+    if nar_size == 0 {
+        return Err("`NarSize` is zero".to_string());
+    }
     NarInfo::builder_in(
         StoreDir::default(),
         store_path,
-        fields.url,
+        required("URL", fields.url)?,
         nar_hash,
         nar_size,
     )
@@ -108,9 +111,16 @@ pub fn parse(text: &[u8]) -> Result<NarInfo, String> {
     .map_err(|error| error.to_string())
 }
 
+fn required<'a>(name: &str, value: &'a str) -> Result<&'a str, String> {
+    if value.is_empty() {
+        return Err(format!("`{name}` is missing"));
+    }
+    Ok(value)
+}
+
 fn limited<'a>(name: &str, value: &'a str, limit: usize) -> Result<&'a str, String> {
     if value.len() > limit {
-        return Err(format!("its `{name}` is longer than {limit} bytes"));
+        return Err(format!("`{name}` is longer than {limit} bytes"));
     }
     Ok(value)
 }
@@ -128,11 +138,11 @@ fn once<'a>(name: &str, field: &mut &'a str, value: &'a str) -> Result<(), Strin
 fn number(name: &str, text: &str) -> Result<u64, String> {
     let is_number = text.bytes().all(|byte| byte.is_ascii_digit());
     let number = text.parse().ok().filter(|_| is_number);
-    number.ok_or_else(|| format!("its `{name}` is not a number"))
+    number.ok_or_else(|| format!("`{name}` is not a number"))
 }
 
 fn invalid(name: &str, error: impl Display) -> String {
-    format!("its `{name}` is not valid: {error}")
+    format!("`{name}` is not valid: {error}")
 }
 
 #[cfg(test)]

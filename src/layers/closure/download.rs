@@ -174,7 +174,6 @@ impl<'a> Download<'a> {
         let filled = if new.is_empty() {
             fill()
         } else {
-            report::warn_of_space(self.layers_dir, sum(&new, |info| info.nar_size));
             let total = sum(&new, PathInfo::download_size);
             let what = format!(
                 "Downloading {}: {}, {} unpacked",
