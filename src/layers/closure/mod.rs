@@ -233,15 +233,6 @@ impl<'a> ClosureBuild<'a> {
         }))
     }
 
-    /// The closure of the previous image, if its metadata has all of it.
-    fn previous_closure(&self) -> Option<Closure> {
-        let roots = self.previous.as_ref()?.roots.iter();
-        let roots: Option<Vec<Root>> = roots
-            .map(|root| Some(Root::from_path(root.parse().ok()?)))
-            .collect();
-        known_closure(&roots?, &self.stores.verified())
-    }
-
     fn is_up_to_date(&self, previous: &Metadata) -> bool {
         previous.roots == self.root_names()
             && previous.trust == trust(self.config)
