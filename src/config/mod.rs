@@ -18,6 +18,7 @@ mod tools;
 
 pub use self::app::EXPRESSION_FILES;
 pub use self::attribute::{Attribute, AttributeError};
+pub use self::caches::DEFAULT_NETRC_FILE;
 pub use self::names::{Ineffective, ineffective};
 pub use self::read::{Invalid, Slip};
 pub use self::table::{Default, RETIRED, SETTINGS, Setting, setting};

@@ -212,7 +212,9 @@ fn evaluate(
     log::sub_bullet(format!(
         "{derivation} must be built to evaluate (import from derivation): no binary cache has it"
     ));
-    let engine = nix.enable_building(&|directory| proot(build, directory))?;
+    let engine = nix.enable_building(build.hidden_from_builders(), &|directory| {
+        proot(build, directory)
+    })?;
     let timer = print::sub_start_timer(format!("Building it {engine}, and evaluating again"));
     let outcome = evaluator.evaluate(nix, true);
     timer.done();
