@@ -59,6 +59,8 @@ pub struct Config {
     pub lookups: Vec<String>,
     pub on_miss: OnMiss,
     pub debug: bool,
+    /// Whether an expression may read the output of a derivation.
+    pub allow_import_from_derivation: bool,
     /// Compare what is evaluated here with what Hydra has, even where nothing is missing.
     pub doctor: bool,
     pub hydra: HydraSettings,
@@ -234,6 +236,7 @@ impl Config {
             source_name: values.source_name,
             nix_path: values.nix_path,
             lookups: Vec::new(),
+            allow_import_from_derivation: values.allow_import_from_derivation,
             debug: values.debug == Debug::On,
             doctor: values.debug == Debug::Doctor,
             hydra,

@@ -26,6 +26,10 @@ pub(super) struct Given<'a> {
 /// What the settings say, each by itself. What follows from several is worked out in
 /// [`super::Config::read`].
 #[derive(Default)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "a field is a setting's value"
+)]
 pub(super) struct Values {
     pub(super) extra_caches: Vec<CacheUrl>,
     pub(super) default_caches: Vec<CacheUrl>,
@@ -34,6 +38,7 @@ pub(super) struct Values {
     pub(super) netrc_file: Option<PathBuf>,
     pub(super) access_tokens: AccessTokens,
     pub(super) accept_flake_config: bool,
+    pub(super) allow_import_from_derivation: bool,
     pub(super) store_path: Option<StorePath>,
     pub(super) job: Option<Job>,
     pub(super) hydra_url: Option<Endpoint>,

@@ -62,7 +62,7 @@ fn put<T>(field: &mut T, parsed: Result<T, Invalid>) -> Result<(), Invalid> {
 }
 
 /// Every setting, in the order of the documentation.
-pub static SETTINGS: [Setting; 30] = [
+pub static SETTINGS: [Setting; 31] = [
     Setting {
         name: "NIX_EXTRA_BINARY_CACHE",
         doc: "URLs of the binary caches to ask before the default one, separated by spaces (`https`, `http` or `file`): Hydra, nix-serve, harmonia, attic, Cachix, or a directory of files",
@@ -228,6 +228,14 @@ pub static SETTINGS: [Setting; 30] = [
             "`error`; `build` where there is no binary cache at all, the default one included, and no Hydra",
         ),
         parse: |given, values| put(&mut values.on_miss, tools::on_miss(given.value)),
+        ..SETTING
+    },
+    Setting {
+        name: "NIX_ALLOW_IMPORT_FROM_DERIVATION",
+        doc: "`false`: an expression that reads what a derivation makes (import from derivation) is an error, even where a binary cache has it",
+        takes: FLAG,
+        default: Default::Value("true"),
+        parse: |given, values| put(&mut values.allow_import_from_derivation, given.flag()),
         ..SETTING
     },
     Setting {

@@ -8,7 +8,7 @@ use http_client::without_credentials;
 use hydra::revision::Commit;
 use nix_derivation::{Derivation, StoreDir, StorePath};
 use nix_runner::nar_store::{file_in, hash_part};
-use nix_runner::{Evaluation, Flakes, Nix, NixError};
+use nix_runner::{Evaluation, Flakes, Imports, Nix, NixError};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -303,6 +303,11 @@ impl<'a> Evaluator<'a> {
                 Flakes::Hidden
             } else {
                 Flakes::Shown
+            },
+            imports: if self.config.allow_import_from_derivation {
+                Imports::Outputs
+            } else {
+                Imports::Sources
             },
             expected: &self.expected,
         })

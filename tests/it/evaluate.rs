@@ -939,6 +939,21 @@ fn what_is_built_to_evaluate_sees_no_credentials_and_writes_into_no_layer() {
     }
 }
 
+#[test]
+fn an_import_from_derivation_is_refused_where_the_setting_says_so() {
+    let Some(fixtures) = fixtures() else { return };
+    let app = app(IMPORTS);
+    let config = config(app.path(), &[("NIX_ALLOW_IMPORT_FROM_DERIVATION", "false")]);
+    let proot = |_: &Path| Ok(fixtures.proot.clone());
+    let mut nix = nix_outside(&fixtures, &config);
+    nix.enable_building(Vec::new(), &proot).unwrap();
+    let error = evaluate(&nix, app.path(), &config).unwrap_err();
+    let ExpressionError::Evaluation(said) = &error else {
+        panic!("{error:?}");
+    };
+    assert!(said.contains("allow-import-from-derivation"), "{said}");
+}
+
 /// A Nix that was moved out of the store, as PRoot needs it.
 fn nix_outside(fixtures: &Fixtures, config: &Config) -> Nix {
     let unpack = |target: &Target| -> Result<_, ArchiveError> {

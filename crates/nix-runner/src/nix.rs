@@ -131,6 +131,7 @@ pub struct Evaluation<'a> {
     /// Without what was downloaded before, and with no way to any server.
     pub offline: bool,
     pub flakes: Flakes,
+    pub imports: Imports,
     /// What it will probably ask for.
     pub expected: &'a [StorePath],
 }
@@ -142,6 +143,15 @@ pub enum Flakes {
     /// Then there is no `builtins.fetchTree`, which asks no binary cache: flake-compat falls back on
     /// fetchers that do.
     Hidden,
+}
+
+/// What an expression may read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Imports {
+    /// Outputs of derivations, too (import from derivation).
+    Outputs,
+    /// Sources alone.
+    Sources,
 }
 
 /// Why Nix could not be set up or run.
@@ -482,6 +492,9 @@ impl Nix {
             ));
         if evaluation.flakes == Flakes::Hidden {
             command.args(["--option", "experimental-features", "nix-command"]);
+        }
+        if evaluation.imports == Imports::Sources {
+            command.args(["--option", "allow-import-from-derivation", "false"]);
         }
         if !evaluation.read_only {
             command.arg("--read-write-mode");
