@@ -15,9 +15,10 @@ use crate::{launch, layers, log};
 use binary_cache::{CacheUrl, Caches};
 use bullet_stream::global::print;
 use closure::plan::Miss;
-use hydra::Hydra;
-use libcnb::data::launch::Launch;
+use hydra::{Hydra, revision};
+use libcnb::data::launch::{Label, Launch};
 use nix_derivation::StorePath;
+use nix_hydra_start::package_name::PackageName;
 
 /// Deploys what the settings name: finds the roots, fills the layers, and returns the processes.
 ///
@@ -30,7 +31,7 @@ pub fn deploy(
     programs: &Programs,
 ) -> Result<Launch, BuildpackError> {
     let mut resolved = resolve::resolve(build, hydra.as_mut())?;
-    let closure = fill_or_build(build, &mut resolved, hydra.as_ref())
+    let (closure, compiled) = fill_or_build(build, &mut resolved, hydra.as_ref())
         .map_err(|error| explain(error, build, &resolved, hydra.as_mut()))?;
     if build.config.doctor
         // The result is deployed whether or not it can be compared.
@@ -51,17 +52,46 @@ pub fn deploy(
     layers::proot::handle(build.layers_dir, programs, &needed, build.http)?;
     launch::hook::run(hooks, build.layers_dir, build.app_dir)?;
     let programs = &closure.contents.programs;
-    let launch = launch::launch(procfile, &resolved.roots, programs, build.layers_dir)?;
+    let mut launch = launch::launch(procfile, &resolved.roots, programs, build.layers_dir)?;
+    launch.labels = labels(build, &resolved);
+    if compiled {
+        print::bullet("Compiled here");
+        log::sub_bullet(
+            "No binary cache had it, and NIX_ON_MISS is `build`: each change is compiled anew",
+        );
+    }
     Ok(launch)
 }
 
+/// The image's origin, as labels of the OCI image specification (`annotations.md`). They differ only
+/// where the deployed revision or package does.
+fn labels(build: &Build, resolved: &Resolved) -> Vec<Label> {
+    let revision = revision::find(build.config.hydra.revision.as_ref(), build.app_dir).ok();
+    let revision = revision.filter(|revision| revision.name != "latest");
+    let root = resolved.roots.first();
+    let version = root.and_then(|root| PackageName::parse(root.path.name()).version);
+    [
+        ("revision", revision.map(|revision| revision.name)),
+        ("version", version.map(str::to_string)),
+        ("url", resolved.page.clone()),
+    ]
+    .into_iter()
+    .filter_map(|(name, value)| {
+        Some(Label {
+            key: format!("org.opencontainers.image.{name}"),
+            value: value?,
+        })
+    })
+    .collect()
+}
+
 /// Fills the layers with the closure of the roots. On a miss, resolves again with nothing left out;
-/// then, where the settings say so, builds.
+/// then, where the settings say so, builds. Also returns whether it was built here.
 fn fill_or_build(
     build: &Build,
     resolved: &mut Resolved,
     hydra: Option<&Hydra>,
-) -> Result<ClosureLayer, Failure> {
+) -> Result<(ClosureLayer, bool), Failure> {
     let mut caches = build.config.caches.clone();
     // It may have signed in meanwhile.
     if let Some(hydra) = hydra {
@@ -89,8 +119,9 @@ fn fill_or_build(
         && let Some(built) = resolve::realise(build, resolved, misses)?
     {
         filled = fill(&resolved.roots, &[built]);
+        return Ok((filled?, true));
     }
-    Ok(filled?)
+    Ok((filled?, false))
 }
 
 /// Why there is no closure: a miss is explained, the others say all there is to say.
@@ -184,6 +215,7 @@ fn report(
     let own;
     let resolved = match (resolved.store(), doctor::expression(build.config)) {
         (None, Some(expression)) => {
+            print::bullet("Evaluation for the doctor");
             own = resolve::evaluate_fully(build, expression)?;
             &own
         }
@@ -194,8 +226,12 @@ fn report(
         None => None,
     };
     if let Some(diagnosis) = diagnosis {
-        let (answer, explanation) = (diagnosis.answer(), diagnosis.explanation());
-        log::warning(&format!("{answer}\n\n{explanation}"));
+        let answer = diagnosis.answer();
+        if diagnosis.is_same() {
+            log::sub_bullet(answer);
+        } else {
+            log::warning(&format!("{answer}\n\n{}", diagnosis.explanation()));
+        }
     } else {
         print::bullet("Doctor");
         log::sub_bullet("There is no expression in the app to compare with Hydra's build");

@@ -39,9 +39,9 @@ pub mod limits;
 
 pub mod tools;
 
-pub mod config;
-
 pub mod report;
+
+pub mod config;
 
 pub mod layers;
 

@@ -2,6 +2,7 @@
 
 use bullet_stream::global::print;
 use closure::relocate::blocker::{Blocker, BlockerReason, NotRelocatable};
+use nix_derivation::StorePath;
 pub(crate) use nix_hydra_start::closure::bytes;
 
 /// The line for a closure that was relocated.
@@ -117,6 +118,11 @@ pub(crate) fn printable(text: &str) -> String {
         }
     }
     shown
+}
+
+/// The result of a step, labelled.
+pub(crate) fn deploying(path: &StorePath) {
+    sub_bullet(format!("Deploying {}, {path}", path.name()));
 }
 
 /// Whether a character changes the direction or the lines of the text around it, and so what it seems

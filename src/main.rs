@@ -26,6 +26,7 @@ impl Buildpack for HydraBuildpack {
             DetectResultBuilder::pass().build()
         } else {
             warn_of_ineffective_settings();
+            println!("{}", messages::not_detected());
             DetectResultBuilder::fail().build()
         }
     }
@@ -33,7 +34,10 @@ impl Buildpack for HydraBuildpack {
     fn build(&self, context: BuildContext<Self>) -> libcnb::Result<BuildResult, Self::Error> {
         limits::set();
         interrupt::watch();
-        let started = print::buildpack("Nix software built by Hydra");
+        let started = print::buildpack(concat!(
+            "Nix software built by Hydra, version ",
+            env!("CARGO_PKG_VERSION")
+        ));
 
         warn_of_ineffective_settings();
         let mut config = Config::read(setting, &context.app_dir).map_err(BuildpackError::Config)?;

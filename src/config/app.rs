@@ -72,6 +72,27 @@ pub(super) fn patterns(value: &str) -> Result<Vec<Pattern>, Invalid> {
     value.split_whitespace().map(pattern).collect()
 }
 
+/// Parses a size with an optional unit: powers of 1000 (`MB`) or of 1024 (`MiB`).
+pub(super) fn size(value: &str) -> Result<u64, Invalid> {
+    let value = value.trim();
+    let end = value.find(|c: char| !c.is_ascii_digit() && c != '.');
+    let (number, unit) = value.split_at(end.unwrap_or(value.len()));
+    let unit: f64 = match unit.trim() {
+        "" | "B" => 1.0,
+        "kB" | "KB" => 1e3,
+        "MB" => 1e6,
+        "GB" => 1e9,
+        "KiB" => 1024.0,
+        "MiB" => 1_048_576.0,
+        "GiB" => 1_073_741_824.0,
+        _ => return Err(Invalid::new(value)),
+    };
+    let number: f64 = number.parse().map_err(|_| Invalid::new(value))?;
+    // A limit needs no more digits than a float has, and it is not negative.
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+    Ok((number * unit) as u64)
+}
+
 pub(super) fn first_expression_file(app_dir: &Path) -> Option<PathBuf> {
     EXPRESSION_FILES
         .iter()

@@ -17,7 +17,7 @@ use url::Url;
 const DEFAULT_PUBLIC_KEY: &str = "cache.nixos.org-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY=";
 
 /// Nix's own `netrc-file`, which an operator's builder may have.
-const DEFAULT_NETRC_FILE: &str = "/etc/nix/netrc";
+pub const DEFAULT_NETRC_FILE: &str = "/etc/nix/netrc";
 
 /// Settings of `nix.conf` that users paste, and the settings that take their values.
 const NIX_CONF: [(&str, &str); 7] = [

@@ -18,11 +18,13 @@ mod tools;
 
 pub use self::app::EXPRESSION_FILES;
 pub use self::attribute::{Attribute, AttributeError};
+pub use self::caches::DEFAULT_NETRC_FILE;
 pub use self::names::{Ineffective, ineffective};
 pub use self::read::{Invalid, Slip};
 pub use self::table::{Default, RETIRED, SETTINGS, Setting, setting};
 
 use self::read::{Values, is_set};
+use crate::report::budget::Budget;
 use crate::tools::Download;
 use ::hydra::{Job, Revision};
 use binary_cache::credentials::{CredentialsError, Netrc};
@@ -70,6 +72,8 @@ pub struct Config {
     pub procfile: Option<PathBuf>,
     /// Files that do not prevent relocation, as `<base name of a store path>/<path>`.
     pub relocate_ignore: Vec<Pattern>,
+    /// Limits of the closure.
+    pub budget: Budget,
 }
 
 /// A binary cache that is not asked, since the user has not accepted the configuration that names it.
@@ -238,6 +242,7 @@ impl Config {
             engine: values.engine,
             procfile: values.procfile,
             relocate_ignore: values.relocate_ignore,
+            budget: values.budget,
         })
     }
 
@@ -422,6 +427,9 @@ mod tests {
             ("NIX_ENGINE", "docker"),
             ("NIX_PROCFILE", "missing"),
             ("NIX_RELOCATE_IGNORE", "a***b"),
+            ("NIX_CLOSURE_LIMIT", "300 apples"),
+            ("NIX_CLOSURE_LIMIT", "-1MB"),
+            ("NIX_FORBID", "a***b"),
             ("NIX_HYDRA_JOB", "acme/main"),
             ("NIX_HYDRA_JOB", "acme/main/my app"),
             ("NIX_HYDRA_URL", "file:///hydra"),

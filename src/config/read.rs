@@ -2,6 +2,7 @@
 
 use super::table::{Default, SETTINGS, Setting};
 use super::{Attribute, Debug, OnMiss, Problem, StorePath};
+use crate::report::budget::Budget;
 use binary_cache::{CacheUrl, CacheUrlError};
 use glob::Pattern;
 use http_client::Endpoint;
@@ -54,6 +55,7 @@ pub(super) struct Values {
     pub(super) engine: EngineSetting,
     pub(super) procfile: Option<PathBuf>,
     pub(super) relocate_ignore: Vec<Pattern>,
+    pub(super) budget: Budget,
 }
 
 /// Why a value cannot be used.

@@ -62,7 +62,7 @@ fn put<T>(field: &mut T, parsed: Result<T, Invalid>) -> Result<(), Invalid> {
 }
 
 /// Every setting, in the order of the documentation.
-pub static SETTINGS: [Setting; 28] = [
+pub static SETTINGS: [Setting; 30] = [
     Setting {
         name: "NIX_EXTRA_BINARY_CACHE",
         doc: "URLs of the binary caches to ask before the default one, separated by spaces (`https`, `http` or `file`): Hydra, nix-serve, harmonia, attic, Cachix, or a directory of files",
@@ -191,7 +191,7 @@ pub static SETTINGS: [Setting; 28] = [
     },
     Setting {
         name: "NIX_ATTRIBUTES",
-        doc: "the attributes of the expression to deploy, as Nix writes them, separated by spaces: `web jobs.\"worker-1.0\" tool^bin`",
+        doc: "the attributes of the expression to deploy, as Nix writes them, separated by spaces: `web jobs.worker tool^bin`",
         takes: "attributes of the expression as Nix writes them, separated by spaces, such as `web jobs.worker tool^bin`",
         default: Default::Rule("the expression's own value"),
         parse: |given, values| put(&mut values.attributes, app::attributes(given.value)),
@@ -294,6 +294,20 @@ pub static SETTINGS: [Setting; 28] = [
         parse: |given, values| put(&mut values.relocate_ignore, app::patterns(given.value)),
         ..SETTING
     },
+    Setting {
+        name: "NIX_CLOSURE_LIMIT",
+        doc: "the largest closure that is deployed, such as `300MB`; a larger one is an error that names its largest paths",
+        takes: "a number of bytes with a unit, such as `300MB` or `1.5GiB`",
+        parse: |given, values| put(&mut values.budget.limit, app::size(given.value).map(Some)),
+        ..SETTING
+    },
+    Setting {
+        name: "NIX_FORBID",
+        doc: "patterns of packages that must not be in the closure, separated by spaces, such as `gcc ghc *-dev`; one that is there is an error that names the chain of references to it",
+        takes: "patterns of packages with `*` and `?`, separated by spaces, such as `gcc ghc *-dev`",
+        parse: |given, values| put(&mut values.budget.forbid, app::patterns(given.value)),
+        ..SETTING
+    },
 ];
 
 /// Settings of earlier buildpacks that have no effect any more, and why.
@@ -350,8 +364,10 @@ mod tests {
             } else {
                 ""
             };
+            // As a string in TOML.
+            let description = format!("{doc}.{rule}").replace('"', "\\\"");
             format!(
-                "[[metadata.configurations]]\nname = \"{}\"\ndescription = \"{doc}.{rule}\"\n{default}build = true\n{launch}",
+                "[[metadata.configurations]]\nname = \"{}\"\ndescription = \"{description}\"\n{default}build = true\n{launch}",
                 setting.name
             )
         };

@@ -3,9 +3,8 @@
 use super::tree::Tree;
 use binary_cache::Caches;
 use binary_cache::nar_decoder;
-use nix_archive::nar::{Event, decode_events_reader};
 use nix_derivation::{Derivation, StorePath};
-use nix_runner::nar_store::NarStore;
+use nix_runner::nar_store::{NarStore, file_in};
 use std::collections::HashMap;
 use std::io::{self, BufReader, Read};
 
@@ -106,19 +105,6 @@ impl Store for CacheStore<'_> {
         let _ = io::copy(&mut nar, &mut io::sink());
         Some(tree)
     }
-}
-
-/// The content of the one file that is in a NAR.
-fn file_in(nar: &mut dyn Read) -> Option<Vec<u8>> {
-    let mut text = Vec::new();
-    let mut nar = BufReader::new(nar);
-    let decoded = decode_events_reader(&mut nar, |event| {
-        if let Event::Regular { mut contents, .. } = event {
-            contents.copy_to(&mut text)?;
-        }
-        Ok(())
-    });
-    decoded.ok().map(|()| text)
 }
 
 fn parse(text: &[u8], path: &StorePath) -> Option<Derivation> {

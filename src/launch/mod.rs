@@ -6,12 +6,12 @@ pub mod procfile;
 
 use crate::layers::proot::{RUN_PROOT, START_PROGRAM};
 use crate::log;
-use crate::report::package_name;
 use crate::root::Root;
 use app_dir::FileError;
 use bullet_stream::global::print;
 use command::ProcessCommand;
 use libcnb::data::launch::{Launch, LaunchBuilder, ProcessBuilder, ProcessType};
+use nix_hydra_start::package_name::PackageName;
 use procfile::{Procfile, ProcfileError, ProcfileWarning};
 use std::io;
 use std::path::Path;
@@ -104,7 +104,7 @@ fn main_process<'a>(
     programs: &'a [String],
 ) -> Result<(&'a str, &'static str), NoProcess> {
     let main_program = root.and_then(|root| root.main_program.as_deref());
-    let name = root.map_or("", |root| package_name::split(root.path.name()).0);
+    let name = root.map_or("", |root| PackageName::parse(root.path.name()).name);
     let has = |name: &str| programs.iter().any(|program| program == name);
     match (main_program, programs) {
         (Some(main), _) if has(main) => Ok((main, "the main program")),

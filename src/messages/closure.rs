@@ -3,6 +3,7 @@
 use super::message::{Message, disk};
 use crate::doctor::Diagnosis;
 use crate::log::{self, bytes};
+use crate::report::budget::OverBudget;
 use binary_cache::{Answer, CacheAnswer, CacheError, Untrusted, Unusable};
 use closure::fetch::{FetchError, FetchFailure};
 use closure::plan::Miss;
@@ -12,6 +13,9 @@ use http_client::HttpError;
 use nix_derivation::StorePath;
 use std::fmt::Write as _;
 use words::list;
+
+/// How many forbidden paths are listed; the rest are counted.
+const FORBIDDEN_SHOWN: usize = 20;
 
 /// How many missing paths are described in full; the rest are counted.
 const MISSES_SHOWN: usize = 3;
@@ -250,6 +254,51 @@ pub(super) fn relocation(reason: &NotRelocatable) -> Message {
     Message::new("The closure cannot be relocated", text + elsewhere)
 }
 
+pub(super) fn over_budget(over: &OverBudget) -> Message {
+    let listed = |lines: Vec<String>| {
+        let mut text = String::new();
+        for line in lines.iter().take(FORBIDDEN_SHOWN) {
+            let _ = writeln!(text, "- {line}");
+        }
+        if lines.len() > FORBIDDEN_SHOWN {
+            let _ = writeln!(text, "- and {} more", lines.len() - FORBIDDEN_SHOWN);
+        }
+        text
+    };
+    match over {
+        OverBudget::TooLarge {
+            size,
+            limit,
+            largest,
+        } => {
+            let largest = largest.iter();
+            let largest = largest.map(|(size, chain)| format!("{}  {chain}", bytes(*size)));
+            Message::new(
+                "The closure is too large",
+                format!(
+                    "It has {}, but NIX_CLOSURE_LIMIT is {}. Its largest store paths:\n\n{}\n\
+                     Remove a reference to one of them, or raise the limit. Nothing of it was kept.",
+                    bytes(*size),
+                    bytes(*limit),
+                    listed(largest.collect())
+                ),
+            )
+        }
+        OverBudget::Forbidden(paths) => {
+            let paths = paths.iter();
+            let paths = paths.map(|(pattern, chain)| format!("`{pattern}`: {chain}"));
+            Message::new(
+                "The closure has forbidden packages",
+                format!(
+                    "NIX_FORBID has patterns of these, each with the references that bring it:\n\n{}\n\
+                     Remove the reference, or the pattern. Nothing of it was kept.",
+                    listed(paths.collect())
+                ),
+            )
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -367,6 +416,19 @@ mod tests {
         ] {
             errors.push(BuildpackError::ClosureLayer(ClosureLayerError::Relocation(
                 reason,
+            )));
+        }
+        let chain = "myapp-1.0 → gcc-14.3.0".to_string();
+        for over in [
+            OverBudget::TooLarge {
+                size: 412_000_000,
+                limit: 300_000_000,
+                largest: vec![(203_000_000, chain.clone())],
+            },
+            OverBudget::Forbidden(vec![("gcc".into(), chain); 22]),
+        ] {
+            errors.push(BuildpackError::ClosureLayer(ClosureLayerError::OverBudget(
+                over,
             )));
         }
         errors.push(BuildpackError::ClosureLayer(ClosureLayerError::Layer(

@@ -19,6 +19,12 @@ impl Message {
             body: log::printable(body.into().trim_end()),
         }
     }
+
+    /// Adds the page of the documentation to read.
+    pub(super) fn see(mut self, page: &str) -> Self {
+        self.body = format!("{}\n\nSee {page} of the buildpack.", self.body);
+        self
+    }
 }
 
 impl std::fmt::Display for Message {

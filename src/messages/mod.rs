@@ -11,12 +11,15 @@ mod tools;
 
 pub use message::Message;
 
+use crate::config::EXPRESSION_FILES;
 use crate::error::BuildpackError;
 use crate::layers::closure::ClosureLayerError;
 use crate::layers::proot::PRootLayerError;
 use crate::resolve::ResolveError;
+use crate::resolve::expression::ExpressionError;
 use indoc::formatdoc;
 use message::internal;
+use words::list;
 
 /// The header of a failure of the framework.
 const PLATFORM: &str = "Failed to work with the platform";
@@ -25,7 +28,7 @@ const PLATFORM: &str = "Failed to work with the platform";
 #[must_use]
 pub fn message(error: &libcnb::Error<BuildpackError>) -> Message {
     match error {
-        libcnb::Error::BuildpackError(error) => error.message(),
+        libcnb::Error::BuildpackError(error) => error.message().see(error.page()),
         other => internal(
             PLATFORM,
             &format!(
@@ -55,6 +58,7 @@ impl BuildpackError {
             Self::ClosureLayer(ClosureLayerError::Relocation(reason)) => {
                 closure::relocation(reason)
             }
+            Self::ClosureLayer(ClosureLayerError::OverBudget(over)) => closure::over_budget(over),
             Self::ClosureLayer(ClosureLayerError::Layer(error))
             | Self::PRootLayer(PRootLayerError::Layer(error)) => tools::layer(error),
             Self::PRootLayer(error) => tools::proot(error),
@@ -63,6 +67,36 @@ impl BuildpackError {
             Self::Hook(error) => app::hook(error),
         }
     }
+
+    /// The page of the documentation that explains a failure.
+    fn page(&self) -> &'static str {
+        match self {
+            Self::Resolve(ResolveError::Hydra(_))
+            | Self::NotKept { .. }
+            | Self::Diagnosed { .. } => "docs/hydra.md",
+            Self::ClosureLayer(ClosureLayerError::Relocation(_)) | Self::PRootLayer(_) => {
+                "docs/engines.md"
+            }
+            Self::ClosureLayer(ClosureLayerError::OverBudget(_)) => "docs/application_contract.md",
+            Self::ClosureLayer(_) => "docs/reliability.md",
+            Self::Resolve(
+                ResolveError::Nix(_)
+                | ResolveError::Platform(_)
+                | ResolveError::Expression(ExpressionError::Nix(_)),
+            ) => "docs/platforms.md",
+            _ => "docs/application_contract.md",
+        }
+    }
+}
+
+/// Why the buildpack takes no part in a build, in one line.
+#[must_use]
+pub fn not_detected() -> String {
+    let files = EXPRESSION_FILES.map(|file| format!("`{file}`"));
+    format!(
+        "Not taken: the app has none of {}, and none of NIX_FILE, NIX_STORE_PATH and NIX_HYDRA_JOB is set",
+        list(&files)
+    )
 }
 
 /// The message for a build that a signal has ended.
@@ -133,6 +167,35 @@ mod tests {
             texts(&errors),
             interrupted(15)
         ));
+    }
+
+    #[test]
+    fn an_error_ends_with_a_page_of_the_documentation_that_there_is() {
+        let directory = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let mut pages = Vec::new();
+        for error in [
+            ResolveError::Architecture("riscv64".into()).into(),
+            ResolveError::Platform(String::new()).into(),
+            ResolveError::Hydra(::hydra::DeployError::NoOutput(String::new())).into(),
+            BuildpackError::ClosureLayer(ClosureLayerError::Relocation(
+                ::closure::relocate::blocker::NotRelocatable::Blockers(Vec::new()),
+            )),
+            BuildpackError::ClosureLayer(ClosureLayerError::Miss {
+                misses: Vec::new(),
+                unusable: Vec::new(),
+            }),
+        ] {
+            let page = error.page();
+            assert!(directory.join(page).is_file(), "{page}");
+            let text = message(&libcnb::Error::BuildpackError(error)).body;
+            assert!(
+                text.ends_with(&format!("See {page} of the buildpack.")),
+                "{text}"
+            );
+            pages.push(page);
+        }
+        pages.dedup();
+        assert_eq!(pages.len(), 5);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! What is in an image, for people who wonder: the largest files and store paths, what programs
 //! rarely need when they run, and the bills of materials.
 
+pub mod budget;
 mod cyclonedx;
 pub mod package_name;
 pub mod sbom;
@@ -10,6 +11,7 @@ use crate::log::{self, bytes};
 use bullet_stream::global::print;
 use closure::Closure;
 use nix_derivation::StorePath;
+use nix_hydra_start::changes::Changes;
 use nix_hydra_start::closure as members;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -107,10 +109,36 @@ pub fn print_largest_paths(closure: &Closure, count: usize) {
 
 /// Prints how many files with references are of which format.
 pub fn print_formats(formats: &BTreeMap<String, usize>) {
+    if formats.is_empty() {
+        return;
+    }
     print::bullet("Files with store paths by their format, since NIX_DEBUG is set");
     for (format, count) in formats {
         log::sub_bullet(format!("{count}  {format}"));
     }
+}
+
+/// Warns where the file system of `directory` has less room than `needed`, in bytes.
+pub fn warn_of_space(directory: &Path, needed: u64) {
+    let Ok(space) = rustix::fs::statvfs(directory) else {
+        return;
+    };
+    let free = space.f_bavail.saturating_mul(space.f_frsize);
+    if free < needed {
+        log::warning(&format!(
+            "The closure needs {} in {}, where only {} are free.",
+            bytes(needed),
+            directory.display(),
+            bytes(free)
+        ));
+    }
+}
+
+/// Prints the difference to the closure of the previous image.
+pub fn print_changes(before: &Closure, after: &Closure) {
+    print::bullet("Changes since the previous image");
+    let changes = Changes::between(&members(before), &members(after));
+    changes.lines().iter().for_each(log::sub_bullet);
 }
 
 /// Warns of store paths that programs rarely need when they run, and says what pulls them in.

@@ -3,9 +3,10 @@
 //! It says the same of the same closure every time, from whichever binary cache it comes: its time is
 //! the one that the lifecycle gives all files of an image, and its namespace is made from what is in it.
 
-use super::package_name::{purl, split};
+use super::package_name::purl;
 use closure::Closure;
 use nix_derivation::StorePath;
+use nix_hydra_start::package_name::PackageName;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
@@ -29,7 +30,7 @@ pub(super) fn document(closure: &Closure) -> Value {
     for (path, info) in &closure.paths {
         let hash = info.nar_hash.to_nix_nixbase32_string();
         contents.update(format!("{} {hash}\n", path.to_basename()));
-        let (name, version) = split(path.name());
+        let PackageName { name, version, .. } = PackageName::parse(path.name());
         let mut package = json!({
             "SPDXID": id(path),
             "name": name,

@@ -54,7 +54,10 @@ pub(super) fn by_evaluation(
     nix: Option<Nix>,
 ) -> Result<Resolved, ResolveError> {
     let system = system(build.arch)?;
-    print::bullet("Nix");
+    // A thorough evaluation is part of the step that needs it.
+    if effort == Effort::Least {
+        print::bullet("Nix");
+    }
     let layer = (build.open_nix_store)().map_err(ResolveError::Platform)?;
     let on_path = std::env::var_os("PATH").and_then(|path| Nix::on_path(&path));
     let tool = ToolSource::nix(build.config.nix_archive.as_ref(), build.arch)?;
@@ -81,6 +84,7 @@ pub(super) fn by_evaluation(
         ));
         print_roots(&roots);
         return Ok(Resolved {
+            page: None,
             roots,
             evaluated: None,
         });
@@ -106,6 +110,7 @@ pub(super) fn by_evaluation(
         (None, None) => {}
     }
     Ok(Resolved {
+        page: None,
         roots: outcome.roots,
         evaluated: Some(Evaluated {
             nix,
@@ -207,7 +212,9 @@ fn evaluate(
     log::sub_bullet(format!(
         "{derivation} must be built to evaluate (import from derivation): no binary cache has it"
     ));
-    let engine = nix.enable_building(&|directory| proot(build, directory))?;
+    let engine = nix.enable_building(build.hidden_from_builders(), &|directory| {
+        proot(build, directory)
+    })?;
     let timer = print::sub_start_timer(format!("Building it {engine}, and evaluating again"));
     let outcome = evaluator.evaluate(nix, true);
     timer.done();
@@ -229,7 +236,7 @@ pub(super) fn proot(build: &Build, directory: &Path) -> Result<PathBuf, String> 
 
 fn print_roots(roots: &[Root]) {
     for root in roots {
-        log::sub_bullet(root.path.to_string());
+        log::deploying(&root.path);
     }
 }
 

@@ -43,12 +43,12 @@ pub fn set_up(
     }
     Ok(Some(hydra))
 }
-/// Takes what Hydra built of the revision that is deployed.
+/// Returns the outputs of Hydra's build of the deployed revision, and the build's page.
 pub(super) fn by_hydra(
     build: &Build,
     job: &Job,
     hydra: Option<&mut Hydra>,
-) -> Result<Vec<Root>, ResolveError> {
+) -> Result<(Vec<Root>, String), ResolveError> {
     let hydra = hydra.ok_or_else(|| HydraError::NoHydra {
         asked: Vec::new(),
         unreached: Vec::new(),
@@ -69,8 +69,10 @@ pub(super) fn by_hydra(
     };
     let polling = Polling::of(settings.wait);
     let deployed = hydra::deploy(hydra, &target, polling, &mut |line| log::sub_bullet(line))?;
-    for path in &deployed.paths {
-        log::sub_bullet(path.to_string());
-    }
-    Ok(deployed.paths.into_iter().map(Root::from_path).collect())
+    deployed.paths.iter().for_each(log::deploying);
+    let page = hydra.page(&format!("build/{}", deployed.build.id));
+    Ok((
+        deployed.paths.into_iter().map(Root::from_path).collect(),
+        page,
+    ))
 }

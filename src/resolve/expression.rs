@@ -6,8 +6,8 @@ use super::{Root, lookups};
 use crate::config::{Config, Expression};
 use http_client::without_credentials;
 use hydra::revision::Commit;
-use nix_derivation::{StoreDir, StorePath};
-use nix_runner::nar_store::hash_part as path_hash;
+use nix_derivation::{Derivation, StoreDir, StorePath};
+use nix_runner::nar_store::{file_in, hash_part};
 use nix_runner::{Evaluation, Flakes, Nix, NixError};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
@@ -315,23 +315,23 @@ impl<'a> Evaluator<'a> {
         let last = last_error(&said);
         if let Some(derivation) = cannot_build(&said) {
             return Ok(ExpressionError::MustBuild {
-                outputs: output_paths(&said),
+                outputs: output_paths(nix, &derivation),
                 derivation,
             });
         }
         if said.contains("'ca-derivations'") {
             return Ok(ExpressionError::ContentAddressed);
         }
+        // First, since whatever else is missing may be missed for their sake.
+        let unusable = lookups::unusable(stderr, self.config);
+        if !unusable.is_empty() {
+            return Ok(ExpressionError::Lookups(said, unusable));
+        }
         if let Some((url, why)) = failed_download(&said) {
             return Ok(self.download(nix, &url, &why, said));
         }
         if is_by_git(&said) && !has_git() {
             return Ok(ExpressionError::NoGit(said));
-        }
-        // First, since whatever else is missing may be missed for their sake.
-        let unusable = lookups::unusable(stderr, self.config);
-        if !unusable.is_empty() {
-            return Ok(ExpressionError::Lookups(said, unusable));
         }
         if let Some(problem) = last.strip_prefix(NIXPKGS_ERROR) {
             return Ok(ExpressionError::Fetcher(problem.to_string()));
@@ -361,17 +361,14 @@ impl<'a> Evaluator<'a> {
     fn download(&self, nix: &Nix, url: &str, why: &str, said: String) -> ExpressionError {
         let taken = nix.taken();
         let (mut asked, mut other_names) = (Vec::new(), Vec::new());
-        nix.supply().missing(&mut |hash_part, _| {
-            let known = self
-                .expected
-                .iter()
-                .find(|path| hash_part == path_hash(path));
-            let unknown = || format!("/nix/store/{hash_part}-…");
+        nix.supply().missing(&mut |hash, _| {
+            let known = self.expected.iter().find(|path| hash == hash_part(path));
+            let unknown = || format!("/nix/store/{hash}-…");
             asked.push(known.map_or_else(unknown, StorePath::to_absolute_path));
         });
         for path in &self.expected {
             let is_taken = taken.iter().any(|(other, _)| other == path);
-            if !is_taken && nix.store().has(&path_hash(path)) {
+            if !is_taken && nix.store().has(&hash_part(path)) {
                 other_names.push(path.clone());
             }
         }
@@ -459,12 +456,17 @@ fn has_git() -> bool {
     std::env::split_paths(&path).any(|directory| directory.join("git").exists())
 }
 
-/// The paths below `Output paths:`, of a derivation that cannot be built.
-fn output_paths(said: &str) -> Vec<String> {
-    let (_, after) = said.split_once("Output paths:").unwrap_or_default();
-    let lines = after.lines().skip(1).map(str::trim);
-    let paths = lines.take_while(|line| line.starts_with("/nix/store/"));
-    paths.map(str::to_string).collect()
+/// The outputs of a derivation that was evaluated.
+fn output_paths(nix: &Nix, derivation: &str) -> Vec<String> {
+    let read = || {
+        let path = StorePath::from_absolute_path(derivation.as_bytes()).ok()?;
+        let text = file_in(&mut nix.store().nar(&path)?)?;
+        let read = Derivation::from_aterm_bytes(&text, path.name().strip_suffix(".drv")?).ok()?;
+        let outputs = read.resolved_outputs().ok()?;
+        let paths = outputs.values().filter_map(|output| output.path.as_ref());
+        Some(paths.map(StorePath::to_absolute_path).collect())
+    };
+    read().unwrap_or_default()
 }
 
 /// The derivations of lines such as `building '/nix/store/….drv'...`.
@@ -549,13 +551,12 @@ mod tests {
     #[test]
     fn the_derivation_that_must_be_built_is_named() {
         let said = "error: Cannot build '/nix/store/0000-g.drv'.\nReason: required system or feature not \
-                    available (max-jobs = 0)\nOutput paths:\n  /nix/store/1111-g\n\n       … while x";
+                    available (max-jobs = 0)\n\n       … while x";
         assert_eq!(cannot_build(said).as_deref(), Some("/nix/store/0000-g.drv"));
         assert_eq!(
             cannot_build("error: Cannot build '/nix/store/0000-g.drv'."),
             None
         );
-        assert_eq!(output_paths(said), ["/nix/store/1111-g"]);
         assert_eq!(last_error(said), "Cannot build '/nix/store/0000-g.drv'.");
     }
 }

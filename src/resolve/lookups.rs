@@ -23,11 +23,12 @@ pub(super) fn for_command_line(config: &Config) -> Vec<String> {
         let (name, url) = lookup.split_once('=')?;
         let mut url = Url::parse(url).ok()?;
         // A name alone is no secret, and SSH needs it.
-        if url.password().is_some() || !url.scheme().contains("ssh") {
-            url.set_username("")
-                .and_then(|()| url.set_password(None))
-                .ok()?;
+        if url.password().is_none() && (url.username().is_empty() || url.scheme().contains("ssh")) {
+            return None;
         }
+        url.set_username("")
+            .and_then(|()| url.set_password(None))
+            .ok()?;
         Some(format!("{name}={url}"))
     });
     let own = config.lookups.iter().cloned();
@@ -81,8 +82,8 @@ pub fn unusable(stderr: &[u8], config: &Config) -> Vec<String> {
 fn entry_of(value: &str, config: &Config) -> Option<String> {
     let is_name = |name: &&str| !name.is_empty() && !name.contains(|c: char| "/?&@%".contains(c));
     let after_name = format!("={value}");
-    let name = config
-        .lookups
+    let lookups = for_command_line(config);
+    let name = lookups
         .iter()
         .chain(&config.nix_path)
         .filter_map(|text| text.split_once(&after_name)?.0.rsplit(':').next())

@@ -39,17 +39,22 @@ use std::path::Path;
 pub fn resolve(build: &Build, hydra: Option<&mut Hydra>) -> Result<Resolved, ResolveError> {
     match &build.config.wanted {
         Wanted::StorePath(path) => {
-            print::bullet("Store path");
-            log::sub_bullet(format!("{path}, as NIX_STORE_PATH says"));
+            print::bullet("Store path of NIX_STORE_PATH");
+            log::deploying(path);
             Ok(Resolved {
+                page: None,
                 roots: vec![Root::from_path(path.clone())],
                 evaluated: None,
             })
         }
-        Wanted::HydraJob(job, _) => Ok(Resolved {
-            roots: by_hydra(build, job, hydra)?,
-            evaluated: None,
-        }),
+        Wanted::HydraJob(job, _) => {
+            let (roots, page) = by_hydra(build, job, hydra)?;
+            Ok(Resolved {
+                roots,
+                page: Some(page),
+                evaluated: None,
+            })
+        }
         Wanted::Expression(expression) => {
             print::bullet("Source");
             let source = Source::read(build.app_dir, &build.config.source_name)?;

@@ -6,8 +6,9 @@ use app_dir::Leaf;
 use nix_derivation::{CAHash, NixHash, StoreDir, StorePath};
 use serde_json::Value;
 
-/// Sources that are fetched at most without having been asked for.
-const MAX_SOURCES: usize = 16;
+/// Sources that are fetched at most without having been asked for. An app that names more hashes has them
+/// for something else, such as the files of a lock.
+const MAX_SOURCES: usize = 8;
 
 /// Larger files are generated, and name more than is evaluated.
 const MAX_FILE_SIZE: u64 = 1024 * 1024;
@@ -27,7 +28,7 @@ pub(super) fn named_sources(source: &Source) -> Vec<StorePath> {
         let is_text = path
             .extension()
             .is_some_and(|it| it == "nix" || it == "json");
-        if !is_lock && (!is_text || hashes.len() >= MAX_SOURCES) {
+        if !is_lock && (!is_text || hashes.len() > MAX_SOURCES) {
             return;
         }
         let text = source.app.read(from, MAX_FILE_SIZE).unwrap_or_default();
@@ -42,7 +43,9 @@ pub(super) fn named_sources(source: &Source) -> Vec<StorePath> {
     let mut paths: Vec<StorePath> = hashes.into_iter().filter_map(path_of).collect();
     paths.sort();
     paths.dedup();
-    paths.truncate(MAX_SOURCES);
+    if paths.len() > MAX_SOURCES {
+        paths.clear();
+    }
     paths
 }
 

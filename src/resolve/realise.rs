@@ -61,7 +61,9 @@ pub fn realise(
         return nothing_to_build("the expression names a store path, and not how it is built");
     };
     print::bullet("Build");
-    let engine = nix.enable_building(&|directory| proot(build, directory))?;
+    let engine = nix.enable_building(build.hidden_from_builders(), &|directory| {
+        proot(build, directory)
+    })?;
     let result = print::sub_stream_with(
         format!(
             "Building {engine} what no binary cache has of {}",

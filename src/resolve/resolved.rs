@@ -19,6 +19,8 @@ pub(super) struct Evaluated {
 #[derive(Debug)]
 pub struct Resolved {
     pub roots: Vec<Root>,
+    /// The page of the build on Hydra, where it was asked for one.
+    pub page: Option<String>,
     /// None where nothing was evaluated.
     pub(super) evaluated: Option<Evaluated>,
 }

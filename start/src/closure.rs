@@ -68,9 +68,8 @@ impl BuildOnly {
     }
 }
 
-/// Programs that compile and build. A name counts if one of these is all of it, or is followed by
-/// `-wrapper`, a version, or both; `gcc-14.3.0-lib` is what compiled programs need.
-const COMPILERS: [&str; 19] = [
+/// Programs that compile and build, as `is_compiler` knows them.
+const COMPILERS: [&str; 23] = [
     "autoconf",
     "automake",
     "binutils",
@@ -83,13 +82,17 @@ const COMPILERS: [&str; 19] = [
     "ghc",
     "gnumake",
     "go",
+    "jdk",
     "llvm",
     "meson",
     "ninja",
+    "openjdk",
     "pkg-config",
     "rustc",
+    "scala",
     "stdenv-linux",
     "swift",
+    "zig",
 ];
 
 /// The kind of a store path that programs rarely need when they run, by its name.
@@ -109,14 +112,28 @@ pub fn build_only(path: &str) -> Option<BuildOnly> {
     if ends(&[".drv", ".tar.gz", ".tar.xz", ".tar.bz2", ".tar.zst"]) {
         return Some(BuildOnly::Source);
     }
-    let is_compiler = COMPILERS.iter().any(|compiler| {
-        name.strip_prefix(compiler).is_some_and(|rest| {
-            let version = rest.strip_prefix("-wrapper").unwrap_or(rest);
-            let version = version.strip_prefix('-').unwrap_or(version);
-            version.chars().all(|c| c.is_ascii_digit() || c == '.')
-        })
-    });
-    is_compiler.then_some(BuildOnly::Compiler)
+    is_compiler(name).then_some(BuildOnly::Compiler)
+}
+
+/// Whether this is a compiler or build tool: one of [`COMPILERS`], a version attached to it
+/// (`gcc12`) or after a dash, as such or as a wrapper (`ghc-9.8.4-with-packages`). Other outputs are
+/// not: compiled programs need `gcc-14.3.0-lib`, and Java programs `openjdk-…-jre`.
+fn is_compiler(name: &str) -> bool {
+    const WRAPPERS: [&str; 4] = ["", "-wrapper", "-with-packages", "-unwrapped"];
+    let is_version = |text: &str| {
+        let version = text.strip_prefix('-').unwrap_or(text);
+        version
+            .chars()
+            .all(|c| c.is_ascii_digit() || ".+".contains(c))
+    };
+    COMPILERS.iter().any(|compiler| {
+        let Some(rest) = name.strip_prefix(compiler) else {
+            return false;
+        };
+        let rest = rest.strip_prefix("-wrapper").unwrap_or(rest);
+        let mut wrappers = WRAPPERS.iter();
+        wrappers.any(|wrapper| rest.strip_suffix(wrapper).is_some_and(is_version))
+    })
 }
 
 /// A base name without its hash.
@@ -417,6 +434,12 @@ mod tests {
         for (name, expected) in [
             ("gcc-14.3.0", Some(Compiler)),
             ("gcc-wrapper-14.3.0", Some(Compiler)),
+            ("gcc-12-wrapper", Some(Compiler)),
+            ("gcc12", Some(Compiler)),
+            ("ghc-9.8.4-with-packages", Some(Compiler)),
+            ("openjdk-21.0.8+9", Some(Compiler)),
+            ("openjdk-headless-21.0.8+9-jre", None),
+            ("ghc-9.8.4-doc", Some(Documentation)),
             ("gcc-14.3.0-lib", None),
             ("gcc-14-base", None),
             ("gcc", Some(Compiler)),

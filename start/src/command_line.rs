@@ -4,6 +4,7 @@
 //! other name it runs the deployed program of that name.
 
 use crate::app::End;
+use crate::changes::Changes;
 use crate::choose::try_all;
 use crate::closure::Closure;
 use crate::doctor;
@@ -26,7 +27,7 @@ use std::process::ExitCode;
 /// The name by which the first word is a command of this program.
 const NAME: &str = "nix-hydra";
 
-const COMMANDS: [&str; 5] = ["run", "engines", "closure", "why", "doctor"];
+const COMMANDS: [&str; 6] = ["run", "engines", "closure", "why", "diff", "doctor"];
 
 /// The exit status for wrong words.
 const USAGE: u8 = 2;
@@ -55,6 +56,7 @@ fn command(words: &[OsString]) -> ExitCode {
         Some("engines") => engines(rest),
         Some("closure") => closure(rest),
         Some("why") => why(rest),
+        Some("diff") => diff(rest),
         Some("doctor") => doctor(rest),
         Some("--help" | "-h") => print_help(help::HELP),
         Some("--version" | "-V") => {
@@ -190,6 +192,35 @@ fn why(words: &[OsString]) -> ExitCode {
         Ok(text) => print_out(&text),
         Err(error) => failed("nix-hydra why", &error),
     }
+}
+
+fn diff(words: &[OsString]) -> ExitCode {
+    let (before, after) = match words {
+        [word] if is_help(word) => return print_help(help::DIFF_HELP),
+        [before] => (before, None),
+        [before, after] => (before, Some(after)),
+        _ => return usage(help::DIFF_HELP),
+    };
+    let closures = read_closure(before).and_then(|before| {
+        let after = match after {
+            Some(file) => read_closure(file)?,
+            None => find_closure()?.1,
+        };
+        Ok((before, after))
+    });
+    match closures {
+        Ok((before, after)) => {
+            print_out(&(Changes::between(&before, &after).lines().join("\n") + "\n"))
+        }
+        Err(error) => failed("nix-hydra diff", &error),
+    }
+}
+
+/// A closure from the output of `nix-hydra closure --json`.
+fn read_closure(file: &OsStr) -> Result<Closure, RunError> {
+    let unread = |error| RunError::Report(file.into(), error);
+    let text = std::fs::read_to_string(file).map_err(unread)?;
+    Closure::parse(&text).ok_or_else(|| unread(io::ErrorKind::InvalidData.into()))
 }
 
 fn find() -> Result<Found, RunError> {

@@ -16,6 +16,8 @@ use std::path::{Path, PathBuf};
 pub(crate) enum RunError {
     /// The image's description of itself cannot be read.
     Image(PathBuf, io::Error),
+    /// A file with a closure cannot be read.
+    Report(PathBuf, io::Error),
     /// `NIX_ENGINE` does not apply to the image, and `NIX_ENGINE_STRICT` is set.
     Setting(Misfit),
     /// None of the engines that may be used works; why, of each.
@@ -44,7 +46,7 @@ impl RunError {
         match self {
             Self::Execute(_, error) if error.kind() == io::ErrorKind::NotFound => NOT_FOUND,
             Self::NoInterpreter(..) => NOT_FOUND,
-            Self::NotInClosure(_) => 1,
+            Self::NotInClosure(_) | Self::Report(..) => 1,
             _ => CANNOT_RUN,
         }
     }
@@ -55,6 +57,11 @@ impl RunError {
                 "cannot read {}: {error}.\n\n\
                  It says what is in this image, and is in the layer `closure`, beside that of this \
                  program.",
+                path.display()
+            ),
+            Self::Report(path, error) => format!(
+                "cannot read {}: {error}.\n\n\
+                 It must be the output of `nix-hydra closure --json`.",
                 path.display()
             ),
             Self::Setting(misfit) => strict(misfit),

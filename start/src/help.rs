@@ -7,6 +7,7 @@ Usage: nix-hydra run COMMAND [ARGUMENT]...    run a command with the closure at 
        nix-hydra engines                      say which engines work here
        nix-hydra closure                      say what is in this image, and how large it is
        nix-hydra why PATH                     say why a store path is in this image
+       nix-hydra diff BEFORE AFTER            say what changed between two images
        nix-hydra doctor                       say what is wrong with this image, where it runs
        run_proot.sh COMMAND [ARGUMENT]...     the same as nix-hydra run
 
@@ -57,6 +58,14 @@ Usage: nix-hydra why PATH
           file such as libssl.so.3
 
 The exit status is 1 if nothing in the image is called so.
+";
+
+pub(crate) const DIFF_HELP: &str = "\
+Says what changed between two images: packages that were updated, are new or are gone, with sizes.
+
+Usage: nix-hydra diff BEFORE [AFTER]
+
+  BEFORE, AFTER    a file with the output of `nix-hydra closure --json`; without AFTER, this image
 ";
 
 pub(crate) const DOCTOR_HELP: &str = "\

@@ -25,7 +25,11 @@ mod sys;
 
 mod seen_store;
 
+pub mod package_name;
+
 pub mod closure;
+
+pub mod changes;
 
 mod picture;
 

@@ -251,6 +251,7 @@ impl Deploy {
         ] {
             log = log.replace(from, to);
         }
+        let log = regex("built by Hydra, version [0-9.]+").replace_all(&log, "built by Hydra");
         // What is quick is slow on a busy machine.
         let progress = r" \.+ \([^()]* (left|unpacked|seconds|minutes)\)\n(  - .* (left|unpacked|seconds|minutes)\n)*  - Done after [0-9]+ [a-z]+\n";
         let log = regex(progress).replace_all(&log, " ... (<time>)\n");

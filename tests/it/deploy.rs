@@ -463,3 +463,56 @@ fn without_any_binary_cache_the_app_is_built_under_proot_if_need_be() {
     let output = deploy.run(&outcome.image.unwrap(), ["run_proot.sh", "myapp"]);
     assert_eq!(output.stdout, "built here\n", "{}", output.stderr);
 }
+
+#[test]
+fn a_redeploy_says_what_changed() {
+    let Some(mut deploy) = Deploy::new("python") else {
+        return;
+    };
+    deploy.built();
+    let other = deploy.fixtures.apps["static"].store_path.clone();
+    deploy.set("NIX_STORE_PATH", &other);
+    let revision = "0123456789abcdef0123456789abcdef01234567";
+    deploy.set("NIX_REVISION", revision);
+    let outcome = deploy.build();
+    let labels = outcome.image.unwrap().record.labels;
+    let label = labels
+        .iter()
+        .find(|label| label.key == "org.opencontainers.image.revision");
+    assert_eq!(label.unwrap().value, revision);
+    let log = deploy.stable(&outcome.log);
+    let changes = "- Changes since the previous image\n  - 687.3 kB (-65.0 MB): ";
+    assert!(log.contains(changes), "{log}");
+    assert!(log.contains(" is gone\n"), "{log}");
+    // The same closure once more has no changes to tell.
+    let log = deploy.stable(&deploy.build().log);
+    assert!(!log.contains("Changes since"), "{log}");
+}
+
+#[test]
+fn a_closure_over_its_budget_fails_with_the_chains_before_anything_is_downloaded() {
+    let Some(mut deploy) = Deploy::new("python") else {
+        return;
+    };
+    let path = deploy.fixtures.apps["python"].store_path.clone();
+    deploy.set("NIX_STORE_PATH", &path);
+    for (setting, value, said) in [
+        (
+            "NIX_CLOSURE_LIMIT",
+            "10MB",
+            "It has 65.7 MB, but NIX_CLOSURE_LIMIT is 10.0 MB.",
+        ),
+        ("NIX_FORBID", "perl openssl", "- `openssl`: myapp → "),
+    ] {
+        deploy.set(setting, value);
+        let outcome = deploy.build();
+        deploy.unset(setting);
+        assert!(!outcome.success(), "{}", outcome.log);
+        let log = deploy.stable(&outcome.log);
+        assert!(log.contains(said), "{log}");
+        assert!(!log.contains("Downloading "), "{log}");
+    }
+    deploy.set("NIX_CLOSURE_LIMIT", "70MB");
+    deploy.set("NIX_FORBID", "gcc ghc *-dev");
+    deploy.built();
+}

@@ -1,6 +1,6 @@
 //! When the buildpack takes an app, and when it leaves it to another one.
 
-use crate::common::{buildpack, fixtures};
+use crate::common::{buildpack, fixtures, strip_ansi};
 use platform::lifecycle::{Build, DETECT_FAIL};
 use std::fs;
 use tempfile::TempDir;
@@ -19,7 +19,16 @@ fn detect(files: &[&str], settings: &[Setting]) -> Option<i32> {
         build = build.env(*name, *value);
     }
     let outcome = build.run().unwrap();
-    assert_eq!(outcome.detect_log, "", "detect says nothing");
+    let said = strip_ansi(&outcome.detect_log);
+    if outcome.detect == 0 {
+        assert_eq!(said, "", "a buildpack that takes part says nothing");
+    } else {
+        assert!(
+            said.starts_with("Not taken: the app has none of `deploy.nix`"),
+            "{said}"
+        );
+        assert_eq!(said.lines().count(), 1, "{said}");
+    }
     Some(outcome.detect)
 }
 

@@ -541,7 +541,7 @@ fn a_revision_that_no_evaluation_has_is_compared_with_the_newest() {
         })
         .collect();
     // Nothing new was built of it, so there is no evaluation of it to wait for.
-    assert!(texts[0].starts_with("What is evaluated here is what Hydra built\n"));
+    assert!(texts[0].starts_with("The derivation evaluated here is the one that Hydra built\n"));
     insta::assert_snapshot!(texts[1]);
 }
 

@@ -17,7 +17,7 @@ use platform::server::Server;
 use std::fmt::Write as _;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 use tempfile::TempDir;
@@ -784,7 +784,7 @@ fn a_flake_s_inputs_come_from_the_binary_caches() {
     }
     let app = app_with_locked_nixpkgs(&hydra, "tarball", "http://127.0.0.1:9/nixpkgs.tar.gz");
     let error = roots(&hydra.fixtures, app.path(), &[]).unwrap_err();
-    assert!(matches!(error, ExpressionError::Evaluation(_)), "{error:?}");
+    assert!(matches!(error, ExpressionError::Download(_)), "{error:?}");
 }
 
 /// A flake whose only input is locked to the `nixpkgs` of `hydra`.
@@ -880,10 +880,62 @@ fn what_must_be_built_to_evaluate_is_named_and_built_in_the_cheapest_way() {
             other => panic!("{other:?}"),
         };
         assert!(derivation.ends_with("-generated.nix.drv"), "{derivation}");
-        assert_eq!(nix.enable_building(&proot).unwrap(), engine);
+        assert_eq!(nix.enable_building(Vec::new(), &proot).unwrap(), engine);
         let outcome = evaluate(&nix, app.path(), &config).unwrap();
         assert_eq!(outcome.roots[0].path.name(), "app");
         assert_eq!(outcome.built, [derivation]);
+    }
+}
+
+/// Imports what a builder finds in two places, `SECRET` and `LAYERS`, as a derivation's name.
+const LOOKS: &str = r#"
+let
+  found = derivation {
+    name = "found";
+    system = "x86_64-linux";
+    builder = "/bin/sh";
+    args = [ "-c" ''
+      seen=nothing
+      if read -r line <SECRET/token; then seen=$line; fi
+      if echo x >LAYERS/written; then seen=written-$seen; fi
+      echo "\"$seen\"" >$out
+    '' ];
+  };
+in
+derivation { name = import found; system = "x86_64-linux"; builder = "/bin/sh"; }
+"#;
+
+#[test]
+fn what_is_built_to_evaluate_sees_no_credentials_and_writes_into_no_layer() {
+    let Some(fixtures) = fixtures() else { return };
+    let places = tempfile::tempdir().unwrap();
+    let (secret, layers) = (places.path().join("secret"), places.path().join("layers"));
+    for directory in [&secret, &layers] {
+        fs::create_dir(directory).unwrap();
+    }
+    fs::write(secret.join("token"), "canary\n").unwrap();
+    let expression = LOOKS
+        .replace("SECRET", secret.to_str().unwrap())
+        .replace("LAYERS", layers.to_str().unwrap());
+    let app = app(&expression);
+    let config = config(app.path(), &[]);
+    let proot = |_: &Path| Ok(fixtures.proot.clone());
+    for engine in ["in a user namespace", "under PRoot"] {
+        let built = |hidden: Vec<PathBuf>| {
+            let nix = nix_outside(&fixtures, &config);
+            let mut nix = match engine {
+                "under PRoot" => nix.with_proot(&fixtures.proot).unwrap(),
+                _ => nix.with_namespace(),
+            };
+            assert_eq!(nix.enable_building(hidden, &proot).unwrap(), engine);
+            let outcome = evaluate(&nix, app.path(), &config).unwrap();
+            outcome.roots[0].path.name().to_string()
+        };
+        assert_eq!(built(Vec::new()), "written-canary", "{engine}");
+        fs::remove_file(layers.join("written")).unwrap();
+        let hidden = built(vec![secret.clone(), layers.clone()]);
+        assert!(!hidden.contains("canary"), "{engine}: {hidden}");
+        assert!(!layers.join("written").exists(), "{engine}");
     }
 }
 

@@ -51,6 +51,12 @@ pub(crate) fn wait_for_build(
     wait: &mut Wait,
     say: &mut Say,
 ) -> Result<Build, DeployError> {
+    if !build.is_finished() {
+        say(&format!(
+            "Waiting for {}",
+            hydra.page(&format!("build/{}", build.id))
+        ));
+    }
     while !build.is_finished() {
         let again = wait.pause(say, || build_in_words(hydra, &build));
         if !again {

@@ -1,8 +1,19 @@
 //! The ways in which Nix comes to see its store, cheapest first.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+
+/// What an engine shows at other places than it is.
+#[derive(Debug, Clone, Copy)]
+pub struct View<'a> {
+    /// The directory at `/nix`.
+    pub nix: &'a Path,
+    /// Files and directories that appear empty: builders must not read credentials, nor write layers.
+    pub hidden: &'a [PathBuf],
+    /// A directory for files that the engine needs.
+    pub scratch: &'a Path,
+}
 
 /// How a program of Nix is started.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,8 +36,8 @@ pub enum Engine {
 /// changed, so `chroot` would not do.
 const NAMESPACE_SCRIPT: &str = r#"
 set -e
-nix=$1 view=$2 user=$3 group=$4
-shift 4
+nix=$1 view=$2 hidden=$3 user=$4 group=$5
+shift 5
 mount -t tmpfs -o mode=755 view "$view"
 for entry in /*; do
   at=$view$entry
@@ -40,6 +51,13 @@ for entry in /*; do
   elif [ -f "$entry" ]; then
     : >"$at"
     mount --bind "$entry" "$at"
+  fi
+done
+printf '%s' "$hidden" | while IFS= read -r path; do
+  if [ -d "$view$path" ]; then
+    mount -t tmpfs -o mode=755,size=4k hidden "$view$path"
+  elif [ -e "$view$path" ]; then
+    mount --bind /dev/null "$view$path"
   fi
 done
 mkdir "$view/nix"
@@ -62,10 +80,15 @@ impl Engine {
         }
     }
 
-    /// A command that runs `program` with `nix` at `/nix`. `scratch` is a directory for what the
-    /// engine needs.
+    /// A command that runs `program` with a view of the file system, but for [`Engine::Direct`], which
+    /// changes nothing.
     #[must_use]
-    pub fn command(&self, program: &OsStr, nix: &Path, scratch: &Path) -> Command {
+    pub fn command(&self, program: &OsStr, view: View) -> Command {
+        let View {
+            nix,
+            hidden,
+            scratch,
+        } = view;
         match self {
             Self::Direct => Command::new(program),
             Self::Namespace => {
@@ -84,6 +107,7 @@ impl Engine {
                     ])
                     .args([NAMESPACE_SCRIPT, "view"])
                     .args([nix, view.as_path()])
+                    .arg(lines(hidden))
                     .arg(rustix::process::getuid().as_raw().to_string())
                     .arg(rustix::process::getgid().as_raw().to_string())
                     .arg(program);
@@ -96,11 +120,14 @@ impl Engine {
                 let mut binding = nix.as_os_str().to_owned();
                 binding.push(":/nix");
                 let mut command = Command::new(proot);
-                command
-                    .arg("-b")
-                    .arg(binding)
-                    .arg(program)
-                    .env("PROOT_TMP_DIR", scratch);
+                command.arg("-b").arg(binding);
+                for (path, shown) in empty_bindings(hidden, scratch) {
+                    let mut binding = shown.into_os_string();
+                    binding.push(":");
+                    binding.push(path);
+                    command.arg("-b").arg(binding);
+                }
+                command.arg(program).env("PROOT_TMP_DIR", scratch);
                 if *seccomp {
                     command.env_remove("PROOT_NO_SECCOMP");
                 } else {
@@ -122,9 +149,42 @@ impl Engine {
                 seccomp,
             })
             .find(|engine| {
-                let mut command = engine.command(OsStr::new("/bin/sh"), nix, scratch);
+                let view = View {
+                    nix,
+                    hidden: &[],
+                    scratch,
+                };
+                let mut command = engine.command(OsStr::new("/bin/sh"), view);
                 let tried = command.args(["-c", "cd /nix/store"]).output();
                 tried.is_ok_and(|output| output.status.success())
             })
     }
+}
+
+/// The paths, a line each.
+fn lines(paths: &[PathBuf]) -> OsString {
+    let mut lines = OsString::new();
+    for path in paths {
+        lines.push(path);
+        lines.push("\n");
+    }
+    lines
+}
+
+/// Each of `hidden` that exists, with an empty directory or file to show in its place.
+fn empty_bindings<'a>(
+    hidden: &'a [PathBuf],
+    scratch: &Path,
+) -> impl Iterator<Item = (&'a PathBuf, PathBuf)> {
+    let empty = scratch.join("empty");
+    // Without it PRoot refuses the binding, and nothing is built.
+    let _ = std::fs::create_dir_all(&empty);
+    hidden.iter().filter(|path| path.exists()).map(move |path| {
+        let shown = if path.is_dir() {
+            empty.clone()
+        } else {
+            PathBuf::from("/dev/null")
+        };
+        (path, shown)
+    })
 }

@@ -203,6 +203,19 @@ impl NarStore {
     }
 }
 
+/// The content of the one file that is in a NAR. None where it holds no file, or cannot be read.
+pub fn file_in(nar: &mut dyn Read) -> Option<Vec<u8>> {
+    let mut content = None;
+    let mut nar = BufReader::new(nar);
+    let decoded = decode_events_reader(&mut nar, |event| {
+        if let Event::Regular { mut contents, .. } = event {
+            contents.copy_to(content.get_or_insert_with(Vec::new))?;
+        }
+        Ok(())
+    });
+    decoded.ok().and(content)
+}
+
 /// The part of a store path's name before the first dash.
 #[must_use]
 pub fn hash_part(path: &StorePath) -> String {

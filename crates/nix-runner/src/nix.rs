@@ -1,7 +1,7 @@
 //! A Nix that can be run, with a store of its own.
 
 use crate::archive::{ArchiveError, Target};
-use crate::engine::Engine;
+use crate::engine::{Engine, View};
 use crate::nar_store::NarStore;
 use crate::served::{Address, serve};
 use crate::supply::Supply;
@@ -90,6 +90,8 @@ pub struct Nix {
     bin: PathBuf,
     engine: Engine,
     building: Building,
+    /// What is hidden from what is built without a sandbox.
+    hidden: Vec<PathBuf>,
     /// Holds the store, the home directory and the configuration; removed when dropped.
     scratch: TempDir,
     /// What it evaluates in, and where that is filled from.
@@ -190,6 +192,7 @@ impl Nix {
             bin,
             engine: Engine::Direct,
             building: Building::No,
+            hidden: Vec::new(),
             scratch,
             supply,
             taken: Mutex::default(),
@@ -308,14 +311,17 @@ impl Nix {
     }
 
     /// Finds a way to build, the best first: Nix's own sandbox, which needs a `/proc` of its own, as
-    /// containers seldom allow; a user namespace; PRoot. Answers what the log calls it.
+    /// containers seldom allow; a user namespace; PRoot. In the last two, `hidden` files and directories
+    /// appear empty. Returns what the log calls it.
     pub fn enable_building(
         &mut self,
+        hidden: Vec<PathBuf>,
         proot: &dyn Fn(&Path) -> Result<PathBuf, String>,
     ) -> Result<&'static str, NixError> {
         if self.building != Building::No {
             return Ok(self.building_words());
         }
+        self.hidden = hidden;
         let mut tried = Vec::new();
         if self.engine == Engine::Direct {
             self.building = Building::Sandboxed(self.sandbox_paths());
@@ -592,9 +598,12 @@ impl Nix {
         let home = self.scratch.path().join("home");
         let cache = home.join(if offline { "no-cache" } else { "cache" });
         let program = self.bin.join(program);
-        let mut command =
-            self.engine
-                .command(program.as_os_str(), &self.shown_nix(), self.scratch.path());
+        let view = View {
+            nix: &self.shown_nix(),
+            hidden: &self.hidden,
+            scratch: self.scratch.path(),
+        };
+        let mut command = self.engine.command(program.as_os_str(), view);
         // Nothing of the user's own Nix may change what is evaluated.
         for (name, _) in std::env::vars_os() {
             let kept = name

@@ -7,6 +7,7 @@ use crate::layers::describe::{Contents, contents};
 use crate::layers::progress;
 use crate::layers::store_paths::{FilledStores, Plan, References, Source, StoreLayers};
 use crate::log::{self, bytes};
+use crate::report;
 use binary_cache::{Caches, PathInfo};
 use closure::Closure;
 use closure::prefetch::Prefetch;
@@ -174,6 +175,7 @@ impl<'a> Download<'a> {
             fill()
         } else {
             let total = sum(&new, PathInfo::download_size);
+            report::warn_of_space(self.layers_dir, sum(&new, |info| info.nar_size));
             let what = format!(
                 "Downloading {}: {}, {} unpacked",
                 paths(new.len()),

@@ -16,9 +16,10 @@ use super::store_paths::{FillError, StoreLayers};
 use crate::config::Config;
 use crate::layers::describe::Contents;
 use crate::log::{self, bytes};
+use crate::report::budget::OverBudget;
 use crate::report::{self, print_formats, print_largest_files, print_largest_paths};
 use crate::root::Root;
-use binary_cache::{Caches, PathInfo, Unusable};
+use binary_cache::{Caches, Trust, Unusable};
 use bullet_stream::global::print;
 use closure::Closure;
 use closure::fetch::FetchError;
@@ -54,6 +55,8 @@ pub enum ClosureLayerError {
     /// It was to be relocated, and cannot be.
     #[error(transparent)]
     Relocation(#[from] NotRelocatable),
+    #[error(transparent)]
+    OverBudget(#[from] OverBudget),
     #[error(transparent)]
     Layer(#[from] LayerError),
 }
@@ -138,7 +141,7 @@ pub fn handle(
                 likely: verified,
                 ..Previous::default()
             };
-            build.run(likely, &|| {
+            build.run(likely, || {
                 let mut caches = open_caches();
                 caches.ask_last(&cache);
                 caches
@@ -194,13 +197,16 @@ impl<'a> ClosureBuild<'a> {
         else {
             return Ok(None);
         };
-        // What is not signed is only taken of a cache that has it now, with a warning in each build.
+        // What nothing vouches for is only taken of a cache that has it now, with a warning in each build.
+        // The caches that are trusted, and what was built here, are among the trust settings.
         let known = known_closure(self.roots, &self.stores.verified());
-        let Some(closure) =
-            known.filter(|closure| closure.paths.values().all(PathInfo::is_still_trusted))
-        else {
+        let Some(closure) = known.filter(|closure| {
+            let mut infos = closure.paths.values();
+            infos.all(|info| info.trust != Trust::Unsigned)
+        }) else {
             return Ok(None);
         };
+        self.config.budget.check(&closure)?;
         if !self.stores.keep(&previous.layers)? {
             return Ok(None);
         }
@@ -265,6 +271,15 @@ impl<'a> ClosureBuild<'a> {
         }
     }
 
+    /// The closure of the previous image. None if its metadata lacks a part.
+    fn previous_closure(&self) -> Option<Closure> {
+        let roots = self.previous.as_ref()?.roots.iter();
+        let roots: Option<Vec<Root>> = roots
+            .map(|root| Some(Root::from_path(root.parse().ok()?)))
+            .collect();
+        known_closure(&roots?, &self.stores.verified())
+    }
+
     /// Plans, downloads, and writes the links and the metadata.
     fn run(
         &self,
@@ -281,6 +296,7 @@ impl<'a> ClosureBuild<'a> {
             waiting,
             open_caches,
         )?;
+        self.config.budget.check(&planned.closure)?;
         undo.remove_all = true;
         if let Some(afresh) = self.afresh {
             log::sub_bullet(format!("Starting afresh: {afresh}"));
@@ -310,6 +326,9 @@ impl<'a> ClosureBuild<'a> {
             log::sub_bullet(message);
         }
         warn_of_left_out(caches.unusable().filter(|cache| !left_out.contains(cache)));
+        if let Some(before) = self.previous_closure() {
+            report::print_changes(&before, &closure);
+        }
         self.report_on(&closure)?;
         if self.config.debug {
             print_largest_paths(&closure, LARGEST);
