@@ -415,3 +415,76 @@ fn check<R: Read>(event: &ReadEvent<'_, R>) -> Result<(), nar::Error> {
         _ => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nix_derivation::{CAHash, StorePath};
+    use sha2::{Digest, Sha256};
+    use std::collections::BTreeSet;
+    use std::os::unix::fs::PermissionsExt;
+
+    /// The NAR of one program.
+    fn nar() -> Vec<u8> {
+        let mut nar = Vec::new();
+        for token in [
+            "nix-archive-1",
+            "(",
+            "type",
+            "regular",
+            "executable",
+            "",
+            "contents",
+            "x",
+            ")",
+        ] {
+            nar.extend((token.len() as u64).to_le_bytes());
+            nar.extend_from_slice(token.as_bytes());
+            nar.resize(nar.len().next_multiple_of(8), 0);
+        }
+        nar
+    }
+
+    fn sha256(bytes: &[u8]) -> NixHash {
+        NixHash::Sha256(Sha256::digest(bytes).into())
+    }
+
+    /// Unpacks [`nar`] where it should have this hash, size and content; the mode of what was written.
+    fn unpacked(hash: &NixHash, size: u64, address: Option<&CAHash>) -> Result<u32, UnpackError> {
+        let directory = tempfile::tempdir().unwrap();
+        let place = directory.path().join("x");
+        let path: StorePath = "/nix/store/xbgcfhaawi9iz9s99k58sqy8azc2a1w3-x"
+            .parse()
+            .unwrap();
+        let content = address.map(|address| Content::new(address, &path, &BTreeSet::new()));
+        let expected = Expected {
+            hash,
+            size,
+            content,
+        };
+        Unpacker::default().unpack(&mut &nar()[..], &expected, &place, None)?;
+        Ok(place.metadata().unwrap().permissions().mode() & 0o777)
+    }
+
+    #[test]
+    fn a_nar_is_taken_only_with_its_hash_its_size_and_its_content() {
+        let (right, wrong) = (sha256(&nar()), sha256(b"other"));
+        let size = nar().len() as u64;
+        assert_eq!(unpacked(&right, size, None).unwrap(), 0o555);
+        let address = CAHash::Nar(right.clone());
+        assert_eq!(unpacked(&right, size, Some(&address)).unwrap(), 0o555);
+        let other = CAHash::Nar(wrong.clone());
+        for (error, expected) in [
+            (unpacked(&wrong, size, None), "hash"),
+            (unpacked(&right, size - 1, None), "goes on after its size"),
+            (unpacked(&right, size + 1, None), "ends after"),
+            (
+                unpacked(&right, size, Some(&other)),
+                "content does not have",
+            ),
+        ] {
+            let error = error.unwrap_err().to_string();
+            assert!(error.contains(expected), "{error}");
+        }
+    }
+}
