@@ -19,7 +19,7 @@ use crate::log::{self, bytes};
 use crate::report::budget::OverBudget;
 use crate::report::{self, print_formats, print_largest_files, print_largest_paths};
 use crate::root::Root;
-use binary_cache::{Caches, PathInfo, Unusable};
+use binary_cache::{Caches, Trust, Unusable};
 use bullet_stream::global::print;
 use closure::Closure;
 use closure::fetch::FetchError;
@@ -197,11 +197,13 @@ impl<'a> ClosureBuild<'a> {
         else {
             return Ok(None);
         };
-        // What is not signed is only taken of a cache that has it now, with a warning in each build.
+        // What nothing vouches for is only taken of a cache that has it now, with a warning in each build.
+        // The caches that are trusted, and what was built here, are among the trust settings.
         let known = known_closure(self.roots, &self.stores.verified());
-        let Some(closure) =
-            known.filter(|closure| closure.paths.values().all(PathInfo::is_still_trusted))
-        else {
+        let Some(closure) = known.filter(|closure| {
+            let mut infos = closure.paths.values();
+            infos.all(|info| info.trust != Trust::Unsigned)
+        }) else {
             return Ok(None);
         };
         self.config.budget.check(&closure)?;
