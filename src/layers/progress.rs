@@ -80,7 +80,7 @@ pub(super) fn watch<T: Send>(
     })
 }
 
-/// What is said now, when `last` was the last moment at which something was said.
+/// The line for `now`, when the line before was for `last`.
 fn line(total: u64, last: Moment, now: Moment) -> String {
     let Received {
         bytes: came,

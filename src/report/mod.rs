@@ -109,6 +109,9 @@ pub fn print_largest_paths(closure: &Closure, count: usize) {
 
 /// Prints how many files with references are of which format.
 pub fn print_formats(formats: &BTreeMap<String, usize>) {
+    if formats.is_empty() {
+        return;
+    }
     print::bullet("Files with store paths by their format, since NIX_DEBUG is set");
     for (format, count) in formats {
         log::sub_bullet(format!("{count}  {format}"));

@@ -10,6 +10,7 @@ use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tempfile::TempDir;
 
@@ -142,14 +143,20 @@ pub struct Group(PathBuf);
 
 impl Group {
     pub fn new(limit: u64) -> Option<Self> {
-        let name = format!("nix-hydra-test-{}-{limit}", std::process::id());
+        // Tests run side by side.
+        static COUNT: AtomicUsize = AtomicUsize::new(0);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("nix-hydra-test-{}-{number}", std::process::id());
         for (hierarchy, file) in [("memory", "memory.limit_in_bytes"), ("", "memory.max")] {
             let group = Path::new("/sys/fs/cgroup").join(hierarchy).join(&name);
             if fs::create_dir(&group).is_err() {
                 continue;
             }
             let group = Self(group);
-            if fs::write(group.0.join(file), limit.to_string()).is_ok() {
+            // What is no control group is a plain directory, and has no such file.
+            if group.0.join(file).exists()
+                && fs::write(group.0.join(file), limit.to_string()).is_ok()
+            {
                 let _ = fs::write(group.0.join("memory.swap.max"), "0");
                 return Some(group);
             }

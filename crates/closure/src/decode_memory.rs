@@ -3,6 +3,7 @@
 //! Many NARs are downloaded at once, and one window may take 128 MiB. With the reservations the memory of
 //! a build does not depend on how many cores a machine has, or on what a cache sends.
 
+use std::io::{self, Read};
 use std::sync::{Condvar, Mutex, PoisonError};
 
 /// Bytes that all decoders have together. A build takes 256 MiB at most: what is left is for buffers,
@@ -36,6 +37,27 @@ pub(crate) fn reserve(compression: &str, head: &[u8], size: Option<u64>) -> Rese
         .unwrap_or_else(PoisonError::into_inner);
     *free -= bytes;
     Reservation(bytes)
+}
+
+/// A decoder with the memory for it, which is only free again once the decoder is gone.
+pub(crate) struct Reserved {
+    decoder: Box<dyn Read>,
+    _memory: Reservation,
+}
+
+impl Reservation {
+    pub(crate) fn with(self, decoder: Box<dyn Read>) -> Reserved {
+        Reserved {
+            decoder,
+            _memory: self,
+        }
+    }
+}
+
+impl Read for Reserved {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        self.decoder.read(into)
+    }
 }
 
 impl Drop for Reservation {

@@ -267,7 +267,6 @@ impl Download<'_> {
         let (source, attempt) = attempt.ok_or(FetchFailure::Open(CacheError::NoCacheInfo))?;
         let nar = attempt.nar(source).map_err(FetchFailure::Open)?;
         let mut nar = queue.until_stopped(nar);
-        let _memory;
         if !is_identity(&source.compression) {
             let mut head = Vec::new();
             let read = nar.by_ref().take(HEAD as u64).read_to_end(&mut head);
@@ -275,10 +274,11 @@ impl Download<'_> {
                 attempt.broke(&error);
                 FetchFailure::Unpack(UnpackError::Read(error))
             })?;
-            _memory = reserve(&source.compression, &head, Some(info.nar_size));
+            let memory = reserve(&source.compression, &head, Some(info.nar_size));
             let bytes = permits.read_ahead(Box::new(Cursor::new(head).chain(nar)));
-            nar = nar_decoder(bytes, &source.compression, info.nar_size)
+            let decoder = nar_decoder(bytes, &source.compression, info.nar_size)
                 .map_err(|error| FetchFailure::Open(CacheError::Decode(error)))?;
+            nar = Box::new(memory.with(decoder));
         }
         let content = info.content.as_ref();
         let expected = Expected {

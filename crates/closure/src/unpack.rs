@@ -97,7 +97,7 @@ impl Unpacker {
     /// Unpacks `nar` as `destination`, which must not exist, and checks its size and hash.
     ///
     /// Where `references` are given they are looked for, and rewritten if they move; the hash is
-    /// that of the bytes as they came. Answers what was findings.
+    /// that of the bytes as they came. Returns what was found.
     pub fn unpack(
         &mut self,
         nar: &mut dyn Read,

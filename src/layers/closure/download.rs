@@ -175,6 +175,7 @@ impl<'a> Download<'a> {
             fill()
         } else {
             let total = sum(&new, PathInfo::download_size);
+            report::warn_of_space(self.layers_dir, sum(&new, |info| info.nar_size));
             let what = format!(
                 "Downloading {}: {}, {} unpacked",
                 paths(new.len()),

@@ -271,6 +271,15 @@ impl<'a> ClosureBuild<'a> {
         }
     }
 
+    /// The closure of the previous image. None if its metadata lacks a part.
+    fn previous_closure(&self) -> Option<Closure> {
+        let roots = self.previous.as_ref()?.roots.iter();
+        let roots: Option<Vec<Root>> = roots
+            .map(|root| Some(Root::from_path(root.parse().ok()?)))
+            .collect();
+        known_closure(&roots?, &self.stores.verified())
+    }
+
     /// Plans, downloads, and writes the links and the metadata.
     fn run(
         &self,

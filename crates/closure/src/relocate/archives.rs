@@ -4,7 +4,7 @@
 //! have any. Both may change their length: nothing outside knows where something is inside them.
 //! What is signed, nested, or packed by something else is only reported.
 
-use crate::decode_memory::{Reservation, reserve};
+use crate::decode_memory::{Reserved, reserve};
 use crate::relocate::blocker::BlockerReason;
 use crate::relocate::budget::Budget;
 use crate::relocate::formats::{Format, Probe};
@@ -53,7 +53,7 @@ const ZIP64_END_LENGTH: u64 = 64 * 1024 + 64;
 /// What is in a packed file.
 #[derive(Debug, Default)]
 pub struct ArchiveScan {
-    /// The hash parts findings, in whatever form.
+    /// The hash parts that were found, in any form.
     pub hashes: BTreeSet<HashPart>,
     /// The hash parts of references to paths outside the closure.
     pub foreign: BTreeSet<HashPart>,
@@ -105,12 +105,12 @@ pub fn look_into(
         Packing::Beam => Box::new(literals(BufReader::new(file))?),
         _ => Box::new(BufReader::new(file)) as Box<dyn BufRead>,
     };
-    let Some((mut decoder, memory)) = decode(bytes, packing)? else {
+    let Some(mut decoder) = decode(bytes, packing)? else {
         return Ok(inside);
     };
     let seen = see(references, &mut decoder, budget);
     // Not kept while waiting for another lock.
-    drop((decoder, memory));
+    drop(decoder);
     let odd = seen.hits.bare || seen.hits.wide;
     let found = !seen.hits.hashes.is_empty() || odd;
     inside.add(seen.hits);
@@ -128,13 +128,10 @@ pub fn look_into(
 }
 
 /// A decoder, with the memory for it; `None` where there is none for the file.
-fn decode(
-    mut bytes: impl BufRead + 'static,
-    packing: Packing,
-) -> io::Result<Option<(Box<dyn Read>, Reservation)>> {
+fn decode(mut bytes: impl BufRead + 'static, packing: Packing) -> io::Result<Option<Reserved>> {
     let memory = reserve(encoding(packing), bytes.fill_buf()?, None);
     let decoder = nar_decoder(bytes, encoding(packing), 0).ok();
-    Ok(decoder.map(|decoder| (decoder, memory)))
+    Ok(decoder.map(|decoder| memory.with(decoder)))
 }
 
 /// The name under which a packing has a decoder.
@@ -421,7 +418,7 @@ fn look_into_nested(
             inside.foreign.extend(nested.foreign);
             inside.blocker = nested.blocker;
         }
-    } else if let Ok(Some((mut decoder, _memory))) = decode(Cursor::new(bytes), packing) {
+    } else if let Ok(Some(mut decoder)) = decode(Cursor::new(bytes), packing) {
         let seen = see(references, &mut decoder, budget);
         if seen.beyond || seen.hits.wide {
             inside.blocker = Some(BlockerReason::Unseen(packing));
