@@ -13,9 +13,12 @@ const OPEN_FILES: u64 = 8192;
 /// directory, which becomes part of the image. One byte is too little for a file, and the one limit
 /// that also keeps the kernel from piping a core to a program (core(5)).
 ///
+/// Freed windows of decoders are given back at once: the memory that a build may take is promised.
+///
 /// Modes are the same on every platform: they are a part of a layer's digest, and an app may run as
 /// another user than the one that builds.
 pub fn set() {
+    nix_hydra_start::return_large_allocations();
     umask(Mode::WGRP | Mode::WOTH);
     let _ = setrlimit(
         Resource::Core,

@@ -75,3 +75,4 @@ mod command_line;
 mod sys_tests;
 
 pub use command_line::main;
+pub use sys::return_large_allocations;

@@ -23,6 +23,17 @@ pub(crate) fn executed_file() -> Option<OsString> {
     Some(OsString::from_vec(file.to_bytes().to_vec()))
 }
 
+/// Has malloc give each allocation of 4 MiB and more back to the system when it is freed. By itself glibc
+/// keeps them for the next one, for each thread, once it has freed one (mallopt(3), "dynamic mmap
+/// threshold").
+pub fn return_large_allocations() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: it changes a number that malloc reads, before there are other threads.
+    unsafe {
+        libc::mallopt(libc::M_MMAP_THRESHOLD, 4 * 1024 * 1024);
+    }
+}
+
 /// Whether this is process 1 of its process namespace.
 pub(crate) fn is_init() -> bool {
     getpid().is_init()
