@@ -11,8 +11,10 @@ pub fn run(data: &[u8]) {
     let (procfile, _) = match Procfile::parse(&text) {
         Ok(parsed) => parsed,
         Err(error) => {
-            let line = text.lines().nth(error.line - 1).expect("there is the line");
-            assert_eq!(line.trim_end_matches('\r'), error.text);
+            let text = text.replace("\r\n", "\n");
+            let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
+            let line = text.split(['\n', '\r']).nth(error.line - 1);
+            assert_eq!(line, Some(error.text.as_str()));
             return;
         }
     };
