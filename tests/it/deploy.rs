@@ -502,7 +502,7 @@ fn a_closure_over_its_budget_fails_with_the_chains_before_anything_is_downloaded
             "10MB",
             "It has 65.7 MB, but NIX_CLOSURE_LIMIT is 10.0 MB.",
         ),
-        ("NIX_FORBID", "perl openssl", "- `openssl`: myapp → "),
+        ("NIX_FORBID", "perl libssl3", "- `libssl3`: myapp → "),
     ] {
         deploy.set(setting, value);
         let outcome = deploy.build();

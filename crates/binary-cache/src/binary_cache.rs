@@ -188,8 +188,12 @@ impl BinaryCache {
         let url = base
             .join(url)
             .map_err(|_| CacheError::NarUrl(url.to_string()))?;
+        // The first byte is waited for as well as the others.
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        let bytes = self.open_url(&url, Size::Large);
+        self.waiting.fetch_sub(1, Ordering::Relaxed);
         Ok(Box::new(Counted {
-            bytes: self.open_url(&url, Size::Large)?,
+            bytes: bytes?,
             count: Arc::clone(&self.received),
             waiting: Arc::clone(&self.waiting),
         }))
