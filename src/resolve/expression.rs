@@ -228,6 +228,10 @@ impl<'a> Evaluator<'a> {
             offline: false,
         };
         let mut answer = self.run(nix, mode)?;
+        // Nix crashes about once in a hundred runs on a loaded machine, without a word.
+        if !answer.status.success() && answer.stderr.is_empty() {
+            answer = self.run(nix, mode)?;
+        }
         if mode.read_only && !answer.status.success() && !self.is_final(&answer.stderr) {
             mode.read_only = false;
             answer = self.run(nix, mode)?;

@@ -12,6 +12,7 @@ use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 /// Bytes of a request's line and headers at most.
 const MAX_HEAD: u64 = 64 * 1024;
@@ -36,6 +37,9 @@ impl Address {
         self.socket.ip().to_string()
     }
 }
+
+/// After a connection that could not be accepted, such as for want of file descriptors.
+const PAUSE: Duration = Duration::from_millis(1);
 
 /// What each connection needs.
 struct Served<'a> {
@@ -80,10 +84,15 @@ pub(crate) fn serve<T>(
     let ended = AtomicBool::new(false);
     let result = std::thread::scope(|scope| {
         scope.spawn(|| {
-            for stream in listener.incoming().map_while(Result::ok) {
+            for stream in listener.incoming() {
                 if ended.load(Ordering::SeqCst) {
                     break;
                 }
+                // A connection that was given up before it was accepted says nothing of the next one.
+                let Ok(stream) = stream else {
+                    std::thread::sleep(PAUSE);
+                    continue;
+                };
                 if let Ok(other) = stream.try_clone() {
                     lock(&open).push(other);
                 }
