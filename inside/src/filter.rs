@@ -42,7 +42,11 @@ const HEAD: usize = 6;
 /// The filter.
 pub(crate) static PROGRAM: [sock_filter; LENGTH] = program();
 
-#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+#[allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "numbers of system calls and offsets are small and positive"
+)]
 const fn program() -> [sock_filter; LENGTH] {
     let mut program = [statement(
         BPF_RET | BPF_K,
@@ -71,12 +75,18 @@ const fn program() -> [sock_filter; LENGTH] {
     program
 }
 
-#[allow(clippy::cast_possible_truncation)]
+#[allow(
+    clippy::cast_possible_truncation,
+    reason = "BPF codes have 16 bits, and offsets in seccomp_data are below 64"
+)]
 const fn load(offset: usize) -> sock_filter {
     statement(BPF_LD | BPF_W | BPF_ABS, offset as u32)
 }
 
-#[allow(clippy::cast_possible_truncation)]
+#[allow(
+    clippy::cast_possible_truncation,
+    reason = "BPF codes have 16 bits, and offsets in seccomp_data are below 64"
+)]
 const fn statement(code: u32, k: u32) -> sock_filter {
     sock_filter {
         code: code as u16,

@@ -1,4 +1,4 @@
-//! Calls to an API that answers with JSON.
+//! Calls to an API that returns JSON.
 
 use crate::attempts::Attempts;
 use crate::client::{header_text, retry_after};

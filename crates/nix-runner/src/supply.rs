@@ -57,7 +57,7 @@ pub enum SupplyError {
     Lost,
 }
 
-/// Bytes that end with an error once nobody needs them.
+/// Bytes that end with an error once the download was stopped.
 struct UntilStopped {
     bytes: Box<dyn Read>,
     stopped: Arc<AtomicBool>,

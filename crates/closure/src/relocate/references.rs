@@ -90,7 +90,7 @@ impl ReferenceScanner {
         }
     }
 
-    /// The same, but rewrites nothing. Returns where the references begin.
+    /// Finds references without rewriting them. Returns where the references begin.
     pub fn look(&self, bytes: &[u8], fresh: usize, hits: &mut ScanHits) -> Vec<usize> {
         let mut found = Vec::new();
         let mut digits = Digits::from(fresh.saturating_sub(WIDEST));
