@@ -12,6 +12,7 @@
 
 mod common;
 
+mod check;
 mod commands;
 mod conditions;
 mod content;
@@ -31,6 +32,7 @@ mod hydra;
 mod hydra_server;
 mod interrupted;
 mod launch;
+mod logs;
 mod memory;
 mod odd_files;
 mod order;
