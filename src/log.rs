@@ -12,6 +12,9 @@ pub(crate) fn relocated(files: usize, references: usize) -> String {
 
 /// The line for one that was not, but could be.
 pub(crate) fn relocatable(files: usize, references: usize) -> String {
+    if references == 0 {
+        return "Could run with no engine: NIX_ENGINE=relocate has nothing to rewrite".to_string();
+    }
     format!(
         "Could run with no engine: NIX_ENGINE=relocate would rewrite {}",
         extent(files, references)
