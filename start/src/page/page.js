@@ -194,7 +194,8 @@ const choose = index => {
     ...fact('Path', element('code', {}, `${data.store}/${path.path}`)),
     ...fact('Size', `${bytes(path.size)}, ${bytes(path.total)} with all that it needs`),
     ...fact('Here by', ...(chain.length > 1 ? chain : ['its own name: it is deployed'])),
-    ...(path.layer === undefined ? [] : fact('Layer', path.layer, element('span', { className: 'soft' }, ' (the outlined boxes are in it as well)'))),
+    ...(path.layer === undefined ? [] : fact('Layer', path.layer, ...(paths.some(other => other !== path && other.layer === path.layer)
+      ? [element('span', { className: 'soft' }, ' (the outlined boxes are in it as well)')] : []))),
     ...(path.note ? fact('Kind', `${path.note}, rarely needed when programs run`) : []),
     ...(path.was ? fact('Before', path.was) : data.since && path.state !== 'same' ? fact('Before', STATES[path.state][0].toLowerCase()) : []),
     ...(path.users.length > 0 ? fact('Needed by', ...links(path.users.map(user => user.index))) : []),
