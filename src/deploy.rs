@@ -30,6 +30,8 @@ pub fn deploy(
     procfile: Option<&Procfile>,
     programs: &Programs,
 ) -> Result<Launch, BuildpackError> {
+    let machine = resolve::machine(build.arch)?;
+    layers::proot::check_programs(programs, machine)?;
     let mut resolved = resolve::resolve(build, hydra.as_mut())?;
     let (closure, compiled) = fill_or_build(build, &mut resolved, hydra.as_ref())
         .map_err(|error| explain(error, build, &resolved, hydra.as_mut()))?;
@@ -47,6 +49,7 @@ pub fn deploy(
             .transpose()
             .map_err(PRootLayerError::Tool)?,
         commands: &closure.contents.programs,
+        machine,
         by_this_build: !hooks.is_empty(),
     };
     layers::proot::handle(build.layers_dir, programs, &needed, build.http)?;
@@ -97,8 +100,9 @@ fn fill_or_build(
     if let Some(hydra) = hydra {
         hydra.let_into(&mut caches);
     }
+    let machine = resolve::machine(build.arch)?;
     let fill = |roots: &[Root], caches: &[CacheUrl]| {
-        layers::closure::handle(build.layers_dir, roots, build.config, || {
+        layers::closure::handle(build.layers_dir, roots, machine, build.config, || {
             Caches::open(
                 caches,
                 build.config.trust.clone(),

@@ -2,6 +2,7 @@
 
 use super::message::{Message, disk};
 use crate::doctor::Diagnosis;
+use crate::layers::closure::processor::WrongProcessor;
 use crate::log::{self, bytes};
 use crate::report::budget::OverBudget;
 use binary_cache::{Answer, CacheAnswer, CacheError, Untrusted, Unusable};
@@ -170,7 +171,7 @@ pub(super) fn fetch(error: &FetchError) -> Message {
         FetchFailure::Open(error @ CacheError::Http(HttpError::Status(401 | 407))) => {
             failed(error.to_string(), GIVE_CREDENTIALS)
         }
-        FetchFailure::Open(CacheError::Http(error)) if error.is_temporary() => failed(
+        FetchFailure::Open(CacheError::Http(error)) if error.is_outage() => failed(
             error.to_string(),
             "The binary cache, or the way to it, failed again and again. Nothing of this closure was\n\
              kept: build again once it can be reached from where the image is built.",
@@ -299,6 +300,24 @@ pub(super) fn over_budget(over: &OverBudget) -> Message {
     }
 }
 
+pub(super) fn wrong_processor(wrong: &WrongProcessor) -> Message {
+    let WrongProcessor {
+        root,
+        programs,
+        image,
+    } = wrong;
+    Message::new(
+        format!("What is deployed is for {programs}, not {image}"),
+        format!(
+            "The programs of {root}\nare for {programs}, and the image is for {image}: none of them would \
+             run there.\n\n\
+             Deploy what was built for {image}-linux: the job, the store path or the expression for that \
+             system. Or build\nan image for {programs}, as with `pack build --platform`. Nothing of it \
+             was kept."
+        ),
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -309,6 +328,7 @@ mod tests {
     use closure::relocate::blocker::{Blocker, BlockerReason};
     use closure::relocate::relocation::Relocation;
     use nix_derivation::NixHash;
+    use nix_hydra_start::executable::Machine;
     use std::io;
     use std::path::Path;
 
@@ -442,6 +462,13 @@ mod tests {
 
     #[test]
     fn messages_about_the_closure() {
-        insta::assert_snapshot!(texts(&errors()));
+        let wrong = WrongProcessor {
+            root: path("myapp-1.0"),
+            programs: Machine::AARCH64,
+            image: Machine::X86_64,
+        };
+        let mut errors = errors();
+        errors.push(BuildpackError::ClosureLayer(wrong.into()));
+        insta::assert_snapshot!(texts(&errors));
     }
 }

@@ -12,7 +12,7 @@ mod realise;
 mod resolved;
 pub mod source;
 
-pub use self::by_evaluation::{evaluate_fully, system};
+pub use self::by_evaluation::{evaluate_fully, machine, system};
 pub use self::by_hydra::set_up;
 pub use self::error::ResolveError;
 pub use self::realise::realise;

@@ -17,7 +17,7 @@ mod help;
 
 mod report;
 
-mod interpreter;
+pub mod executable;
 
 pub mod processes;
 

@@ -12,6 +12,8 @@
 
 mod common;
 
+mod alone;
+mod arm64;
 mod commands;
 mod conditions;
 mod content;
@@ -32,12 +34,14 @@ mod hydra_server;
 mod interrupted;
 mod launch;
 mod memory;
+mod names;
 mod odd_files;
 mod order;
 mod pack;
 mod parity;
 mod picture;
 mod pins;
+mod processor;
 mod redeploy;
 mod relocate;
 mod report;

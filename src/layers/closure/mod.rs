@@ -1,15 +1,18 @@
 //! The `closure` layer: what leads to every store path that the roots need, in whichever layer it is.
 //!
 //! A build reuses the previous image's layers if they are up to date. Else it looks up the closure
-//! ([`planned`]), downloads what is new ([`download`]), writes the links ([`links`]) and the metadata.
+//! ([`planned`]), downloads what is new ([`download`]), checks that it is for the image's processor
+//! ([`processor`]), writes the links ([`links`]) and the metadata.
 
 mod download;
 mod links;
 mod planned;
+pub mod processor;
 mod relocatability;
 
 use self::download::{Download, Filled};
 use self::planned::{Planned, known_closure, plan, trust, warn_of_left_out};
+use self::processor::WrongProcessor;
 use self::relocatability::{Relocatability, Verdict};
 use super::launch_layer::{LaunchLayer, LayerError};
 use super::store_paths::{FillError, StoreLayers};
@@ -27,6 +30,7 @@ use closure::plan::{Miss, Previous};
 use closure::relocate::blocker::NotRelocatable;
 use nix_derivation::StorePath;
 use nix_hydra_start::engine::EngineSetting;
+use nix_hydra_start::executable::Machine;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs;
@@ -36,7 +40,7 @@ use words::paths;
 const NAME: &str = "closure";
 
 /// Raised whenever the metadata or content of this layer or those with the store paths changes its form.
-const FORMAT: &str = "9";
+const FORMAT: &str = "10";
 
 /// How many files and store paths `NIX_DEBUG` lists, as the earlier buildpacks did.
 const LARGEST: usize = 20;
@@ -58,6 +62,8 @@ pub enum ClosureLayerError {
     #[error(transparent)]
     OverBudget(#[from] OverBudget),
     #[error(transparent)]
+    WrongProcessor(#[from] WrongProcessor),
+    #[error(transparent)]
     Layer(#[from] LayerError),
 }
 
@@ -74,6 +80,8 @@ impl From<FillError> for ClosureLayerError {
 #[derive(Debug, Serialize, Deserialize)]
 struct Metadata {
     format: String,
+    /// The image's processor.
+    machine: String,
     /// Full store paths, the one that leads `PATH` first.
     roots: Vec<String>,
     /// The trust settings; with others, all must be checked again.
@@ -104,10 +112,11 @@ pub struct ClosureLayer {
 pub fn handle(
     layers_dir: &Path,
     roots: &[Root],
+    machine: Machine,
     config: &Config,
     open_caches: impl Fn() -> Caches,
 ) -> Result<ClosureLayer, ClosureLayerError> {
-    let build = ClosureBuild::new(layers_dir, roots, config)?;
+    let build = ClosureBuild::new(layers_dir, roots, machine, config)?;
     print::bullet("Closure");
     if let Some(kept) = build.reuse()? {
         return Ok(kept);
@@ -156,6 +165,7 @@ struct ClosureBuild<'a> {
     layers_dir: &'a Path,
     layer: LaunchLayer,
     roots: &'a [Root],
+    machine: Machine,
     config: &'a Config,
     /// Why nothing of the previous image can be kept, if that is so.
     afresh: Option<&'static str>,
@@ -167,12 +177,15 @@ impl<'a> ClosureBuild<'a> {
     fn new(
         layers_dir: &'a Path,
         roots: &'a [Root],
+        machine: Machine,
         config: &'a Config,
     ) -> Result<Self, ClosureLayerError> {
         let layer = LaunchLayer::new(layers_dir, NAME);
         let had_layer = layer.is_declared();
         let previous: Option<Metadata> = layer.take()?;
-        let previous = previous.filter(|previous| previous.format == FORMAT);
+        let previous = previous.filter(|previous| {
+            previous.format == FORMAT && previous.machine == machine.to_string()
+        });
         let stores = StoreLayers::take(layers_dir, previous.is_some())?;
         let verdict = previous
             .as_ref()
@@ -181,6 +194,7 @@ impl<'a> ClosureBuild<'a> {
             layers_dir,
             layer,
             roots,
+            machine,
             config,
             afresh: afresh(had_layer, verdict, config.engine),
             previous,
@@ -316,6 +330,7 @@ impl<'a> ClosureBuild<'a> {
             stores: &self.stores,
         };
         let filled = download.run(prefetch)?;
+        processor::check(&filled, self.machine)?;
         self.layer.create()?;
         links::write_links(&self.layer.path, &filled).map_err(|reason| LayerError {
             path: self.layer.path.clone(),
@@ -349,6 +364,7 @@ impl<'a> ClosureBuild<'a> {
     fn metadata(&self, closure: &Closure, filled: &Filled) -> Metadata {
         Metadata {
             format: FORMAT.to_string(),
+            machine: self.machine.to_string(),
             roots: self.root_names(),
             trust: trust(self.config),
             paths: closure.paths.len().to_string(),
@@ -421,7 +437,9 @@ fn afresh(
     engine: EngineSetting,
 ) -> Option<&'static str> {
     match previous {
-        None if had_layer => Some("the previous image is of another version of this buildpack"),
+        None if had_layer => Some(
+            "the previous image is of another version of this buildpack, or for another processor",
+        ),
         None => Some("there is no previous image, or the platform was told to clear what it keeps"),
         Some(verdict) if !verdict.is_accepted_by(engine) => {
             Some("the previous image is for another engine")
@@ -438,7 +456,8 @@ mod tests {
     #[test]
     fn a_build_that_can_keep_nothing_says_why() {
         let none = "there is no previous image, or the platform was told to clear what it keeps";
-        let version = "the previous image is of another version of this buildpack";
+        let version =
+            "the previous image is of another version of this buildpack, or for another processor";
         let engine = "the previous image is for another engine";
         let proot = EngineSetting::Only(Engine::PRoot);
         let auto = EngineSetting::Auto;
