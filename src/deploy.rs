@@ -1,29 +1,71 @@
 //! One deploy, from the settings to the processes: the steps in order, and what is done about a miss.
+//!
+//! [`crate::check`] goes through the same steps, up to the content of the closure.
 
 use crate::build::Build;
-use crate::config::Wanted;
+use crate::config::{Config, Wanted};
 use crate::doctor::{self, Diagnosis};
 use crate::error::BuildpackError;
 use crate::launch::procfile::Procfile;
 use crate::layers::closure::{ClosureLayer, ClosureLayerError};
 use crate::layers::proot::{PRootLayerError, Programs, Use};
+use crate::messages::Summary;
 use crate::resolve::source::Source;
 use crate::resolve::{self, ResolveError, Resolved};
 use crate::root::Root;
 use crate::tools::ToolSource;
-use crate::{launch, layers, log};
+use crate::{config, launch, layers, log, messages};
 use binary_cache::{CacheUrl, Caches};
 use bullet_stream::global::print;
-use closure::plan::Miss;
-use hydra::{Hydra, revision};
+use http_client::Http;
+use hydra::{Hydra, Revision, revision};
 use libcnb::data::launch::{Label, Launch};
 use nix_derivation::StorePath;
+use nix_hydra_start::executable::Machine;
 use nix_hydra_start::package_name::PackageName;
+use std::path::Path;
+
+/// What is read and asked before a deploy begins.
+#[derive(Debug)]
+pub struct Prepared {
+    pub config: Config,
+    pub procfile: Option<Procfile>,
+    pub http: Http,
+    /// The Hydra that [`resolve::set_up`] found.
+    pub hydra: Option<Hydra>,
+}
+
+/// Reads the settings, of which `setting` returns the value, and the Procfile, and finds the Hydra.
+pub fn prepare(
+    setting: impl Fn(&str) -> Option<String>,
+    app_dir: &Path,
+) -> Result<Prepared, BuildpackError> {
+    let mut config = Config::read(setting, app_dir)?;
+    let procfile = launch::read_procfile(app_dir, config.procfile.as_deref())?;
+    let http = Http::new();
+    for warning in http.warnings() {
+        log::warning(&format!("{warning}."));
+    }
+    let hydra = resolve::set_up(&mut config, app_dir, &http)?;
+    Ok(Prepared {
+        config,
+        procfile,
+        http,
+        hydra,
+    })
+}
+
+/// Warns of those of the variables `names` that the user may believe to be settings.
+pub fn warn_of_ineffective_settings(names: impl IntoIterator<Item = String>) {
+    for variable in config::ineffective(names) {
+        log::warning(&messages::settings::ineffective(&variable));
+    }
+}
 
 /// Deploys what the settings name: finds the roots, fills the layers, and returns the processes.
 ///
-/// `hydra` is the one that [`resolve::set_up`] found; `programs` come with the buildpack and go into
-/// the image.
+/// `hydra` and `procfile` are those that [`prepare`] found; `programs` come with the buildpack and go
+/// into the image.
 pub fn deploy(
     build: &Build,
     mut hydra: Option<Hydra>,
@@ -33,14 +75,9 @@ pub fn deploy(
     let machine = resolve::machine(build.arch)?;
     layers::proot::check_programs(programs, machine)?;
     let mut resolved = resolve::resolve(build, hydra.as_mut())?;
-    let (closure, compiled) = fill_or_build(build, &mut resolved, hydra.as_ref())
+    let (closure, is_compiled) = fill_or_build(build, &mut resolved, machine, hydra.as_ref())
         .map_err(|error| explain(error, build, &resolved, hydra.as_mut()))?;
-    if build.config.doctor
-        // The result is deployed whether or not it can be compared.
-        && let Err(error) = report(build, &resolved, hydra.as_mut())
-    {
-        log::warning(&error.message().to_string());
-    }
+    compare_if_asked(build, &resolved, hydra.as_mut());
 
     let hooks = &closure.contents.compile_hooks;
     let needed = Use {
@@ -56,27 +93,36 @@ pub fn deploy(
     launch::hook::run(hooks, build.layers_dir, build.app_dir)?;
     let programs = &closure.contents.programs;
     let mut launch = launch::launch(procfile, &resolved.roots, programs, build.layers_dir)?;
-    launch.labels = labels(build, &resolved);
-    if compiled {
-        print::bullet("Compiled here");
-        log::sub_bullet(
-            "No binary cache had it, and NIX_ON_MISS is `build`: each change is compiled anew",
-        );
+    let revision = revision::find(build.config.hydra.revision.as_ref(), build.app_dir).ok();
+    let revision = revision.filter(|revision| revision.name != "latest");
+    launch.labels = labels(&resolved, revision.as_ref());
+    if !closure.changes.is_empty() {
+        print::bullet("Changes since the previous image");
+        closure.changes.iter().for_each(log::sub_bullet);
     }
+    print::bullet("Summary");
+    let summary = Summary {
+        roots: &resolved.roots,
+        revision: revision.as_ref(),
+        closure: &closure,
+        engine: build.config.engine,
+        is_compiled,
+    };
+    summary.lines().iter().for_each(log::sub_bullet);
     Ok(launch)
 }
 
 /// The image's origin, as labels of the OCI image specification (`annotations.md`). They differ only
 /// where the deployed revision or package does.
-fn labels(build: &Build, resolved: &Resolved) -> Vec<Label> {
-    let revision = revision::find(build.config.hydra.revision.as_ref(), build.app_dir).ok();
-    let revision = revision.filter(|revision| revision.name != "latest");
+fn labels(resolved: &Resolved, revision: Option<&Revision>) -> Vec<Label> {
     let root = resolved.roots.first();
     let version = root.and_then(|root| PackageName::parse(root.path.name()).version);
+    let origin = resolved.origin.as_ref();
     [
-        ("revision", revision.map(|revision| revision.name)),
+        ("revision", revision.map(|revision| revision.name.clone())),
+        ("source", origin.and_then(|origin| origin.source.clone())),
+        ("url", origin.map(|origin| origin.page.clone())),
         ("version", version.map(str::to_string)),
-        ("url", resolved.page.clone()),
     ]
     .into_iter()
     .filter_map(|(name, value)| {
@@ -88,48 +134,71 @@ fn labels(build: &Build, resolved: &Resolved) -> Vec<Label> {
     .collect()
 }
 
-/// Fills the layers with the closure of the roots. On a miss, resolves again with nothing left out;
-/// then, where the settings say so, builds. Also returns whether it was built here.
+/// Fills the layers with the closure of the roots, or, where the settings say so, builds what is missing.
+/// Also returns whether it was built here.
 fn fill_or_build(
     build: &Build,
     resolved: &mut Resolved,
+    machine: Machine,
     hydra: Option<&Hydra>,
 ) -> Result<(ClosureLayer, bool), Failure> {
+    let fill = |roots: &[Root], caches: &[CacheUrl]| {
+        layers::closure::handle(build.layers_dir, roots, machine, build.config, || {
+            open(build, caches)
+        })
+    };
+    match from_caches(build, resolved, hydra, fill) {
+        Err(Failure::Closure(ClosureLayerError::Miss { misses, unusable })) => {
+            match resolve::realise(build, resolved, &misses)? {
+                Some(cache) => {
+                    print::bullet("Closure with what was built here");
+                    Ok((fill(&resolved.roots, &[cache])?, true))
+                }
+                None => Err(ClosureLayerError::Miss { misses, unusable }.into()),
+            }
+        }
+        filled => Ok((filled?, false)),
+    }
+}
+
+/// Has `take` find the closure of the roots in the binary caches. On a miss, resolves again with nothing
+/// left out.
+pub(crate) fn from_caches<T>(
+    build: &Build,
+    resolved: &mut Resolved,
+    hydra: Option<&Hydra>,
+    take: impl Fn(&[Root], &[CacheUrl]) -> Result<T, ClosureLayerError>,
+) -> Result<T, Failure> {
     let mut caches = build.config.caches.clone();
     // It may have signed in meanwhile.
     if let Some(hydra) = hydra {
         hydra.let_into(&mut caches);
     }
-    let machine = resolve::machine(build.arch)?;
-    let fill = |roots: &[Root], caches: &[CacheUrl]| {
-        layers::closure::handle(build.layers_dir, roots, machine, build.config, || {
-            Caches::open(
-                caches,
-                build.config.trust.clone(),
-                build.http,
-                &hydra::sign_in,
-            )
-        })
-    };
-    let mut filled = fill(&resolved.roots, &caches);
-    if let Some(misses) = misses(&filled) {
+    print::bullet("Closure");
+    let mut taken = take(&resolved.roots, &caches);
+    if let Err(ClosureLayerError::Miss { misses, .. }) = &taken {
         let first = resolved.roots.clone();
         resolve::resolve_fully(build, resolved, misses)?;
         if resolved.roots != first {
-            filled = fill(&resolved.roots, &caches);
+            print::bullet("Closure of the second evaluation");
+            taken = take(&resolved.roots, &caches);
         }
     }
-    if let Some(misses) = misses(&filled)
-        && let Some(built) = resolve::realise(build, resolved, misses)?
-    {
-        filled = fill(&resolved.roots, &[built]);
-        return Ok((filled?, true));
-    }
-    Ok((filled?, false))
+    Ok(taken?)
+}
+
+/// Opens binary caches, as the settings say.
+pub(crate) fn open(build: &Build, caches: &[CacheUrl]) -> Caches {
+    Caches::open(
+        caches,
+        build.config.trust.clone(),
+        build.http,
+        &hydra::sign_in,
+    )
 }
 
 /// Why there is no closure: a miss is explained, the others say all there is to say.
-enum Failure {
+pub(crate) enum Failure {
     Resolve(ResolveError),
     Closure(ClosureLayerError),
 }
@@ -143,14 +212,6 @@ impl From<ResolveError> for Failure {
 impl From<ClosureLayerError> for Failure {
     fn from(error: ClosureLayerError) -> Self {
         Self::Closure(error)
-    }
-}
-
-/// The paths that no binary cache could give, if that is the failure.
-fn misses(filled: &Result<ClosureLayer, ClosureLayerError>) -> Option<&[Miss]> {
-    match filled {
-        Err(ClosureLayerError::Miss { misses, .. }) => Some(misses),
-        _ => None,
     }
 }
 
@@ -190,12 +251,7 @@ fn examine(
         if let Some(hydra) = hydra {
             hydra.let_into(&mut urls);
         }
-        Caches::open(
-            &urls,
-            build.config.trust.clone(),
-            build.http,
-            &hydra::sign_in,
-        )
+        open(build, &urls)
     };
     let diagnosis = doctor::diagnose(
         &evaluated,
@@ -207,6 +263,16 @@ fn examine(
     );
     timer.done();
     Ok(Some(diagnosis))
+}
+
+/// Compares the result with what Hydra has, where the settings say so. It is deployed whether or not it
+/// can be compared.
+pub(crate) fn compare_if_asked(build: &Build, resolved: &Resolved, hydra: Option<&mut Hydra>) {
+    if build.config.doctor
+        && let Err(error) = report(build, resolved, hydra)
+    {
+        log::warning(&error.message().to_string());
+    }
 }
 
 /// Compares what was evaluated with what Hydra has, and prints what is found. What was not evaluated
@@ -244,7 +310,7 @@ fn report(
 }
 
 /// Adds to a failed closure why its root is missing, where that can be found out.
-fn explain(
+pub(crate) fn explain(
     failure: Failure,
     build: &Build,
     resolved: &Resolved,

@@ -76,6 +76,8 @@ pub fn package(crate_dir: &Path, out: Option<&Path>, options: &Options) -> Resul
         &BTreeMap::new(),
     )
     .with_context(|| format!("packaging the buildpack in {}", crate_dir.display()))?;
+    // By this name, people run it.
+    std::os::unix::fs::symlink("build", assembled.join("bin/nix-hydra"))?;
     add_proot(&options.proot, &assembled)?;
     check_programs(&assembled, &options.arch)?;
 

@@ -79,6 +79,13 @@ pub fn open<B: Buildpack>(context: &BuildContext<B>) -> libcnb::Result<NixStoreL
 }
 
 impl NixStoreLayer {
+    /// A directory below `directory` in the place of the layer, where there is no platform.
+    pub fn at(directory: &Path) -> io::Result<Self> {
+        let path = directory.join(format!("nix-store-{FORMAT}"));
+        fs::create_dir_all(&path)?;
+        Ok(Self { path })
+    }
+
     /// What an evaluation gave in an earlier build.
     #[must_use]
     pub fn recall(&self, key: &Key) -> Option<Vec<Root>> {

@@ -7,9 +7,11 @@ mod doctor;
 mod hydra;
 mod message;
 pub mod settings;
+mod summary;
 mod tools;
 
 pub use message::Message;
+pub use summary::Summary;
 
 use crate::config::EXPRESSION_FILES;
 use crate::error::BuildpackError;

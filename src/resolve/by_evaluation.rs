@@ -85,7 +85,7 @@ pub(super) fn by_evaluation(
         ));
         print_roots(&roots);
         return Ok(Resolved {
-            page: None,
+            origin: None,
             roots,
             evaluated: None,
         });
@@ -111,7 +111,7 @@ pub(super) fn by_evaluation(
         (None, None) => {}
     }
     Ok(Resolved {
-        page: None,
+        origin: None,
         roots: outcome.roots,
         evaluated: Some(Evaluated {
             nix,

@@ -16,7 +16,7 @@ pub use self::by_evaluation::{evaluate_fully, machine, system};
 pub use self::by_hydra::set_up;
 pub use self::error::ResolveError;
 pub use self::realise::realise;
-pub use self::resolved::Resolved;
+pub use self::resolved::{Origin, Resolved};
 
 use self::by_evaluation::{Effort, by_evaluation, fully};
 use self::by_hydra::by_hydra;
@@ -42,16 +42,16 @@ pub fn resolve(build: &Build, hydra: Option<&mut Hydra>) -> Result<Resolved, Res
             print::bullet("Store path of NIX_STORE_PATH");
             log::deploying(path);
             Ok(Resolved {
-                page: None,
+                origin: None,
                 roots: vec![Root::from_path(path.clone())],
                 evaluated: None,
             })
         }
         Wanted::HydraJob(job, _) => {
-            let (roots, page) = by_hydra(build, job, hydra)?;
+            let (roots, origin) = by_hydra(build, job, hydra)?;
             Ok(Resolved {
                 roots,
-                page: Some(page),
+                origin: Some(origin),
                 evaluated: None,
             })
         }

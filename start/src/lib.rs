@@ -33,6 +33,8 @@ pub mod changes;
 
 mod picture;
 
+mod page;
+
 mod why;
 
 pub mod image;
@@ -74,5 +76,5 @@ mod command_line;
 #[cfg(test)]
 mod sys_tests;
 
-pub use command_line::main;
+pub use command_line::{command, main};
 pub use sys::return_large_allocations;

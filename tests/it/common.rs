@@ -156,6 +156,10 @@ impl Deploy {
         self
     }
 
+    pub fn setting(&self, name: &str) -> Option<String> {
+        self.env.get(name).cloned()
+    }
+
     /// Builds as on a host that refuses this.
     pub fn forbid(&mut self, forbidden: Forbidden) -> &mut Self {
         self.forbidden.push(forbidden);
@@ -211,6 +215,24 @@ impl Deploy {
             build = build.sandbox(|sandbox| sandbox.forbid(*forbidden));
         }
         build.sandbox(&self.change)
+    }
+
+    /// Runs `nix-hydra check` on the app with the same settings, where there is no platform. What it keeps
+    /// is in the directory `kept`.
+    pub fn check(&self, words: &[&str], kept: &Path) -> Output {
+        for directory in [self.app.path(), kept] {
+            fs::set_permissions(directory, fs::Permissions::from_mode(0o777)).unwrap();
+        }
+        let mut sandbox = Sandbox::new(&self.fixtures.rootfs)
+            .bind_ro(buildpack(), "/buildpack")
+            .bind_ro(self.app.path(), "/app")
+            .bind_rw(kept, "/kept")
+            .env("XDG_CACHE_HOME", "/kept");
+        for (name, value) in &self.env {
+            sandbox = sandbox.env(name, value);
+        }
+        let program = ["/buildpack/bin/nix-hydra", "check", "/app"];
+        sandbox.run(program.iter().chain(words)).unwrap()
     }
 
     /// The image of a build that must succeed.

@@ -18,11 +18,11 @@ use tempfile::TempDir;
 pub const MEMORY: u64 = 256 * 1024 * 1024;
 
 /// A small file system in memory over a directory, gone when dropped.
-struct Small(PathBuf);
+pub struct Small(PathBuf);
 
 impl Small {
     /// Only root can make one.
-    fn new(directory: &Path, size: &str) -> Option<Self> {
+    pub fn new(directory: &Path, size: &str) -> Option<Self> {
         let options = format!("size={size},mode=1777,uid=1000,gid=1000");
         let mounted = Command::new("mount")
             .args(["-t", "tmpfs", "-o", &options, "tmpfs"])

@@ -14,6 +14,7 @@ mod common;
 
 mod alone;
 mod arm64;
+mod check;
 mod commands;
 mod conditions;
 mod content;
@@ -33,6 +34,7 @@ mod hydra;
 mod hydra_server;
 mod interrupted;
 mod launch;
+mod logs;
 mod memory;
 mod names;
 mod odd_files;

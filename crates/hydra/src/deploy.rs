@@ -15,6 +15,8 @@ pub struct Deployed {
     pub build: Build,
     /// The outputs to deploy, the one with programs first.
     pub paths: Vec<StorePath>,
+    /// The URL of the repository that the revision is of.
+    pub source: Option<String>,
 }
 
 /// Finds the build of `target`, waiting for it as `polling` says. `say` logs a line.
@@ -25,15 +27,17 @@ pub fn deploy(
     say: &mut Say,
 ) -> Result<Deployed, DeployError> {
     let mut wait = Wait::new(polling);
-    let build = if target.revision.name == "latest" {
-        latest(hydra, target, say)?
+    let (build, source) = if target.revision.name == "latest" {
+        (latest(hydra, target, say)?, None)
     } else {
         let evaluation = wait_for_evaluation(hydra, target, &mut wait, say)?;
         let found = of_input(&evaluation, &target.revision.name, target.input);
         if !found.is_empty() {
             say(&format!("Evaluation {} has {found}", evaluation.id));
         }
-        wait.ask(say, || build_of(hydra, &evaluation, target.job))?
+        let build = wait.ask(say, || build_of(hydra, &evaluation, target.job))?;
+        let source = evaluation.source_of(&target.revision.name, target.input);
+        (build, source)
     };
     let build = wait_for_build(hydra, build, &mut wait, say)?;
     let page = hydra.page(&format!("build/{}", build.id));
@@ -49,7 +53,11 @@ pub fn deploy(
     }
     let paths = outputs(&build).ok_or(DeployError::NoOutput(page.clone()))?;
     say(&format!("Build {} succeeded: {page}", build.id));
-    Ok(Deployed { build, paths })
+    Ok(Deployed {
+        build,
+        paths,
+        source,
+    })
 }
 
 /// The newest successful build. Its revision is logged.

@@ -530,11 +530,20 @@ impl Nix {
     }
 
     /// Builds `derivations` (`/nix/store/….drv!out`), or takes them from the binary caches; what Nix
-    /// says goes to `log`, line by line.
-    pub fn realise(&self, derivations: &[String], log: &mut dyn Write) -> Result<(), NixError> {
+    /// says goes to `log`, line by line. If `is_quiet`, what builders say is shown only where one fails,
+    /// and then its end.
+    pub fn realise(
+        &self,
+        derivations: &[String],
+        is_quiet: bool,
+        log: &mut dyn Write,
+    ) -> Result<(), NixError> {
         self.copy_derivations(derivations)?;
         let mut command = self.command("nix-store", false);
         command.arg("--realise").args(derivations);
+        if is_quiet {
+            command.arg("--no-build-output");
+        }
         let program = PathBuf::from(command.get_program());
         let start_error = |error| NixError::Start(program.clone(), error);
         let mut child = command

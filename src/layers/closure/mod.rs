@@ -13,9 +13,9 @@ mod relocatability;
 use self::download::{Download, Filled};
 use self::planned::{Planned, known_closure, plan, trust, warn_of_left_out};
 use self::processor::WrongProcessor;
-use self::relocatability::{Relocatability, Verdict};
+use self::relocatability::{Relocatability, Verdict, relocation};
 use super::launch_layer::{LaunchLayer, LayerError};
-use super::store_paths::{FillError, StoreLayers};
+use super::store_paths::{FillError, Plan, StoreLayers};
 use crate::config::Config;
 use crate::layers::describe::Contents;
 use crate::log::{self, bytes};
@@ -23,7 +23,6 @@ use crate::report::budget::OverBudget;
 use crate::report::{self, print_formats, print_largest_files, print_largest_paths};
 use crate::root::Root;
 use binary_cache::{Caches, Trust, Unusable};
-use bullet_stream::global::print;
 use closure::Closure;
 use closure::fetch::FetchError;
 use closure::plan::{Miss, Previous};
@@ -35,6 +34,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
 use words::paths;
 
 const NAME: &str = "closure";
@@ -105,6 +105,21 @@ pub struct ClosureLayer {
     pub contents: Contents,
     /// Whether the closure was moved into the layer, and needs no engine.
     pub is_relocated: bool,
+    pub moved: Moved,
+    /// What changed since the previous image's closure, in lines of the log; empty if it is the same, or
+    /// not known.
+    pub changes: Vec<String>,
+}
+
+/// How large a closure is, and what a build had to move of it, in bytes.
+#[derive(Debug, Default)]
+pub struct Moved {
+    pub paths: usize,
+    pub size: u64,
+    pub downloaded: u64,
+    /// The layers with store paths that the previous image does not have, and their store paths' bytes.
+    pub layers: usize,
+    pub new: u64,
 }
 
 /// Fills the layers with the closure of `roots`, except for those that the previous image has already.
@@ -117,7 +132,6 @@ pub fn handle(
     open_caches: impl Fn() -> Caches,
 ) -> Result<ClosureLayer, ClosureLayerError> {
     let build = ClosureBuild::new(layers_dir, roots, machine, config)?;
-    print::bullet("Closure");
     if let Some(kept) = build.reuse()? {
         return Ok(kept);
     }
@@ -158,6 +172,22 @@ pub fn handle(
         }
         result => result,
     }
+}
+
+/// Looks up the closure of `roots`, and checks what can be checked of it without its content: all that
+/// [`handle`] does before it downloads. Also returns the caches.
+pub fn look_up(
+    layers_dir: &Path,
+    roots: &[Root],
+    config: &Config,
+    open_caches: impl FnOnce() -> Caches,
+) -> Result<(Closure, Arc<Caches>), ClosureLayerError> {
+    let planned = plan(roots, Previous::default(), config, None, open_caches)?;
+    if config.engine == EngineSetting::Relocate {
+        relocation(&layers_dir.join(NAME), &planned.closure)?;
+    }
+    report::warn_of_build_only(&planned.closure);
+    Ok((planned.closure, planned.caches))
 }
 
 /// All that decides what is in the layers, and what there is of them already.
@@ -244,6 +274,12 @@ impl<'a> ClosureBuild<'a> {
                 compile_hooks: previous.compile_hooks.clone(),
             },
             is_relocated: previous.relocation.verdict == Verdict::Relocated,
+            moved: Moved {
+                paths: closure.paths.len(),
+                size: closure.nar_size(),
+                ..Moved::default()
+            },
+            changes: Vec::new(),
         }))
     }
 
@@ -301,16 +337,11 @@ impl<'a> ClosureBuild<'a> {
         open_caches: impl FnOnce() -> Caches,
     ) -> Result<ClosureLayer, ClosureLayerError> {
         let mut undo = Undo::new(self);
-        // What is known may be in a layer that is kept, and is then not to be fetched.
-        let waiting = self.stores.are_new().then_some(self.layer.path.as_path());
-        let planned = plan(
-            self.roots,
-            previous,
-            self.config.engine,
-            waiting,
-            open_caches,
-        )?;
-        self.config.budget.check(&planned.closure)?;
+        // What is known may be in a layer that is kept, and is then not to be fetched. A closure that has
+        // limits is downloaded once it is known to keep to them.
+        let is_early = self.stores.are_new() && !self.config.budget.is_set();
+        let waiting = is_early.then_some(self.layer.path.as_path());
+        let planned = plan(self.roots, previous, self.config, waiting, open_caches)?;
         undo.remove_all = true;
         if let Some(afresh) = self.afresh {
             log::sub_bullet(format!("Starting afresh: {afresh}"));
@@ -341,9 +372,6 @@ impl<'a> ClosureBuild<'a> {
             log::sub_bullet(message);
         }
         warn_of_left_out(caches.unusable().filter(|cache| !left_out.contains(cache)));
-        if let Some(before) = self.previous_closure() {
-            report::print_changes(&before, &closure);
-        }
         self.report_on(&closure)?;
         if self.config.debug {
             print_largest_paths(&closure, LARGEST);
@@ -355,10 +383,32 @@ impl<'a> ClosureBuild<'a> {
         }
         self.layer.write(&self.metadata(&closure, &filled))?;
         undo.is_done = true;
+        let before = self.previous_closure();
+        let changes = before.map(|before| report::changes(&before, &closure));
+        let changes = changes.unwrap_or_default();
+        let moved = self.moved(&filled.plan, &caches);
         Ok(ClosureLayer {
             contents: filled.contents,
             is_relocated: filled.relocatability.verdict == Verdict::Relocated,
+            moved,
+            changes,
         })
+    }
+
+    /// What of a closure is new to the previous image.
+    fn moved(&self, plan: &Plan, caches: &Caches) -> Moved {
+        let kept = self.stores.reusable(plan);
+        let layers = plan.placement.layers.iter();
+        let new: Vec<_> = layers.filter(|(name, _)| !kept.contains(*name)).collect();
+        let paths = new.iter().flat_map(|(_, paths)| *paths);
+        let sizes = paths.filter_map(|path| Some(plan.closure.paths.get(path)?.nar_size));
+        Moved {
+            paths: plan.closure.paths.len(),
+            size: plan.closure.nar_size(),
+            downloaded: caches.received().map(|(_, count)| count).sum(),
+            layers: new.len(),
+            new: sizes.fold(0, u64::saturating_add),
+        }
     }
 
     fn metadata(&self, closure: &Closure, filled: &Filled) -> Metadata {
