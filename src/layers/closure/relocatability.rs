@@ -75,11 +75,13 @@ impl Relocatability {
         }
     }
 
-    /// The line of the log for it, if there is anything to say. With no engine named, a relocation is of
-    /// use only where PRoot would run the app.
+    /// The line of the log for it, if there is anything to say. A relocation is of no use where an engine
+    /// is named, nor, with none named, where PRoot would not run the app.
     pub(super) fn message(&self, engine: EngineSetting) -> Option<String> {
-        if matches!(engine, EngineSetting::Unset) && !would_need_proot() {
-            return None;
+        match engine {
+            EngineSetting::Only(_) => return None,
+            EngineSetting::Unset if !would_need_proot() => return None,
+            EngineSetting::Unset | EngineSetting::Auto | EngineSetting::Relocate => {}
         }
         let count = |text: &str| text.parse().unwrap_or_default();
         let (files, references) = (count(&self.files), count(&self.references));
