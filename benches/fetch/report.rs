@@ -62,7 +62,7 @@ pub(crate) fn table(results: &[Measured], fixtures: &Fixtures, runs: usize) -> S
         "Medians of {runs}, on {} cores. The big closure: {} store paths, {:.2} GB of NARs, {} files. \
          Nix {}. Each cell: wall time, CPU time, peak memory; then ours as a ratio of the wall time \
          (to `nix copy` also of the CPU time). Ours looks for references, as a build does by default; \
-         the last column has the CPU time where they are rewritten, as a ratio to where nobody looks.\n\n\
+         the last column has wall and CPU time where they are rewritten, as ratios to where nobody looks.\n\n\
          | case | downloaded | ours | `nix copy` | `nix-store --realise` | floor | to copy | to realise | to floor | relocated |\n\
          |---|---|---|---|---|---|---|---|---|---|\n",
         std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
@@ -77,7 +77,7 @@ pub(crate) fn table(results: &[Measured], fixtures: &Fixtures, runs: usize) -> S
             OTHERS.map(|(contender, _)| measured.of(contender));
         let _ = writeln!(
             text,
-            "| {} | {:.0} MB | {} | {} | {} | {:.2} s, {:.2} s | {:.2}, CPU {:.2} | {:.2} | {:.2} | CPU {:.2} |",
+            "| {} | {:.0} MB | {} | {} | {} | {:.2} s, {:.2} s | {:.2}, CPU {:.2} | {:.2} | {:.2} | {:.2}, CPU {:.2} |",
             measured.title,
             gigabytes(measured.bytes) * 1000.0,
             cell(ours),
@@ -89,6 +89,7 @@ pub(crate) fn table(results: &[Measured], fixtures: &Fixtures, runs: usize) -> S
             ours.cpu() / copy.cpu(),
             ours.wall / realise.wall,
             ours.wall / floor.wall,
+            moved.wall / plain.wall,
             moved.cpu() / plain.cpu(),
         );
     }

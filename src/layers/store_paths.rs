@@ -270,6 +270,17 @@ impl StoreLayers {
         kept::read_lines(lines.map(String::as_str))
     }
 
+    /// How many files with references are of which format in the layers called `names`.
+    #[must_use]
+    pub fn formats(&self, names: &[String]) -> BTreeMap<String, usize> {
+        let mut all = RelocationReport::default();
+        let layers = names.iter().filter_map(|name| self.previous.get(name));
+        for report in layers.filter_map(Metadata::relocation_report) {
+            all.add(report);
+        }
+        all.formats
+    }
+
     /// What an earlier build found in the files of `closure` that prevents a relocation.
     #[must_use]
     pub fn blockers(&self, closure: &Closure) -> Vec<Blocker> {

@@ -260,13 +260,17 @@ impl<'a> ClosureBuild<'a> {
             paths(previous.paths.parse().unwrap_or_default()),
             bytes(previous.size.parse().unwrap_or_default()),
         ));
-        if let Some(message) = previous.relocation.message() {
+        // What it could be was said when it was deployed first.
+        if self.config.engine != EngineSetting::Unset
+            && let Some(message) = previous.relocation.message(self.config.engine)
+        {
             log::sub_bullet(message);
         }
         self.report_on(&closure)?;
         // The largest files are in layers that are not here.
         if self.config.debug {
             print_largest_paths(&closure, LARGEST);
+            print_formats(&self.stores.formats(&previous.layers));
         }
         Ok(Some(ClosureLayer {
             contents: Contents {
@@ -368,7 +372,7 @@ impl<'a> ClosureBuild<'a> {
             reason,
         })?;
         self.stores.write(&filled.stores)?;
-        if let Some(message) = filled.relocatability.message() {
+        if let Some(message) = filled.relocatability.message(self.config.engine) {
             log::sub_bullet(message);
         }
         warn_of_left_out(caches.unusable().filter(|cache| !left_out.contains(cache)));

@@ -1,6 +1,7 @@
 //! The doctor's checks, the most important first.
 
 use super::members::{self, Damage};
+use super::remains::{self, Seen};
 use super::{Check, State, first_few, full, paths};
 use crate::choose::try_all;
 use crate::closure::{Closure, Index, bytes};
@@ -37,11 +38,14 @@ const DAMAGED: &str = "It was changed after the build. Start a new container; if
 const NO_ENGINE: &str = "Build the image with NIX_ENGINE=relocate: it then needs no engine. Or have \
     whoever runs the container allow ptrace or user namespaces";
 
-/// Everything.
-pub(super) fn all(found: &Found) -> Vec<Check> {
+/// Everything, with what takes long only if it is to be `thorough`.
+pub(super) fn all(found: &Found, thorough: bool) -> Vec<Check> {
     let variable = |name: &str| env::var_os(name).filter(|value| !value.is_empty());
-    vec![
-        whole(found, found.closure()),
+    let mut checks = vec![whole(found, found.closure())];
+    if thorough {
+        checks.push(references(found));
+    }
+    checks.extend([
         engine(found),
         programs(found),
         interpreter(found),
@@ -49,7 +53,8 @@ pub(super) fn all(found: &Found) -> Vec<Check> {
         locale(found, variable),
         temporary(variable),
         libraries(found, variable),
-    ]
+    ]);
+    checks
 }
 
 /// Whether the closure is all there.
@@ -86,6 +91,68 @@ fn whole(found: &Found, closure: Result<Closure, (PathBuf, io::Error)>) -> Check
     };
     let size = bytes(closure.size());
     Check::ok(NAME, format!("{}, {size}: {whole}", paths(all.len())))
+}
+
+/// Whether any file of a relocated closure still names a store path.
+fn references(found: &Found) -> Check {
+    const NAME: &str = "references";
+    if !found.image.is_relocated() {
+        return Check::ok(NAME, "nothing to look for: the closure is not relocated");
+    }
+    match found.closure() {
+        Ok(closure) => remaining(NAME, remains::look_through(found, &closure)),
+        // The check before this one says so.
+        Err((file, _)) => {
+            let finding = format!("cannot be looked for without {}", file.display());
+            Check::bad(NAME, State::Problem, finding, DAMAGED)
+        }
+    }
+}
+
+/// The same of what was seen.
+fn remaining(name: &'static str, seen: Seen) -> Check {
+    let files = |count: usize| match count {
+        1 => "1 file".to_string(),
+        count => format!("{count} files"),
+    };
+    let read = format!("{} read, {}", files(seen.files), bytes(seen.bytes));
+    let mut details: Vec<String> = Vec::new();
+    let mut add = |what: String, named: Vec<String>| {
+        if !named.is_empty() {
+            details.push(format!("{} {what}:", files(named.len())));
+            details.extend(first_few(named));
+        }
+    };
+    let is_well = seen.remaining.is_empty() && seen.unread.is_empty();
+    let remaining = seen.remaining.into_iter();
+    let remaining = remaining.map(|(file, form)| format!("{file}: {form}"));
+    add("still with store paths".into(), remaining.collect());
+    add("not readable".into(), seen.unread.into_iter().collect());
+    add(
+        "with store paths that NIX_RELOCATE_IGNORE vouches for".into(),
+        seen.vouched.into_iter().collect(),
+    );
+    add(
+        "with store paths that were never in the image".into(),
+        seen.foreign.into_iter().collect(),
+    );
+    if seen.packed > 0 {
+        details.push(format!(
+            "{} packed so that only the build looks into them",
+            files(seen.packed)
+        ));
+    }
+    let check = if is_well {
+        Check::ok(name, format!("{read}: none is left to rewrite"))
+    } else {
+        Check::bad(
+            name,
+            State::Problem,
+            format!("{read}: the closure is not as it was relocated"),
+            DAMAGED,
+        )
+    };
+    check.with_details(details)
 }
 
 /// Whether a command would run, and by which engine.
