@@ -7,12 +7,11 @@ use crate::config::{Config, Wanted};
 use crate::doctor::{self, Diagnosis};
 use crate::error::BuildpackError;
 use crate::launch::procfile::Procfile;
-use crate::layers::closure::{ClosureLayer, ClosureLayerError};
+use crate::layers::closure::{ClosureLayer, ClosureLayerError, Deployed};
 use crate::layers::proot::{PRootLayerError, Programs, Use};
 use crate::messages::Summary;
 use crate::resolve::source::Source;
 use crate::resolve::{self, ResolveError, Resolved};
-use crate::root::Root;
 use crate::tools::ToolSource;
 use crate::{config, launch, layers, log, messages};
 use binary_cache::{CacheUrl, Caches};
@@ -142,8 +141,13 @@ fn fill_or_build(
     machine: Machine,
     hydra: Option<&Hydra>,
 ) -> Result<(ClosureLayer, bool), Failure> {
-    let fill = |roots: &[Root], caches: &[CacheUrl]| {
-        layers::closure::handle(build.layers_dir, roots, machine, build.config, || {
+    let fill = |resolved: &Resolved, caches: &[CacheUrl]| {
+        let deployed = Deployed {
+            roots: &resolved.roots,
+            memo: resolved.memo.as_ref(),
+            machine,
+        };
+        layers::closure::handle(build.layers_dir, deployed, build.config, || {
             open(build, caches)
         })
     };
@@ -152,7 +156,7 @@ fn fill_or_build(
             match resolve::realise(build, resolved, &misses)? {
                 Some(cache) => {
                     print::bullet("Closure with what was built here");
-                    Ok((fill(&resolved.roots, &[cache])?, true))
+                    Ok((fill(resolved, &[cache])?, true))
                 }
                 None => Err(ClosureLayerError::Miss { misses, unusable }.into()),
             }
@@ -167,7 +171,7 @@ pub(crate) fn from_caches<T>(
     build: &Build,
     resolved: &mut Resolved,
     hydra: Option<&Hydra>,
-    take: impl Fn(&[Root], &[CacheUrl]) -> Result<T, ClosureLayerError>,
+    take: impl Fn(&Resolved, &[CacheUrl]) -> Result<T, ClosureLayerError>,
 ) -> Result<T, Failure> {
     let mut caches = build.config.caches.clone();
     // It may have signed in meanwhile.
@@ -175,13 +179,13 @@ pub(crate) fn from_caches<T>(
         hydra.let_into(&mut caches);
     }
     print::bullet("Closure");
-    let mut taken = take(&resolved.roots, &caches);
+    let mut taken = take(resolved, &caches);
     if let Err(ClosureLayerError::Miss { misses, .. }) = &taken {
         let first = resolved.roots.clone();
         resolve::resolve_fully(build, resolved, misses)?;
         if resolved.roots != first {
             print::bullet("Closure of the second evaluation");
-            taken = take(&resolved.roots, &caches);
+            taken = take(resolved, &caches);
         }
     }
     Ok(taken?)

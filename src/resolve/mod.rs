@@ -44,6 +44,7 @@ pub fn resolve(build: &Build, hydra: Option<&mut Hydra>) -> Result<Resolved, Res
             Ok(Resolved {
                 origin: None,
                 roots: vec![Root::from_path(path.clone())],
+                memo: None,
                 evaluated: None,
             })
         }
@@ -52,6 +53,7 @@ pub fn resolve(build: &Build, hydra: Option<&mut Hydra>) -> Result<Resolved, Res
             Ok(Resolved {
                 roots,
                 origin: Some(origin),
+                memo: None,
                 evaluated: None,
             })
         }

@@ -1,5 +1,6 @@
 //! The roots, and what is left of their evaluation.
 
+use crate::layers::memo::Key;
 use crate::root::Root;
 use nix_runner::Nix;
 use nix_runner::nar_store::NarStore;
@@ -30,6 +31,8 @@ pub struct Resolved {
     pub roots: Vec<Root>,
     /// Hydra's build, where it was asked for one.
     pub origin: Option<Origin>,
+    /// By what the next build knows that it would evaluate to the same; None where that is not known.
+    pub memo: Option<Key>,
     /// None where nothing was evaluated.
     pub(super) evaluated: Option<Evaluated>,
 }

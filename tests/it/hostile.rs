@@ -1026,8 +1026,7 @@ fn a_release_of_nix_that_plays_tricks_is_refused_and_writes_nothing_elsewhere() 
             let archive = TempDir::new().unwrap();
             let file = archive.path().join("nix.tar.xz");
             fs::write(&file, bytes).unwrap();
-            let packed = archive.path().join("nix.tar.zst");
-            let result = unpack_release(&file, &to(&home.store()), Some(&packed));
+            let result = unpack_release(&file, &to(&home.store()));
             let error = result.map(|_| ()).map_err(|error| {
                 let message =
                     BuildpackError::from(ResolveError::Nix(NixError::Archive(error))).message();
