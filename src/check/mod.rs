@@ -112,8 +112,10 @@ fn look(arguments: &Arguments, prepared: Prepared) -> Result<Found, BuildpackErr
         open_nix_store: &|| NixStoreLayer::at(kept.path()).map_err(|error| error.to_string()),
     };
     let mut resolved = resolve::resolve(&build, hydra.as_mut())?;
-    let found = deploy::from_caches(&build, &mut resolved, hydra.as_ref(), |roots, caches| {
-        layers::closure::look_up(layers_dir, roots, &config, || deploy::open(&build, caches))
+    let found = deploy::from_caches(&build, &mut resolved, hydra.as_ref(), |resolved, caches| {
+        layers::closure::look_up(layers_dir, &resolved.roots, &config, || {
+            deploy::open(&build, caches)
+        })
     });
     let (closure, caches) =
         found.map_err(|failure| deploy::explain(failure, &build, &resolved, hydra.as_mut()))?;

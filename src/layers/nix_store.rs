@@ -23,6 +23,7 @@ use nix_runner::programs::{self, Programs};
 use nix_runner::supply::Supply;
 use serde::{Deserialize, Serialize};
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 /// Raised whenever the layer's files change their form.

@@ -227,8 +227,8 @@ mod tests {
     use closure::plan::Miss;
     use closure::unpack::UnpackError;
     use http_client::HttpError;
-    use nix_hydra_start::executable::Machine;
     use nix_derivation::StorePath;
+    use nix_hydra_start::executable::Machine;
     use nix_runner::programs::ProgramsError;
     use std::io;
 
