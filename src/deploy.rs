@@ -5,11 +5,10 @@ use crate::config::Wanted;
 use crate::doctor::{self, Diagnosis};
 use crate::error::BuildpackError;
 use crate::launch::procfile::Procfile;
-use crate::layers::closure::{ClosureLayer, ClosureLayerError};
+use crate::layers::closure::{ClosureLayer, ClosureLayerError, Target};
 use crate::layers::proot::{PRootLayerError, Programs, Use};
 use crate::resolve::source::Source;
 use crate::resolve::{self, ResolveError, Resolved};
-use crate::root::Root;
 use crate::tools::ToolSource;
 use crate::{launch, layers, log};
 use binary_cache::{CacheUrl, Caches};
@@ -101,8 +100,13 @@ fn fill_or_build(
         hydra.let_into(&mut caches);
     }
     let machine = resolve::machine(build.arch)?;
-    let fill = |roots: &[Root], caches: &[CacheUrl]| {
-        layers::closure::handle(build.layers_dir, roots, machine, build.config, || {
+    let fill = |resolved: &Resolved, caches: &[CacheUrl]| {
+        let target = Target {
+            roots: &resolved.roots,
+            machine,
+            memo: resolved.memo.as_ref(),
+        };
+        layers::closure::handle(build.layers_dir, &target, build.config, || {
             Caches::open(
                 caches,
                 build.config.trust.clone(),
@@ -111,18 +115,18 @@ fn fill_or_build(
             )
         })
     };
-    let mut filled = fill(&resolved.roots, &caches);
+    let mut filled = fill(resolved, &caches);
     if let Some(misses) = misses(&filled) {
         let first = resolved.roots.clone();
         resolve::resolve_fully(build, resolved, misses)?;
         if resolved.roots != first {
-            filled = fill(&resolved.roots, &caches);
+            filled = fill(resolved, &caches);
         }
     }
     if let Some(misses) = misses(&filled)
         && let Some(built) = resolve::realise(build, resolved, misses)?
     {
-        filled = fill(&resolved.roots, &[built]);
+        filled = fill(resolved, &[built]);
         return Ok((filled?, true));
     }
     Ok((filled?, false))

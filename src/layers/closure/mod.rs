@@ -18,6 +18,7 @@ use super::launch_layer::{LaunchLayer, LayerError};
 use super::store_paths::{FillError, StoreLayers};
 use crate::config::Config;
 use crate::layers::describe::Contents;
+use crate::layers::memo::{Key, Memo};
 use crate::log::{self, bytes};
 use crate::report::budget::OverBudget;
 use crate::report::{self, print_formats, print_largest_files, print_largest_paths};
@@ -77,7 +78,7 @@ impl From<FillError> for ClosureLayerError {
 }
 
 /// What the image's layer was made from, and what is in it.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 struct Metadata {
     format: String,
     /// The image's processor.
@@ -97,6 +98,8 @@ struct Metadata {
     relocation_ignored: Vec<String>,
     /// The layers in which the store paths are.
     layers: Vec<String>,
+    /// What was evaluated to the roots, where the next build may know it by that.
+    memo: Option<Memo>,
 }
 
 /// What a build needs to know of a closure layer, whether it was filled or kept.
@@ -107,16 +110,32 @@ pub struct ClosureLayer {
     pub is_relocated: bool,
 }
 
-/// Fills the layers with the closure of `roots`, except for those that the previous image has already.
+/// The roots that the previous image's expression evaluated to, if that was by this key.
+#[must_use]
+pub fn recall(layers_dir: &Path, key: &Key) -> Option<Vec<Root>> {
+    let previous: Metadata = LaunchLayer::new(layers_dir, NAME).previous().ok()??;
+    previous.memo?.recall(key)
+}
+
+/// What the layers are to hold.
+#[derive(Debug)]
+pub struct Target<'a> {
+    pub roots: &'a [Root],
+    /// The image's processor.
+    pub machine: Machine,
+    /// By what the next build finds out that the roots are the same.
+    pub memo: Option<&'a Key>,
+}
+
+/// Fills the layers with the closure of the roots, except for those that the previous image has already.
 /// Returns what is in the roots. One with compile hooks, which run here, is always filled.
 pub fn handle(
     layers_dir: &Path,
-    roots: &[Root],
-    machine: Machine,
+    target: &Target,
     config: &Config,
     open_caches: impl Fn() -> Caches,
 ) -> Result<ClosureLayer, ClosureLayerError> {
-    let build = ClosureBuild::new(layers_dir, roots, machine, config)?;
+    let build = ClosureBuild::new(layers_dir, target, config)?;
     print::bullet("Closure");
     if let Some(kept) = build.reuse()? {
         return Ok(kept);
@@ -166,6 +185,7 @@ struct ClosureBuild<'a> {
     layer: LaunchLayer,
     roots: &'a [Root],
     machine: Machine,
+    memo: Option<Memo>,
     config: &'a Config,
     /// Why nothing of the previous image can be kept, if that is so.
     afresh: Option<&'static str>,
@@ -176,15 +196,14 @@ struct ClosureBuild<'a> {
 impl<'a> ClosureBuild<'a> {
     fn new(
         layers_dir: &'a Path,
-        roots: &'a [Root],
-        machine: Machine,
+        target: &Target<'a>,
         config: &'a Config,
     ) -> Result<Self, ClosureLayerError> {
         let layer = LaunchLayer::new(layers_dir, NAME);
         let had_layer = layer.is_declared();
         let previous: Option<Metadata> = layer.take()?;
         let previous = previous.filter(|previous| {
-            previous.format == FORMAT && previous.machine == machine.to_string()
+            previous.format == FORMAT && previous.machine == target.machine.to_string()
         });
         let stores = StoreLayers::take(layers_dir, previous.is_some())?;
         let verdict = previous
@@ -193,8 +212,9 @@ impl<'a> ClosureBuild<'a> {
         Ok(Self {
             layers_dir,
             layer,
-            roots,
-            machine,
+            roots: target.roots,
+            machine: target.machine,
+            memo: target.memo.map(|key| Memo::new(key, target.roots)),
             config,
             afresh: afresh(had_layer, verdict, config.engine),
             previous,
@@ -224,7 +244,10 @@ impl<'a> ClosureBuild<'a> {
         if !self.stores.keep(&previous.layers)? {
             return Ok(None);
         }
-        self.layer.write(previous)?;
+        self.layer.write(&Metadata {
+            memo: self.memo.clone(),
+            ..previous.clone()
+        })?;
         log::sub_bullet(format!(
             "Using the previous image's: {}, {}",
             paths(previous.paths.parse().unwrap_or_default()),
@@ -374,6 +397,7 @@ impl<'a> ClosureBuild<'a> {
             relocation: filled.relocatability.clone(),
             relocation_ignored: self.ignored(),
             layers: filled.stores.names(),
+            memo: self.memo.clone(),
         }
     }
 
