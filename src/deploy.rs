@@ -7,7 +7,7 @@ use crate::config::{Config, Wanted};
 use crate::doctor::{self, Diagnosis};
 use crate::error::BuildpackError;
 use crate::launch::procfile::Procfile;
-use crate::layers::closure::{ClosureLayer, ClosureLayerError, Deployed};
+use crate::layers::closure::{ClosureLayer, ClosureLayerError, Target};
 use crate::layers::proot::{PRootLayerError, Programs, Use};
 use crate::messages::Summary;
 use crate::resolve::source::Source;
@@ -142,12 +142,12 @@ fn fill_or_build(
     hydra: Option<&Hydra>,
 ) -> Result<(ClosureLayer, bool), Failure> {
     let fill = |resolved: &Resolved, caches: &[CacheUrl]| {
-        let deployed = Deployed {
+        let target = Target {
             roots: &resolved.roots,
             memo: resolved.memo.as_ref(),
             machine,
         };
-        layers::closure::handle(build.layers_dir, deployed, build.config, || {
+        layers::closure::handle(build.layers_dir, target, build.config, || {
             open(build, caches)
         })
     };

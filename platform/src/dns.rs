@@ -147,14 +147,17 @@ impl Server {
     fn answer_over(&self, mut stream: TcpStream) -> io::Result<()> {
         stream.set_nonblocking(false)?;
         stream.set_read_timeout(Some(Duration::from_secs(5)))?;
-        let mut size = [0; 2];
-        stream.read_exact(&mut size)?;
-        let mut question = vec![0; usize::from(u16::from_be_bytes(size))];
-        stream.read_exact(&mut question)?;
-        let answer = self.answer(&question).unwrap_or_default();
-        let size = u16::try_from(answer.len()).map_err(io::Error::other)?;
-        stream.write_all(&size.to_be_bytes())?;
-        stream.write_all(&answer)
+        // The resolver asks for several types in a row, and closes the connection when it has all.
+        loop {
+            let mut size = [0; 2];
+            stream.read_exact(&mut size)?;
+            let mut question = vec![0; usize::from(u16::from_be_bytes(size))];
+            stream.read_exact(&mut question)?;
+            let answer = self.answer(&question).unwrap_or_default();
+            let size = u16::try_from(answer.len()).map_err(io::Error::other)?;
+            stream.write_all(&size.to_be_bytes())?;
+            stream.write_all(&answer)?;
+        }
     }
 
     /// The whole answer to a question; None if that makes no sense.

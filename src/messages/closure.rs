@@ -468,7 +468,8 @@ mod tests {
             image: Machine::X86_64,
         };
         let mut errors = errors();
-        errors.push(BuildpackError::ClosureLayer(wrong.into()));
+        let wrong = ClosureLayerError::WrongProcessor(wrong);
+        errors.push(BuildpackError::ClosureLayer(wrong));
         insta::assert_snapshot!(texts(&errors));
     }
 }

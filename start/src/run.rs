@@ -175,7 +175,8 @@ fn executed(app: &App, found: &Found, end: End) -> Result<End, RunError> {
 fn cannot(app: &App, found: &Found, error: io::Error) -> RunError {
     let unfit = match error.raw_os_error() {
         Some(libc::ENOENT) => unfit(app, found, false),
-        Some(libc::ENOEXEC) => unfit(app, found, true),
+        // The last two come of program headers that are beyond the file's end.
+        Some(libc::ENOEXEC | libc::EIO | libc::EOPNOTSUPP) => unfit(app, found, true),
         _ => None,
     };
     unfit.unwrap_or_else(|| RunError::Execute(app.program.clone(), error))

@@ -7,6 +7,7 @@ use crate::common::{Deploy, strip_ansi};
 use platform::dns::{Answer, NameServer, Records};
 use std::fs;
 use std::net::Ipv4Addr;
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
@@ -77,7 +78,7 @@ fn a_name_is_resolved_whatever_else_its_servers_say() {
         (HOST, Records::A) => Answer::Addresses(vec![Ipv4Addr::LOCALHOST; 100]),
         _ => only(HOST)(name, records),
     };
-    let cases: [(&str, &str, Answers); 9] = [
+    let cases: [(&str, &str, Answers); 8] = [
         ("plain", HOST, Box::new(only(HOST))),
         (
             "the second search domain",
@@ -89,7 +90,6 @@ fn a_name_is_resolved_whatever_else_its_servers_say() {
             "cache_1.acme.test",
             Box::new(only("cache_1.acme.test")),
         ),
-        ("localhost", "localhost", Box::new(|_, _| Answer::NoName)),
         ("100 addresses", HOST, Box::new(hundred)),
         ("AAAA says NXDOMAIN", HOST, without_aaaa(Answer::NoName)),
         ("AAAA says SERVFAIL", HOST, without_aaaa(Answer::Failure)),
@@ -111,15 +111,16 @@ fn a_name_is_resolved_whatever_else_its_servers_say() {
         let outcome = deploy.build();
         let questions = server.questions();
         assert!(outcome.success(), "{case}: {questions:?}\n{}", outcome.log);
-        assert!(host == "localhost" || !questions.is_empty(), "{case}");
+        assert!(!questions.is_empty(), "{case}");
     }
 }
 
 #[test]
 fn a_name_that_cannot_be_resolved_now_is_tried_again() {
-    let begun = Instant::now();
+    let begun = OnceLock::new();
     let late = move |name: &str, records: Records| {
-        if begun.elapsed() < Duration::from_secs(2) {
+        // A request is tried for at least 1.5 s.
+        if begun.get_or_init(Instant::now).elapsed() < Duration::from_millis(700) {
             return Answer::Failure;
         }
         only(HOST)(name, records)

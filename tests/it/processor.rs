@@ -210,7 +210,7 @@ fn a_package_of_the_buildpack_for_another_processor_is_refused() {
 }
 
 /// An image with programs of many kinds, and PRoot as the one that works.
-fn odd_image() -> Option<(Deploy, Image)> {
+fn odd_image() -> Option<(Made, Deploy, Image)> {
     let fixtures = fixtures()?;
     let own = fs::read(&fixtures.proot).unwrap();
     let odd = made(&fixtures, "odd", &[], |out| {
@@ -230,12 +230,12 @@ fn odd_image() -> Option<(Deploy, Image)> {
     });
     let deploy = deploy_of(&odd);
     let image = deploy.built();
-    Some((deploy, image))
+    Some((odd, deploy, image))
 }
 
 #[test]
 fn a_file_that_is_no_program_is_named_and_never_given_to_a_shell() {
-    let Some((mut deploy, image)) = odd_image() else {
+    let Some((_odd, mut deploy, image)) = odd_image() else {
         return;
     };
     let own = Machine::own();
@@ -289,13 +289,13 @@ fn a_file_that_is_no_program_is_named_and_never_given_to_a_shell() {
 
 #[test]
 fn the_doctor_in_the_image_names_the_processor() {
-    let Some((deploy, image)) = odd_image() else {
+    let Some((_odd, deploy, image)) = odd_image() else {
         return;
     };
     let bin = crate::common::store_path(&image, "-odd").join("bin");
     for entry in fs::read_dir(bin).unwrap() {
         let file = entry.unwrap().path();
-        if file.ends_with("own") {
+        if file.ends_with("own") || file.ends_with("damaged") {
             fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).unwrap();
             fs::write(file, program(UNKNOWN)).unwrap();
         }

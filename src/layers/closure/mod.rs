@@ -125,9 +125,9 @@ pub struct Moved {
     pub new: u64,
 }
 
-/// The roots of a closure, and what is known of them.
+/// What the layers are to hold.
 #[derive(Clone, Copy)]
-pub struct Deployed<'a> {
+pub struct Target<'a> {
     pub roots: &'a [Root],
     /// By what the next build finds out that the roots are the same.
     pub memo: Option<&'a Key>,
@@ -146,11 +146,11 @@ pub fn recall(layers_dir: &Path, key: &Key) -> Option<Vec<Root>> {
 /// Returns what is in the roots. One with compile hooks, which run here, is always filled.
 pub fn handle(
     layers_dir: &Path,
-    deployed: Deployed,
+    target: Target,
     config: &Config,
     open_caches: impl Fn() -> Caches,
 ) -> Result<ClosureLayer, ClosureLayerError> {
-    let build = ClosureBuild::new(layers_dir, deployed, config)?;
+    let build = ClosureBuild::new(layers_dir, target, config)?;
     if let Some(kept) = build.reuse()? {
         return Ok(kept);
     }
@@ -226,14 +226,14 @@ struct ClosureBuild<'a> {
 impl<'a> ClosureBuild<'a> {
     fn new(
         layers_dir: &'a Path,
-        deployed: Deployed<'a>,
+        target: Target<'a>,
         config: &'a Config,
     ) -> Result<Self, ClosureLayerError> {
         let layer = LaunchLayer::new(layers_dir, NAME);
         let had_layer = layer.is_declared();
         let previous: Option<Metadata> = layer.take()?;
         let previous = previous.filter(|previous| {
-            previous.format == FORMAT && previous.machine == deployed.machine.to_string()
+            previous.format == FORMAT && previous.machine == target.machine.to_string()
         });
         let stores = StoreLayers::take(layers_dir, previous.is_some())?;
         let verdict = previous
@@ -242,9 +242,9 @@ impl<'a> ClosureBuild<'a> {
         Ok(Self {
             layers_dir,
             layer,
-            roots: deployed.roots,
-            machine: deployed.machine,
-            memo: deployed.memo.map(|key| Memo::new(key, deployed.roots)),
+            roots: target.roots,
+            machine: target.machine,
+            memo: target.memo.map(|key| Memo::new(key, target.roots)),
             config,
             afresh: afresh(had_layer, verdict, config.engine),
             previous,
