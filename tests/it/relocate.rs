@@ -490,7 +490,7 @@ fn that_it_could_be_relocated_is_said_once_and_only_where_proot_would_run_the_ap
     let (_, log) = built(&fresh);
     assert!(!log.contains("Could run"), "{log}");
     // What prevents it is said in the same place.
-    let Some((mut stubborn, _)) = stubborn() else {
+    let Some((mut stubborn, _made)) = stubborn() else {
         return;
     };
     let (_, log) = built(&stubborn);
