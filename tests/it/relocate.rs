@@ -489,14 +489,4 @@ fn that_it_could_be_relocated_is_said_once_and_only_where_proot_would_run_the_ap
     fresh.set("NIX_ENGINE", "proot");
     let (_, log) = built(&fresh);
     assert!(!log.contains("Could run"), "{log}");
-    // What prevents it is said in the same place.
-    let Some((mut stubborn, _)) = stubborn() else {
-        return;
-    };
-    let (_, log) = built(&stubborn);
-    assert!(!log.contains("engine"), "{log}");
-    stubborn.forbid(Forbidden::UserNamespaces);
-    stubborn.set("NIX_RELOCATE_IGNORE", "*/share/bare");
-    let (_, log) = built(&stubborn);
-    assert!(log.contains("Needs an engine, since it cannot be"), "{log}");
 }
