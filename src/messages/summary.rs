@@ -46,11 +46,11 @@ impl Summary<'_> {
             match moved.layers {
                 0 => "No layer of store paths is new".to_string(),
                 1 => format!(
-                    "1 layer of store paths is new: {} to upload, uncompressed",
+                    "1 layer of store paths is new: {} to upload, before compression",
                     bytes(moved.new)
                 ),
                 count => format!(
-                    "{count} layers of store paths are new: {} to upload, uncompressed",
+                    "{count} layers of store paths are new: {} to upload, before compression",
                     bytes(moved.new)
                 ),
             },
@@ -66,8 +66,7 @@ impl Summary<'_> {
         ];
         if self.is_compiled {
             lines.push(
-                "It was compiled here, since no binary cache had it: so is each change, while NIX_ON_MISS \
-                 is `build`"
+                "It was compiled here, since no binary cache had it, and so will each change be"
                     .to_string(),
             );
         }
