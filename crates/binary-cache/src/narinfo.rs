@@ -29,6 +29,7 @@ struct Fields<'a> {
     nar_size: &'a str,
     references: &'a str,
     content_address: &'a str,
+    deriver: &'a str,
     signatures: Vec<&'a str>,
 }
 
@@ -50,6 +51,7 @@ impl<'a> Fields<'a> {
                     let value = limited(name, value, MAX_VALUE_SIZE)?;
                     once(name, &mut fields.content_address, value)?;
                 }
+                "Deriver" => fields.deriver = value,
                 "Sig" if fields.signatures.len() == MAX_SIGNATURES => {
                     return Err(format!("it has more than {MAX_SIGNATURES} signatures"));
                 }
@@ -91,6 +93,9 @@ pub fn parse(text: &[u8]) -> Result<NarInfo, String> {
             encoded: encoded.to_string(),
         })
     });
+    // Nothing depends on it, and old Nix wrote `unknown-deriver`.
+    let deriver = StorePath::from_basename(fields.deriver.as_bytes());
+    let deriver = deriver.ok().filter(StorePath::is_derivation);
     let nar_size = number("NarSize", required("NarSize", fields.nar_size)?)?;
     if nar_size == 0 {
         return Err("`NarSize` is zero".to_string());
@@ -107,6 +112,7 @@ pub fn parse(text: &[u8]) -> Result<NarInfo, String> {
     .signatures(signatures)
     .content_address(content_address)
     .file_size(file_size)
+    .deriver(deriver)
     .build()
     .map_err(|error| error.to_string())
 }
@@ -168,6 +174,13 @@ mod tests {
         let reference = "00000000000000000000000000000000-a";
         let one = format!("References: {reference}\n");
         assert_eq!(narinfo(&one).unwrap().references().len(), 1);
+        assert_eq!(info.deriver(), None);
+        let deriver = narinfo(&format!("Deriver: {reference}.drv\n")).unwrap();
+        assert!(deriver.deriver().is_some());
+        assert_eq!(
+            narinfo("Deriver: unknown-deriver\n").unwrap().deriver(),
+            None
+        );
         for other in [
             "References: 11111111111111111111111111111111-b\n",
             "References: \n",
