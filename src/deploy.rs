@@ -9,7 +9,6 @@ use crate::layers::closure::{ClosureLayer, ClosureLayerError};
 use crate::layers::proot::{PRootLayerError, Programs, Use};
 use crate::resolve::source::Source;
 use crate::resolve::{self, ResolveError, Resolved};
-use crate::root::Root;
 use crate::tools::ToolSource;
 use crate::{launch, layers, log};
 use binary_cache::{CacheUrl, Caches};
@@ -97,28 +96,35 @@ fn fill_or_build(
     if let Some(hydra) = hydra {
         hydra.let_into(&mut caches);
     }
-    let fill = |roots: &[Root], caches: &[CacheUrl]| {
-        layers::closure::handle(build.layers_dir, roots, build.config, || {
-            Caches::open(
-                caches,
-                build.config.trust.clone(),
-                build.http,
-                &hydra::sign_in,
-            )
-        })
+    let fill = |resolved: &Resolved, caches: &[CacheUrl]| {
+        let memo = resolved.memo.as_ref();
+        layers::closure::handle(
+            build.layers_dir,
+            &resolved.roots,
+            memo,
+            build.config,
+            || {
+                Caches::open(
+                    caches,
+                    build.config.trust.clone(),
+                    build.http,
+                    &hydra::sign_in,
+                )
+            },
+        )
     };
-    let mut filled = fill(&resolved.roots, &caches);
+    let mut filled = fill(resolved, &caches);
     if let Some(misses) = misses(&filled) {
         let first = resolved.roots.clone();
         resolve::resolve_fully(build, resolved, misses)?;
         if resolved.roots != first {
-            filled = fill(&resolved.roots, &caches);
+            filled = fill(resolved, &caches);
         }
     }
     if let Some(misses) = misses(&filled)
         && let Some(built) = resolve::realise(build, resolved, misses)?
     {
-        filled = fill(&resolved.roots, &[built]);
+        filled = fill(resolved, &[built]);
         return Ok((filled?, true));
     }
     Ok((filled?, false))

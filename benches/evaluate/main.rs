@@ -7,12 +7,16 @@
 mod nixpkgs;
 
 use anyhow::{Context, Result, bail, ensure};
+use binary_cache::TrustSettings;
+use binary_cache::credentials::Netrc;
 use nix_hydra_buildpack::config::{Config, Wanted};
 use nix_hydra_buildpack::resolve::expression::Evaluator;
 use nix_hydra_buildpack::resolve::source::Source;
-use nix_runner::Nix;
-use nix_runner::archive::{Target, unpack_packed, unpack_release};
+use nix_runner::archive::ArchiveError;
+use nix_runner::archive::{Target, unpack_release};
+use nix_runner::programs::{self, Programs};
 use nix_runner::supply::Supply;
+use nix_runner::{Nix, Substituters};
 use platform::bench::{Options, Takes};
 use platform::fixtures::{self, Fixtures};
 use std::fmt::Write as _;
@@ -39,13 +43,13 @@ fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match arguments[..] {
-        ["ours", packed, app, thorough] => {
-            let root = ours(Path::new(packed), Path::new(app), thorough == "true")?;
+        ["ours", kept, app, thorough] => {
+            let root = ours(Path::new(kept), Path::new(app), thorough == "true")?;
             println!("{root}");
             Ok(())
         }
-        ["pinned", packed, app, cache, kept] => {
-            let root = nixpkgs::ours(Path::new(packed), Path::new(app), cache, Path::new(kept))?;
+        ["pinned", nix, app, cache, kept] => {
+            let root = nixpkgs::ours(Path::new(nix), Path::new(app), cache, Path::new(kept))?;
             println!("{root}");
             Ok(())
         }
@@ -55,14 +59,14 @@ fn main() -> Result<()> {
 }
 
 /// All that the buildpack does; answers the root.
-fn ours(packed: &Path, app: &Path, thorough: bool) -> Result<String> {
+fn ours(kept: &Path, app: &Path, thorough: bool) -> Result<String> {
     let config = config(app, "")?;
     let Wanted::Expression(expression) = &config.wanted else {
         bail!("no expression");
     };
     let source = Source::read(app, "source").map_err(|error| anyhow::anyhow!("{error:?}"))?;
     let (nix, _) = Nix::unpacked(
-        &|target| unpack_packed(packed, target),
+        &|target| kept_nix(kept)?.unpack(target),
         &|_| Err("not here".to_string()),
         Arc::new(Supply::new(config.substituters())?),
     )
@@ -81,6 +85,22 @@ fn config(app: &Path, cache: &str) -> Result<Config> {
         _ => None,
     };
     Config::read(setting, app).map_err(text)
+}
+
+/// The Nix of the layer, whose signatures are checked.
+fn kept_nix(kept: &Path) -> Result<Programs, ArchiveError> {
+    let open = || {
+        let fixtures = fixtures::read().ok()?;
+        Programs::open(kept, &fixtures.nix.parse().ok()?, &trust(&fixtures)?)
+    };
+    open().ok_or(ArchiveError::NoNix)
+}
+
+fn trust(fixtures: &Fixtures) -> Option<TrustSettings> {
+    Some(TrustSettings {
+        keys: vec![fixtures.public_key.parse().ok()?],
+        required: true,
+    })
 }
 
 fn text(error: impl std::fmt::Debug) -> anyhow::Error {
@@ -109,8 +129,8 @@ fn bench(options: &Options) -> Result<()> {
     }
     if options.wants("nixpkgs") {
         let work = TempDir::new()?;
-        let packed = packed(&fixtures, work.path())?;
-        let table = nixpkgs::bench(options, &fixtures, &packed)?;
+        let kept = kept(&fixtures, work.path())?;
+        let table = nixpkgs::bench(options, &fixtures, &kept)?;
         println!("\n{table}");
         if options.write {
             let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/performance.md");
@@ -120,19 +140,24 @@ fn bench(options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// The release as the layer has it.
-fn packed(fixtures: &Fixtures, work: &Path) -> Result<PathBuf> {
-    let packed = work.join("nix.tar.zst");
-    let unpacked = TempDir::new()?;
-    let target = Target::relocated(unpacked.path()).map_err(text)?;
-    unpack_release(&fixtures.nix_archive, &target, Some(&packed)).map_err(text)?;
-    Ok(packed)
+/// Nix as the layer has it.
+fn kept(fixtures: &Fixtures, work: &Path) -> Result<PathBuf> {
+    let cache = TempDir::new()?;
+    fixtures.push_nix(cache.path())?;
+    let url = format!("file://{}", cache.path().display());
+    let url = url.parse().map_err(text)?;
+    let trust = trust(fixtures).context("the key of the fixtures")?;
+    let substituters = Substituters::new(vec![url], trust, Netrc::default());
+    let supply = Supply::new(substituters).map_err(text)?;
+    let kept = work.join("nix");
+    programs::fetch(&kept, &fixtures.nix.parse().map_err(text)?, &supply).map_err(text)?;
+    Ok(kept)
 }
 
 fn bench_derivations(options: &Options, fixtures: &Fixtures) -> Result<()> {
     let app = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/evaluate");
     let work = TempDir::new()?;
-    let packed = packed(fixtures, work.path())?;
+    let kept = kept(fixtures, work.path())?;
     let mut contenders = [
         ("xz", "unpacking the release"),
         ("unpack", "unpacking it from the layer"),
@@ -169,11 +194,11 @@ fn bench_derivations(options: &Options, fixtures: &Fixtures) -> Result<()> {
             std::fs::create_dir(&directory)?;
             let (seconds, answer) = match contender.name {
                 "xz" => timed_unpacking(fixtures, None)?,
-                "unpack" => timed_unpacking(fixtures, Some(&packed))?,
+                "unpack" => timed_unpacking(fixtures, Some(&kept))?,
                 name @ ("ours" | "ours_full") => {
                     let mut command = Command::new(std::env::current_exe()?);
                     let thorough = (name == "ours_full").to_string();
-                    timed(command.arg("ours").arg(&packed).arg(&app).arg(thorough))?
+                    timed(command.arg("ours").arg(&kept).arg(&app).arg(thorough))?
                 }
                 name => {
                     let proot = (name == "proot").then_some(fixtures.proot.as_path());
@@ -193,14 +218,14 @@ fn bench_derivations(options: &Options, fixtures: &Fixtures) -> Result<()> {
 
 type Timed = (f64, Option<String>);
 
-fn timed_unpacking(fixtures: &Fixtures, packed: Option<&Path>) -> Result<Timed> {
+fn timed_unpacking(fixtures: &Fixtures, kept: Option<&Path>) -> Result<Timed> {
     let directory = TempDir::new()?;
     let started = Instant::now();
     let target = Target::relocated(directory.path());
     let target = target.map_err(|error| anyhow::anyhow!("{error:?}"))?;
-    let unpacked = match packed {
-        Some(packed) => unpack_packed(packed, &target),
-        None => unpack_release(&fixtures.nix_archive, &target, None),
+    let unpacked = match kept {
+        Some(kept) => kept_nix(kept).and_then(|nix| nix.unpack(&target)),
+        None => unpack_release(&fixtures.nix_archive, &target),
     };
     unpacked.map_err(|error| anyhow::anyhow!("{error:?}"))?;
     Ok((started.elapsed().as_secs_f64(), None))
@@ -266,7 +291,7 @@ fn by_nix(
     )?;
     let source = source.1.context("no source")?;
     if proot.is_some() {
-        unpack_release(&fixtures.nix_archive, &Target::Plain(store), None)
+        unpack_release(&fixtures.nix_archive, &Target::Plain(store))
             .map_err(|error| anyhow::anyhow!("{error:?}"))?;
     }
     let expression = format!("(import {source}/default.nix {{ }}).outPath");

@@ -1,13 +1,12 @@
 //! A new commit of an app that pins a tree of nixpkgs' shape: native Nix with everything in its store,
 //! and ours with all that a build does.
 
-use crate::{config, text};
+use crate::{config, kept_nix, text};
 use anyhow::{Context, Result, bail, ensure};
 use nix_hydra_buildpack::config::Wanted;
 use nix_hydra_buildpack::resolve::expression::Evaluator;
 use nix_hydra_buildpack::resolve::source::Source;
 use nix_runner::Nix;
-use nix_runner::archive::unpack_packed;
 use nix_runner::kept::Kept;
 use nix_runner::supply::Supply;
 use platform::bench::Options;
@@ -44,7 +43,7 @@ struct Figures {
 }
 
 /// All that the buildpack does between a restored `nix-store` layer and the root, which is returned.
-pub(crate) fn ours(packed: &Path, app: &Path, cache: &str, kept: &Path) -> Result<String> {
+pub(crate) fn ours(nix: &Path, app: &Path, cache: &str, kept: &Path) -> Result<String> {
     let config = config(app, &format!("{cache}?trusted=true"))?;
     let Wanted::Expression(expression) = &config.wanted else {
         bail!("no expression");
@@ -55,7 +54,7 @@ pub(crate) fn ours(packed: &Path, app: &Path, cache: &str, kept: &Path) -> Resul
     let (nix, _) = std::thread::scope(|scope| {
         scope.spawn(|| kept.restore(supply.store()));
         Nix::unpacked(
-            &|target| unpack_packed(packed, target),
+            &|target| kept_nix(nix)?.unpack(target),
             &|_| Err("not here".to_string()),
             Arc::clone(&supply),
         )
@@ -74,18 +73,18 @@ pub(crate) fn ours(packed: &Path, app: &Path, cache: &str, kept: &Path) -> Resul
 /// The tree in a cache, and in a store of native Nix.
 struct Setting<'a> {
     fixtures: &'a Fixtures,
-    packed: &'a Path,
+    nix: &'a Path,
     tree: Tree,
     cache: Server,
     _files: TempDir,
 }
 
-pub(crate) fn bench(options: &Options, fixtures: &Fixtures, packed: &Path) -> Result<String> {
+pub(crate) fn bench(options: &Options, fixtures: &Fixtures, nix: &Path) -> Result<String> {
     let files = TempDir::new()?;
     let (tree, compressed) = generate_elsewhere(files.path())?;
     let setting = Setting {
         fixtures,
-        packed,
+        nix,
         tree,
         cache: Server::start(files.path())?,
         _files: files,
@@ -335,7 +334,7 @@ impl Setting<'_> {
         let mut command = Command::new(std::env::current_exe()?);
         command
             .arg("pinned")
-            .arg(self.packed)
+            .arg(self.nix)
             .arg(app)
             .arg(self.cache.url())
             .arg(kept);

@@ -1,9 +1,10 @@
 //! Where `script/setup` put what the tests run on: root file system, binary cache, Nix, `PRoot`, apps.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
 /// The contents of `fixtures.json`; all paths are of this machine, but store paths.
 #[derive(Clone, Debug, Deserialize)]
@@ -32,6 +33,32 @@ pub struct Fixtures {
     pub apps: BTreeMap<String, App>,
     /// Made by `script/setup programs`.
     pub programs: Option<Programs>,
+}
+
+impl Fixtures {
+    /// Makes a binary cache of files in `directory` with the closure of Nix, signed by the fixtures' key.
+    pub fn push_nix(&self, directory: &Path) -> Result<()> {
+        let url = format!(
+            "file://{}?compression=zstd&compression-level=1&secret-key={}",
+            directory.display(),
+            self.secret_key_file.display()
+        );
+        let output = Command::new(Path::new(&self.nix).join("bin/nix"))
+            .args([
+                "--extra-experimental-features",
+                "nix-command",
+                "copy",
+                "--to",
+            ])
+            .args([&url, &self.nix])
+            .env("HOME", directory)
+            .env("NIX_CONF_DIR", directory)
+            .env("NIX_CONFIG", "substituters =")
+            .output()?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "nix copy: {said}");
+        Ok(())
+    }
 }
 
 /// A closure of programs of many kinds.

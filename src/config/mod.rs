@@ -64,7 +64,8 @@ pub struct Config {
     /// Compare what is evaluated here with what Hydra has, even where nothing is missing.
     pub doctor: bool,
     pub hydra: HydraSettings,
-    /// A Nix release archive to use instead of the pinned one.
+    /// A Nix to evaluate with instead of the pinned one, and a release archive to take instead.
+    pub evaluator: Option<StorePath>,
     pub nix_archive: Option<Download>,
     /// A PRoot to use instead of the pinned one.
     pub proot: Option<Download>,
@@ -240,6 +241,7 @@ impl Config {
             debug: values.debug == Debug::On,
             doctor: values.debug == Debug::Doctor,
             hydra,
+            evaluator: values.evaluator,
             nix_archive: tools::download(values.archive_url, values.archive_sha256),
             proot: tools::download(values.proot_url, values.proot_sha256),
             engine: values.engine,

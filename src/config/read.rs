@@ -53,6 +53,7 @@ pub(super) struct Values {
     pub(super) nix_path: Option<String>,
     pub(super) on_miss: Option<OnMiss>,
     pub(super) debug: Debug,
+    pub(super) evaluator: Option<StorePath>,
     pub(super) archive_url: Option<Url>,
     pub(super) archive_sha256: Option<[u8; 32]>,
     pub(super) proot_url: Option<Url>,

@@ -62,7 +62,7 @@ fn put<T>(field: &mut T, parsed: Result<T, Invalid>) -> Result<(), Invalid> {
 }
 
 /// Every setting, in the order of the documentation.
-pub static SETTINGS: [Setting; 31] = [
+pub static SETTINGS: [Setting; 32] = [
     Setting {
         name: "NIX_EXTRA_BINARY_CACHE",
         doc: "URLs of the binary caches to ask before the default one, separated by spaces (`https`, `http` or `file`): Hydra, nix-serve, harmonia, attic, Cachix, or a directory of files",
@@ -247,8 +247,15 @@ pub static SETTINGS: [Setting; 31] = [
         ..SETTING
     },
     Setting {
+        name: "NIX_EVALUATOR",
+        doc: "the store path of a Nix (2.34 or newer) to evaluate with, instead of the pinned one; it comes from the binary caches, signed, else from `NIX_ARCHIVE_URL`",
+        takes: "a store path, such as `/nix/store/…-nix-2.35.2`",
+        parse: |given, values| put(&mut values.evaluator, app::store_path(given.value)),
+        ..SETTING
+    },
+    Setting {
         name: "NIX_ARCHIVE_URL",
-        doc: "a Nix release archive (`.tar.xz`, Nix 2.34 or newer) to evaluate with, instead of the pinned one",
+        doc: "a Nix release archive (`.tar.xz` or `.tar.zst`, Nix 2.34 or newer) to evaluate with, instead of the pinned one",
         takes: DOWNLOAD,
         needs: Some("NIX_ARCHIVE_SHA256"),
         parse: |given, values| put(&mut values.archive_url, tools::url(given.value)),

@@ -79,6 +79,13 @@ impl LaunchLayer {
     /// The lifecycle never restores the content of a launch layer. Where there is some, a build left it
     /// that broke off later, and the previous image need not have the layer.
     pub fn take<M: DeserializeOwned>(&self) -> Result<Option<M>, LayerError> {
+        let metadata = self.previous()?;
+        self.remove()?;
+        Ok(metadata)
+    }
+
+    /// The previous image's metadata, if it can be read.
+    pub fn previous<M: DeserializeOwned>(&self) -> Result<Option<M>, LayerError> {
         let text = match fs::read_to_string(&self.toml) {
             Ok(text) => Some(text),
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
@@ -91,7 +98,6 @@ impl LaunchLayer {
             .and_then(|text| toml::from_str::<LayerContentMetadata<GenericMetadata>>(text).ok())
             .and_then(|content| content.metadata)
             .and_then(|metadata| metadata.try_into::<M>().ok());
-        self.remove()?;
         Ok(metadata)
     }
 

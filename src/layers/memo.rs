@@ -1,5 +1,6 @@
-//! What earlier builds evaluated: the same inputs give the same roots, so nothing is evaluated twice.
+//! What the build before evaluated: the same inputs give the same roots, so nothing is evaluated twice.
 //!
+//! It is in the image's metadata, not in the build cache: of that nothing is believed that it says itself.
 //! Only evaluations whose outcome hangs on nothing but their inputs are kept: those that fetched
 //! nothing without a hash, looked nothing up in `NIX_PATH`, and cannot have asked for the time. Nix's
 //! restricted mode tells that (`builtins.currentTime`), but nothing of the environment.
@@ -11,27 +12,19 @@ use nix_derivation::{StoreDir, StorePath};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-/// Evaluations that are kept, the newest first: enough to go back to an earlier revision.
-const KEPT: usize = 16;
-
 /// Everything that decides what an evaluation gives, as one hash.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Key(String);
 
-/// All that is kept, as it is in its file.
-#[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// An evaluation and what it gave, in the metadata of a layer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Memo {
-    evaluations: Vec<Remembered>,
-}
-
-#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Remembered {
     key: Key,
     roots: Vec<RememberedRoot>,
 }
 
-#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct RememberedRoot {
     path: String,
     main_program: Option<String>,
@@ -72,32 +65,29 @@ impl Key {
 }
 
 impl Memo {
-    /// The roots that this evaluation gave.
+    #[must_use]
+    pub fn new(key: &Key, roots: &[Root]) -> Self {
+        let roots = roots.iter().map(|root| RememberedRoot {
+            path: root.path.to_absolute_path(),
+            main_program: root.main_program.clone(),
+        });
+        Self {
+            key: key.clone(),
+            roots: roots.collect(),
+        }
+    }
+
+    /// The roots, if the evaluation was this one.
     #[must_use]
     pub fn recall(&self, key: &Key) -> Option<Vec<Root>> {
-        let found = self.evaluations.iter().find(|kept| kept.key == *key)?;
-        let roots = found.roots.iter().map(|root| {
+        let roots = self.roots.iter().map(|root| {
             let path = StoreDir::default().parse_path(root.path.as_bytes()).ok()?;
             Some(Root {
                 path,
                 main_program: root.main_program.clone(),
             })
         });
-        roots.collect()
-    }
-
-    /// Adds an evaluation, and forgets the oldest.
-    pub fn remember(&mut self, key: Key, roots: &[Root]) {
-        self.evaluations.retain(|kept| kept.key != key);
-        let roots = roots
-            .iter()
-            .map(|root| RememberedRoot {
-                path: root.path.to_absolute_path(),
-                main_program: root.main_program.clone(),
-            })
-            .collect();
-        self.evaluations.insert(0, Remembered { key, roots });
-        self.evaluations.truncate(KEPT);
+        (self.key == *key).then(|| roots.collect())?
     }
 }
 
@@ -178,20 +168,11 @@ mod tests {
     }
 
     #[test]
-    fn the_newest_are_kept_and_come_back_from_a_file() {
-        let mut memo = Memo::default();
-        for number in 0..=KEPT {
-            memo.remember(
-                Key(number.to_string()),
-                &[root("a"), root(&number.to_string())],
-            );
-        }
-        let memo: Memo = serde_json::from_str(&serde_json::to_string(&memo).unwrap()).unwrap();
-        assert_eq!(memo.recall(&Key("0".into())), None);
-        let newest = KEPT.to_string();
-        assert_eq!(
-            memo.recall(&Key(newest.clone())),
-            Some(vec![root("a"), root(&newest)])
-        );
+    fn an_evaluation_is_recalled_by_its_own_key_alone() {
+        let roots = [root("a"), Root::from_path(root("b").path)];
+        let memo = Memo::new(&Key("one".into()), &roots);
+        let memo: Memo = toml::from_str(&toml::to_string(&memo).unwrap()).unwrap();
+        assert_eq!(memo.recall(&Key("one".into())).as_deref(), Some(&roots[..]));
+        assert_eq!(memo.recall(&Key("other".into())), None);
     }
 }

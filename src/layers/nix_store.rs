@@ -1,15 +1,13 @@
-//! The `nix-store` layer: the Nix that evaluates and what it found out, kept for the next build and
+//! The `nix-store` layer: the Nix that evaluates and the sources that it took, kept for the next build and
 //! in no image.
 //!
-//! A few files, which are restored faster than thousands: the release archive packed again so that it
-//! unpacks ten times faster, under a name with the release's own hash; the memo; and the NARs of pinned
-//! sources. The archive's own hash is beside it, and checked before it is used.
+//! A few files, which are restored faster than thousands, and nothing that is believed because it is here:
+//! Nix as a closure whose signatures are checked again, or as the release archive, which must have the hash
+//! that is pinned; and the NARs of pinned sources, each with the hash from which its store path is made.
 
 use crate::layers::launch_layer::LayerError;
-use crate::layers::memo::{Key, Memo};
 use crate::log;
-use crate::root::Root;
-use crate::tools::{self, ToolError, ToolSource, tool_name};
+use crate::tools::{NixSource, ToolError, ToolSource, tool_name};
 use bullet_stream::global::print;
 use http_client::Http;
 use libcnb::Buildpack;
@@ -21,17 +19,17 @@ use nix_runner::Nix;
 use nix_runner::archive::{self, ArchiveError, Target};
 use nix_runner::kept::Kept;
 use nix_runner::nar_store::NarStore;
-use nix_runner::temporary;
+use nix_runner::programs::{self, Programs};
+use nix_runner::supply::Supply;
 use serde::{Deserialize, Serialize};
 use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
-use tempfile::TempDir;
 
 /// Raised whenever the layer's files change their form.
-const FORMAT: &str = "2";
+const FORMAT: &str = "3";
 
-const MEMO: &str = "memo.json";
+/// The binary cache of files that Nix is in.
+const PROGRAMS: &str = "nix";
 
 /// The directory of what evaluations took from binary caches and URLs.
 const SOURCES: &str = "sources";
@@ -47,12 +45,11 @@ pub struct NixStoreLayer {
     path: PathBuf,
 }
 
-/// A release of Nix, ready to be unpacked any number of times.
+/// A Nix, ready to be unpacked any number of times.
 #[derive(Debug)]
-pub struct NixArchive {
-    packed: PathBuf,
-    /// The release as it was downloaded, where it was not packed before.
-    release: Option<(TempDir, PathBuf)>,
+pub enum PackedNix {
+    Closure(Programs),
+    Release(PathBuf),
 }
 
 /// Opens the layer, as the build before left it.
@@ -79,23 +76,6 @@ pub fn open<B: Buildpack>(context: &BuildContext<B>) -> libcnb::Result<NixStoreL
 }
 
 impl NixStoreLayer {
-    /// What an evaluation gave in an earlier build.
-    #[must_use]
-    pub fn recall(&self, key: &Key) -> Option<Vec<Root>> {
-        self.memo().recall(key)
-    }
-
-    /// Keeps what an evaluation gave.
-    pub fn remember(&self, key: Key, roots: &[Root]) -> Result<(), LayerError> {
-        let mut memo = self.memo();
-        memo.remember(key, roots);
-        let path = self.path.join(MEMO);
-        serde_json::to_vec(&memo)
-            .map_err(io::Error::other)
-            .and_then(|bytes| fs::write(&path, bytes))
-            .map_err(|reason| LayerError { path, reason })
-    }
-
     /// Puts the sources that the last evaluation took into a store.
     pub fn restore_sources(&self, store: &NarStore) {
         Kept::new(self.path.join(SOURCES)).restore(store);
@@ -110,72 +90,86 @@ impl NixStoreLayer {
         kept.map_err(|reason| LayerError { path, reason })
     }
 
-    /// The memo; an empty one where there is none, or one that cannot be read.
-    fn memo(&self) -> Memo {
-        fs::read(self.path.join(MEMO))
-            .ok()
-            .and_then(|bytes| serde_json::from_slice(&bytes).ok())
-            .unwrap_or_default()
-    }
-
-    /// The Nix that `source` names: the layer's, or downloaded.
-    pub fn nix(&self, source: &ToolSource, http: &Http) -> Result<NixArchive, ToolError> {
-        let name = format!("nix-{}.tar.zst", hex::encode(source.download.sha256));
-        let packed = self.path.join(&name);
-        let kept = fs::read_to_string(hash_file(&packed)).unwrap_or_default();
-        if hash_of(&packed).is_ok_and(|hash| hash == kept) {
-            log::sub_bullet(format!("Using {} from the cache", tool_name(source)));
-            return Ok(NixArchive {
-                packed,
-                release: None,
-            });
+    /// The Nix that `source` names: the layer's, from a binary cache of `supply`, or the release.
+    pub fn nix(
+        &self,
+        source: &NixSource,
+        supply: &Supply,
+        http: &Http,
+    ) -> Result<PackedNix, ToolError> {
+        let directory = self.path.join(PROGRAMS);
+        let trust = supply.substituters().trust();
+        let kept = source.store_path.as_ref();
+        if let Some(kept) = kept.and_then(|path| Programs::open(&directory, path, trust)) {
+            log::sub_bullet(format!("Using {} from the cache", source.name()));
+            return Ok(PackedNix::Closure(kept));
         }
-        self.forget_archives();
-        let directory = temporary::directory().map_err(ToolError::Temporary)?;
-        let release = directory.path().join("nix.tar.xz");
-        let timer = print::sub_start_timer(format!("Downloading {}", tool_name(source)));
-        let downloaded = source.download(http, &release);
-        timer.done();
-        downloaded?;
-        Ok(NixArchive {
-            packed,
-            release: Some((directory, release)),
-        })
+        let file = source.release.as_ref().map(|release| {
+            let sha256 = hex::encode(release.download.sha256);
+            self.path.join(format!("nix-{sha256}.tar"))
+        });
+        if let (Some(release), Some(file)) = (&source.release, &file)
+            && release.matches(file)
+        {
+            log::sub_bullet(format!("Using {} from the cache", source.name()));
+            return Ok(PackedNix::Release(file.clone()));
+        }
+        self.forget_nix();
+        if let Some(path) = &source.store_path {
+            let timer =
+                print::sub_start_timer(format!("Taking {} from the binary caches", source.name()));
+            let fetched = programs::fetch(&directory, path, supply);
+            timer.done();
+            match fetched {
+                Ok(programs) => return Ok(PackedNix::Closure(programs)),
+                Err(error) if source.release.is_none() => {
+                    return Err(ToolError::NotInCaches(path.clone(), error));
+                }
+                Err(error) => log::sub_bullet(format!("Taking the release instead: {error}")),
+            }
+            self.forget_nix();
+        }
+        match (&source.release, file) {
+            (Some(release), Some(file)) => download(release, http, file),
+            _ => Err(ToolError::Inventory("it names no Nix".to_string())),
+        }
     }
 
-    /// Removes archives of other releases, and what a build that was broken off left.
-    fn forget_archives(&self) {
+    /// Removes every Nix, and what a build that was broken off left.
+    pub fn forget_nix(&self) {
         for entry in fs::read_dir(&self.path).into_iter().flatten().flatten() {
-            if entry.file_name().as_encoded_bytes().starts_with(b"nix-") {
-                // What stays only takes space.
-                let _ = fs::remove_file(entry.path());
-            }
+            let path = entry.path();
+            // What stays only takes space.
+            let _ = match entry.file_name().as_encoded_bytes() {
+                name if name == PROGRAMS.as_bytes() => fs::remove_dir_all(path),
+                name if name.starts_with(b"nix-") => fs::remove_file(path),
+                _ => Ok(()),
+            };
         }
     }
 }
 
-impl NixArchive {
-    /// Unpacks it to `target`, and packs it for the next build where that was not done yet.
+/// Downloads a release to `file`, where its hash is right.
+fn download(release: &ToolSource, http: &Http, file: PathBuf) -> Result<PackedNix, ToolError> {
+    let timer = print::sub_start_timer(format!("Downloading {}", tool_name(release)));
+    let partial = file.with_extension("partial");
+    let downloaded = release.download(http, &partial).and_then(|()| {
+        fs::rename(&partial, &file).map_err(|error| ToolError::Write(file.clone(), error))
+    });
+    timer.done();
+    if downloaded.is_err() {
+        // The error is what matters; it is forgotten with the next Nix.
+        let _ = fs::remove_file(&partial);
+    }
+    downloaded.map(|()| PackedNix::Release(file))
+}
+
+impl PackedNix {
+    /// Unpacks what Nix loads to `target`, and returns the directory of its programs.
     pub fn unpack(&self, target: &Target) -> Result<PathBuf, ArchiveError> {
-        let write_error = |error| ArchiveError::Write(self.packed.clone(), error);
-        match &self.release {
-            Some((_, release)) if !self.packed.exists() => {
-                let partial = self.packed.with_extension("partial");
-                let bin = archive::unpack_release(release, target, Some(&partial))?;
-                let hash = hash_of(&partial).map_err(write_error)?;
-                fs::write(hash_file(&self.packed), hash).map_err(write_error)?;
-                fs::rename(&partial, &self.packed).map_err(write_error)?;
-                Ok(bin)
-            }
-            _ => archive::unpack_packed(&self.packed, target),
+        match self {
+            Self::Closure(programs) => programs.unpack(target),
+            Self::Release(file) => archive::unpack_release(file, target),
         }
     }
-}
-
-fn hash_file(packed: &Path) -> PathBuf {
-    packed.with_extension("zst.sha256")
-}
-
-fn hash_of(file: &Path) -> io::Result<String> {
-    tools::hash_of(file).map(hex::encode)
 }

@@ -50,6 +50,15 @@ pub(super) fn tool(error: &ToolError) -> Message {
                 what it needs. Or set NIX_PROOT_URL and NIX_PROOT_SHA256.
             ", path = path.display()},
         ),
+        ToolError::NotInCaches(path, error) => Message::new(
+            "No binary cache gives the Nix to evaluate with",
+            formatdoc! {"
+                {path} is the Nix of NIX_EVALUATOR: {error}.
+
+                Push it with its closure, signed by a key of NIX_TRUSTED_PUBLIC_KEYS, to a binary cache of this
+                build; or name a release for this case in NIX_ARCHIVE_URL and NIX_ARCHIVE_SHA256.
+            "},
+        ),
         ToolError::WrongHash {
             url,
             expected,
@@ -86,7 +95,11 @@ pub(super) fn nix_archive(error: &ArchiveError) -> Message {
         ArchiveError::Write(path, error) => disk("Failed to unpack Nix", path, error),
         ArchiveError::NoNix => Message::new(
             "Nix cannot be unpacked",
-            format!("The release archive holds no `bin/nix-instantiate`.\n\n{hint}"),
+            format!("It has no `bin/nix-instantiate`.\n\n{hint}"),
+        ),
+        ArchiveError::Kept(path, error) => internal(
+            "Nix cannot be unpacked",
+            &format!("What was just written of {path} is not what was downloaded: {error}"),
         ),
     }
 }
@@ -117,9 +130,9 @@ pub(super) fn nix(error: &NixError) -> Message {
         NixError::TooOld(version) => Message::new(
             "This Nix is too old",
             formatdoc! {"
-                The release archive holds Nix {version}. Evaluating without `/nix` needs {MIN_VERSION} or newer.
+                NIX_EVALUATOR or NIX_ARCHIVE_URL gives Nix {version}. Evaluating without `/nix` needs {MIN_VERSION} or newer.
 
-                Name a newer release in NIX_ARCHIVE_URL, or set neither it nor NIX_ARCHIVE_SHA256.
+                Name a newer one in NIX_EVALUATOR or NIX_ARCHIVE_URL, or set neither.
             "},
         ),
         NixError::NoEngine(tried) => {
@@ -203,11 +216,21 @@ mod tests {
     use crate::error::BuildpackError;
     use crate::messages::tests::{full, texts};
     use crate::resolve::ResolveError;
+    use closure::plan::Miss;
+    use closure::unpack::UnpackError;
     use http_client::HttpError;
+    use nix_derivation::StorePath;
+    use nix_runner::programs::ProgramsError;
     use std::io;
 
     fn url() -> url::Url {
         "https://user:hunter2@tools.example.org/nix.tar.xz"
+            .parse()
+            .unwrap()
+    }
+
+    fn evaluator() -> StorePath {
+        "/nix/store/xbgcfhaawi9iz9s99k58sqy8azc2a1w3-nix-2.36.0"
             .parse()
             .unwrap()
     }
@@ -227,6 +250,15 @@ mod tests {
                 "/cnb/buildpacks/nix_hydra/proot/proot".into(),
                 io::ErrorKind::NotFound.into(),
             ),
+            ToolError::NotInCaches(
+                evaluator(),
+                ProgramsError::Missing(vec![Miss {
+                    path: evaluator(),
+                    wanted_by: Vec::new(),
+                    answers: Vec::new(),
+                }]),
+            ),
+            ToolError::NotInCaches(evaluator(), ProgramsError::Unsigned(evaluator())),
             ToolError::WrongHash {
                 url: url(),
                 expected: "00".repeat(32),
@@ -241,6 +273,7 @@ mod tests {
                 ArchiveError::Entry("../etc".into(), "its name leads out of the archive"),
                 ArchiveError::Write("/tmp/nix-1/x".into(), full()),
                 ArchiveError::NoNix,
+                ArchiveError::Kept(evaluator(), UnpackError::TooLong),
             ]
             .map(|error| BuildpackError::from(ResolveError::Nix(NixError::Archive(error)))),
         );

@@ -7,16 +7,18 @@ use super::resolved::{Evaluated, Resolved};
 use super::source::Source;
 use crate::build::Build;
 use crate::config::{Expression, OnMiss};
+use crate::layers;
 use crate::layers::memo::Key;
 use crate::layers::nix_store::NixStoreLayer;
 use crate::layers::proot::{PRootLayerError, program_in};
 use crate::log;
 use crate::root::Root;
-use crate::tools::ToolSource;
+use crate::tools::{NixSource, ToolSource};
 use bullet_stream::global::print;
 use hydra::revision::Commit;
-use nix_runner::Nix;
+use nix_runner::archive::ArchiveError;
 use nix_runner::supply::Supply;
+use nix_runner::{Nix, NixError};
 use semver::Version;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -60,10 +62,15 @@ pub(super) fn by_evaluation(
     }
     let layer = (build.open_nix_store)().map_err(ResolveError::Platform)?;
     let on_path = std::env::var_os("PATH").and_then(|path| Nix::on_path(&path));
-    let tool = ToolSource::nix(build.config.nix_archive.as_ref(), build.arch)?;
+    let config = build.config;
+    let tool = NixSource::new(
+        config.nix_archive.as_ref(),
+        config.evaluator.as_ref(),
+        build.arch,
+    )?;
     let version = match &on_path {
         Some((_, version)) => version.to_string(),
-        None => hex::encode(tool.download.sha256),
+        None => tool.key(),
     };
     let commit = commit(build, expression);
     let key = Key::new(
@@ -77,7 +84,7 @@ pub(super) fn by_evaluation(
     );
     let key = key.filter(|_| !pins::may_tell_time(build.app_dir, expression));
     let known = key.as_ref().filter(|_| effort == Effort::Least);
-    if let Some(roots) = known.and_then(|key| layer.recall(key)) {
+    if let Some(roots) = known.and_then(|key| layers::closure::recall(build.layers_dir, key)) {
         log::sub_bullet(format!(
             "`{}` was evaluated before",
             expression.file.display()
@@ -86,6 +93,7 @@ pub(super) fn by_evaluation(
         return Ok(Resolved {
             page: None,
             roots,
+            memo: key,
             evaluated: None,
         });
     }
@@ -104,14 +112,14 @@ pub(super) fn by_evaluation(
         ));
     }
     let key = key.filter(|_| outcome.unusable.is_empty());
-    match (&outcome.unpinned, key) {
-        (Some(unpinned), _) => tell_unpinned(build, expression, unpinned),
-        (None, Some(key)) => layer.remember(key, &outcome.roots)?,
-        (None, None) => {}
+    let key = key.filter(|_| outcome.unpinned.is_none());
+    if let Some(unpinned) = &outcome.unpinned {
+        tell_unpinned(build, expression, unpinned);
     }
     Ok(Resolved {
         page: None,
         roots: outcome.roots,
+        memo: key,
         evaluated: Some(Evaluated {
             nix,
             thorough: outcome.thorough,
@@ -145,7 +153,7 @@ fn tell_unpinned(build: &Build, expression: &Expression, unpinned: &str) {
 fn new_nix(
     build: &Build,
     layer: &NixStoreLayer,
-    tool: &ToolSource,
+    tool: &NixSource,
     on_path: Option<(PathBuf, Version)>,
 ) -> Result<Nix, ResolveError> {
     let supply = Arc::new(Supply::new(build.config.substituters())?);
@@ -164,17 +172,30 @@ fn new_nix(
 fn unpacked_nix(
     build: &Build,
     layer: &NixStoreLayer,
-    tool: &ToolSource,
+    tool: &NixSource,
     supply: &Arc<Supply>,
 ) -> Result<Nix, ResolveError> {
-    let archive = layer.nix(tool, build.http)?;
-    let timer = print::sub_start_timer("Unpacking it");
-    let unpacked = Nix::unpacked(
-        &|target| archive.unpack(target),
-        &|directory| proot(build, directory),
-        Arc::clone(supply),
-    );
-    timer.done();
+    let unpack = || {
+        let packed = layer.nix(tool, supply, build.http)?;
+        let timer = print::sub_start_timer("Unpacking it");
+        let unpacked = Nix::unpacked(
+            &|target| packed.unpack(target),
+            &|directory| proot(build, directory),
+            Arc::clone(supply),
+        );
+        timer.done();
+        unpacked.map_err(ResolveError::Nix)
+    };
+    let unpacked = match unpack() {
+        Err(ResolveError::Nix(NixError::Archive(error @ ArchiveError::Kept(..)))) => {
+            log::warning(&format!(
+                "The build cache is not used for Nix, which is fetched anew: {error}."
+            ));
+            layer.forget_nix();
+            unpack()
+        }
+        unpacked => unpacked,
+    };
     let (nix, needs_engine) = unpacked?;
     if let Some(reason) = needs_engine {
         log::sub_bullet(format!(

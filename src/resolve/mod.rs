@@ -45,6 +45,7 @@ pub fn resolve(build: &Build, hydra: Option<&mut Hydra>) -> Result<Resolved, Res
             Ok(Resolved {
                 page: None,
                 roots: vec![Root::from_path(path.clone())],
+                memo: None,
                 evaluated: None,
             })
         }
@@ -53,6 +54,7 @@ pub fn resolve(build: &Build, hydra: Option<&mut Hydra>) -> Result<Resolved, Res
             Ok(Resolved {
                 roots,
                 page: Some(page),
+                memo: None,
                 evaluated: None,
             })
         }

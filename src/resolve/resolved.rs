@@ -1,5 +1,6 @@
 //! The roots, and what is left of their evaluation.
 
+use crate::layers::memo::Key;
 use crate::root::Root;
 use nix_runner::Nix;
 use nix_runner::nar_store::NarStore;
@@ -21,6 +22,8 @@ pub struct Resolved {
     pub roots: Vec<Root>,
     /// The page of the build on Hydra, where it was asked for one.
     pub page: Option<String>,
+    /// By what the next build knows that it would evaluate to the same; None where that is not known.
+    pub memo: Option<Key>,
     /// None where nothing was evaluated.
     pub(super) evaluated: Option<Evaluated>,
 }

@@ -4,6 +4,8 @@ use http_client::{Http, HttpError, Size};
 use libherokubuildpack::inventory::Inventory;
 use libherokubuildpack::inventory::artifact::{Arch, Os};
 use libherokubuildpack::inventory::version::ArtifactRequirement;
+use nix_derivation::StorePath;
+use nix_runner::programs::ProgramsError;
 use nix_runner::temporary::NoTemporary;
 use semver::Version;
 use serde::{Deserialize, Serialize};
@@ -50,6 +52,14 @@ pub struct ToolSource {
     pub version: Option<Version>,
 }
 
+/// Where the Nix that evaluates comes from: from binary caches where they have it, else as a release.
+/// One of both is there.
+#[derive(Debug, Clone)]
+pub struct NixSource {
+    pub store_path: Option<StorePath>,
+    pub release: Option<ToolSource>,
+}
+
 /// Why a tool could not be had.
 #[derive(Debug, thiserror::Error)]
 pub enum ToolError {
@@ -69,6 +79,9 @@ pub enum ToolError {
     /// The PRoot that comes with the buildpack cannot be read.
     #[error("{path} cannot be read: {1}", path = .0.display())]
     NotPackaged(PathBuf, #[source] io::Error),
+    /// Binary caches do not give the Nix that `NIX_EVALUATOR` names.
+    #[error("{0}: {1}")]
+    NotInCaches(StorePath, #[source] ProgramsError),
     /// The file has another hash than it should: the URL, the expected and the real SHA-256.
     #[error("{url} has the SHA-256 {actual}, not {expected}")]
     WrongHash {
@@ -81,6 +94,7 @@ pub enum ToolError {
 #[derive(Debug, Serialize, Deserialize)]
 struct Metadata {
     tool: Tool,
+    store_path: Option<String>,
 }
 
 impl ArtifactRequirement<Version, Metadata> for Tool {
@@ -93,12 +107,19 @@ impl ArtifactRequirement<Version, Metadata> for Tool {
     }
 }
 
-impl ToolSource {
-    /// The Nix that the settings name, else the pinned one for an architecture as buildpacks call it
-    /// (`amd64`, `arm64`).
-    pub fn nix(named: Option<&Download>, arch: &str) -> Result<Self, ToolError> {
-        if let Some(download) = named {
-            return Ok(Self::named(Tool::Nix, download));
+impl NixSource {
+    /// The Nix that the settings name, as a release or by its store path, else the pinned one for an
+    /// architecture as buildpacks call it (`amd64`, `arm64`).
+    pub fn new(
+        release: Option<&Download>,
+        store_path: Option<&StorePath>,
+        arch: &str,
+    ) -> Result<Self, ToolError> {
+        if release.is_some() || store_path.is_some() {
+            return Ok(Self {
+                store_path: store_path.cloned(),
+                release: release.map(|download| ToolSource::named(Tool::Nix, download)),
+            });
         }
         let inventory: Inventory<Version, Sha256, Metadata> = INVENTORY.parse().map_err(
             |error: libherokubuildpack::inventory::ParseInventoryError| {
@@ -114,13 +135,46 @@ impl ToolSource {
             .map_err(|_| ToolError::Inventory("a checksum is no SHA-256".to_string()))?;
         let url = Url::parse(&artifact.url)
             .map_err(|error| ToolError::Inventory(format!("{}: {error}", artifact.url)))?;
-        Ok(Self {
+        let store_path = artifact.metadata.store_path.as_deref().map(str::parse);
+        let store_path: Option<StorePath> = store_path
+            .transpose()
+            .map_err(|error| ToolError::Inventory(format!("a store path: {error}")))?;
+        let release = ToolSource {
             tool: Tool::Nix,
             download: Download { url, sha256 },
             version: Some(artifact.version.clone()),
+        };
+        Ok(Self {
+            store_path,
+            release: Some(release),
         })
     }
 
+    /// Tells it from any other.
+    #[must_use]
+    pub fn key(&self) -> String {
+        let release = self.release.as_ref();
+        let sha256 = release.map(|release| hex::encode(release.download.sha256));
+        let store_path = self.store_path.as_ref().map(StorePath::to_absolute_path);
+        [sha256, store_path]
+            .into_iter()
+            .flatten()
+            .collect::<Vec<_>>()
+            .join(" ")
+    }
+
+    /// What the log calls it.
+    #[must_use]
+    pub fn name(&self) -> String {
+        match (&self.release, &self.store_path) {
+            (Some(release), _) => tool_name(release),
+            (None, Some(path)) => path.name().to_string(),
+            (None, None) => "Nix".to_string(),
+        }
+    }
+}
+
+impl ToolSource {
     /// The PRoot that the settings name, else the one in the buildpack's directory, so that a build
     /// needs no other host for it.
     pub fn proot(named: Option<&Download>, buildpack_dir: &Path) -> Result<Self, ToolError> {
@@ -233,11 +287,20 @@ mod tests {
     #[test]
     fn nix_is_pinned_for_both_architectures_and_new_enough() {
         for arch in ["amd64", "arm64"] {
-            let nix = ToolSource::nix(None, arch).unwrap();
-            assert_eq!(nix.download.url.scheme(), "https");
-            assert!(nix.version.unwrap() >= nix_runner::MIN_VERSION);
+            let nix = NixSource::new(None, None, arch).unwrap();
+            let release = nix.release.unwrap();
+            assert_eq!(release.download.url.scheme(), "https");
+            let version = release.version.unwrap();
+            assert!(version >= nix_runner::MIN_VERSION);
+            assert_eq!(nix.store_path.unwrap().name(), format!("nix-{version}"));
         }
-        assert!(ToolSource::nix(None, "riscv64").is_err());
+        assert!(NixSource::new(None, None, "riscv64").is_err());
+        let path: StorePath = "/nix/store/xbgcfhaawi9iz9s99k58sqy8azc2a1w3-nix-2.36.0"
+            .parse()
+            .unwrap();
+        let named = NixSource::new(None, Some(&path), "riscv64").unwrap();
+        assert_eq!(named.name(), "nix-2.36.0");
+        assert_eq!(named.key(), path.to_absolute_path());
     }
 
     #[test]

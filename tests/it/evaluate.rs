@@ -122,16 +122,8 @@ fn error(expression: &str, settings: &[(&str, &str)]) -> Option<ExpressionError>
 #[test]
 fn every_sample_app_evaluates_to_the_path_that_hydra_built() {
     let Some(fixtures) = fixtures() else { return };
-    let packed = TempDir::new().unwrap();
-    let packed = packed.path().join("nix.tar.zst");
-    // The release archive's Nix, moved out of `/nix`; packed again for the second app.
-    let unpack = |target: &Target| {
-        if packed.exists() {
-            archive::unpack_packed(&packed, target)
-        } else {
-            archive::unpack_release(&fixtures.nix_archive, target, Some(&packed))
-        }
-    };
+    // The release archive's Nix, moved out of `/nix`.
+    let unpack = |target: &Target| archive::unpack_release(&fixtures.nix_archive, target);
     for (name, sample) in &fixtures.apps {
         let config = config(&sample.dir, &[]);
         let (nix, needs_engine) = Nix::unpacked(&unpack, &no_proot, supply(&config)).unwrap();
@@ -158,7 +150,7 @@ fn a_nix_that_cannot_be_moved_runs_in_a_namespace_or_under_proot() {
             fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
             Ok(relocation.directory().to_path_buf())
         }
-        Target::Plain(_) => archive::unpack_release(&fixtures.nix_archive, target, None),
+        Target::Plain(_) => archive::unpack_release(&fixtures.nix_archive, target),
     };
     let proot = |_: &Path| Ok(fixtures.proot.clone());
     let config = config(&sample.dir, &[]);
@@ -957,7 +949,7 @@ fn an_import_from_derivation_is_refused_where_the_setting_says_so() {
 /// A Nix that was moved out of the store, as PRoot needs it.
 fn nix_outside(fixtures: &Fixtures, config: &Config) -> Nix {
     let unpack = |target: &Target| -> Result<_, ArchiveError> {
-        archive::unpack_release(&fixtures.nix_archive, target, None)
+        archive::unpack_release(&fixtures.nix_archive, target)
     };
     let (nix, _) = Nix::unpacked(&unpack, &no_proot, supply(config)).unwrap();
     nix

@@ -22,6 +22,7 @@ mod docs;
 mod doctor;
 mod early;
 mod evaluate;
+mod evaluator;
 mod examples;
 mod faults;
 mod fetch;

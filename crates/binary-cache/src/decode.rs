@@ -15,6 +15,9 @@ const INPUT_SIZE: usize = 128 * 1024;
 /// Memory xz may need in all: level 9 wants 65 MiB, and a larger dictionary gains NARs nothing.
 const XZ_MEMORY: u64 = 128 * 1024 * 1024;
 
+/// What xz takes beside its dictionary: `xz(1)` counts a megabyte.
+const XZ_OVERHEAD: u64 = 1024 * 1024;
+
 /// The largest zstd window taken, 128 MiB: what `zstd --ultra --long` writes and Nix reads.
 const ZSTD_WINDOW_LOG: u32 = 27;
 
@@ -57,13 +60,48 @@ pub enum DecodeError {
     Io(#[source] io::Error),
 }
 
+/// Memory that a decoder may take. A file that asks for more, at its beginning or later, is an error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DecoderLimits {
+    /// Bytes of a zstd window, rounded up to a power of two, or of an xz dictionary.
+    pub window: u64,
+    /// Bytes with which the blocks of an xz file are decoded side by side; 0 for one after the other.
+    pub threads: u64,
+}
+
+impl DecoderLimits {
+    /// All that any NAR of `size` bytes may have.
+    #[must_use]
+    pub fn all(size: u64) -> Self {
+        let is_large = size >= PARALLEL_XZ_SIZE;
+        Self {
+            window: 1 << ZSTD_WINDOW_LOG,
+            threads: if is_large { XZ_THREADING_MEMORY } else { 0 },
+        }
+    }
+
+    fn zstd_window_log(self) -> u32 {
+        let log = self.window.checked_next_power_of_two().map(u64::ilog2);
+        // 1 KiB is the smallest window that there is (RFC 8878, 3.1.1.1.2).
+        log.unwrap_or(ZSTD_WINDOW_LOG).clamp(10, ZSTD_WINDOW_LOG)
+    }
+
+    fn xz_memory(self) -> u64 {
+        self.window.saturating_add(XZ_OVERHEAD).min(XZ_MEMORY)
+    }
+}
+
 /// Wraps `bytes` into a decoder of `compression`, as a narinfo or a `Content-Encoding` names it.
-fn decoder(bytes: impl BufRead + 'static, compression: &str) -> Result<Box<dyn Read>, DecodeError> {
+fn decoder(
+    bytes: impl BufRead + 'static,
+    compression: &str,
+    limits: DecoderLimits,
+) -> Result<Box<dyn Read>, DecodeError> {
     if is_identity(compression) {
         return Ok(Box::new(bytes));
     }
     fruitful(bytes, MAX_FRUITLESS, |bytes| {
-        endless_decoder(bytes, compression)
+        endless_decoder(bytes, compression, limits)
     })
 }
 
@@ -71,19 +109,20 @@ fn decoder(bytes: impl BufRead + 'static, compression: &str) -> Result<Box<dyn R
 fn endless_decoder(
     bytes: impl BufRead + 'static,
     compression: &str,
+    limits: DecoderLimits,
 ) -> Result<Box<dyn Read>, DecodeError> {
     Ok(match compression.to_ascii_lowercase().as_str() {
         // The hash of a NAR, which is checked anyhow, says more than xz's own checksum.
         "xz" | "lzma" => Box::new(XzDecoder::new_stream(
             bytes,
-            Stream::new_stream_decoder(XZ_MEMORY, CONCATENATED | IGNORE_CHECK)
+            Stream::new_stream_decoder(limits.xz_memory(), CONCATENATED | IGNORE_CHECK)
                 .map_err(|error| DecodeError::Io(error.into()))?,
         )),
         "zstd" => {
             let mut decoder =
                 zstd::stream::read::Decoder::with_buffer(bytes).map_err(DecodeError::Io)?;
             decoder
-                .window_log_max(ZSTD_WINDOW_LOG)
+                .window_log_max(limits.zstd_window_log())
                 .map_err(DecodeError::Io)?;
             Box::new(decoder)
         }
@@ -107,7 +146,8 @@ pub fn content_decoder(
         .filter(|encoding| !is_identity(encoding))
         .try_fold(bytes, |bytes, encoding| {
             left = left.checked_sub(1).ok_or(DecodeError::TooManyEncodings)?;
-            decoder(io::BufReader::with_capacity(INPUT_SIZE, bytes), encoding)
+            let bytes = io::BufReader::with_capacity(INPUT_SIZE, bytes);
+            decoder(bytes, encoding, DecoderLimits::all(0))
         })
 }
 
@@ -125,12 +165,22 @@ pub fn nar_decoder(
     compression: &str,
     size: u64,
 ) -> Result<Box<dyn Read>, DecodeError> {
-    if compression == "xz" && size >= PARALLEL_XZ_SIZE {
+    limited_decoder(bytes, compression, DecoderLimits::all(size))
+}
+
+/// The same, with no more memory than this.
+pub fn limited_decoder(
+    bytes: impl BufRead + 'static,
+    compression: &str,
+    limits: DecoderLimits,
+) -> Result<Box<dyn Read>, DecodeError> {
+    if compression == "xz" && limits.threads > 0 {
         return fruitful(bytes, MAX_FRUITLESS_PARALLEL, |bytes| {
-            Ok(Box::new(ParallelXz::new(bytes).map_err(DecodeError::Io)?))
+            let decoder = ParallelXz::new(bytes, limits).map_err(DecodeError::Io)?;
+            Ok(Box::new(decoder))
         });
     }
-    decoder(bytes, compression)
+    decoder(bytes, compression, limits)
 }
 
 /// Makes a decoder of `bytes` that ends with an error once it has taken far more than it gives.
@@ -200,14 +250,16 @@ struct ParallelXz<R> {
     decoder: Option<XzDecoder<R>>,
     /// Empty streams in a row.
     empty: u32,
+    limits: DecoderLimits,
 }
 
 impl<R: BufRead> ParallelXz<R> {
-    fn new(input: R) -> io::Result<Self> {
-        let decoder = XzDecoder::new_stream(input, parallel_stream()?);
+    fn new(input: R, limits: DecoderLimits) -> io::Result<Self> {
+        let decoder = XzDecoder::new_stream(input, parallel_stream(limits)?);
         Ok(Self {
             decoder: Some(decoder),
             empty: 0,
+            limits,
         })
     }
 }
@@ -230,7 +282,7 @@ impl<R: BufRead> Read for ParallelXz<R> {
             }
             let mut input = decoder.into_inner();
             if skip_zeros(&mut input)? {
-                self.decoder = Self::new(input)?.decoder;
+                self.decoder = Self::new(input, self.limits)?.decoder;
             }
         }
         Ok(0)
@@ -253,12 +305,13 @@ fn skip_zeros(input: &mut impl BufRead) -> io::Result<bool> {
     }
 }
 
-fn parallel_stream() -> io::Result<Stream> {
+fn parallel_stream(limits: DecoderLimits) -> io::Result<Stream> {
     let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     MtStreamBuilder::new()
         .threads(u32::try_from(threads).unwrap_or(1))
-        .memlimit_threading(XZ_THREADING_MEMORY)
-        .memlimit_stop(XZ_MEMORY)
+        .memlimit_threading(limits.threads)
+        // Above this even one after the other; it bounds the other limit as well.
+        .memlimit_stop(limits.xz_memory().max(limits.threads))
         .decoder()
         .map_err(io::Error::from)
 }
@@ -365,6 +418,47 @@ mod tests {
                 "nothing comes of its compressed bytes",
                 "{name}"
             );
+        }
+    }
+
+    #[test]
+    fn a_later_part_of_a_file_gets_no_more_memory_than_the_first() {
+        let zstd = |log| {
+            let mut encoder = zstd::Encoder::new(Vec::new(), 1).unwrap();
+            encoder.window_log(log).unwrap();
+            encoder.include_contentsize(false).unwrap();
+            encoder.write_all(b"content").unwrap();
+            encoder.finish().unwrap()
+        };
+        let xz = |preset| {
+            let mut encoder = liblzma::write::XzEncoder::new(Vec::new(), preset);
+            encoder.write_all(b"content").unwrap();
+            encoder.finish().unwrap()
+        };
+        let small = DecoderLimits {
+            window: 1 << 20,
+            threads: 0,
+        };
+        let threads = DecoderLimits {
+            threads: 4 << 20,
+            ..small
+        };
+        for (compression, first, later, limits) in [
+            ("zstd", zstd(20), zstd(21), small),
+            ("xz", xz(1), xz(6), small),
+            ("xz", xz(1), xz(6), threads),
+        ] {
+            let decoded = |bytes: Vec<u8>, limits| {
+                let mut text = String::new();
+                let bytes = io::Cursor::new(bytes);
+                let mut decoder = limited_decoder(bytes, compression, limits).unwrap();
+                decoder.read_to_string(&mut text).map(|_| text)
+            };
+            let file = [first.clone(), later].concat();
+            assert_eq!(decoded(first, limits).unwrap(), "content", "{compression}");
+            assert!(decoded(file.clone(), limits).is_err(), "{compression}");
+            let all = DecoderLimits::all(0);
+            assert_eq!(decoded(file, all).unwrap(), "contentcontent");
         }
     }
 

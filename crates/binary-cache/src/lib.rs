@@ -27,7 +27,9 @@ mod url;
 
 pub use binary_cache::{BinaryCache, CacheError, SignIn};
 pub use caches::{Answer, CacheAnswer, Caches, Unusable};
-pub use decode::{DecodeError, content_decoder, is_identity, nar_decoder};
+pub use decode::{
+    DecodeError, DecoderLimits, content_decoder, is_identity, limited_decoder, nar_decoder,
+};
 pub use health::Attempt;
 pub use info::CacheInfo;
 pub use path_info::{CacheId, NarSource, PathInfo};

@@ -121,3 +121,84 @@ fn is_content_addressed(narinfo: &NarInfo, store_dir: &StoreDir) -> bool {
     };
     is_checked && narinfo.is_content_addressed(store_dir)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nix_derivation::{NixHash, StorePath};
+
+    const PATH: &str = "/nix/store/xbgcfhaawi9iz9s99k58sqy8azc2a1w3-x";
+
+    /// A narinfo of `path` with further lines. Its NAR's hash is made of sevens.
+    fn narinfo(path: &str, lines: &str) -> NarInfo {
+        let hash = NixHash::Sha256([7; 32]).to_nix_nixbase32_string();
+        let text = format!(
+            "StorePath: {path}\nURL: nar/x\nCompression: none\nNarHash: {hash}\nNarSize: 1\n\
+             References: \n{lines}"
+        );
+        crate::narinfo::parse(text.as_bytes()).unwrap()
+    }
+
+    fn settings(required: bool) -> TrustSettings {
+        let key = "acme-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY=";
+        TrustSettings {
+            keys: vec![key.parse().unwrap()],
+            required,
+        }
+    }
+
+    fn cache(trusted: bool, must_sign: bool) -> CacheUrl {
+        let mut cache: CacheUrl = "https://cache.example.org".parse().unwrap();
+        (cache.trusted, cache.must_sign) = (trusted, must_sign);
+        cache
+    }
+
+    /// A signature in the name of `key` of something else.
+    fn signature(key: &str) -> String {
+        format!("Sig: {key}:{}==\n", "A".repeat(86))
+    }
+
+    #[test]
+    fn a_signature_is_done_without_only_where_nothing_requires_one() {
+        let unsigned = narinfo(PATH, "");
+        let check = |required, trusted, must_sign| {
+            settings(required).check(&unsigned, &cache(trusted, must_sign))
+        };
+        assert_eq!(check(false, false, false), Ok(Trust::Unsigned));
+        assert_eq!(check(true, false, false), Err(Untrusted::NotSigned));
+        assert_eq!(check(false, false, true), Err(Untrusted::NotSigned));
+        assert_eq!(check(true, true, true), Ok(Trust::TrustedCache));
+        let by_another = narinfo(PATH, &signature("other-1"));
+        let checked = settings(true).check(&by_another, &cache(false, false));
+        assert_eq!(checked, Err(Untrusted::UnknownKeys(vec!["other-1".into()])));
+    }
+
+    #[test]
+    fn a_signature_in_a_known_key_s_name_that_does_not_hold_is_never_taken_for_none() {
+        let forged = narinfo(PATH, &signature("acme-1"));
+        for (required, must_sign) in [(false, false), (false, true), (true, false)] {
+            let checked = settings(required).check(&forged, &cache(false, must_sign));
+            assert_eq!(checked, Err(Untrusted::BadSignature("acme-1".into())));
+        }
+    }
+
+    #[test]
+    fn a_content_address_needs_no_signature_if_the_path_and_the_nar_are_named_after_it() {
+        let address = CAHash::Nar(NixHash::Sha256([7; 32]));
+        let path: StorePath = StoreDir::default()
+            .build_ca_path("x", &address, [], false)
+            .unwrap();
+        let line = |address: &CAHash| format!("CA: {}\n", address.to_nix_string());
+        let check = |path: &str, address: &CAHash| {
+            settings(true).check(&narinfo(path, &line(address)), &cache(false, false))
+        };
+        let path = path.to_absolute_path();
+        assert_eq!(check(&path, &address), Ok(Trust::ContentAddressed));
+        assert_eq!(check(PATH, &address), Err(Untrusted::NotSigned));
+        // The address of another NAR gives another path, which is not what the NAR is.
+        let other = CAHash::Nar(NixHash::Sha256([8; 32]));
+        let named = StoreDir::default().build_ca_path("x", &other, [], false);
+        let named = named.unwrap().to_absolute_path();
+        assert_eq!(check(&named, &other), Err(Untrusted::NotSigned));
+    }
+}

@@ -3,7 +3,8 @@
 //! Many NARs are downloaded at once, and one window may take 128 MiB. With the reservations the memory of
 //! a build does not depend on how many cores a machine has, or on what a cache sends.
 
-use std::io::{self, Read};
+use binary_cache::{DecodeError, DecoderLimits, limited_decoder};
+use std::io::{self, BufRead, Read};
 use std::sync::{Condvar, Mutex, PoisonError};
 
 /// Bytes that all decoders have together. A build takes 256 MiB at most: what is left is for buffers,
@@ -18,39 +19,64 @@ const OVERHEAD: u64 = 512 * 1024;
 const PARALLEL_XZ: (u64, u64) = (16 * 1024 * 1024, 32 * 1024 * 1024);
 
 /// First bytes of a file in which its window is written.
-pub(crate) const HEAD: usize = 64;
+pub const HEAD: usize = 64;
 
 static FREE: Mutex<u64> = Mutex::new(ALL);
 static FREED: Condvar = Condvar::new();
 
 /// Memory that a decoder may use until this is dropped.
 #[derive(Debug)]
-pub(crate) struct Reservation(u64);
+pub struct Reservation {
+    bytes: u64,
+    limits: DecoderLimits,
+}
 
 /// Waits until there is memory for a decoder of `compression` whose input begins with `head`, and which
 /// gives `size` bytes, if that is known. Reserve once, and nothing else while waiting for other locks.
-pub(crate) fn reserve(compression: &str, head: &[u8], size: Option<u64>) -> Reservation {
-    let bytes = needed(compression, head, size).min(ALL);
+///
+/// The decoder then gets no more: a file of which a later part needs more than the first is decoded with
+/// [`reserve_all`].
+#[must_use]
+pub fn reserve(compression: &str, head: &[u8], size: Option<u64>) -> Reservation {
+    let Some(limits) = limits(compression, head, size) else {
+        return reserve_all(size.unwrap_or_default());
+    };
+    reserve_bytes(needed(limits, size), limits)
+}
+
+/// The same for a file that may need anything, since it says nothing at its beginning or too little.
+#[must_use]
+pub fn reserve_all(size: u64) -> Reservation {
+    reserve_bytes(ALL, DecoderLimits::all(size))
+}
+
+fn reserve_bytes(bytes: u64, limits: DecoderLimits) -> Reservation {
+    let bytes = bytes.min(ALL);
     let free = FREE.lock().unwrap_or_else(PoisonError::into_inner);
     let mut free = FREED
         .wait_while(free, |free| *free < bytes)
         .unwrap_or_else(PoisonError::into_inner);
     *free -= bytes;
-    Reservation(bytes)
+    Reservation { bytes, limits }
 }
 
 /// A decoder with the memory for it, which is only free again once the decoder is gone.
-pub(crate) struct Reserved {
+pub struct Reserved {
     decoder: Box<dyn Read>,
     _memory: Reservation,
 }
 
 impl Reservation {
-    pub(crate) fn with(self, decoder: Box<dyn Read>) -> Reserved {
-        Reserved {
-            decoder,
+    /// Makes the decoder.
+    pub fn decoder(
+        self,
+        bytes: impl BufRead + 'static,
+        compression: &str,
+    ) -> Result<Reserved, DecodeError> {
+        Ok(Reserved {
+            decoder: limited_decoder(bytes, compression, self.limits)?,
             _memory: self,
-        }
+        })
     }
 }
 
@@ -62,16 +88,23 @@ impl Read for Reserved {
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        *FREE.lock().unwrap_or_else(PoisonError::into_inner) += self.0;
+        *FREE.lock().unwrap_or_else(PoisonError::into_inner) += self.bytes;
         FREED.notify_all();
     }
 }
 
-fn needed(compression: &str, head: &[u8], size: Option<u64>) -> u64 {
+/// Bytes that a decoder with these limits takes, which gives `size` bytes.
+fn needed(limits: DecoderLimits, size: Option<u64>) -> u64 {
     // Memory that is not written to is not taken.
-    let window = window(compression, head).min(size.unwrap_or(u64::MAX));
+    let window = limits.window.min(size.unwrap_or(u64::MAX));
+    OVERHEAD.saturating_add(window.max(limits.threads))
+}
+
+/// What a file with these first bytes needs. None where they do not say.
+fn limits(compression: &str, head: &[u8], size: Option<u64>) -> Option<DecoderLimits> {
+    let window = window(compression, head)?;
     let (from, most) = PARALLEL_XZ;
-    let blocks = match xz_block(head) {
+    let threads = match xz_block(head) {
         // Each thread has a block, packed and unpacked, beside its dictionary.
         Some(Block {
             sizes: Some(sizes), ..
@@ -82,20 +115,24 @@ fn needed(compression: &str, head: &[u8], size: Option<u64>) -> u64 {
         }
         _ => 0,
     };
-    OVERHEAD + window.max(blocks)
+    Some(DecoderLimits {
+        // As a decoder of zstd is limited.
+        window: window.checked_next_power_of_two().unwrap_or(u64::MAX),
+        threads,
+    })
 }
 
-/// Bytes of the window that a file with these first bytes needs; all that there is where they do not say.
-fn window(compression: &str, head: &[u8]) -> u64 {
-    match compression.to_ascii_lowercase().as_str() {
+/// Bytes of the window that a file with these first bytes needs. None where they do not say.
+fn window(compression: &str, head: &[u8]) -> Option<u64> {
+    Some(match compression.to_ascii_lowercase().as_str() {
         "gzip" | "x-gzip" | "deflate" => 32 * 1024,
         // 900 kB a block, four bytes each (`bzip2(1)`, "Memory management").
         "bzip2" => 4 * 1024 * 1024,
         // RFC 7932, 9.1.
         "br" => 16 * 1024 * 1024,
-        "zstd" => zstd_window(head).unwrap_or(ALL),
-        _ => xz_block(head).map_or(ALL, |block| block.dictionary),
-    }
+        "zstd" => zstd_window(head)?,
+        _ => xz_block(head)?.dictionary,
+    })
 }
 
 /// The window of a zstd frame (RFC 8878, 3.1.1.1).
@@ -164,27 +201,53 @@ mod tests {
         let mut xz = liblzma::write::XzEncoder::new(Vec::new(), 6);
         xz.write_all(b"content").unwrap();
         let xz = xz.finish().unwrap();
-        assert_eq!(window("xz", &xz), 8 * MIB);
+        let needs = |compression, head: &[u8], size| {
+            limits(compression, head, size).map(|limits| needed(limits, size))
+        };
+        assert_eq!(window("xz", &xz), Some(8 * MIB));
         let large = xz_with_a_large_dictionary(xz.clone());
-        assert_eq!(needed("xz", &large, None), OVERHEAD + 1536 * MIB);
-        assert_eq!(window("zstd", &zstd_with_window(27, b"content")), 128 * MIB);
+        assert!(needs("xz", &large, None) >= Some(OVERHEAD + 1536 * MIB));
+        let long = zstd_with_window(27, b"content");
+        assert_eq!(window("zstd", &long), Some(128 * MIB));
         let small = zstd::bulk::compress(b"content", 3).unwrap();
-        assert_eq!(window("zstd", &small), 7);
+        assert_eq!(window("zstd", &small), Some(7));
         let content = vec![b'x'; 300];
         assert_eq!(
             window("zstd", &zstd::bulk::compress(&content, 3).unwrap()),
-            300
+            Some(300)
         );
         for compression in ["xz", "zstd"] {
-            assert_eq!(window(compression, b"anything"), ALL);
+            assert_eq!(window(compression, b"anything"), None);
+            assert_eq!(reserve(compression, b"anything", None).bytes, ALL);
         }
-        assert_eq!(needed("xz", &xz, Some(1000)), OVERHEAD + 1000);
-        assert_eq!(needed("xz", &xz, Some(17 * MIB)), OVERHEAD + 8 * MIB);
+        assert_eq!(needs("xz", &xz, Some(1000)), Some(OVERHEAD + 1000));
+        let one_by_one = needs("xz", &xz, Some(17 * MIB));
+        assert_eq!(one_by_one, Some(OVERHEAD + 8 * MIB));
         let blocks = [&xz[..13], &[0xc0, 0x80, 1, 0x80, 2, 0x21, 1, 22]].concat();
         let block = xz_block(&blocks).unwrap();
         assert_eq!((block.dictionary, block.sizes), (8 * MIB, Some(128 + 256)));
-        let many = needed("xz", &blocks, Some(17 * MIB));
+        let many = needs("xz", &blocks, Some(17 * MIB)).unwrap();
         assert!((8 * MIB..=OVERHEAD + 32 * MIB).contains(&many), "{many}");
+    }
+
+    #[test]
+    fn a_decoder_gets_no_more_than_its_reservation_for_a_later_frame() {
+        let frames = |first, later| {
+            let mut frames = zstd_with_window(first, b"one ");
+            frames.extend(zstd_with_window(later, b"two"));
+            frames
+        };
+        let decoded = |bytes: Vec<u8>, memory: Reservation| {
+            let mut text = String::new();
+            let mut decoder = memory.decoder(io::Cursor::new(bytes), "zstd").unwrap();
+            decoder.read_to_string(&mut text).map(|_| text)
+        };
+        let reserved = |bytes: &[u8]| reserve("zstd", bytes, None);
+        let same = frames(20, 20);
+        assert_eq!(decoded(same.clone(), reserved(&same)).unwrap(), "one two");
+        let larger = frames(20, 27);
+        assert!(decoded(larger.clone(), reserved(&larger)).is_err());
+        assert_eq!(decoded(larger, reserve_all(0)).unwrap(), "one two");
     }
 
     #[test]
@@ -196,10 +259,10 @@ mod tests {
             for _ in 0..32 {
                 scope.spawn(|| {
                     let held = reserve("zstd", &zstd_with_window(25, b"content"), None);
-                    let now = used.fetch_add(held.0, SeqCst) + held.0;
+                    let now = used.fetch_add(held.bytes, SeqCst) + held.bytes;
                     most.fetch_max(now, SeqCst);
                     std::thread::sleep(std::time::Duration::from_millis(2));
-                    used.fetch_sub(held.0, SeqCst);
+                    used.fetch_sub(held.bytes, SeqCst);
                 });
             }
         });

@@ -1,16 +1,14 @@
 //! Downloads a planned closure into a store directory: NARs side by side, largest first.
 
 use crate::content::Content;
-use crate::decode_memory::{HEAD, reserve};
+use crate::decode_memory::{HEAD, reserve, reserve_all};
 use crate::decode_permits::DecodePermits;
 use crate::queue::{Queue, QueuedPath};
 use crate::relocate::findings::Findings;
 use crate::relocate::references::{ReferenceScanner, ScanFor};
 use crate::relocate::report::RelocationReport;
 use crate::unpack::{Expected, UnpackError, Unpacker};
-use binary_cache::{
-    CacheAnswer, CacheError, Caches, NarSource, PathInfo, is_identity, nar_decoder,
-};
+use binary_cache::{CacheAnswer, CacheError, Caches, NarSource, PathInfo, is_identity};
 use nix_derivation::StorePath;
 use std::io::{self, Cursor, Read};
 use std::path::Path;
@@ -237,7 +235,7 @@ impl Download<'_> {
     ) -> Result<Findings, FetchFailure> {
         let mut attempt = 1;
         loop {
-            match self.fetch_once(info, unpacker) {
+            match self.fetch_once(info, unpacker, attempt > 1) {
                 Err(reason)
                     if attempt < ATTEMPTS
                         && !reason.is_final()
@@ -255,6 +253,7 @@ impl Download<'_> {
         &self,
         info: &PathInfo,
         unpacker: &mut Unpacker,
+        is_repeated: bool,
     ) -> Result<Findings, FetchFailure> {
         let Fetcher {
             queue,
@@ -274,11 +273,17 @@ impl Download<'_> {
                 attempt.broke(&error);
                 FetchFailure::Unpack(UnpackError::Read(error))
             })?;
-            let memory = reserve(&source.compression, &head, Some(info.nar_size));
+            // A later part of it may need more memory than the first.
+            let memory = if is_repeated {
+                reserve_all(info.nar_size)
+            } else {
+                reserve(&source.compression, &head, Some(info.nar_size))
+            };
             let bytes = permits.read_ahead(Box::new(Cursor::new(head).chain(nar)));
-            let decoder = nar_decoder(bytes, &source.compression, info.nar_size)
+            let decoder = memory
+                .decoder(bytes, &source.compression)
                 .map_err(|error| FetchFailure::Open(CacheError::Decode(error)))?;
-            nar = Box::new(memory.with(decoder));
+            nar = Box::new(decoder);
         }
         let content = info.content.as_ref();
         let expected = Expected {

@@ -14,7 +14,7 @@
 
 mod closure;
 pub mod content;
-pub(crate) mod decode_memory;
+pub mod decode_memory;
 pub mod decode_permits;
 pub mod fetch;
 pub mod place;

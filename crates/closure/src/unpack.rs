@@ -74,6 +74,7 @@ pub enum UnpackError {
 pub struct Unpacker {
     file_buffer: Vec<u8>,
     field_buffer: Vec<u8>,
+    only: fn(&Path) -> bool,
 }
 
 impl Default for Unpacker {
@@ -91,7 +92,15 @@ impl Unpacker {
             // With room for what is held back, so that writes begin where pages do.
             file_buffer: vec![0; file.max(1) + OVERLAP],
             field_buffer: vec![0; fields.max(1)],
+            only: |_| true,
         }
+    }
+
+    /// Leaves out files and directories for whose path in the store path `only` returns false. They are
+    /// hashed all the same.
+    #[must_use]
+    pub fn only(self, only: fn(&Path) -> bool) -> Self {
+        Self { only, ..self }
     }
 
     /// Unpacks `nar` as `destination`, which must not exist, and checks its size and hash.
@@ -120,6 +129,8 @@ impl Unpacker {
         let mut writer = TreeWriter {
             destination,
             directories: Vec::new(),
+            only: self.only,
+            left_out: 0,
             buffer: &mut self.file_buffer,
             failed: None,
             references,
@@ -230,6 +241,9 @@ struct TreeWriter<'a> {
     destination: &'a Path,
     /// The directories from the archive's root to the one being filled, by name for messages.
     directories: Vec<(OwnedFd, Vec<u8>)>,
+    only: fn(&Path) -> bool,
+    /// How many directories there are from the first that is left out to the one being read.
+    left_out: usize,
     buffer: &'a mut [u8],
     /// The first thing that could not be written.
     failed: Option<(PathBuf, io::Error)>,
@@ -251,6 +265,12 @@ impl TreeWriter<'_> {
             }
         ) {
             self.content = None;
+        }
+        if self.leaves_out(&event) {
+            if let Event::Regular { mut contents, .. } = event {
+                contents.copy_to(&mut io::sink())?;
+            }
+            return Ok(());
         }
         match event {
             Event::DirectoryStart { name } => {
@@ -296,6 +316,27 @@ impl TreeWriter<'_> {
                 self.copy(name, contents, &mut File::from(file))
             }
         }
+    }
+
+    /// Whether nothing is written of an entry.
+    fn leaves_out<R: Read>(&mut self, event: &ReadEvent<'_, R>) -> bool {
+        let depth = self.left_out;
+        match event {
+            Event::DirectoryStart { .. } if depth > 0 => self.left_out += 1,
+            Event::DirectoryEnd { .. } => self.left_out = depth.saturating_sub(1),
+            Event::DirectoryStart { name: Some(name) }
+            | Event::Symlink {
+                name: Some(name), ..
+            }
+            | Event::Regular {
+                name: Some(name), ..
+            } if depth == 0 && !(self.only)(&self.relative(Some(name))) => {
+                self.left_out = usize::from(matches!(event, Event::DirectoryStart { .. }));
+                return true;
+            }
+            _ => {}
+        }
+        depth > 0
     }
 
     fn copy<R: Read>(
@@ -485,6 +526,61 @@ mod tests {
         ] {
             let error = error.unwrap_err().to_string();
             assert!(error.contains(expected), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_is_left_out_is_not_written_and_counts_for_the_hash() {
+        let tree = tempfile::tempdir().unwrap();
+        for name in ["bin/x", "share/man/y", "share/z"] {
+            let file = tree.path().join(name);
+            std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+            std::fs::write(file, name).unwrap();
+        }
+        std::os::unix::fs::symlink("bin/x", tree.path().join("link")).unwrap();
+        let mut nar = Vec::new();
+        nar::encode_path(&mut nar, tree.path(), nar::CaseHack::Disabled).unwrap();
+        let to = tempfile::tempdir().unwrap();
+        let place = to.path().join("x");
+        let unpack = |hash: &NixHash| {
+            let expected = Expected {
+                hash,
+                size: nar.len() as u64,
+                content: None,
+            };
+            let only = |path: &Path| !path.starts_with("share");
+            Unpacker::default()
+                .only(only)
+                .unpack(&mut &nar[..], &expected, &place, None)
+        };
+        unpack(&sha256(&nar)).unwrap();
+        assert!(place.join("bin/x").is_file() && place.join("link").is_symlink());
+        assert!(!place.join("share").exists());
+        std::fs::remove_dir_all(&place).unwrap();
+        assert!(unpack(&sha256(b"other")).is_err());
+    }
+
+    #[test]
+    fn a_name_that_is_there_already_is_neither_followed_nor_written_to() {
+        let directory = tempfile::tempdir().unwrap();
+        let outside = directory.path().join("outside");
+        std::fs::write(&outside, "before").unwrap();
+        let hash = sha256(&nar());
+        for is_link in [false, true] {
+            let place = directory.path().join(if is_link { "link" } else { "file" });
+            if is_link {
+                std::os::unix::fs::symlink(&outside, &place).unwrap();
+            } else {
+                std::fs::write(&place, "before").unwrap();
+            }
+            let expected = Expected {
+                hash: &hash,
+                size: nar().len() as u64,
+                content: None,
+            };
+            let unpacked = Unpacker::default().unpack(&mut &nar()[..], &expected, &place, None);
+            assert!(matches!(unpacked, Err(UnpackError::Write(..))));
+            assert_eq!(std::fs::read(&place).unwrap(), b"before");
         }
     }
 }

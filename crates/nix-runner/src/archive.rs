@@ -1,15 +1,15 @@
 //! Unpacks a Nix release archive so that its programs run from any directory.
 //!
 //! The archive holds Nix's own closure: `nix-VERSION-SYSTEM/store/<paths>`. Its references are
-//! rewritten while it is unpacked, so nothing has to be at `/nix/store`. A release is packed with xz,
-//! which takes a second to decode; while it is unpacked for the first time it is packed again with
-//! zstd, which takes a tenth of that.
+//! rewritten while it is unpacked, so nothing has to be at `/nix/store`.
 
 use closure::relocate::relocation::{DirectoryTooLong, Relocation};
-use liblzma::read::XzDecoder;
+use closure::unpack::UnpackError;
+use liblzma::bufread::XzDecoder;
+use nix_derivation::StorePath;
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{OpenOptionsExt, symlink};
 use std::path::{Component, Path, PathBuf};
@@ -24,8 +24,11 @@ const MAX_RELEASE_SIZE: u64 = 2 * 1024 * 1024 * 1024;
 /// Memory that xz may use to decode; release archives are made with level 6 or 9.
 const XZ_MEMORY: u64 = 128 * 1024 * 1024;
 
-/// Higher levels take longer to pack and give little: the archive is read once a build.
-const ZSTD_LEVEL: i32 = 3;
+/// The largest window that zstd may use to decode: 128 MiB.
+const ZSTD_WINDOW_LOG: u32 = 27;
+
+/// What a zstd file begins with (RFC 8878, 3.1.1).
+const ZSTD_MAGIC: &[u8] = b"\x28\xb5\x2f\xfd";
 
 /// Why an archive could not be unpacked.
 #[derive(Debug, thiserror::Error)]
@@ -41,6 +44,9 @@ pub enum ArchiveError {
     /// None of its store paths has `bin/nix-instantiate`.
     #[error("the archive has no `bin/nix-instantiate`")]
     NoNix,
+    /// What is kept of this path is not what was signed.
+    #[error("{0} is not as it was kept: {1}")]
+    Kept(StorePath, #[source] UnpackError),
 }
 
 /// Where the store paths of an archive go.
@@ -65,7 +71,8 @@ impl Target {
         }
     }
 
-    fn place(&self, basename: &str) -> PathBuf {
+    /// Where the store path with this base name goes.
+    pub(crate) fn place(&self, basename: &str) -> PathBuf {
         match self {
             Self::Relocated(relocation) => relocation.place(basename),
             Self::Plain(store) => store.join(basename),
@@ -73,60 +80,40 @@ impl Target {
     }
 }
 
-/// Unpacks the release `archive`, and answers the directory of Nix's programs. Where `packed` is
-/// given, writes that file as well, for [`unpack_packed`].
-pub fn unpack_release(
-    archive: &Path,
-    target: &Target,
-    packed: Option<&Path>,
-) -> Result<PathBuf, ArchiveError> {
+/// Unpacks what Nix loads of the release `archive`, and returns the directory of its programs.
+///
+/// It is packed with xz, as releases are, or with zstd, which takes a tenth of the time.
+pub fn unpack_release(archive: &Path, target: &Target) -> Result<PathBuf, ArchiveError> {
     let file = File::open(archive).map_err(ArchiveError::Read)?;
-    let stream =
-        liblzma::stream::Stream::new_stream_decoder(XZ_MEMORY, liblzma::stream::CONCATENATED)
-            .map_err(|error| ArchiveError::Read(error.into()))?;
-    let mut reader = AtMost {
-        reader: XzDecoder::new_stream(BufReader::new(file), stream),
-        left: MAX_RELEASE_SIZE,
+    let mut file = BufReader::new(file);
+    let head = file.fill_buf().map_err(ArchiveError::Read)?;
+    let reader: Box<dyn Read> = if head.starts_with(ZSTD_MAGIC) {
+        let mut decoder = zstd::Decoder::with_buffer(file).map_err(ArchiveError::Read)?;
+        decoder
+            .window_log_max(ZSTD_WINDOW_LOG)
+            .map_err(ArchiveError::Read)?;
+        Box::new(decoder)
+    } else {
+        let stream =
+            liblzma::stream::Stream::new_stream_decoder(XZ_MEMORY, liblzma::stream::CONCATENATED)
+                .map_err(|error| ArchiveError::Read(error.into()))?;
+        Box::new(XzDecoder::new_stream(file, stream))
     };
-    let Some(packed) = packed else {
-        return unpack(reader, target);
-    };
-    let write_error = |error| ArchiveError::Write(packed.to_path_buf(), error);
-    let file = File::create(packed).map_err(write_error)?;
-    let mut encoder = zstd::Encoder::new(file, ZSTD_LEVEL).map_err(write_error)?;
-    let mut copy = Tee {
-        reader: &mut reader,
-        writer: &mut encoder,
-    };
-    let bin = unpack(&mut copy, target)?;
-    // What follows the last entry.
-    io::copy(&mut copy, &mut io::sink()).map_err(ArchiveError::Read)?;
-    encoder.finish().map_err(write_error)?;
-    Ok(bin)
+    let left = MAX_RELEASE_SIZE;
+    unpack(AtMost { reader, left }, target)
 }
 
-/// Unpacks a file that [`unpack_release`] wrote.
-pub fn unpack_packed(packed: &Path, target: &Target) -> Result<PathBuf, ArchiveError> {
-    let file = File::open(packed).map_err(ArchiveError::Read)?;
-    let reader = AtMost {
-        reader: zstd::Decoder::new(file).map_err(ArchiveError::Read)?,
-        left: MAX_RELEASE_SIZE,
-    };
-    unpack(reader, target)
-}
-
-/// Reads, and writes what was read elsewhere.
-struct Tee<'a, R, W> {
-    reader: &'a mut R,
-    writer: &'a mut W,
-}
-
-impl<R: Read, W: Write> Read for Tee<'_, R, W> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let count = self.reader.read(buffer)?;
-        self.writer.write_all(&buffer[..count])?;
-        Ok(count)
-    }
+/// Whether Nix may need what is at `path` in a store path, to evaluate or to build: not its documentation,
+/// what only compilers need, or the many tables of glibc's `iconv`, of which it has those for UTF-8
+/// built in.
+pub(crate) fn is_loaded(path: &Path) -> bool {
+    let mut parts = path.components();
+    !parts.any(|part| {
+        matches!(
+            part.as_os_str().as_bytes(),
+            b"share" | b"include" | b"gconv"
+        )
+    }) && path.extension() != Some(OsStr::new("a"))
 }
 
 /// Reads so many bytes, of which an archive that has more is refused.
@@ -159,8 +146,13 @@ fn unpack(reader: impl Read, target: &Target) -> Result<PathBuf, ArchiveError> {
         if rest == Path::new("bin/nix-instantiate") {
             nix = Some(place.join("bin"));
         }
+        if !is_loaded(&rest) {
+            continue;
+        }
         unpack_entry(&mut entry, &path, &place.join(rest), target)?;
     }
+    // What follows the last entry counts as well.
+    io::copy(&mut tar.into_inner(), &mut io::sink()).map_err(ArchiveError::Read)?;
     nix.ok_or(ArchiveError::NoNix)
 }
 
@@ -183,7 +175,7 @@ fn store_entry(path: &Path) -> Result<Option<(String, PathBuf)>, ArchiveError> {
     }
     let basename = basename
         .to_str()
-        .filter(|name| nix_derivation::StorePath::from_basename(name.as_bytes()).is_ok())
+        .filter(|name| StorePath::from_basename(name.as_bytes()).is_ok())
         .ok_or_else(|| refuse("it is in `store`, but in no store path"))?;
     Ok(Some((basename.to_string(), rest.iter().collect())))
 }

@@ -9,6 +9,7 @@ pub mod engine;
 pub mod kept;
 pub mod nar_store;
 mod nix;
+pub mod programs;
 mod served;
 mod substituters;
 pub mod supply;

@@ -84,6 +84,11 @@ impl Substituters {
         })
     }
 
+    #[must_use]
+    pub fn trust(&self) -> &TrustSettings {
+        &self.trust
+    }
+
     /// Lines of `nix.conf`.
     #[must_use]
     pub fn settings(&self) -> String {

@@ -6,13 +6,14 @@
 use crate::nar_store::{Entry, NarStore, NarStoreError, hash_part};
 use crate::temporary;
 use crate::{NixError, Substituters};
-use binary_cache::{CacheAnswer, CacheError, NarSource, PathInfo, is_identity, nar_decoder};
+use binary_cache::{CacheAnswer, CacheError, NarSource, PathInfo, is_identity};
 use closure::content::Content;
+use closure::decode_memory::{HEAD, reserve, reserve_all};
 use closure::unpack::{Expected, UnpackError, Unpacker};
 use nix_derivation::StorePath;
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
-use std::io::{self, BufReader, Read};
+use std::io::{self, BufReader, Cursor, Read};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use tempfile::TempDir;
@@ -56,6 +57,9 @@ pub enum SupplyError {
     #[error("no binary cache has this NAR any more")]
     Lost,
 }
+
+/// Reads a NAR, and checks that it is the one of this narinfo.
+pub(crate) type TakeNar<'a> = dyn Fn(&PathInfo, &mut dyn Read) -> Result<(), SupplyError> + 'a;
 
 /// Bytes that end with an error once the download was stopped.
 struct UntilStopped {
@@ -112,7 +116,8 @@ impl Supply {
         let Some((path, info)) = lock(&self.later).get(name).cloned() else {
             return false;
         };
-        self.fetch(&path, info).is_ok()
+        self.fetch(&path, info, &|info, nar| self.add(&path, info, nar))
+            .is_ok()
     }
 
     /// Fetches `paths` side by side, as far as the caches have them.
@@ -166,7 +171,8 @@ impl Supply {
             Err(answers) => return Found::Absent(answers),
         };
         if info.references.is_empty() {
-            return match self.fetch(&path, info) {
+            let add = |info: &PathInfo, nar: &mut dyn Read| self.add(&path, info, nar);
+            return match self.fetch(&path, info, &add) {
                 Ok(()) => Found::Here,
                 Err((cache, error)) => Found::Failed(path, cache, error),
             };
@@ -190,24 +196,39 @@ impl Supply {
         name.unwrap_or_default()
     }
 
-    /// Fetches a path from the first cache that has it whole.
-    fn fetch(&self, path: &StorePath, first: PathInfo) -> Result<(), (String, SupplyError)> {
+    /// Reads the NAR of a path with `take`, from the first cache that has it whole.
+    pub(crate) fn fetch(
+        &self,
+        path: &StorePath,
+        first: PathInfo,
+        take: &TakeNar,
+    ) -> Result<(), (String, SupplyError)> {
+        let is_stopped = || self.stopped.load(Ordering::Relaxed);
         let caches = self.substituters.caches();
         let mut tried: Vec<NarSource> = Vec::new();
         let mut info = first;
         loop {
-            let error = match self.fetch_from(path, &info) {
+            let is_local =
+                |error: &SupplyError| matches!(error, SupplyError::Add(NarStoreError::Write(..)));
+            let fetched = self.fetch_from(&info, take, false);
+            // It may have broken off, or need more memory than its beginning says.
+            let fetched = fetched.or_else(|error| {
+                if is_local(&error) || is_stopped() {
+                    return Err(error);
+                }
+                self.fetch_from(&info, take, true)
+            });
+            let error = match fetched {
                 Ok(()) => return Ok(()),
                 Err(error) => error,
             };
-            let is_local = matches!(error, SupplyError::Add(NarStoreError::Write(..)));
             tried.extend(info.source.clone());
             let accepts = |other: &PathInfo| {
                 let source = other.source.as_ref();
                 other.nar_hash == info.nar_hash
                     && source.is_some_and(|source| !tried.contains(source))
             };
-            if is_local || self.stopped.load(Ordering::Relaxed) {
+            if is_local(&error) || is_stopped() {
                 return Err((self.cache_of(&info), error));
             }
             match caches.look_up_nar(path, accepts) {
@@ -217,7 +238,12 @@ impl Supply {
         }
     }
 
-    fn fetch_from(&self, path: &StorePath, info: &PathInfo) -> Result<(), SupplyError> {
+    fn fetch_from(
+        &self,
+        info: &PathInfo,
+        take: &TakeNar,
+        is_repeated: bool,
+    ) -> Result<(), SupplyError> {
         let source = info.source.as_ref().ok_or(SupplyError::Lost)?;
         let attempt = self
             .substituters
@@ -230,18 +256,37 @@ impl Supply {
         };
         let mut nar: Box<dyn Read> = Box::new(nar);
         if !is_identity(&source.compression) {
-            nar = nar_decoder(BufReader::new(nar), &source.compression, info.nar_size)
-                .map_err(CacheError::Decode)?;
+            let mut head = Vec::new();
+            let read = nar.by_ref().take(HEAD as u64).read_to_end(&mut head);
+            read.inspect_err(|error| attempt.broke(error))
+                .map_err(NarStoreError::Read)?;
+            let memory = if is_repeated {
+                reserve_all(info.nar_size)
+            } else {
+                reserve(&source.compression, &head, Some(info.nar_size))
+            };
+            let bytes = BufReader::new(Cursor::new(head).chain(nar));
+            let decoder = memory.decoder(bytes, &source.compression);
+            nar = Box::new(decoder.map_err(CacheError::Decode)?);
         }
         // One byte more, so that a longer NAR shows.
-        let mut nar = nar.take(info.nar_size + 1);
-        let added = self.store.write_nar(&info.nar_hash, &mut nar);
-        match &added {
+        let taken = take(info, &mut nar.take(info.nar_size + 1));
+        match &taken {
             Ok(()) => attempt.answered(),
-            Err(NarStoreError::Read(error)) => attempt.broke(error),
+            Err(SupplyError::Add(NarStoreError::Read(error))) => attempt.broke(error),
             Err(_) => {}
         }
-        added?;
+        taken
+    }
+
+    /// Adds a path to the store, whose NAR is read.
+    fn add(
+        &self,
+        path: &StorePath,
+        info: &PathInfo,
+        nar: &mut dyn Read,
+    ) -> Result<(), SupplyError> {
+        self.store.write_nar(&info.nar_hash, nar)?;
         self.check_content(path, info)?;
         self.store.register(&entry(path, info))?;
         Ok(())

@@ -15,6 +15,7 @@ use super::launch_layer::{LaunchLayer, LayerError};
 use super::store_paths::{FillError, StoreLayers};
 use crate::config::Config;
 use crate::layers::describe::Contents;
+use crate::layers::memo::{Key, Memo};
 use crate::log::{self, bytes};
 use crate::report::budget::OverBudget;
 use crate::report::{self, print_formats, print_largest_files, print_largest_paths};
@@ -71,7 +72,7 @@ impl From<FillError> for ClosureLayerError {
 }
 
 /// What the image's layer was made from, and what is in it.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 struct Metadata {
     format: String,
     /// Full store paths, the one that leads `PATH` first.
@@ -89,6 +90,8 @@ struct Metadata {
     relocation_ignored: Vec<String>,
     /// The layers in which the store paths are.
     layers: Vec<String>,
+    /// What was evaluated to the roots, where the next build may know it by that.
+    memo: Option<Memo>,
 }
 
 /// What a build needs to know of a closure layer, whether it was filled or kept.
@@ -99,15 +102,26 @@ pub struct ClosureLayer {
     pub is_relocated: bool,
 }
 
+/// The roots that the previous image's expression evaluated to, if that was by this key.
+#[must_use]
+pub fn recall(layers_dir: &Path, key: &Key) -> Option<Vec<Root>> {
+    let previous: Metadata = LaunchLayer::new(layers_dir, NAME).previous().ok()??;
+    previous.memo?.recall(key)
+}
+
 /// Fills the layers with the closure of `roots`, except for those that the previous image has already.
 /// Returns what is in the roots. One with compile hooks, which run here, is always filled.
+///
+/// `memo` is by what the next build finds out that the roots are the same.
 pub fn handle(
     layers_dir: &Path,
     roots: &[Root],
+    memo: Option<&Key>,
     config: &Config,
     open_caches: impl Fn() -> Caches,
 ) -> Result<ClosureLayer, ClosureLayerError> {
-    let build = ClosureBuild::new(layers_dir, roots, config)?;
+    let memo = memo.map(|key| Memo::new(key, roots));
+    let build = ClosureBuild::new(layers_dir, roots, memo, config)?;
     print::bullet("Closure");
     if let Some(kept) = build.reuse()? {
         return Ok(kept);
@@ -175,6 +189,7 @@ struct ClosureBuild<'a> {
     layers_dir: &'a Path,
     layer: LaunchLayer,
     roots: &'a [Root],
+    memo: Option<Memo>,
     config: &'a Config,
     /// Why nothing of the previous image can be kept, if that is so.
     afresh: Option<&'static str>,
@@ -186,6 +201,7 @@ impl<'a> ClosureBuild<'a> {
     fn new(
         layers_dir: &'a Path,
         roots: &'a [Root],
+        memo: Option<Memo>,
         config: &'a Config,
     ) -> Result<Self, ClosureLayerError> {
         let layer = LaunchLayer::new(layers_dir, NAME);
@@ -200,6 +216,7 @@ impl<'a> ClosureBuild<'a> {
             layers_dir,
             layer,
             roots,
+            memo,
             config,
             afresh: afresh(had_layer, verdict, config.engine),
             previous,
@@ -229,7 +246,10 @@ impl<'a> ClosureBuild<'a> {
         if !self.stores.keep(&previous.layers)? {
             return Ok(None);
         }
-        self.layer.write(previous)?;
+        self.layer.write(&Metadata {
+            memo: self.memo.clone(),
+            ..previous.clone()
+        })?;
         log::sub_bullet(format!(
             "Using the previous image's: {}, {}",
             paths(previous.paths.parse().unwrap_or_default()),
@@ -373,6 +393,7 @@ impl<'a> ClosureBuild<'a> {
             relocation: filled.relocatability.clone(),
             relocation_ignored: self.ignored(),
             layers: filled.stores.names(),
+            memo: self.memo.clone(),
         }
     }
 

@@ -10,7 +10,6 @@ use crate::relocate::budget::Budget;
 use crate::relocate::formats::{Format, Probe};
 use crate::relocate::packing::{Packing, ZIP_END, ZIP_MEMBER};
 use crate::relocate::references::{HashPart, OVERLAP, ReferenceScanner, ScanHits};
-use binary_cache::nar_decoder;
 use flate2::bufread::MultiGzDecoder;
 use flate2::{Compression, GzBuilder};
 use std::collections::BTreeSet;
@@ -130,8 +129,7 @@ pub fn look_into(
 /// A decoder, with the memory for it; `None` where there is none for the file.
 fn decode(mut bytes: impl BufRead + 'static, packing: Packing) -> io::Result<Option<Reserved>> {
     let memory = reserve(encoding(packing), bytes.fill_buf()?, None);
-    let decoder = nar_decoder(bytes, encoding(packing), 0).ok();
-    Ok(decoder.map(|decoder| memory.with(decoder)))
+    Ok(memory.decoder(bytes, encoding(packing)).ok())
 }
 
 /// The name under which a packing has a decoder.
