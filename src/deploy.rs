@@ -219,11 +219,13 @@ impl From<ClosureLayerError> for Failure {
     }
 }
 
-/// Compares `root` with what Hydra has. Nothing where it was not evaluated here.
+/// Compares `root` with what Hydra has or, where no binary cache has it and there is no Hydra, with what
+/// the caches and the previous image have. Nothing where it was not evaluated here.
 fn examine(
     build: &Build,
     resolved: &Resolved,
     root: &StorePath,
+    is_missing: bool,
     hydra: Option<&mut Hydra>,
 ) -> Result<Option<Diagnosis>, BuildpackError> {
     let (Some(expression), Some(store)) = (doctor::expression(build.config), resolved.store())
@@ -233,14 +235,18 @@ fn examine(
     print::bullet("Doctor");
     let source =
         Source::read(build.app_dir, &build.config.source_name).map_err(ResolveError::from)?;
+    let before = is_missing
+        .then(|| layers::closure::previous(build.layers_dir))
+        .flatten();
     let evaluated = doctor::Evaluated {
         store,
         root,
         source: &source.path,
         source_files: source.files,
         system: resolve::system(build.arch)?,
+        is_missing,
+        before: before.as_ref(),
     };
-    let timer = print::sub_start_timer("Comparing it with Hydra's");
     // Where neither it nor a job is named, a Hydra among the caches may know the name.
     let mut found;
     let hydra = if let Some(hydra) = hydra {
@@ -250,6 +256,10 @@ fn examine(
             Hydra::find(&build.config.caches, None, build.http).map_err(|error| error.to_string());
         found.as_mut().map_err(|why| why.clone())
     };
+    let timer = print::sub_start_timer(match hydra {
+        Err(_) if is_missing => "Comparing it with what the binary caches have",
+        _ => "Comparing it with Hydra's",
+    });
     let open_caches = |hydra: Option<&Hydra>| {
         let mut urls = build.config.caches.clone();
         if let Some(hydra) = hydra {
@@ -296,7 +306,7 @@ fn report(
         _ => resolved,
     };
     let diagnosis = match resolved.roots.first() {
-        Some(root) => examine(build, resolved, &root.path, hydra)?,
+        Some(root) => examine(build, resolved, &root.path, false, hydra)?,
         None => None,
     };
     if let Some(diagnosis) = diagnosis {
@@ -342,7 +352,10 @@ pub(crate) fn explain(
             };
         }
         // Where this fails, the miss is what matters.
-        (Some(root), Wanted::Expression(_)) => examine(build, resolved, root, hydra).ok().flatten(),
+        (Some(root), Wanted::Expression(_)) => {
+            let examined = examine(build, resolved, root, true, hydra);
+            examined.ok().flatten()
+        }
         _ => None,
     };
     match diagnosis {

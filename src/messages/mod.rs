@@ -6,6 +6,7 @@ mod closure;
 mod doctor;
 mod hydra;
 mod message;
+mod miss;
 pub mod settings;
 mod summary;
 mod tools;

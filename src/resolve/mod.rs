@@ -3,6 +3,7 @@
 mod by_evaluation;
 mod by_hydra;
 pub mod checkout;
+mod code;
 mod error;
 pub mod expression;
 pub mod lookups;

@@ -248,6 +248,14 @@ impl Caches {
         self.first(|id, member| member.ask(id, &self.trust, |cache| cache.narinfo_of(hash_part)))
     }
 
+    /// The derivation that made `path`, as the first cache says that has the path.
+    #[must_use]
+    pub fn deriver(&self, path: &StorePath) -> Option<StorePath> {
+        let mut caches = self.caches.iter().filter_map(|member| member.usable().ok());
+        let narinfo = caches.find_map(|cache| cache.narinfo(path).ok()?)?;
+        narinfo.deriver().cloned()
+    }
+
     fn first<T>(
         &self,
         ask: impl Fn(CacheId, &Member) -> Result<T, Answer>,

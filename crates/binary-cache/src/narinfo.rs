@@ -36,6 +36,7 @@ struct Fields<'a> {
     references: &'a str,
     content_address: &'a str,
     system: &'a str,
+    deriver: &'a str,
     signatures: Vec<&'a str>,
 }
 
@@ -58,6 +59,7 @@ impl<'a> Fields<'a> {
                     once(name, &mut fields.content_address, value)?;
                 }
                 SYSTEM if value.len() <= MAX_SYSTEM_SIZE => fields.system = value,
+                "Deriver" => fields.deriver = value,
                 "Sig" if fields.signatures.len() == MAX_SIGNATURES => {
                     return Err(format!("it has more than {MAX_SIGNATURES} signatures"));
                 }
@@ -100,6 +102,9 @@ pub fn parse(text: &[u8]) -> Result<NarInfo, String> {
         })
     });
     let system = Some(fields.system).filter(|system| !system.is_empty());
+    // Nothing depends on it, and old Nix wrote `unknown-deriver`.
+    let deriver = StorePath::from_basename(fields.deriver.as_bytes());
+    let deriver = deriver.ok().filter(StorePath::is_derivation);
     let nar_size = number("NarSize", required("NarSize", fields.nar_size)?)?;
     if nar_size == 0 {
         return Err("`NarSize` is zero".to_string());
@@ -120,6 +125,7 @@ pub fn parse(text: &[u8]) -> Result<NarInfo, String> {
         name: SYSTEM.to_string(),
         value: system.to_string(),
     }))
+    .deriver(deriver)
     .build()
     .map_err(|error| error.to_string())
 }
@@ -181,6 +187,13 @@ mod tests {
         let reference = "00000000000000000000000000000000-a";
         let one = format!("References: {reference}\n");
         assert_eq!(narinfo(&one).unwrap().references().len(), 1);
+        assert_eq!(info.deriver(), None);
+        let deriver = narinfo(&format!("Deriver: {reference}.drv\n")).unwrap();
+        assert!(deriver.deriver().is_some());
+        assert_eq!(
+            narinfo("Deriver: unknown-deriver\n").unwrap().deriver(),
+            None
+        );
         for other in [
             "References: 11111111111111111111111111111111-b\n",
             "References: \n",

@@ -209,6 +209,25 @@ pub fn look_up(
     Ok((planned.closure, planned.caches))
 }
 
+/// The closure of the previous image. None where there is none, or its metadata lacks a part.
+#[must_use]
+pub fn previous(layers_dir: &Path) -> Option<Closure> {
+    let layer = LaunchLayer::new(layers_dir, NAME);
+    let metadata: Metadata = layer.take().ok()??;
+    let stores = StoreLayers::take(layers_dir, metadata.format == FORMAT).ok()?;
+    // Another build may follow in the same directory.
+    let _ = stores.put_back().and_then(|()| layer.write(&metadata));
+    closure_of(&metadata, &stores)
+}
+
+fn closure_of(metadata: &Metadata, stores: &StoreLayers) -> Option<Closure> {
+    let roots = metadata.roots.iter();
+    let roots: Option<Vec<Root>> = roots
+        .map(|root| Some(Root::from_path(root.parse().ok()?)))
+        .collect();
+    known_closure(&roots?, &stores.verified())
+}
+
 /// All that decides what is in the layers, and what there is of them already.
 struct ClosureBuild<'a> {
     layers_dir: &'a Path,
@@ -350,11 +369,7 @@ impl<'a> ClosureBuild<'a> {
 
     /// The closure of the previous image. None if its metadata lacks a part.
     fn previous_closure(&self) -> Option<Closure> {
-        let roots = self.previous.as_ref()?.roots.iter();
-        let roots: Option<Vec<Root>> = roots
-            .map(|root| Some(Root::from_path(root.parse().ok()?)))
-            .collect();
-        known_closure(&roots?, &self.stores.verified())
+        closure_of(self.previous.as_ref()?, &self.stores)
     }
 
     /// Plans, downloads, and writes the links and the metadata.
