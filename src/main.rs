@@ -41,6 +41,9 @@ impl Buildpack for HydraBuildpack {
 
         warn_of_ineffective_settings();
         let mut config = Config::read(setting, &context.app_dir).map_err(BuildpackError::Config)?;
+        for binding in &config.unused_bindings {
+            log::warning(&messages::settings::unused_binding(binding));
+        }
         let procfile = launch::read_procfile(&context.app_dir, config.procfile.as_deref())
             .map_err(BuildpackError::Procfile)?;
         let http = Http::new();

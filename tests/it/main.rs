@@ -12,6 +12,7 @@
 
 mod common;
 
+mod buckets;
 mod commands;
 mod conditions;
 mod content;
