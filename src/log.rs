@@ -136,13 +136,13 @@ fn is_invisible(letter: char) -> bool {
 
 /// A line of the log below a step, which may hold what a server or an archive says.
 // Every other line of this kind goes through here: see `disallowed-methods` in `clippy.toml`.
-#[expect(clippy::disallowed_methods)]
+#[expect(clippy::disallowed_methods, reason = "the text is made printable here")]
 pub(crate) fn sub_bullet(text: impl AsRef<str>) {
     print::sub_bullet(printable(&text.as_ref().replace('\n', "\\n")));
 }
 
 /// A warning, which may hold the same.
-#[expect(clippy::disallowed_methods)]
+#[expect(clippy::disallowed_methods, reason = "the text is made printable here")]
 pub fn warning(text: &str) {
     print::warning(printable(text));
 }

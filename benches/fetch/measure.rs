@@ -275,8 +275,6 @@ fn run(mut command: Command, directory: &Path, tells: bool) -> Result<Figures> {
         wall,
         user: ended.rusage.utime.as_secs_f64(),
         sys: ended.rusage.stime.as_secs_f64(),
-        // A peak has far fewer than the 52 bits that stay exact.
-        #[allow(clippy::cast_precision_loss)]
         peak: ended.rusage.maxrss as f64,
     })
 }

@@ -122,8 +122,6 @@ fn mebibytes(bytes: f64) -> f64 {
     bytes / f64::from(1 << 20)
 }
 
-// Sizes here have far fewer than the 52 bits that stay exact, and are shown with three digits.
-#[allow(clippy::cast_precision_loss)]
 fn gigabytes(bytes: u64) -> f64 {
     bytes as f64 / 1e9
 }

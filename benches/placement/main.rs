@@ -268,14 +268,10 @@ fn size(closure: &Closure, paths: &BTreeSet<StorePath>) -> u64 {
     infos.map(|info| info.nar_size).sum()
 }
 
-// Shares and multiples, of which three digits count.
-#[allow(clippy::cast_precision_loss)]
 fn ratio(part: u64, whole: u64) -> f64 {
     part as f64 / whole as f64
 }
 
-// Of a few dozen values.
-#[allow(clippy::cast_precision_loss)]
 fn mean(values: &[f64]) -> f64 {
     values.iter().sum::<f64>() / values.len() as f64
 }

@@ -400,8 +400,6 @@ fn in_tar(path: &Path, before: usize) -> Result<u64> {
     Ok(size)
 }
 
-// Sizes here have far fewer than the 52 bits that stay exact.
-#[allow(clippy::cast_precision_loss)]
 fn float(bytes: u64) -> f64 {
     bytes as f64
 }

@@ -2,7 +2,7 @@
 //!
 //! Format: `execve(2)` puts on the stack the number of words, a pointer to each, a null, a pointer to
 //! each `NAME=VALUE` of the environment, and a null.
-#![allow(unsafe_code)]
+#![allow(unsafe_code, reason = "the system-call module")]
 
 use crate::words::{is_same, variable_name};
 use core::arch::asm;

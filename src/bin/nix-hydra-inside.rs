@@ -5,7 +5,7 @@
 #![no_builtins]
 // Where panics unwind, as in builds for tests, only the standard library can have them do so.
 #![cfg_attr(panic = "abort", no_std)]
-#![allow(unsafe_code)]
+#![allow(unsafe_code, reason = "the kernel starts this program, no C library")]
 
 use core::arch::naked_asm;
 

@@ -88,8 +88,11 @@ pub(super) fn size(value: &str) -> Result<u64, Invalid> {
         _ => return Err(Invalid::new(value)),
     };
     let number: f64 = number.parse().map_err(|_| Invalid::new(value))?;
-    // A limit needs no more digits than a float has, and it is not negative.
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a limit needs no more digits than a float has, and it is not negative"
+    )]
     Ok((number * unit) as u64)
 }
 

@@ -356,8 +356,6 @@ pub fn bytes(count: u64) -> String {
     if count < 1000 {
         return format!("{count} bytes");
     }
-    // Sizes here are far below 2^52, and shown with three digits.
-    #[allow(clippy::cast_precision_loss)]
     let mut size = count as f64 / 1000.0;
     let mut unit = 0;
     while size >= 999.95 && unit + 1 < UNITS.len() {

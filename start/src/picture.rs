@@ -183,8 +183,7 @@ fn written<'a>(
     })
 }
 
-/// A count as a length; rounding above 2^53 cannot be seen.
-#[allow(clippy::cast_precision_loss)]
+/// A count as a length.
 fn number(count: u64) -> f64 {
     count as f64
 }

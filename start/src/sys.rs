@@ -1,7 +1,7 @@
 //! The system calls that Rust's libraries have no safe function for.
 //!
 //! This program has one thread, so a forked child may do all that its parent may.
-#![allow(unsafe_code)]
+#![allow(unsafe_code, reason = "the system-call module")]
 
 use rustix::process::{Pid, Resource, Rlimit, getpid, setrlimit};
 use rustix::thread::UnshareFlags;

@@ -353,8 +353,10 @@ fn git_in(directory: &Path, arguments: &[&str]) {
     );
 }
 
-// A table of what differs, a few lines each.
-#[allow(clippy::too_many_lines)]
+#[allow(
+    clippy::too_many_lines,
+    reason = "a table of differences, a few lines each"
+)]
 fn cases(pins: &Path) -> Vec<Case> {
     let job = |case: &mut Case| {
         case.settings

@@ -1,8 +1,7 @@
 //! Caches, servers and archives that mean harm: each trick ends in a message that names it, and
 //! nothing outside the store path's own place is touched.
 
-// Tables of tricks are long.
-#![allow(clippy::too_many_lines)]
+#![allow(clippy::too_many_lines, reason = "tables of tricks are long")]
 
 use crate::common::fetch;
 use crate::common::{digest, regex, unpacked};

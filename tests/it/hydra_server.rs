@@ -173,8 +173,10 @@ impl HydraServer {
 }
 
 impl State {
-    // A table of what is asked, a few lines each.
-    #[allow(clippy::too_many_lines)]
+    #[allow(
+        clippy::too_many_lines,
+        reason = "a table of requests, a few lines each"
+    )]
     fn answer(&mut self, request: &Request) -> Option<Response> {
         let path = request.path.clone();
         let parts: Vec<&str> = path.trim_start_matches('/').split('/').collect();

@@ -454,10 +454,7 @@ mod tests {
             .filter(|(name, paths)| first.layers.get(*name) == Some(paths))
             .map(|(_, paths)| size(paths))
             .sum();
-        // A share, of which two digits count.
-        #[allow(clippy::cast_precision_loss)]
-        let part = same as f64 / other.nar_size() as f64;
-        part
+        same as f64 / other.nar_size() as f64
     }
 
     #[test]
