@@ -40,6 +40,9 @@ pub fn prepare(
     app_dir: &Path,
 ) -> Result<Prepared, BuildpackError> {
     let mut config = Config::read(setting, app_dir)?;
+    for binding in &config.unused_bindings {
+        log::warning(&messages::settings::unused_binding(binding));
+    }
     let procfile = launch::read_procfile(app_dir, config.procfile.as_deref())?;
     let http = Http::new();
     for warning in http.warnings() {

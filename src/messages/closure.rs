@@ -168,9 +168,9 @@ pub(super) fn fetch(error: &FetchError) -> Message {
             "The binary cache describes this path, but does not have its content: it was\n\
              garbage-collected. Have Hydra build it again, or keep it with a release.",
         ),
-        FetchFailure::Open(error @ CacheError::Http(HttpError::Status(401 | 407))) => {
-            failed(error.to_string(), GIVE_CREDENTIALS)
-        }
+        FetchFailure::Open(
+            error @ CacheError::Http(HttpError::Unauthorized(_) | HttpError::Status(407)),
+        ) => failed(error.to_string(), GIVE_CREDENTIALS),
         FetchFailure::Open(CacheError::Http(error)) if error.is_outage() => failed(
             error.to_string(),
             "The binary cache, or the way to it, failed again and again. Nothing of this closure was\n\
@@ -409,7 +409,9 @@ mod tests {
                 FetchFailure::Unpack(UnpackError::Truncated(1234)),
                 FetchFailure::Unpack(UnpackError::TooLong),
                 FetchFailure::Unpack(UnpackError::Format("not a NAR: bad magic".into())),
-                FetchFailure::Open(CacheError::Http(HttpError::Status(401))),
+                FetchFailure::Open(CacheError::Http(HttpError::Unauthorized(
+                    http_client::sent("its URL"),
+                ))),
                 FetchFailure::Open(CacheError::NarUrl("ftp://elsewhere".into())),
                 FetchFailure::Unpack(UnpackError::WrongHash(NixHash::Sha256([0; 32]))),
                 FetchFailure::Unpack(UnpackError::WrongContent("fixed:sha256:0".into())),

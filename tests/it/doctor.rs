@@ -678,7 +678,7 @@ fn why_hydra_could_not_be_asked_is_told() {
     let found = diagnosis(&fixtures, &case.here(), &[], Some(&closed));
     let text = found.explanation().replace(&closed.url(), "http://hydra");
     let why = "http://hydra could not be asked: Hydra cannot be asked without credentials \
-               (http://hydra/search?query=-myapp.drv: HTTP status 401 Unauthorized).";
+               (http://hydra/search?query=-myapp.drv: HTTP status 401 Unauthorized; no credentials for it were found).";
     assert!(text.contains(why), "{text}");
     // Also where it is only one of the binary caches.
     let hook = |request: &Request| (request.path == "/api/queue").then(|| Response::new(401));
@@ -690,7 +690,7 @@ fn why_hydra_could_not_be_asked_is_told() {
     assert!(outcome.success(), "{}", outcome.log);
     let log = deploy.stable(&outcome.log);
     let why = "Hydra cannot be asked without credentials \
-               (http://cache/api/queue?nr=1: HTTP status 401 Unauthorized)";
+               (http://cache/api/queue?nr=1: HTTP status 401 Unauthorized; no credentials for it were found)";
     assert!(log.contains(why), "{log}");
 }
 

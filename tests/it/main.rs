@@ -14,6 +14,7 @@ mod common;
 
 mod alone;
 mod arm64;
+mod buckets;
 mod check;
 mod commands;
 mod conditions;

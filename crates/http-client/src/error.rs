@@ -6,6 +6,12 @@ pub enum HttpError {
     /// The server answered with a status that is not a success.
     #[error("HTTP status {}", in_words(*.0))]
     Status(u16),
+    /// The server asks for credentials, or for other ones: which it got.
+    #[error("HTTP status 401 Unauthorized; {0}")]
+    Unauthorized(String),
+    /// A bucket of S3 refuses a request: the status, and S3's word for the reason.
+    #[error("HTTP status {} (`{_1}`)", in_words(*.0))]
+    Bucket(u16, String),
     /// The server sent no answer within [`Patience`](crate::Patience).
     #[error("no answer in time")]
     NoAnswer,
@@ -39,7 +45,11 @@ impl HttpError {
         match self {
             Self::Status(status) => matches!(status, 408 | 429 | 500..=599),
             Self::NoAnswer | Self::Transport(_) => true,
-            Self::NoHost | Self::OtherRegion(_) | Self::Redirect(_) => false,
+            Self::NoHost
+            | Self::Unauthorized(_)
+            | Self::Bucket(..)
+            | Self::OtherRegion(_)
+            | Self::Redirect(_) => false,
         }
     }
 
