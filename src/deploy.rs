@@ -7,7 +7,7 @@ use crate::config::{Config, Wanted};
 use crate::doctor::{self, Diagnosis};
 use crate::error::BuildpackError;
 use crate::launch::procfile::Procfile;
-use crate::layers::closure::{ClosureLayer, ClosureLayerError};
+use crate::layers::closure::{ClosureLayer, ClosureLayerError, Target};
 use crate::layers::proot::{PRootLayerError, Programs, Use};
 use crate::messages::Summary;
 use crate::resolve::source::Source;
@@ -20,6 +20,7 @@ use http_client::Http;
 use hydra::{Hydra, Revision, revision};
 use libcnb::data::launch::{Label, Launch};
 use nix_derivation::StorePath;
+use nix_hydra_start::executable::Machine;
 use nix_hydra_start::package_name::PackageName;
 use std::path::Path;
 
@@ -39,6 +40,9 @@ pub fn prepare(
     app_dir: &Path,
 ) -> Result<Prepared, BuildpackError> {
     let mut config = Config::read(setting, app_dir)?;
+    for binding in &config.unused_bindings {
+        log::warning(&messages::settings::unused_binding(binding));
+    }
     let procfile = launch::read_procfile(app_dir, config.procfile.as_deref())?;
     let http = Http::new();
     for warning in http.warnings() {
@@ -70,8 +74,10 @@ pub fn deploy(
     procfile: Option<&Procfile>,
     programs: &Programs,
 ) -> Result<Launch, BuildpackError> {
+    let machine = resolve::machine(build.arch)?;
+    layers::proot::check_programs(programs, machine)?;
     let mut resolved = resolve::resolve(build, hydra.as_mut())?;
-    let (closure, is_compiled) = fill_or_build(build, &mut resolved, hydra.as_ref())
+    let (closure, is_compiled) = fill_or_build(build, &mut resolved, machine, hydra.as_ref())
         .map_err(|error| explain(error, build, &resolved, hydra.as_mut()))?;
     compare_if_asked(build, &resolved, hydra.as_mut());
 
@@ -82,6 +88,7 @@ pub fn deploy(
             .transpose()
             .map_err(PRootLayerError::Tool)?,
         commands: &closure.contents.programs,
+        machine,
         by_this_build: !hooks.is_empty(),
     };
     layers::proot::handle(build.layers_dir, programs, &needed, build.http)?;
@@ -134,17 +141,18 @@ fn labels(resolved: &Resolved, revision: Option<&Revision>) -> Vec<Label> {
 fn fill_or_build(
     build: &Build,
     resolved: &mut Resolved,
+    machine: Machine,
     hydra: Option<&Hydra>,
 ) -> Result<(ClosureLayer, bool), Failure> {
     let fill = |resolved: &Resolved, caches: &[CacheUrl]| {
-        let memo = resolved.memo.as_ref();
-        layers::closure::handle(
-            build.layers_dir,
-            &resolved.roots,
-            memo,
-            build.config,
-            || open(build, caches),
-        )
+        let target = Target {
+            roots: &resolved.roots,
+            memo: resolved.memo.as_ref(),
+            machine,
+        };
+        layers::closure::handle(build.layers_dir, target, build.config, || {
+            open(build, caches)
+        })
     };
     match from_caches(build, resolved, hydra, fill) {
         Err(Failure::Closure(ClosureLayerError::Miss { misses, unusable })) => {
@@ -214,11 +222,13 @@ impl From<ClosureLayerError> for Failure {
     }
 }
 
-/// Compares `root` with what Hydra has. Nothing where it was not evaluated here.
+/// Compares `root` with what Hydra has or, where no binary cache has it and there is no Hydra, with what
+/// the caches and the previous image have. Nothing where it was not evaluated here.
 fn examine(
     build: &Build,
     resolved: &Resolved,
     root: &StorePath,
+    is_missing: bool,
     hydra: Option<&mut Hydra>,
 ) -> Result<Option<Diagnosis>, BuildpackError> {
     let (Some(expression), Some(store)) = (doctor::expression(build.config), resolved.store())
@@ -228,14 +238,18 @@ fn examine(
     print::bullet("Doctor");
     let source =
         Source::read(build.app_dir, &build.config.source_name).map_err(ResolveError::from)?;
+    let before = is_missing
+        .then(|| layers::closure::previous(build.layers_dir))
+        .flatten();
     let evaluated = doctor::Evaluated {
         store,
         root,
         source: &source.path,
         source_files: source.files,
         system: resolve::system(build.arch)?,
+        is_missing,
+        before: before.as_ref(),
     };
-    let timer = print::sub_start_timer("Comparing it with Hydra's");
     // Where neither it nor a job is named, a Hydra among the caches may know the name.
     let mut found;
     let hydra = if let Some(hydra) = hydra {
@@ -245,6 +259,10 @@ fn examine(
             Hydra::find(&build.config.caches, None, build.http).map_err(|error| error.to_string());
         found.as_mut().map_err(|why| why.clone())
     };
+    let timer = print::sub_start_timer(match hydra {
+        Err(_) if is_missing => "Comparing it with what the binary caches have",
+        _ => "Comparing it with Hydra's",
+    });
     let open_caches = |hydra: Option<&Hydra>| {
         let mut urls = build.config.caches.clone();
         if let Some(hydra) = hydra {
@@ -291,7 +309,7 @@ fn report(
         _ => resolved,
     };
     let diagnosis = match resolved.roots.first() {
-        Some(root) => examine(build, resolved, &root.path, hydra)?,
+        Some(root) => examine(build, resolved, &root.path, false, hydra)?,
         None => None,
     };
     if let Some(diagnosis) = diagnosis {
@@ -337,7 +355,10 @@ pub(crate) fn explain(
             };
         }
         // Where this fails, the miss is what matters.
-        (Some(root), Wanted::Expression(_)) => examine(build, resolved, root, hydra).ok().flatten(),
+        (Some(root), Wanted::Expression(_)) => {
+            let examined = examine(build, resolved, root, true, hydra);
+            examined.ok().flatten()
+        }
         _ => None,
     };
     match diagnosis {

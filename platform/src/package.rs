@@ -141,6 +141,13 @@ fn target(arch: &str) -> Result<(String, Vec<(OsString, OsString)>)> {
     if !["x86_64", "aarch64"].contains(&arch) {
         bail!("architecture {arch}: the buildpack is for x86_64 and aarch64");
     }
-    let flags = ("RUSTFLAGS".into(), "-C target-feature=+crt-static".into());
-    Ok((format!("{arch}-unknown-linux-gnu"), vec![flags]))
+    let mut env = vec![("RUSTFLAGS".into(), "-C target-feature=+crt-static".into())];
+    if arch != std::env::consts::ARCH {
+        let linker = format!(
+            "CARGO_TARGET_{}_UNKNOWN_LINUX_GNU_LINKER",
+            arch.to_uppercase()
+        );
+        env.push((linker.into(), format!("{arch}-linux-gnu-gcc").into()));
+    }
+    Ok((format!("{arch}-unknown-linux-gnu"), env))
 }

@@ -112,7 +112,7 @@ pub fn print_formats(formats: &BTreeMap<String, usize>) {
     if formats.is_empty() {
         return;
     }
-    print::bullet("Files with store paths by their format, since NIX_DEBUG is set");
+    print::bullet("Files and links with store paths, by format, since NIX_DEBUG is set");
     for (format, count) in formats {
         log::sub_bullet(format!("{count}  {format}"));
     }

@@ -16,6 +16,7 @@ use crate::root::Root;
 use crate::tools::{NixSource, ToolSource};
 use bullet_stream::global::print;
 use hydra::revision::Commit;
+use nix_hydra_start::executable::Machine;
 use nix_runner::archive::ArchiveError;
 use nix_runner::supply::Supply;
 use nix_runner::{Nix, NixError};
@@ -258,6 +259,15 @@ pub(super) fn proot(build: &Build, directory: &Path) -> Result<PathBuf, String> 
 fn print_roots(roots: &[Root]) {
     for root in roots {
         log::deploying(&root.path);
+    }
+}
+
+/// The processor of an image's architecture.
+pub fn machine(arch: &str) -> Result<Machine, ResolveError> {
+    match arch {
+        "amd64" => Ok(Machine::X86_64),
+        "arm64" => Ok(Machine::AARCH64),
+        other => Err(ResolveError::Architecture(other.to_string())),
     }
 }
 

@@ -3,6 +3,7 @@
 mod by_evaluation;
 mod by_hydra;
 pub mod checkout;
+mod code;
 mod error;
 pub mod expression;
 pub mod lookups;
@@ -12,7 +13,7 @@ mod realise;
 mod resolved;
 pub mod source;
 
-pub use self::by_evaluation::{evaluate_fully, system};
+pub use self::by_evaluation::{evaluate_fully, machine, system};
 pub use self::by_hydra::set_up;
 pub use self::error::ResolveError;
 pub use self::realise::realise;

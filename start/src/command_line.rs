@@ -293,14 +293,16 @@ fn find_closure() -> Result<(Found, Closure), RunError> {
 
 fn doctor(words: &[OsString]) -> ExitCode {
     let words: Vec<_> = words.iter().map(|word| word.to_str()).collect();
-    let as_json = match words[..] {
-        [] => false,
-        [Some("--json")] => true,
+    let (as_json, thorough) = match words[..] {
+        [] => (false, false),
+        [Some("--json")] => (true, false),
+        [Some("--thorough")] => (false, true),
+        [Some("--json"), Some("--thorough")] | [Some("--thorough"), Some("--json")] => (true, true),
         [Some("--help" | "-h")] => return print_help(help::DOCTOR_HELP),
         _ => return usage(help::DOCTOR_HELP),
     };
     let examination = match find() {
-        Ok(found) => doctor::examine(&found),
+        Ok(found) => doctor::examine(&found, thorough),
         Err(error) => return failed("nix-hydra doctor", &error),
     };
     let printed = print_out(&if as_json {

@@ -6,6 +6,7 @@
 mod checks;
 mod facts;
 mod members;
+mod remains;
 
 use crate::closure;
 use crate::image::Found;
@@ -94,13 +95,13 @@ impl Check {
     }
 }
 
-/// Looks at everything.
-pub(crate) fn examine(found: &Found) -> Examination {
+/// Looks at everything; with `thorough`, also at what is in the files of a relocated closure.
+pub(crate) fn examine(found: &Found, thorough: bool) -> Examination {
     let roots = found.image.roots.iter();
     Examination {
         roots: roots.map(|root| root.display().to_string()).collect(),
         labels: found.labels(),
-        checks: checks::all(found),
+        checks: checks::all(found, thorough),
         facts: facts::all(|name| env::var_os(name)),
     }
 }

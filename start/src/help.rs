@@ -84,9 +84,10 @@ Says what is wrong with this image, where it runs: whether all of the closure is
 command would run and by which engine, and what it would lack: programs, a shell, certificates,
 locales, room for temporary files. Then what the kernel and the container allow. Nothing is changed.
 
-Usage: nix-hydra doctor [--json]
+Usage: nix-hydra doctor [--thorough] [--json]
 
-  --json    the same, as JSON
+  --thorough    also read every file of a relocated closure, and name those that still have store paths
+  --json        the same, as JSON
 
 Each line is `ok`, a `warning` (some apps do not work with it) or a `problem`, with what to do. The exit
 status is 1 if there is a problem. It sees what its own environment has: `launcher -- nix-hydra doctor`

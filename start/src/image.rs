@@ -23,6 +23,11 @@ use std::path::{Path, PathBuf};
 /// The file's name in the closure layer; no store path is called so.
 pub const FILE: &str = ".image";
 
+/// The file beside it with the files that may still name store paths in a relocated closure, since the
+/// user vouches for them: on each line the base name of a store path and the path in it. It is left out
+/// where there are none.
+pub const VOUCHED: &str = ".vouched";
+
 /// The directory of the store that every closure is made for.
 pub const STORE_DIR: &str = "/nix/store";
 

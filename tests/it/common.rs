@@ -350,7 +350,8 @@ pub struct Made {
     pub store_path: String,
     pub base_name: String,
     pub cache: Server,
-    _directory: TempDir,
+    /// The files of the cache are in `cache`.
+    pub directory: TempDir,
 }
 
 /// Makes a store path of what `fill` puts into a directory, with these references, which must be
@@ -361,17 +362,29 @@ pub fn made(
     references: &[&str],
     fill: impl FnOnce(&Path),
 ) -> Made {
+    let base_name = format!("{}-{name}", "0123456789abcdfghijklmnpqrsvwxyz");
+    made_as(fixtures, &base_name, references, fill)
+}
+
+/// The same with this hash and name.
+pub fn made_as(
+    fixtures: &Fixtures,
+    base_name: &str,
+    references: &[&str],
+    fill: impl FnOnce(&Path),
+) -> Made {
     let directory = TempDir::new().unwrap();
     let root = directory.path().join("root");
     let cache = directory.path().join("cache");
-    let base_name = format!("{}-{name}", "0123456789abcdfghijklmnpqrsvwxyz");
     let store_path = format!("/nix/store/{base_name}");
     fs::create_dir_all(root.join("nix/store")).unwrap();
     let from = format!("file://{}", fixtures.cache.display());
     let to = format!("local?root={}", root.display());
     let copy = ["copy", "--no-check-sigs", "--from", &from, "--to", &to];
-    output(nix(fixtures, "nix", &root).args(copy).args(references));
-    let out = root.join("nix/store").join(&base_name);
+    if !references.is_empty() {
+        output(nix(fixtures, "nix", &root).args(copy).args(references));
+    }
+    let out = root.join("nix/store").join(base_name);
     fs::create_dir(&out).unwrap();
     fill(&out);
     let mut registration = format!("{store_path}\n\n{}\n", references.len());
@@ -395,8 +408,8 @@ pub fn made(
     Made {
         cache: Server::start(&cache).unwrap(),
         store_path,
-        base_name,
-        _directory: directory,
+        base_name: base_name.to_string(),
+        directory,
     }
 }
 

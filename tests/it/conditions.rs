@@ -291,7 +291,10 @@ fn without_a_network_what_is_there_is_enough_and_what_is_missing_is_said() {
     for (url, said) in [
         (cache.as_str(), "Connection refused"),
         ("http://192.0.2.1", "Network is unreachable"),
-        ("https://cache.invalid", "the host name cannot be resolved"),
+        (
+            "https://cache.invalid",
+            "the host name cannot be resolved at the moment",
+        ),
     ] {
         deploy.set("NIX_EXTRA_BINARY_CACHE", url);
         let message = failed_after(previous.as_ref(), &deploy.build());

@@ -12,6 +12,9 @@
 
 mod common;
 
+mod alone;
+mod arm64;
+mod buckets;
 mod check;
 mod commands;
 mod conditions;
@@ -35,12 +38,14 @@ mod interrupted;
 mod launch;
 mod logs;
 mod memory;
+mod names;
 mod odd_files;
 mod order;
 mod pack;
 mod parity;
 mod picture;
 mod pins;
+mod processor;
 mod redeploy;
 mod relocate;
 mod report;

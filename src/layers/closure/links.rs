@@ -41,6 +41,10 @@ pub(super) fn write_links(directory: &Path, filled: &Filled) -> io::Result<()> {
     };
     let image = describe(&filled.stores.seen, &filled.roots, bound);
     fs::write(directory.join(image::FILE), image.to_string())?;
+    if !filled.vouched.is_empty() {
+        let vouched = filled.vouched.iter().map(|file| format!("{file}\n"));
+        fs::write(directory.join(image::VOUCHED), vouched.collect::<String>())?;
+    }
     report::write_members(directory, plan.closure)
 }
 

@@ -1,15 +1,18 @@
 //! The `closure` layer: what leads to every store path that the roots need, in whichever layer it is.
 //!
 //! A build reuses the previous image's layers if they are up to date. Else it looks up the closure
-//! ([`planned`]), downloads what is new ([`download`]), writes the links ([`links`]) and the metadata.
+//! ([`planned`]), downloads what is new ([`download`]), checks that it is for the image's processor
+//! ([`processor`]), writes the links ([`links`]) and the metadata.
 
 mod download;
 mod links;
 mod planned;
+pub mod processor;
 mod relocatability;
 
 use self::download::{Download, Filled};
 use self::planned::{Planned, known_closure, plan, trust, warn_of_left_out};
+use self::processor::WrongProcessor;
 use self::relocatability::{Relocatability, Verdict, relocation};
 use super::launch_layer::{LaunchLayer, LayerError};
 use super::store_paths::{FillError, Plan, StoreLayers};
@@ -27,6 +30,7 @@ use closure::plan::{Miss, Previous};
 use closure::relocate::blocker::NotRelocatable;
 use nix_derivation::StorePath;
 use nix_hydra_start::engine::EngineSetting;
+use nix_hydra_start::executable::Machine;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs;
@@ -59,6 +63,8 @@ pub enum ClosureLayerError {
     #[error(transparent)]
     OverBudget(#[from] OverBudget),
     #[error(transparent)]
+    WrongProcessor(#[from] WrongProcessor),
+    #[error(transparent)]
     Layer(#[from] LayerError),
 }
 
@@ -75,6 +81,8 @@ impl From<FillError> for ClosureLayerError {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct Metadata {
     format: String,
+    /// The image's processor.
+    machine: String,
     /// Full store paths, the one that leads `PATH` first.
     roots: Vec<String>,
     /// The trust settings; with others, all must be checked again.
@@ -117,6 +125,16 @@ pub struct Moved {
     pub new: u64,
 }
 
+/// What the layers are to hold.
+#[derive(Clone, Copy)]
+pub struct Target<'a> {
+    pub roots: &'a [Root],
+    /// By what the next build finds out that the roots are the same.
+    pub memo: Option<&'a Key>,
+    /// The image's processor.
+    pub machine: Machine,
+}
+
 /// The roots that the previous image's expression evaluated to, if that was by this key.
 #[must_use]
 pub fn recall(layers_dir: &Path, key: &Key) -> Option<Vec<Root>> {
@@ -124,19 +142,15 @@ pub fn recall(layers_dir: &Path, key: &Key) -> Option<Vec<Root>> {
     previous.memo?.recall(key)
 }
 
-/// Fills the layers with the closure of `roots`, except for those that the previous image has already.
+/// Fills the layers with the closure of the roots, except for those that the previous image has already.
 /// Returns what is in the roots. One with compile hooks, which run here, is always filled.
-///
-/// `memo` is by what the next build finds out that the roots are the same.
 pub fn handle(
     layers_dir: &Path,
-    roots: &[Root],
-    memo: Option<&Key>,
+    target: Target,
     config: &Config,
     open_caches: impl Fn() -> Caches,
 ) -> Result<ClosureLayer, ClosureLayerError> {
-    let memo = memo.map(|key| Memo::new(key, roots));
-    let build = ClosureBuild::new(layers_dir, roots, memo, config)?;
+    let build = ClosureBuild::new(layers_dir, target, config)?;
     if let Some(kept) = build.reuse()? {
         return Ok(kept);
     }
@@ -195,11 +209,31 @@ pub fn look_up(
     Ok((planned.closure, planned.caches))
 }
 
+/// The closure of the previous image. None where there is none, or its metadata lacks a part.
+#[must_use]
+pub fn previous(layers_dir: &Path) -> Option<Closure> {
+    let layer = LaunchLayer::new(layers_dir, NAME);
+    let metadata: Metadata = layer.take().ok()??;
+    let stores = StoreLayers::take(layers_dir, metadata.format == FORMAT).ok()?;
+    // Another build may follow in the same directory.
+    let _ = stores.put_back().and_then(|()| layer.write(&metadata));
+    closure_of(&metadata, &stores)
+}
+
+fn closure_of(metadata: &Metadata, stores: &StoreLayers) -> Option<Closure> {
+    let roots = metadata.roots.iter();
+    let roots: Option<Vec<Root>> = roots
+        .map(|root| Some(Root::from_path(root.parse().ok()?)))
+        .collect();
+    known_closure(&roots?, &stores.verified())
+}
+
 /// All that decides what is in the layers, and what there is of them already.
 struct ClosureBuild<'a> {
     layers_dir: &'a Path,
     layer: LaunchLayer,
     roots: &'a [Root],
+    machine: Machine,
     memo: Option<Memo>,
     config: &'a Config,
     /// Why nothing of the previous image can be kept, if that is so.
@@ -211,14 +245,15 @@ struct ClosureBuild<'a> {
 impl<'a> ClosureBuild<'a> {
     fn new(
         layers_dir: &'a Path,
-        roots: &'a [Root],
-        memo: Option<Memo>,
+        target: Target<'a>,
         config: &'a Config,
     ) -> Result<Self, ClosureLayerError> {
         let layer = LaunchLayer::new(layers_dir, NAME);
         let had_layer = layer.is_declared();
         let previous: Option<Metadata> = layer.take()?;
-        let previous = previous.filter(|previous| previous.format == FORMAT);
+        let previous = previous.filter(|previous| {
+            previous.format == FORMAT && previous.machine == target.machine.to_string()
+        });
         let stores = StoreLayers::take(layers_dir, previous.is_some())?;
         let verdict = previous
             .as_ref()
@@ -226,8 +261,9 @@ impl<'a> ClosureBuild<'a> {
         Ok(Self {
             layers_dir,
             layer,
-            roots,
-            memo,
+            roots: target.roots,
+            machine: target.machine,
+            memo: target.memo.map(|key| Memo::new(key, target.roots)),
             config,
             afresh: afresh(had_layer, verdict, config.engine),
             previous,
@@ -266,13 +302,17 @@ impl<'a> ClosureBuild<'a> {
             paths(previous.paths.parse().unwrap_or_default()),
             bytes(previous.size.parse().unwrap_or_default()),
         ));
-        if let Some(message) = previous.relocation.message() {
+        // What it could be was said when it was deployed first.
+        if self.config.engine != EngineSetting::Unset
+            && let Some(message) = previous.relocation.message(self.config.engine)
+        {
             log::sub_bullet(message);
         }
         self.report_on(&closure)?;
         // The largest files are in layers that are not here.
         if self.config.debug {
             print_largest_paths(&closure, LARGEST);
+            print_formats(&self.stores.formats(&previous.layers));
         }
         Ok(Some(ClosureLayer {
             contents: Contents {
@@ -329,11 +369,7 @@ impl<'a> ClosureBuild<'a> {
 
     /// The closure of the previous image. None if its metadata lacks a part.
     fn previous_closure(&self) -> Option<Closure> {
-        let roots = self.previous.as_ref()?.roots.iter();
-        let roots: Option<Vec<Root>> = roots
-            .map(|root| Some(Root::from_path(root.parse().ok()?)))
-            .collect();
-        known_closure(&roots?, &self.stores.verified())
+        closure_of(self.previous.as_ref()?, &self.stores)
     }
 
     /// Plans, downloads, and writes the links and the metadata.
@@ -367,13 +403,14 @@ impl<'a> ClosureBuild<'a> {
             stores: &self.stores,
         };
         let filled = download.run(prefetch)?;
+        processor::check(&filled, self.machine)?;
         self.layer.create()?;
         links::write_links(&self.layer.path, &filled).map_err(|reason| LayerError {
             path: self.layer.path.clone(),
             reason,
         })?;
         self.stores.write(&filled.stores)?;
-        if let Some(message) = filled.relocatability.message() {
+        if let Some(message) = filled.relocatability.message(self.config.engine) {
             log::sub_bullet(message);
         }
         warn_of_left_out(caches.unusable().filter(|cache| !left_out.contains(cache)));
@@ -419,6 +456,7 @@ impl<'a> ClosureBuild<'a> {
     fn metadata(&self, closure: &Closure, filled: &Filled) -> Metadata {
         Metadata {
             format: FORMAT.to_string(),
+            machine: self.machine.to_string(),
             roots: self.root_names(),
             trust: trust(self.config),
             paths: closure.paths.len().to_string(),
@@ -492,7 +530,9 @@ fn afresh(
     engine: EngineSetting,
 ) -> Option<&'static str> {
     match previous {
-        None if had_layer => Some("the previous image is of another version of this buildpack"),
+        None if had_layer => Some(
+            "the previous image is of another version of this buildpack, or for another processor",
+        ),
         None => Some("there is no previous image, or the platform was told to clear what it keeps"),
         Some(verdict) if !verdict.is_accepted_by(engine) => {
             Some("the previous image is for another engine")
@@ -509,7 +549,8 @@ mod tests {
     #[test]
     fn a_build_that_can_keep_nothing_says_why() {
         let none = "there is no previous image, or the platform was told to clear what it keeps";
-        let version = "the previous image is of another version of this buildpack";
+        let version =
+            "the previous image is of another version of this buildpack, or for another processor";
         let engine = "the previous image is for another engine";
         let proot = EngineSetting::Only(Engine::PRoot);
         let auto = EngineSetting::Auto;
