@@ -10,13 +10,9 @@ pub(crate) fn relocated(files: usize, references: usize) -> String {
     format!("Relocated: {}", extent(files, references))
 }
 
-/// The line for one that was not, but could be.
-pub(crate) fn relocatable(files: usize, references: usize) -> String {
-    format!(
-        "Could run with no engine: NIX_ENGINE=relocate would rewrite {}",
-        extent(files, references)
-    )
-}
+/// The line for one that would be run by PRoot, and that could be relocated.
+pub(crate) const RELOCATABLE: &str =
+    "Could run with no engine, faster than under PRoot: set NIX_ENGINE=relocate";
 
 /// The line for one that cannot be relocated.
 pub(crate) fn not_relocatable(reason: &NotRelocatable) -> String {
@@ -153,7 +149,7 @@ mod tests {
 
     #[test]
     fn every_obstacle_names_its_file_and_the_reason() {
-        use closure::relocate::packing::Packing;
+        use store_references::packing::Packing;
         let path = "/nix/store/xbgcfhaawi9iz9s99k58sqy8azc2a1w3-zlib";
         let reasons = [
             BlockerReason::Bare,

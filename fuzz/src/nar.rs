@@ -4,7 +4,6 @@
 //! written out to one, see [`written_out`].
 
 use crate::references::{by_hand, moves, text};
-use closure::relocate::packing::Packing;
 use closure::unpack::{Expected, UnpackError, Unpacker};
 use nix_archive::nar::{self, CaseHack, Entry};
 use nix_derivation::NixHash;
@@ -13,6 +12,7 @@ use std::cell::RefCell;
 use std::fs;
 use std::io::{ErrorKind, Read};
 use std::path::Path;
+use store_references::packing::Packing;
 use tempfile::TempDir;
 
 /// The archive's bytes are given as they are.

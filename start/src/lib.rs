@@ -5,7 +5,8 @@
 //! now; nothing about that is kept in the image. Where it is process 1, or where the engine is PRoot,
 //! it stays and looks after the app's processes; else it becomes the app.
 //!
-//! It is a crate of its own so that it stays small: beside std it links libc, rustix and strsim.
+//! It is a crate of its own so that it stays small: beside std it links libc, rustix, strsim, and
+//! for the doctor flate2 (`miniz_oxide`) and rawzip.
 //!
 //! The modules, lowest first: each uses those above it in this list, and none below.
 
@@ -17,7 +18,7 @@ mod help;
 
 mod report;
 
-mod interpreter;
+pub mod executable;
 
 pub mod processes;
 
@@ -32,6 +33,8 @@ pub mod closure;
 pub mod changes;
 
 mod picture;
+
+mod page;
 
 mod why;
 
@@ -74,5 +77,5 @@ mod command_line;
 #[cfg(test)]
 mod sys_tests;
 
-pub use command_line::main;
+pub use command_line::{command, main};
 pub use sys::return_large_allocations;

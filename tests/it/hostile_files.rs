@@ -5,7 +5,6 @@ use crate::hostile::Node::{Directory, File};
 use crate::hostile::{Home, ROOT, answer, asked, cache, member, nar, narinfo, open, plan};
 use crate::servers::xz_of;
 use closure::relocate::blocker::BlockerReason;
-use closure::relocate::packing::Packing;
 use closure::relocate::references::{ReferenceScanner, ScanFor};
 use closure::relocate::relocation::Relocation;
 use http_client::Http;
@@ -13,6 +12,7 @@ use platform::greedy::{xz_with_a_large_dictionary, zstd_with_window};
 use platform::server::Server;
 use std::fs;
 use std::path::Path;
+use store_references::packing::Packing;
 
 /// What stands against moving what `nar` holds; it is taken all the same.
 fn blockers(nar: Vec<u8>) -> Vec<(String, BlockerReason)> {

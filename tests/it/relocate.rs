@@ -329,6 +329,10 @@ fn stubborn() -> Option<(Deploy, Made)> {
     Some((deploy, made))
 }
 
+/// The files of that which prevent a relocation.
+const VOUCHED: &str =
+    "*/share/bare */share/looks-packed */share/wide *.zst */SHA256SUMS *.sqlite */share/unknown";
+
 #[test]
 fn whatever_cannot_be_rewritten_is_named_by_file() {
     let Some((mut deploy, made)) = stubborn() else {
@@ -345,10 +349,7 @@ fn whatever_cannot_be_rewritten_is_named_by_file() {
     let left: Vec<_> = left.map(|entry| entry.unwrap().file_name()).collect();
     assert!(left.is_empty(), "{left:?}");
 
-    deploy.set(
-        "NIX_RELOCATE_IGNORE",
-        "*/share/bare */share/looks-packed */share/wide *.zst */SHA256SUMS *.sqlite */share/unknown",
-    );
+    deploy.set("NIX_RELOCATE_IGNORE", VOUCHED);
     let (_, log) = built(&deploy);
     assert!(log.contains("Relocated: 4 references in 4 files"), "{log}");
 }
@@ -378,4 +379,114 @@ fn auto_takes_a_closure_as_it_is_where_files_prevent_a_relocation() {
     deploy.requests();
     let (image, _) = built(&deploy);
     assert_eq!(image.changed_layers(), [] as [&str; 0]);
+}
+
+#[test]
+fn the_doctor_reads_a_relocated_image_and_names_what_is_not_as_it_was_rewritten() {
+    let Some((mut deploy, made)) = stubborn() else {
+        return;
+    };
+    deploy
+        .set("NIX_ENGINE", "relocate")
+        .set("NIX_RELOCATE_IGNORE", VOUCHED);
+    let (image, _) = built(&deploy);
+    let doctor = |words: &[&str]| {
+        let launch = Launch::new(&image, &deploy.fixtures.rootfs);
+        let words = [&["nix-hydra", "doctor"], words].concat();
+        let output = launch.command(words).run().unwrap();
+        let checks = output.stdout.split("\n\n").nth(2).unwrap_or_default();
+        let checks = checks.replace(&made.base_name[17..], "-<stubborn>");
+        let lines = checks.lines().map(str::trim_end);
+        let lines = lines.skip_while(|line| !line.contains("references"));
+        let lines = lines.take_while(|line| !line.contains("  engine  "));
+        (output.code, lines.collect::<Vec<_>>().join("\n"))
+    };
+    let well = doctor(&["--thorough"]);
+    // As another build left them.
+    let share = store_path(&image, &made.base_name).join("share");
+    let reference = format!("{}/bin/app\n", made.store_path);
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    gzip.write_all(reference.as_bytes()).unwrap();
+    for (name, bytes) in [
+        ("plain", reference.into_bytes()),
+        ("packed.gz", gzip.finish().unwrap()),
+    ] {
+        fs::remove_file(share.join(name)).unwrap();
+        fs::write(share.join(name), bytes).unwrap();
+    }
+    let damaged = doctor(&["--thorough"]);
+    assert_eq!((well.0, damaged.0), (0, 1), "{}\n{}", well.1, damaged.1);
+    insta::assert_snapshot!("thorough", format!("{}\n\n{}", well.1, damaged.1));
+    // Sizes and names alone say nothing of it.
+    assert_eq!(doctor(&[]), (0, String::new()));
+    let json = deploy.run(&image, ["nix-hydra", "doctor", "--json", "--thorough"]);
+    assert_eq!(json.code, 1, "{json:?}");
+    let report: serde_json::Value = serde_json::from_str(&json.stdout).unwrap();
+    assert_eq!(report["checks"][1]["name"], "references");
+}
+
+#[test]
+fn the_doctor_reads_nothing_where_nothing_was_rewritten() {
+    let Some(deploy) = Deploy::new("static") else {
+        return;
+    };
+    let (image, _) = built(&deploy);
+    let output = deploy.run(&image, ["nix-hydra", "doctor", "--thorough"]);
+    let said = "nothing to look for: the closure is not relocated";
+    assert!(output.stdout.contains(said), "{output:?}");
+    assert_eq!(output.code, 0, "{output:?}");
+}
+
+#[test]
+fn with_debug_the_build_says_how_many_files_of_which_format_it_rewrote() {
+    let Some(mut deploy) = Deploy::new("python") else {
+        return;
+    };
+    deploy
+        .set("NIX_ENGINE", "relocate")
+        .set("NIX_DEBUG", "true");
+    let formats = |log: &str| {
+        let (_, after) = log.split_once("Files and links with store paths").unwrap();
+        let lines = after.lines().skip(1);
+        let lines = lines.map_while(|line| line.trim().strip_prefix("- ")?.split_once("  "));
+        let parsed = lines.map(|(count, format)| (format.to_string(), count.parse().unwrap()));
+        parsed.collect::<std::collections::BTreeMap<String, usize>>()
+    };
+    let (_, log) = built(&deploy);
+    let found = formats(&log);
+    let (_, extent) = log.split_once(" references in ").unwrap();
+    let (files, _) = extent.split_once(" files").unwrap();
+    assert_eq!(
+        found.values().sum::<usize>(),
+        files.parse::<usize>().unwrap(),
+        "{log}"
+    );
+    for format in ["ELF", "Python bytecode", "link", "text"] {
+        assert!(found.contains_key(format), "{log}");
+    }
+    // Another build keeps the layers, and what is known of them.
+    let (_, again) = built(&deploy);
+    assert!(again.contains("Using the previous image's"), "{again}");
+    assert_eq!(formats(&again), found);
+}
+
+#[test]
+fn that_it_could_be_relocated_is_said_once_and_only_where_proot_would_run_the_app() {
+    let Some(mut deploy) = Deploy::new("static") else {
+        return;
+    };
+    let said = "Could run with no engine, faster than under PRoot: set NIX_ENGINE=relocate";
+    let (_, log) = built(&deploy);
+    assert!(!log.contains("engine"), "{log}");
+    deploy.forbid(Forbidden::UserNamespaces);
+    // Nothing changed, so nothing is new.
+    let (_, log) = built(&deploy);
+    assert!(!log.contains("engine"), "{log}");
+    let mut fresh = Deploy::new("static").unwrap();
+    fresh.forbid(Forbidden::UserNamespaces);
+    let (_, log) = built(&fresh);
+    assert_eq!(log.matches(said).count(), 1, "{log}");
+    fresh.set("NIX_ENGINE", "proot");
+    let (_, log) = built(&fresh);
+    assert!(!log.contains("Could run"), "{log}");
 }

@@ -5,9 +5,9 @@
 //! Nix's `references.cc`). Nix before 2.14 hashes their places behind all; later ones mean to, and do not.
 
 use crate::relocate::references::HashPart;
-use crate::relocate::relocation::HASH_LENGTH;
 use nix_derivation::{CAHash, NixHash, NixHasher, StorePath};
 use std::collections::BTreeSet;
+use store_references::hashes::HASH_LENGTH;
 
 /// References of a path to itself whose places are held in memory: ten times what a large one has.
 const MAX_PLACES: usize = 1_000_000;

@@ -11,12 +11,12 @@
 //! simulated histories, against other ways to group.
 
 use crate::closure::Closure;
-use crate::relocate::relocation::{NIX32_DIGITS, is_nix32};
 use binary_cache::PathInfo;
 use nix_derivation::StorePath;
 use sha2::{Digest, Sha256};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
+use store_references::hashes::{NIX32_DIGITS, is_nix32};
 
 /// Most layers that a closure goes to. With those for the start program and for what leads to the
 /// store paths there are 64; an image stops at 125, and the run image has some.

@@ -12,7 +12,6 @@ use closure::fetch::fetch_each;
 use closure::plan::{Previous, plan};
 use closure::queue::{Queue, QueuedPath};
 use closure::relocate::blocker::BlockerReason;
-use closure::relocate::packing::Packing;
 use closure::relocate::references::{ReferenceScanner, ScanFor};
 use closure::relocate::relocation::Relocation;
 use closure::relocate::report::RelocationReport;
@@ -23,6 +22,7 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use store_references::packing::Packing;
 use tempfile::TempDir;
 
 /// The base name of a store path with one program, which says "hello".

@@ -12,7 +12,6 @@ use binary_cache::{Caches, PathInfo};
 use closure::Closure;
 use closure::prefetch::Prefetch;
 use closure::relocate::blocker::NotRelocatable;
-use closure::relocate::report::RelocationReport;
 use nix_derivation::StorePath;
 use nix_hydra_start::engine::EngineSetting;
 use std::collections::BTreeSet;
@@ -38,6 +37,8 @@ pub(super) struct Filled<'a> {
     pub contents: Contents,
     /// The roots as the app sees them.
     pub roots: Vec<String>,
+    /// Files of a relocated closure that may still name store paths, as the user vouches.
+    pub vouched: BTreeSet<String>,
 }
 
 impl<'a> Filled<'a> {
@@ -49,6 +50,7 @@ impl<'a> Filled<'a> {
             plan,
             stores,
             relocatability,
+            vouched: BTreeSet::new(),
         }
     }
 }
@@ -74,10 +76,11 @@ impl<'a> Download<'a> {
     ) -> Result<Filled<'a>, ClosureLayerError> {
         let plan = self.plan(references);
         let stores = self.fill(&plan, prefetch)?;
-        let report = stores.report.clone();
-        let relocatability = match report.map(|report| vouched(report, self.config)) {
-            Some(Ok(report)) => Relocatability::relocatable(&report),
-            Some(Err(reason)) => Relocatability::not_relocatable(&reason),
+        let relocatability = match &stores.report {
+            Some(report) => match vouched(report.blockers.clone(), self.config) {
+                Ok(_) => Relocatability::relocatable(report),
+                Err(reason) => Relocatability::not_relocatable(&reason),
+            },
             // References were ignored, or are in a layer that is kept.
             None => Relocatability::not_checked(),
         };
@@ -97,11 +100,7 @@ impl<'a> Download<'a> {
     fn relocate_unless_known(
         &self,
     ) -> Result<Result<Filled<'a>, NotRelocatable>, ClosureLayerError> {
-        let earlier = RelocationReport {
-            blockers: self.stores.blockers(self.closure),
-            ..RelocationReport::default()
-        };
-        match vouched(earlier, self.config) {
+        match vouched(self.stores.blockers(self.closure), self.config) {
             Ok(_) => self.relocate(),
             Err(reason) => Ok(Err(reason)),
         }
@@ -117,10 +116,15 @@ impl<'a> Download<'a> {
         let plan = self.plan(References::Rewrite(relocation));
         let stores = self.fill(&plan, None)?;
         let report = stores.report.clone().unwrap_or_default();
-        Ok(vouched(report, self.config).map(|report| {
-            let relocatability = Relocatability::relocated(&report);
-            Filled::new(plan, stores, relocatability)
-        }))
+        Ok(
+            vouched(report.blockers.clone(), self.config).map(|vouched| {
+                let relocatability = Relocatability::relocated(&report);
+                Filled {
+                    vouched,
+                    ..Filled::new(plan, stores, relocatability)
+                }
+            }),
+        )
     }
 
     fn plan(&self, references: References) -> Plan<'a> {

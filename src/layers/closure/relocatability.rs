@@ -3,13 +3,14 @@
 use crate::config::Config;
 use crate::log;
 use closure::Closure;
-use closure::relocate::blocker::NotRelocatable;
+use closure::relocate::blocker::{Blocker, NotRelocatable};
 use closure::relocate::relocation::Relocation;
 use closure::relocate::report::RelocationReport;
 use nix_hydra_start::engine::EngineSetting;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::process::Command;
 
 /// Whether the closure is relocated, or could be, with the counts and reasons.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -74,13 +75,19 @@ impl Relocatability {
         }
     }
 
-    /// The line of the log for it, if there is anything to say.
-    pub(super) fn message(&self) -> Option<String> {
+    /// The line of the log for it, if there is anything to say. A relocation is of no use where an engine
+    /// is named, nor, with none named, where PRoot would not run the app.
+    pub(super) fn message(&self, engine: EngineSetting) -> Option<String> {
+        match engine {
+            EngineSetting::Only(_) => return None,
+            EngineSetting::Unset if !would_need_proot() => return None,
+            EngineSetting::Unset | EngineSetting::Auto | EngineSetting::Relocate => {}
+        }
         let count = |text: &str| text.parse().unwrap_or_default();
         let (files, references) = (count(&self.files), count(&self.references));
         match self.verdict {
             Verdict::Relocated => Some(log::relocated(files, references)),
-            Verdict::Relocatable => Some(log::relocatable(files, references)),
+            Verdict::Relocatable => Some(log::RELOCATABLE.to_string()),
             Verdict::NotRelocatable => {
                 let reason = NotRelocatable::from_lines(&self.reasons)?;
                 Some(log::not_relocatable(&reason))
@@ -88,6 +95,14 @@ impl Relocatability {
             Verdict::NotChecked => None,
         }
     }
+}
+
+/// Whether PRoot would run the app in a container like this one, which refuses namespaces. A process of
+/// its own tries that, since this one has threads; an image without `unshare` is taken for such a container.
+fn would_need_proot() -> bool {
+    let mut unshare = Command::new("unshare");
+    let tried = unshare.args(["--user", "--mount", "--", "true"]).output();
+    !tried.is_ok_and(|output| output.status.success())
 }
 
 /// A relocation to `directory`, where every path has a place of its own.
@@ -111,18 +126,18 @@ pub(super) fn relocation(
     Ok(relocation)
 }
 
-/// The report, where nothing prevents a relocation but files that the user vouches for.
+/// The files that the user vouches for, where nothing else prevents a relocation.
 pub(super) fn vouched(
-    mut report: RelocationReport,
+    blockers: Vec<Blocker>,
     config: &Config,
-) -> Result<RelocationReport, NotRelocatable> {
-    report.blockers.retain(|blocker| {
+) -> Result<BTreeSet<String>, NotRelocatable> {
+    let (vouched, blockers): (Vec<_>, Vec<_>) = blockers.into_iter().partition(|blocker| {
         let mut patterns = config.relocate_ignore.iter();
-        !patterns.any(|pattern| pattern.matches(&blocker.file))
+        patterns.any(|pattern| pattern.matches(&blocker.file))
     });
-    if report.blockers.is_empty() {
-        Ok(report)
+    if blockers.is_empty() {
+        Ok(vouched.into_iter().map(|blocker| blocker.file).collect())
     } else {
-        Err(NotRelocatable::Blockers(report.blockers))
+        Err(NotRelocatable::Blockers(blockers))
     }
 }

@@ -1,16 +1,19 @@
 //! The doctor's checks, the most important first.
 
 use super::members::{self, Damage};
+use super::remains::{self, Seen};
 use super::{Check, State, first_few, full, paths};
 use crate::choose::try_all;
 use crate::closure::{Closure, Index, bytes};
 use crate::engine::{Engine, SETTING};
 use crate::environment;
 use crate::errors::{self, RunError};
+use crate::executable::{Kind, Machine, behind};
 use crate::image::{Found, STORE_DIR};
 use crate::plan::Plan;
 use crate::shell;
 use rustix::fs::{Access, StatVfsMountFlags, access, statvfs};
+use std::convert::Infallible;
 use std::env;
 use std::ffi::OsString;
 use std::fs;
@@ -35,11 +38,14 @@ const DAMAGED: &str = "It was changed after the build. Start a new container; if
 const NO_ENGINE: &str = "Build the image with NIX_ENGINE=relocate: it then needs no engine. Or have \
     whoever runs the container allow ptrace or user namespaces";
 
-/// Everything.
-pub(super) fn all(found: &Found) -> Vec<Check> {
+/// Everything, with what takes long only if it is to be `thorough`.
+pub(super) fn all(found: &Found, thorough: bool) -> Vec<Check> {
     let variable = |name: &str| env::var_os(name).filter(|value| !value.is_empty());
-    vec![
-        whole(found, found.closure()),
+    let mut checks = vec![whole(found, found.closure())];
+    if thorough {
+        checks.push(references(found));
+    }
+    checks.extend([
         engine(found),
         programs(found),
         interpreter(found),
@@ -47,7 +53,8 @@ pub(super) fn all(found: &Found) -> Vec<Check> {
         locale(found, variable),
         temporary(variable),
         libraries(found, variable),
-    ]
+    ]);
+    checks
 }
 
 /// Whether the closure is all there.
@@ -84,6 +91,68 @@ fn whole(found: &Found, closure: Result<Closure, (PathBuf, io::Error)>) -> Check
     };
     let size = bytes(closure.size());
     Check::ok(NAME, format!("{}, {size}: {whole}", paths(all.len())))
+}
+
+/// Whether any file of a relocated closure still names a store path.
+fn references(found: &Found) -> Check {
+    const NAME: &str = "references";
+    if !found.image.is_relocated() {
+        return Check::ok(NAME, "nothing to look for: the closure is not relocated");
+    }
+    match found.closure() {
+        Ok(closure) => remaining(NAME, remains::look_through(found, &closure)),
+        // The check before this one says so.
+        Err((file, _)) => {
+            let finding = format!("cannot be looked for without {}", file.display());
+            Check::bad(NAME, State::Problem, finding, DAMAGED)
+        }
+    }
+}
+
+/// The same of what was seen.
+fn remaining(name: &'static str, seen: Seen) -> Check {
+    let files = |count: usize| match count {
+        1 => "1 file".to_string(),
+        count => format!("{count} files"),
+    };
+    let read = format!("{} read, {}", files(seen.files), bytes(seen.bytes));
+    let mut details: Vec<String> = Vec::new();
+    let mut add = |what: String, named: Vec<String>| {
+        if !named.is_empty() {
+            details.push(format!("{} {what}:", files(named.len())));
+            details.extend(first_few(named));
+        }
+    };
+    let is_well = seen.remaining.is_empty() && seen.unread.is_empty();
+    let remaining = seen.remaining.into_iter();
+    let remaining = remaining.map(|(file, form)| format!("{file}: {form}"));
+    add("still with store paths".into(), remaining.collect());
+    add("not readable".into(), seen.unread.into_iter().collect());
+    add(
+        "with store paths that NIX_RELOCATE_IGNORE vouches for".into(),
+        seen.vouched.into_iter().collect(),
+    );
+    add(
+        "with store paths that were never in the image".into(),
+        seen.foreign.into_iter().collect(),
+    );
+    if seen.packed > 0 {
+        details.push(format!(
+            "{} packed so that only the build looks into them",
+            files(seen.packed)
+        ));
+    }
+    let check = if is_well {
+        Check::ok(name, format!("{read}: none is left to rewrite"))
+    } else {
+        Check::bad(
+            name,
+            State::Problem,
+            format!("{read}: the closure is not as it was relocated"),
+            DAMAGED,
+        )
+    };
+    check.with_details(details)
 }
 
 /// Whether a command would run, and by which engine.
@@ -149,9 +218,11 @@ fn programs(found: &Found) -> Check {
     const NAME: &str = "programs";
     let mut names = Vec::new();
     let mut broken = Vec::new();
+    let mut foreign = Vec::new();
     for root in &found.image.roots {
         let directory = root.join("bin");
         let entries = found.followed(&directory).map(fs::read_dir);
+        let mut machines = Vec::new();
         for entry in entries.into_iter().flatten().flatten().flatten() {
             let name = entry.file_name();
             let program = directory.join(&name);
@@ -159,9 +230,13 @@ fn programs(found: &Found) -> Check {
                 None => broken.push(program.display().to_string()),
                 // Wrapped programs have their originals beside them, hidden.
                 Some(_) if name.to_string_lossy().starts_with('.') => {}
-                Some(_) => names.push(name.to_string_lossy().into_owned()),
+                Some(_) => {
+                    machines.extend(machine(found, &program));
+                    names.push(name.to_string_lossy().into_owned());
+                }
             }
         }
+        foreign.extend(Machine::own().foreign_among(&machines));
     }
     names.sort();
     names.dedup();
@@ -172,6 +247,15 @@ fn programs(found: &Found) -> Check {
             count => format!("{count} lead to what is not in the image:"),
         };
         return Check::bad(NAME, State::Problem, finding, DAMAGED).with_details(first_few(broken));
+    }
+    if let Some(machine) = foreign.first() {
+        let own = Machine::own();
+        return Check::bad(
+            NAME,
+            State::Problem,
+            format!("they are for {machine}, and this is {own}"),
+            format!("Deploy what was built for {own}-linux, or run the image on {machine}"),
+        );
     }
     if names.is_empty() {
         return Check::bad(
@@ -184,6 +268,15 @@ fn programs(found: &Found) -> Check {
     let count = names.len();
     let names = first_few(names).join(", ").replace(", and ", " and ");
     Check::ok(NAME, format!("{count}, first on PATH: {names}"))
+}
+
+/// The processor that a program is for, where its file tells.
+fn machine(found: &Found, program: &Path) -> Option<Machine> {
+    let Ok(behind) = behind(program, |path| Ok::<_, Infallible>(found.followed(path)));
+    match behind? {
+        (_, Kind::Elf(machine)) => Some(machine),
+        _ => None,
+    }
 }
 
 /// The shell for commands that need one.
@@ -349,6 +442,7 @@ mod tests {
         let lines: Vec<String> = [first].into_iter().chain(details).chain(cure).collect();
         let text = lines.join("\n") + "\n";
         text.replace(&layers.display().to_string(), "/layers")
+            .replace(&Machine::own().to_string(), "<own>")
     }
 
     fn set<const N: usize>(
@@ -390,6 +484,15 @@ mod tests {
         }
         said.push(programs(&found));
         symlink("/nix/store/b-gone/bin/gone", bin.join("gone")).unwrap();
+        said.push(programs(&found));
+        fs::remove_file(bin.join("gone")).unwrap();
+        fs::copy("/proc/self/exe", bin.join("native")).unwrap();
+        let mut other = fs::read("/proc/self/exe").unwrap();
+        // `e_machine` of RISC-V.
+        other[18..20].copy_from_slice(&[243, 0]);
+        fs::write(bin.join("b"), &other).unwrap();
+        said.push(programs(&found));
+        fs::remove_file(bin.join("native")).unwrap();
         said.push(programs(&found));
         said.extend([
             certificates(&found, set([("SSL_CERT_FILE", "/nix/store/c-locales")])),

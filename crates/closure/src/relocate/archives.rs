@@ -8,15 +8,15 @@ use crate::decode_memory::{Reserved, reserve};
 use crate::relocate::blocker::BlockerReason;
 use crate::relocate::budget::Budget;
 use crate::relocate::formats::{Format, Probe};
-use crate::relocate::packing::{Packing, ZIP_END, ZIP_MEMBER};
 use crate::relocate::references::{HashPart, OVERLAP, ReferenceScanner, ScanHits};
-use flate2::bufread::MultiGzDecoder;
+use flate2::bufread::{DeflateDecoder, MultiGzDecoder};
 use flate2::{Compression, GzBuilder};
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Cursor, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use store_references::packing::{Packing, ZIP_END, ZIP_MEMBER, beam_literals, read_up_to};
 use zip::result::ZipError;
 use zip::write::SimpleFileOptions;
 use zip::{ZipArchive, ZipWriter};
@@ -101,7 +101,7 @@ pub fn look_into(
     let mut inside = ArchiveScan::default();
     // With the same limits as a NAR.
     let bytes = match packing {
-        Packing::Beam => Box::new(literals(BufReader::new(file))?),
+        Packing::Beam => Box::new(beam_literals(BufReader::new(file))?),
         _ => Box::new(BufReader::new(file)) as Box<dyn BufRead>,
     };
     let Some(mut decoder) = decode(bytes, packing)? else {
@@ -139,26 +139,6 @@ fn encoding(packing: Packing) -> &'static str {
         Packing::Brotli => "br",
         packing => packing.name(),
     }
-}
-
-/// The zlib stream in the chunk of literals of a BEAM module, empty where there is none.
-///
-/// Format: `FOR1`, the length of the rest, `BEAM`; then chunks of a name, a length and as many bytes, filled
-/// up to a multiple of four. `LitT` has a length unpacked, zero where it is not packed, and the stream
-/// (`lib/compiler/src/beam_asm.erl` of Erlang/OTP).
-fn literals<R: BufRead + Seek>(mut file: R) -> io::Result<io::Take<R>> {
-    file.seek(SeekFrom::Start(12))?;
-    let mut header = [0; 8];
-    while read_up_to(&mut file, &mut header)? == header.len() {
-        let [a, b, c, d, length @ ..] = header;
-        let length = u32::from_be_bytes(length);
-        if [a, b, c, d] == *b"LitT" && length > 4 {
-            file.seek_relative(4)?;
-            return Ok(file.take(u64::from(length) - 4));
-        }
-        file.seek_relative(i64::from(length.next_multiple_of(4)))?;
-    }
-    Ok(file.take(0))
 }
 
 fn hold() -> MutexGuard<'static, ()> {
@@ -302,7 +282,10 @@ fn look_through_zip(
 ) -> Result<(ArchiveScan, BTreeSet<usize>), ZipError> {
     let unseen = || Ok((ArchiveScan::unseen(Packing::Zip), BTreeSet::new()));
     if is_zip64(&mut file)? {
-        return unseen();
+        return match look_through_zip64(file, references, budget) {
+            Ok(inside) if !budget.is_spent() => Ok((inside, BTreeSet::new())),
+            _ => unseen(),
+        };
     }
     let directory = Budget::new(MAX_DIRECTORY);
     let opened = ZipArchive::new(directory.of(budget.of(file)));
@@ -316,8 +299,8 @@ fn look_through_zip(
     }
 }
 
-/// Whether a zip has 64-bit numbers. It may promise any number of members then, which no jar has, and
-/// memory is taken for all before one is read.
+/// Whether a zip has 64-bit numbers. It may promise any number of members then, and [`ZipArchive`] takes
+/// memory for all before one is read.
 fn is_zip64(file: &mut (impl Read + Seek)) -> io::Result<bool> {
     let length = file.seek(SeekFrom::End(0))?;
     file.seek(SeekFrom::Start(length.saturating_sub(ZIP64_END_LENGTH)))?;
@@ -328,6 +311,46 @@ fn is_zip64(file: &mut (impl Read + Seek)) -> io::Result<bool> {
         let before = at.checked_sub(ZIP64_LOCATOR_LENGTH);
         before.is_some_and(|at| end[at..].starts_with(ZIP64_LOCATOR))
     }))
+}
+
+/// What is in a zip with 64-bit numbers, read one member after the other. It is not packed anew: a store
+/// path in it prevents a relocation, and so does what cannot be read, or is packed once more.
+fn look_through_zip64(
+    file: impl Read + Seek,
+    references: &ReferenceScanner,
+    budget: &Budget,
+) -> Result<ArchiveScan, rawzip::Error> {
+    let mut inside = ArchiveScan::default();
+    let mut directory = vec![0; rawzip::RECOMMENDED_BUFFER_SIZE];
+    let archive = rawzip::ZipArchive::from_seekable(budget.of(file), &mut directory)?;
+    let (promised, mut count) = (archive.entries_hint(), 0);
+    let mut entries = archive.entries(&mut directory);
+    while let Some(entry) = entries.next_entry()? {
+        count += 1;
+        let (method, place) = (entry.compression_method(), entry.wayfinder());
+        let bytes = archive.get_entry(place)?.reader();
+        let mut bytes: Box<dyn Read> = match method {
+            rawzip::CompressionMethod::STORE => Box::new(bytes),
+            rawzip::CompressionMethod::DEFLATE => {
+                Box::new(DeflateDecoder::new(BufReader::new(bytes)))
+            }
+            _ => return Ok(ArchiveScan::unseen(Packing::Zip)),
+        };
+        let mut head = [0; 8];
+        let length = read_up_to(&mut bytes, &mut head)?;
+        let seen = see(references, &mut head[..length].chain(bytes), budget);
+        let is_packed = Packing::of_beginning(&head[..length]).is_some();
+        let found = !seen.hits.hashes.is_empty() || seen.hits.wide;
+        if is_packed || found || !seen.whole {
+            inside.blocker = Some(BlockerReason::Unseen(Packing::Zip));
+        }
+        inside.add(seen.hits);
+    }
+    if count == promised {
+        Ok(inside)
+    } else {
+        Ok(ArchiveScan::unseen(Packing::Zip))
+    }
 }
 
 fn look_through_members<R: Read + Seek>(
@@ -424,17 +447,6 @@ fn look_into_nested(
         inside.add(seen.hits);
     }
     inside
-}
-
-fn read_up_to(from: &mut impl Read, into: &mut [u8]) -> io::Result<usize> {
-    let mut length = 0;
-    while length < into.len() {
-        match from.read(&mut into[length..])? {
-            0 => break,
-            count => length += count,
-        }
-    }
-    Ok(length)
 }
 
 /// Packs the members in `moved` anew, and takes the others over as they are.
@@ -738,6 +750,42 @@ mod tests {
         let (inside, written) = looked(&bytes, true);
         assert_eq!(inside.blocker, None);
         assert_ne!(written, bytes);
+    }
+
+    /// The same zip with a record of 64-bit numbers (APPNOTE 4.3.14 and 4.3.15).
+    fn with_64_bit_numbers(zip: &[u8]) -> Vec<u8> {
+        let (members, end) = zip.split_at(zip.len() - 22);
+        let number = |bytes: &[u8]| {
+            let mut whole = [0; 8];
+            whole[..bytes.len()].copy_from_slice(bytes);
+            u64::from_le_bytes(whole)
+        };
+        let count = number(&end[10..12]);
+        let mut large = members.to_vec();
+        large.extend(b"PK\x06\x06\x2c\0\0\0\0\0\0\0\x2d\0\x2d\0\0\0\0\0\0\0\0\0");
+        for number in [count, count, number(&end[12..16]), number(&end[16..20])] {
+            large.extend(number.to_le_bytes());
+        }
+        large.extend(b"PK\x06\x07\0\0\0\0");
+        large.extend((members.len() as u64).to_le_bytes());
+        large.extend(b"\x01\0\0\0PK\x05\x06\0\0\0\0");
+        large.extend([0xff; 12]);
+        large.extend([0; 2]);
+        large
+    }
+
+    #[test]
+    fn a_zip_with_64_bit_numbers_prevents_a_move_only_by_what_is_in_it() {
+        let plain = [("a", &b"plain"[..]), ("b", b"also")];
+        let (inside, _) = looked(&with_64_bit_numbers(&zipped(&plain)), true);
+        assert_eq!(inside.blocker, None);
+        let text = text();
+        for content in [text.as_bytes(), &gzipped(&text), &zipped(&plain)] {
+            let bytes = with_64_bit_numbers(&zipped(&[("a", b"plain"), ("b", content)]));
+            let (inside, written) = looked(&bytes, true);
+            assert_eq!(inside.blocker, Some(BlockerReason::Unseen(Packing::Zip)));
+            assert_eq!(written, bytes);
+        }
     }
 
     #[test]

@@ -1,9 +1,9 @@
 //! What prevents moving a closure: a file and the reason, in types and as layers' metadata keeps them.
 
-use crate::relocate::packing::Packing;
 use crate::relocate::relocation::DirectoryTooLong;
 use nix_derivation::StorePath;
 use std::path::PathBuf;
+use store_references::packing::Packing;
 
 /// Why a closure cannot be moved into its layer.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]

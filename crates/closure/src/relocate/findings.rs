@@ -1,9 +1,9 @@
 //! What is noted of one store path while it is unpacked.
 
-use crate::relocate::packing::Packing;
 use crate::relocate::references::HashPart;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use store_references::packing::Packing;
 
 /// Bytes that notes of the files of one store path may take: those of a hundred thousand files with
 /// references, which no store path has, and little beside what many of them unpacked at once take.

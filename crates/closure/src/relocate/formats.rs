@@ -23,7 +23,7 @@ const MODULE_SIGNATURE: &[u8] = b"~Module signature appended~\n";
 
 /// What becomes of a file whose references are rewritten.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Format {
+pub enum Format {
     /// It works as before.
     Safe(&'static str),
     /// It is this, and would be broken.
@@ -34,7 +34,7 @@ pub(crate) enum Format {
 
 impl Format {
     /// Its name, or why a file of it with a store path prevents moving its closure.
-    pub(crate) fn checked(&self) -> Result<&'static str, BlockerReason> {
+    pub fn checked(&self) -> Result<&'static str, BlockerReason> {
         match self {
             Self::Safe(name) => Ok(name),
             Self::Unsafe(name) => Err(BlockerReason::Format((*name).to_string())),
@@ -150,7 +150,8 @@ const SEALED: &[(&str, &[u8])] = &[
 ];
 
 /// The name of the container that a file with these first bytes is, if it is one that is not looked into.
-pub(crate) fn sealed(head: &[u8]) -> Option<&'static str> {
+#[must_use]
+pub fn sealed(head: &[u8]) -> Option<&'static str> {
     if matches!(head.get(8..11), Some(b"AI\x01" | b"AI\x02")) && head.starts_with(b"\x7fELF") {
         return Some("AppImage");
     }
@@ -234,7 +235,7 @@ impl Probe {
 }
 
 /// The format of the file at `path`. All of it is read only where its beginning says nothing.
-pub(crate) fn format_of(path: &Path) -> io::Result<Format> {
+pub fn format_of(path: &Path) -> io::Result<Format> {
     let mut file = File::open(path)?;
     let mut probe = Probe::default();
     let mut buffer = vec![0; 64 * 1024];

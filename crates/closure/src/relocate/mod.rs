@@ -3,11 +3,10 @@
 
 pub mod archives;
 pub mod blocker;
-pub(crate) mod budget;
+pub mod budget;
 pub(crate) mod checksums;
 pub mod findings;
-pub(crate) mod formats;
-pub mod packing;
+pub mod formats;
 pub mod references;
 pub mod relocation;
 pub mod report;

@@ -1,30 +1,19 @@
 //! Finds where the files of a closure name its store paths, while their bytes stream by, and
 //! rewrites them where the closure moves.
 //!
-//! Nix finds a store path's references by its hash part in plain bytes, so whatever Nix found is
-//! found here. What cannot be rewritten is noted: a hash with no `/nix/store/` before it, and text
-//! in characters of two or four bytes.
+//! What cannot be rewritten is noted: a hash with no `/nix/store/` before it, and text in characters of
+//! two or four bytes.
 
-use crate::relocate::relocation::{
-    HASH_LENGTH, REFERENCE_LENGTH, Relocation, STORE_PREFIX, is_nix32,
-};
+use crate::relocate::relocation::{REFERENCE_LENGTH, Relocation};
 use nix_derivation::StorePath;
-use std::collections::{BTreeSet, HashMap};
-
-/// The hash part of a store path.
-pub type HashPart = [u8; HASH_LENGTH];
-
-/// Bytes of a hash part in UTF-32.
-const WIDEST: usize = 4 * HASH_LENGTH;
-
-/// Bytes at the end of a piece that must be seen again with the next one: more than a reference, or
-/// the widest hash part.
-pub const OVERLAP: usize = 256;
+use std::collections::{BTreeSet, HashSet};
+use store_references::hashes::{self, HASH_LENGTH, Hit};
+pub use store_references::hashes::{HashPart, OVERLAP};
 
 /// The store paths that are looked for, and where they move.
 #[derive(Debug)]
 pub struct ReferenceScanner {
-    paths: HashMap<HashPart, StorePath>,
+    paths: HashSet<HashPart>,
     relocation: Option<Relocation>,
 }
 
@@ -63,10 +52,7 @@ impl ReferenceScanner {
         relocation: Option<Relocation>,
     ) -> Self {
         Self {
-            paths: paths
-                .into_iter()
-                .filter_map(|path| Some((hash_part(path)?, path.clone())))
-                .collect(),
+            paths: paths.into_iter().filter_map(hash_part).collect(),
             relocation,
         }
     }
@@ -93,91 +79,25 @@ impl ReferenceScanner {
     /// Finds references without rewriting them. Returns where the references begin.
     pub fn look(&self, bytes: &[u8], fresh: usize, hits: &mut ScanHits) -> Vec<usize> {
         let mut found = Vec::new();
-        let mut digits = Digits::from(fresh.saturating_sub(WIDEST));
-        while let Some(candidate) = digits.next(bytes) {
-            let start = match candidate {
-                Candidate::Run(start) => start,
-                Candidate::Wide(zero) => {
-                    hits.wide = hits.wide || self.is_wide(bytes, zero);
-                    continue;
-                }
-            };
-            let Some(hash) = self.hash_at(bytes, start) else {
-                if self.relocation.is_some() && bytes[..start].ends_with(STORE_PREFIX) {
-                    let hash = bytes[start..].first_chunk().copied();
-                    hits.foreign.extend(hash);
-                }
-                continue;
-            };
-            digits.skip();
-            if start + HASH_LENGTH <= fresh {
-                continue;
+        let is_known = |hash: &HashPart| self.paths.contains(hash);
+        hashes::look(bytes, fresh, is_known, |hit| match hit {
+            Hit::Reference(start, hash) => {
+                hits.hashes.insert(hash);
+                found.push(start);
             }
-            hits.hashes.insert(hash);
-            match start.checked_sub(STORE_PREFIX.len()) {
-                Some(reference) if bytes[reference..start] == *STORE_PREFIX => {
-                    found.push(reference);
-                }
-                _ => hits.bare = true,
+            Hit::Bare(hash) => {
+                hits.hashes.insert(hash);
+                hits.bare = true;
             }
-        }
+            Hit::Wide => hits.wide = true,
+            Hit::Foreign(hash) if self.relocation.is_some() => {
+                hits.foreign.insert(hash);
+            }
+            Hit::Foreign(_) => {}
+        });
         hits.references += found.len();
         found
     }
-
-    fn hash_at(&self, bytes: &[u8], start: usize) -> Option<HashPart> {
-        let hash: HashPart = bytes.get(start..start + HASH_LENGTH)?.try_into().ok()?;
-        self.paths.contains_key(&hash).then_some(hash)
-    }
-
-    /// Whether the zero at `zero` is within a hash part in UTF-16 or UTF-32.
-    fn is_wide(&self, bytes: &[u8], zero: usize) -> bool {
-        [2, 4].into_iter().any(|width| {
-            let mut characters = [0; 2 * HASH_LENGTH];
-            let count = wide_digits(bytes, zero, width, &mut characters);
-            characters[..count]
-                .windows(HASH_LENGTH)
-                .any(|hash| <&HashPart>::try_from(hash).is_ok_and(|it| self.paths.contains_key(it)))
-        })
-    }
-}
-
-/// Puts the digits around the zero at `zero` into `characters`, if each takes `width` bytes. Returns
-/// how many there are: up to a hash part's on either side.
-fn wide_digits(
-    bytes: &[u8],
-    zero: usize,
-    width: usize,
-    characters: &mut [u8; 2 * HASH_LENGTH],
-) -> usize {
-    // The zeros before a digit are as good as those after it, so the order of bytes is no matter.
-    let is_next = |digit: usize, next: usize| {
-        bytes.get(next).copied().is_some_and(is_nix32)
-            && bytes[digit + 1..next].iter().all(|&byte| byte == 0)
-    };
-    let before = (zero.saturating_sub(width - 1)..zero).rfind(|&place| bytes[place] != 0);
-    let Some(mut first) =
-        before.filter(|&digit| is_nix32(bytes[digit]) && is_next(digit, digit + width))
-    else {
-        return 0;
-    };
-    for _ in 1..HASH_LENGTH {
-        match first.checked_sub(width) {
-            Some(digit) if is_nix32(bytes[digit]) && is_next(digit, first) => first = digit,
-            _ => break,
-        }
-    }
-    let mut digit = first;
-    let mut count = 0;
-    while count < characters.len() {
-        characters[count] = bytes[digit];
-        count += 1;
-        if !is_next(digit, digit + width) {
-            break;
-        }
-        digit += width;
-    }
-    count
 }
 
 /// The first 32 characters of a store path's base name.
@@ -188,77 +108,6 @@ pub fn hash_part(path: &StorePath) -> Option<HashPart> {
         .get(..HASH_LENGTH)?
         .try_into()
         .ok()
-}
-
-/// Goes over bytes for runs of 32 digits of Nix's base 32, and for text in wide characters.
-struct Digits {
-    /// Where the next run may begin.
-    start: usize,
-    /// Up to here, from `start` on, all bytes are known to be digits.
-    known: usize,
-}
-
-/// What [`Digits`] comes by.
-enum Candidate {
-    /// 32 digits, of which this is the first.
-    Run(usize),
-    /// A zero in what may be text in UTF-16 or UTF-32.
-    Wide(usize),
-}
-
-impl Digits {
-    fn from(start: usize) -> Self {
-        Self {
-            start,
-            known: start,
-        }
-    }
-
-    fn next(&mut self, bytes: &[u8]) -> Option<Candidate> {
-        loop {
-            let end = self.start + HASH_LENGTH;
-            let last: &[u8; 8] = bytes.get(self.start..end)?.last_chunk()?;
-            // Whatever is no digit rules out all runs that would begin before it, so the last bytes
-            // are looked at first; four of them with no branch between, since what a branch would
-            // do cannot be foretold. This halves the time of looking.
-            let some =
-                is_nix32(last[1]) & is_nix32(last[3]) & is_nix32(last[5]) & is_nix32(last[7]);
-            if let Some(zero) = wide_zero(*last) {
-                self.start = end - 6;
-                return Some(Candidate::Wide(end - last.len() + zero));
-            }
-            if !some {
-                self.start = end - 6;
-                continue;
-            }
-            let from = self.known.max(self.start);
-            let other = bytes[from..end].iter().rposition(|&byte| !is_nix32(byte));
-            self.known = end;
-            match other {
-                None => {
-                    self.start += 1;
-                    return Some(Candidate::Run(self.start - 1));
-                }
-                Some(other) => self.start = from + other + 1,
-            }
-        }
-    }
-
-    /// Goes on after the run that was candidate last.
-    fn skip(&mut self) {
-        self.start += HASH_LENGTH - 1;
-        self.known = self.start;
-    }
-}
-
-/// One zero near the middle of eight bytes of which every other one is zero, and not all.
-fn wide_zero(bytes: [u8; 8]) -> Option<usize> {
-    const EVEN: u64 = 0x00ff_00ff_00ff_00ff;
-    let word = u64::from_le_bytes(bytes);
-    if (word & EVEN == 0) == (word & !EVEN == 0) {
-        return None;
-    }
-    Some(if word & EVEN == 0 { 4 } else { 3 })
 }
 
 #[cfg(test)]

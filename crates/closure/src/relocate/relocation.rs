@@ -10,12 +10,7 @@ use nix_derivation::StorePath;
 use std::borrow::Cow;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-
-/// What begins every reference.
-pub(crate) const STORE_PREFIX: &[u8] = b"/nix/store/";
-
-/// Characters of a store path's hash part.
-pub(crate) const HASH_LENGTH: usize = 32;
+use store_references::hashes::{HASH_LENGTH, STORE_PREFIX, is_nix32};
 
 /// Bytes of a reference that are rewritten: the store directory and the hash part.
 pub const REFERENCE_LENGTH: usize = STORE_PREFIX.len() + HASH_LENGTH;
@@ -129,24 +124,6 @@ impl Relocation {
         Cow::Owned(target)
     }
 }
-
-/// Whether a byte is a digit of Nix's base 32, which leaves out `e`, `o`, `t` and `u`.
-pub(crate) fn is_nix32(byte: u8) -> bool {
-    NIX32[usize::from(byte)]
-}
-
-/// A table, since every byte of a closure is looked at.
-const NIX32: [bool; 256] = {
-    let mut digits = [false; 256];
-    let mut index = 0;
-    while index < NIX32_DIGITS.len() {
-        digits[NIX32_DIGITS[index] as usize] = true;
-        index += 1;
-    }
-    digits
-};
-
-pub(crate) const NIX32_DIGITS: &[u8; 32] = b"0123456789abcdfghijklmnpqrsvwxyz";
 
 #[cfg(test)]
 mod tests {

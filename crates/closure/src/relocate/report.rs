@@ -21,7 +21,7 @@ pub struct RelocationReport {
     pub files: usize,
     /// The references in them.
     pub references: usize,
-    /// How many of the files are of which format, or packed how.
+    /// How many of them are of which format, or packed how.
     pub formats: BTreeMap<String, usize>,
     /// What prevents moving the closure, in the order of the files' names.
     pub blockers: Vec<Blocker>,
@@ -55,6 +55,9 @@ impl RelocationReport {
                 (file.clone(), BlockerReason::Sealed((*format).to_string()))
             }));
         let mut formats = BTreeMap::new();
+        if findings.links > 0 {
+            formats.insert("link".to_string(), findings.links);
+        }
         found.extend(check_formats(place, &findings, &mut formats)?);
         found.extend(look_into_packed(
             place,

@@ -3,11 +3,11 @@
 use crate::relocate::checksums::is_checksum_file;
 use crate::relocate::findings::Findings;
 use crate::relocate::formats::sealed;
-use crate::relocate::packing::Packing;
 use crate::relocate::references::{OVERLAP, ReferenceScanner, ScanHits};
 use std::collections::BTreeSet;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
+use store_references::packing::Packing;
 
 /// Looks through one file, piece by piece.
 pub(crate) struct FileScan<'a> {
