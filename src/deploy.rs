@@ -1,43 +1,85 @@
 //! One deploy, from the settings to the processes: the steps in order, and what is done about a miss.
+//!
+//! [`crate::check`] goes through the same steps, up to the content of the closure.
 
 use crate::build::Build;
-use crate::config::Wanted;
+use crate::config::{Config, Wanted};
 use crate::doctor::{self, Diagnosis};
 use crate::error::BuildpackError;
 use crate::launch::procfile::Procfile;
-use crate::layers::closure::{ClosureLayer, ClosureLayerError};
+use crate::layers::closure::{ClosureLayer, ClosureLayerError, Target};
 use crate::layers::proot::{PRootLayerError, Programs, Use};
+use crate::messages::Summary;
 use crate::resolve::source::Source;
 use crate::resolve::{self, ResolveError, Resolved};
 use crate::tools::ToolSource;
-use crate::{launch, layers, log};
+use crate::{config, launch, layers, log, messages};
 use binary_cache::{CacheUrl, Caches};
 use bullet_stream::global::print;
-use closure::plan::Miss;
-use hydra::{Hydra, revision};
+use http_client::Http;
+use hydra::{Hydra, Revision, revision};
 use libcnb::data::launch::{Label, Launch};
 use nix_derivation::StorePath;
+use nix_hydra_start::executable::Machine;
 use nix_hydra_start::package_name::PackageName;
+use std::path::Path;
+
+/// What is read and asked before a deploy begins.
+#[derive(Debug)]
+pub struct Prepared {
+    pub config: Config,
+    pub procfile: Option<Procfile>,
+    pub http: Http,
+    /// The Hydra that [`resolve::set_up`] found.
+    pub hydra: Option<Hydra>,
+}
+
+/// Reads the settings, of which `setting` returns the value, and the Procfile, and finds the Hydra.
+pub fn prepare(
+    setting: impl Fn(&str) -> Option<String>,
+    app_dir: &Path,
+) -> Result<Prepared, BuildpackError> {
+    let mut config = Config::read(setting, app_dir)?;
+    for binding in &config.unused_bindings {
+        log::warning(&messages::settings::unused_binding(binding));
+    }
+    let procfile = launch::read_procfile(app_dir, config.procfile.as_deref())?;
+    let http = Http::new();
+    for warning in http.warnings() {
+        log::warning(&format!("{warning}."));
+    }
+    let hydra = resolve::set_up(&mut config, app_dir, &http)?;
+    Ok(Prepared {
+        config,
+        procfile,
+        http,
+        hydra,
+    })
+}
+
+/// Warns of those of the variables `names` that the user may believe to be settings.
+pub fn warn_of_ineffective_settings(names: impl IntoIterator<Item = String>) {
+    for variable in config::ineffective(names) {
+        log::warning(&messages::settings::ineffective(&variable));
+    }
+}
 
 /// Deploys what the settings name: finds the roots, fills the layers, and returns the processes.
 ///
-/// `hydra` is the one that [`resolve::set_up`] found; `programs` come with the buildpack and go into
-/// the image.
+/// `hydra` and `procfile` are those that [`prepare`] found; `programs` come with the buildpack and go
+/// into the image.
 pub fn deploy(
     build: &Build,
     mut hydra: Option<Hydra>,
     procfile: Option<&Procfile>,
     programs: &Programs,
 ) -> Result<Launch, BuildpackError> {
+    let machine = resolve::machine(build.arch)?;
+    layers::proot::check_programs(programs, machine)?;
     let mut resolved = resolve::resolve(build, hydra.as_mut())?;
-    let (closure, compiled) = fill_or_build(build, &mut resolved, hydra.as_ref())
+    let (closure, is_compiled) = fill_or_build(build, &mut resolved, machine, hydra.as_ref())
         .map_err(|error| explain(error, build, &resolved, hydra.as_mut()))?;
-    if build.config.doctor
-        // The result is deployed whether or not it can be compared.
-        && let Err(error) = report(build, &resolved, hydra.as_mut())
-    {
-        log::warning(&error.message().to_string());
-    }
+    compare_if_asked(build, &resolved, hydra.as_mut());
 
     let hooks = &closure.contents.compile_hooks;
     let needed = Use {
@@ -46,33 +88,43 @@ pub fn deploy(
             .transpose()
             .map_err(PRootLayerError::Tool)?,
         commands: &closure.contents.programs,
+        machine,
         by_this_build: !hooks.is_empty(),
     };
     layers::proot::handle(build.layers_dir, programs, &needed, build.http)?;
     launch::hook::run(hooks, build.layers_dir, build.app_dir)?;
     let programs = &closure.contents.programs;
     let mut launch = launch::launch(procfile, &resolved.roots, programs, build.layers_dir)?;
-    launch.labels = labels(build, &resolved);
-    if compiled {
-        print::bullet("Compiled here");
-        log::sub_bullet(
-            "No binary cache had it, and NIX_ON_MISS is `build`: each change is compiled anew",
-        );
+    let revision = revision::find(build.config.hydra.revision.as_ref(), build.app_dir).ok();
+    let revision = revision.filter(|revision| revision.name != "latest");
+    launch.labels = labels(&resolved, revision.as_ref());
+    if !closure.changes.is_empty() {
+        print::bullet("Changes since the previous image");
+        closure.changes.iter().for_each(log::sub_bullet);
     }
+    print::bullet("Summary");
+    let summary = Summary {
+        roots: &resolved.roots,
+        revision: revision.as_ref(),
+        closure: &closure,
+        engine: build.config.engine,
+        is_compiled,
+    };
+    summary.lines().iter().for_each(log::sub_bullet);
     Ok(launch)
 }
 
 /// The image's origin, as labels of the OCI image specification (`annotations.md`). They differ only
 /// where the deployed revision or package does.
-fn labels(build: &Build, resolved: &Resolved) -> Vec<Label> {
-    let revision = revision::find(build.config.hydra.revision.as_ref(), build.app_dir).ok();
-    let revision = revision.filter(|revision| revision.name != "latest");
+fn labels(resolved: &Resolved, revision: Option<&Revision>) -> Vec<Label> {
     let root = resolved.roots.first();
     let version = root.and_then(|root| PackageName::parse(root.path.name()).version);
+    let origin = resolved.origin.as_ref();
     [
-        ("revision", revision.map(|revision| revision.name)),
+        ("revision", revision.map(|revision| revision.name.clone())),
+        ("source", origin.and_then(|origin| origin.source.clone())),
+        ("url", origin.map(|origin| origin.page.clone())),
         ("version", version.map(str::to_string)),
-        ("url", resolved.page.clone()),
     ]
     .into_iter()
     .filter_map(|(name, value)| {
@@ -84,54 +136,76 @@ fn labels(build: &Build, resolved: &Resolved) -> Vec<Label> {
     .collect()
 }
 
-/// Fills the layers with the closure of the roots. On a miss, resolves again with nothing left out;
-/// then, where the settings say so, builds. Also returns whether it was built here.
+/// Fills the layers with the closure of the roots, or, where the settings say so, builds what is missing.
+/// Also returns whether it was built here.
 fn fill_or_build(
     build: &Build,
     resolved: &mut Resolved,
+    machine: Machine,
     hydra: Option<&Hydra>,
 ) -> Result<(ClosureLayer, bool), Failure> {
+    let fill = |resolved: &Resolved, caches: &[CacheUrl]| {
+        let target = Target {
+            roots: &resolved.roots,
+            memo: resolved.memo.as_ref(),
+            machine,
+        };
+        layers::closure::handle(build.layers_dir, target, build.config, || {
+            open(build, caches)
+        })
+    };
+    match from_caches(build, resolved, hydra, fill) {
+        Err(Failure::Closure(ClosureLayerError::Miss { misses, unusable })) => {
+            match resolve::realise(build, resolved, &misses)? {
+                Some(cache) => {
+                    print::bullet("Closure with what was built here");
+                    Ok((fill(resolved, &[cache])?, true))
+                }
+                None => Err(ClosureLayerError::Miss { misses, unusable }.into()),
+            }
+        }
+        filled => Ok((filled?, false)),
+    }
+}
+
+/// Has `take` find the closure of the roots in the binary caches. On a miss, resolves again with nothing
+/// left out.
+pub(crate) fn from_caches<T>(
+    build: &Build,
+    resolved: &mut Resolved,
+    hydra: Option<&Hydra>,
+    take: impl Fn(&Resolved, &[CacheUrl]) -> Result<T, ClosureLayerError>,
+) -> Result<T, Failure> {
     let mut caches = build.config.caches.clone();
     // It may have signed in meanwhile.
     if let Some(hydra) = hydra {
         hydra.let_into(&mut caches);
     }
-    let fill = |resolved: &Resolved, caches: &[CacheUrl]| {
-        let memo = resolved.memo.as_ref();
-        layers::closure::handle(
-            build.layers_dir,
-            &resolved.roots,
-            memo,
-            build.config,
-            || {
-                Caches::open(
-                    caches,
-                    build.config.trust.clone(),
-                    build.http,
-                    &hydra::sign_in,
-                )
-            },
-        )
-    };
-    let mut filled = fill(resolved, &caches);
-    if let Some(misses) = misses(&filled) {
+    print::bullet("Closure");
+    let mut taken = take(resolved, &caches);
+    if let Err(ClosureLayerError::Miss { misses, .. }) = &taken {
         let first = resolved.roots.clone();
         resolve::resolve_fully(build, resolved, misses)?;
         if resolved.roots != first {
-            filled = fill(resolved, &caches);
+            print::bullet("Closure of the second evaluation");
+            taken = take(resolved, &caches);
         }
     }
-    if let Some(misses) = misses(&filled)
-        && let Some(built) = resolve::realise(build, resolved, misses)?
-    {
-        filled = fill(resolved, &[built]);
-        return Ok((filled?, true));
-    }
-    Ok((filled?, false))
+    Ok(taken?)
+}
+
+/// Opens binary caches, as the settings say.
+pub(crate) fn open(build: &Build, caches: &[CacheUrl]) -> Caches {
+    Caches::open(
+        caches,
+        build.config.trust.clone(),
+        build.http,
+        &hydra::sign_in,
+    )
 }
 
 /// Why there is no closure: a miss is explained, the others say all there is to say.
-enum Failure {
+pub(crate) enum Failure {
     Resolve(ResolveError),
     Closure(ClosureLayerError),
 }
@@ -148,19 +222,13 @@ impl From<ClosureLayerError> for Failure {
     }
 }
 
-/// The paths that no binary cache could give, if that is the failure.
-fn misses(filled: &Result<ClosureLayer, ClosureLayerError>) -> Option<&[Miss]> {
-    match filled {
-        Err(ClosureLayerError::Miss { misses, .. }) => Some(misses),
-        _ => None,
-    }
-}
-
-/// Compares `root` with what Hydra has. Nothing where it was not evaluated here.
+/// Compares `root` with what Hydra has or, where no binary cache has it and there is no Hydra, with what
+/// the caches and the previous image have. Nothing where it was not evaluated here.
 fn examine(
     build: &Build,
     resolved: &Resolved,
     root: &StorePath,
+    is_missing: bool,
     hydra: Option<&mut Hydra>,
 ) -> Result<Option<Diagnosis>, BuildpackError> {
     let (Some(expression), Some(store)) = (doctor::expression(build.config), resolved.store())
@@ -170,14 +238,18 @@ fn examine(
     print::bullet("Doctor");
     let source =
         Source::read(build.app_dir, &build.config.source_name).map_err(ResolveError::from)?;
+    let before = is_missing
+        .then(|| layers::closure::previous(build.layers_dir))
+        .flatten();
     let evaluated = doctor::Evaluated {
         store,
         root,
         source: &source.path,
         source_files: source.files,
         system: resolve::system(build.arch)?,
+        is_missing,
+        before: before.as_ref(),
     };
-    let timer = print::sub_start_timer("Comparing it with Hydra's");
     // Where neither it nor a job is named, a Hydra among the caches may know the name.
     let mut found;
     let hydra = if let Some(hydra) = hydra {
@@ -187,17 +259,16 @@ fn examine(
             Hydra::find(&build.config.caches, None, build.http).map_err(|error| error.to_string());
         found.as_mut().map_err(|why| why.clone())
     };
+    let timer = print::sub_start_timer(match hydra {
+        Err(_) if is_missing => "Comparing it with what the binary caches have",
+        _ => "Comparing it with Hydra's",
+    });
     let open_caches = |hydra: Option<&Hydra>| {
         let mut urls = build.config.caches.clone();
         if let Some(hydra) = hydra {
             hydra.let_into(&mut urls);
         }
-        Caches::open(
-            &urls,
-            build.config.trust.clone(),
-            build.http,
-            &hydra::sign_in,
-        )
+        open(build, &urls)
     };
     let diagnosis = doctor::diagnose(
         &evaluated,
@@ -209,6 +280,16 @@ fn examine(
     );
     timer.done();
     Ok(Some(diagnosis))
+}
+
+/// Compares the result with what Hydra has, where the settings say so. It is deployed whether or not it
+/// can be compared.
+pub(crate) fn compare_if_asked(build: &Build, resolved: &Resolved, hydra: Option<&mut Hydra>) {
+    if build.config.doctor
+        && let Err(error) = report(build, resolved, hydra)
+    {
+        log::warning(&error.message().to_string());
+    }
 }
 
 /// Compares what was evaluated with what Hydra has, and prints what is found. What was not evaluated
@@ -228,7 +309,7 @@ fn report(
         _ => resolved,
     };
     let diagnosis = match resolved.roots.first() {
-        Some(root) => examine(build, resolved, &root.path, hydra)?,
+        Some(root) => examine(build, resolved, &root.path, false, hydra)?,
         None => None,
     };
     if let Some(diagnosis) = diagnosis {
@@ -246,7 +327,7 @@ fn report(
 }
 
 /// Adds to a failed closure why its root is missing, where that can be found out.
-fn explain(
+pub(crate) fn explain(
     failure: Failure,
     build: &Build,
     resolved: &Resolved,
@@ -274,7 +355,10 @@ fn explain(
             };
         }
         // Where this fails, the miss is what matters.
-        (Some(root), Wanted::Expression(_)) => examine(build, resolved, root, hydra).ok().flatten(),
+        (Some(root), Wanted::Expression(_)) => {
+            let examined = examine(build, resolved, root, true, hydra);
+            examined.ok().flatten()
+        }
         _ => None,
     };
     match diagnosis {

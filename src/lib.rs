@@ -24,6 +24,8 @@
 //! 6. [`report`] writes the bill of materials; [`layers::proot`] adds the start program, and PRoot.
 //! 7. [`launch`] makes the processes.
 //!
+//! [`check`] takes the first steps of these by itself, to tell what a deploy would come to.
+//!
 //! A failure is an [`error::BuildpackError`]. [`messages`] holds its words.
 //!
 //! # Modules
@@ -60,3 +62,5 @@ pub mod messages;
 pub mod interrupt;
 
 pub mod deploy;
+
+pub mod check;

@@ -1,18 +1,36 @@
-//! `detect` and `build`, as a table of contents.
+//! `detect` and `build`, as a table of contents; by any other name, `nix-hydra`.
 
 use bullet_stream::global::print;
 use libcnb::build::{BuildContext, BuildResult, BuildResultBuilder};
 use libcnb::detect::{DetectContext, DetectResult, DetectResultBuilder};
 use libcnb::generic::{GenericMetadata, GenericPlatform};
-use libcnb::{Buildpack, additional_buildpack_binary_path, buildpack_main};
+use libcnb::{Buildpack, additional_buildpack_binary_path};
+use std::ffi::OsString;
+use std::path::Path;
+use std::process::ExitCode;
 
-use http_client::Http;
 use nix_hydra_buildpack::build::Build;
 use nix_hydra_buildpack::config::Config;
+use nix_hydra_buildpack::deploy::{self, Prepared, prepare};
 use nix_hydra_buildpack::error::BuildpackError;
 use nix_hydra_buildpack::layers::nix_store;
 use nix_hydra_buildpack::layers::proot::Programs;
-use nix_hydra_buildpack::{config, deploy, interrupt, launch, limits, log, messages, resolve};
+use nix_hydra_buildpack::{check, interrupt, limits, messages};
+
+/// The platform runs it as `detect` and `build`; as `nix-hydra`, people do.
+fn main() -> ExitCode {
+    let words: Vec<OsString> = std::env::args_os().collect();
+    let name = words.first().and_then(|word| Path::new(word).file_name());
+    let is_phase = name.is_some_and(|name| name == "detect" || name == "build");
+    match words.get(1..).unwrap_or_default() {
+        [first, rest @ ..] if first == check::NAME => check::main(rest),
+        words if !is_phase => nix_hydra_start::command(words),
+        _ => {
+            libcnb::libcnb_runtime(&HydraBuildpack);
+            ExitCode::SUCCESS
+        }
+    }
+}
 
 struct HydraBuildpack;
 
@@ -40,15 +58,12 @@ impl Buildpack for HydraBuildpack {
         ));
 
         warn_of_ineffective_settings();
-        let mut config = Config::read(setting, &context.app_dir).map_err(BuildpackError::Config)?;
-        let procfile = launch::read_procfile(&context.app_dir, config.procfile.as_deref())
-            .map_err(BuildpackError::Procfile)?;
-        let http = Http::new();
-        for warning in http.warnings() {
-            log::warning(&format!("{warning}."));
-        }
-        let hydra =
-            resolve::set_up(&mut config, &context.app_dir, &http).map_err(BuildpackError::from)?;
+        let Prepared {
+            config,
+            procfile,
+            http,
+            hydra,
+        } = prepare(setting, &context.app_dir)?;
         let build = Build {
             app_dir: &context.app_dir,
             buildpack_dir: &context.buildpack_dir,
@@ -78,15 +93,10 @@ fn setting(name: &str) -> Option<String> {
     std::env::var(name).ok()
 }
 
-/// Warns of variables that the user may believe to be settings.
 fn warn_of_ineffective_settings() {
     let variables = std::env::vars_os().filter_map(|(name, value)| {
         let is_empty = value.to_string_lossy().trim().is_empty();
         name.into_string().ok().filter(|_| !is_empty)
     });
-    for variable in config::ineffective(variables) {
-        log::warning(&messages::settings::ineffective(&variable));
-    }
+    deploy::warn_of_ineffective_settings(variables);
 }
-
-buildpack_main!(HydraBuildpack);

@@ -3,7 +3,6 @@
 use anyhow::{Context, Result};
 use nix_derivation::{StoreDir, StorePath};
 use nix_narinfo::NarInfo;
-use platform::bench::Options;
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -45,7 +44,28 @@ struct Nix {
 }
 
 /// The names of all cases.
-pub(crate) const NAMES: [&str; 7] = ["zstd", "none", "xz", "latency", "pixz", "huge", "small"];
+pub(crate) const NAMES: [&str; 11] = [
+    "zstd",
+    "none",
+    "xz",
+    "latency",
+    "tls",
+    "tls-latency",
+    "tls-far",
+    "pixz",
+    "huge",
+    "small",
+    "small-tls",
+];
+
+/// How a cache is reached.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Link {
+    /// TLS 1.3, with HTTP/2 offered.
+    pub(crate) tls: bool,
+    /// A round trip, in milliseconds.
+    pub(crate) latency: u64,
+}
 
 /// One closure from one cache.
 pub(crate) struct Case {
@@ -55,8 +75,7 @@ pub(crate) struct Case {
     pub(crate) title: &'static str,
     pub(crate) cache: PathBuf,
     pub(crate) root: String,
-    /// Whether the cache is behind the proxy that adds latency.
-    pub(crate) distant: bool,
+    pub(crate) link: Link,
 }
 
 impl Fixtures {
@@ -72,50 +91,60 @@ impl Fixtures {
         })
     }
 
-    /// The cases that are to be measured.
-    pub(crate) fn cases(&self, options: &Options) -> Result<Vec<Case>> {
-        let big = |name, title, compression: &str, distant| -> Result<Case> {
+    /// All cases, as [`NAMES`].
+    pub(crate) fn cases(&self) -> Result<Vec<Case>> {
+        let case = |name, title, compression, root: &str, (tls, latency)| -> Result<Case> {
             Ok(Case {
                 name,
                 title,
                 cache: self.cache(compression)?,
-                root: self.big.root.clone(),
-                distant,
+                root: root.to_string(),
+                link: Link { tls, latency },
             })
         };
-        let all = vec![
-            big("zstd", "big, zstd", "zstd", false)?,
-            big("none", "big, none", "none", false)?,
-            big("xz", "big, xz", "xz", false)?,
-            big("latency", "big, zstd, 20 ms of latency", "zstd", true)?,
-            Case {
-                name: "pixz",
-                title: "one NAR, xz in blocks",
-                cache: self.cache("pixz")?,
-                root: self.big.pixz_root.clone(),
-                distant: false,
-            },
-            Case {
-                name: "huge",
-                title: "one file of 2 GiB, zstd",
-                cache: self.cache("huge")?,
-                root: self.big.huge_root.clone(),
-                distant: false,
-            },
-            Case {
-                name: "small",
-                title: "small, zstd",
-                cache: self.big.small.cache.clone(),
-                root: self.big.small.root.clone(),
-                distant: false,
-            },
-        ];
-        let wanted = |case: &Case| options.wants(case.name);
-        Ok(all.into_iter().filter(wanted).collect())
+        let (http, https) = ((false, 0), (true, 0));
+        let (big, pixz, huge) = (&self.big.root, &self.big.pixz_root, &self.big.huge_root);
+        let small = &self.big.small.root;
+        [
+            case("zstd", "big, zstd", "zstd", big, http),
+            case("none", "big, none", "none", big, http),
+            case("xz", "big, xz", "xz", big, http),
+            case(
+                "latency",
+                "big, zstd, 20 ms of latency",
+                "zstd",
+                big,
+                (false, 20),
+            ),
+            case("tls", "big, zstd, TLS", "zstd", big, https),
+            case(
+                "tls-latency",
+                "big, zstd, TLS, 20 ms",
+                "zstd",
+                big,
+                (true, 20),
+            ),
+            case(
+                "tls-far",
+                "big, zstd, TLS, 100 ms",
+                "zstd",
+                big,
+                (true, 100),
+            ),
+            case("pixz", "one NAR, xz in blocks", "pixz", pixz, http),
+            case("huge", "one file of 2 GiB, zstd", "huge", huge, http),
+            case("small", "small, zstd", "small", small, http),
+            case("small-tls", "small, zstd, TLS", "small", small, https),
+        ]
+        .into_iter()
+        .collect()
     }
 
     fn cache(&self, compression: &str) -> Result<PathBuf> {
-        let cache = self.big.caches.get(compression);
+        let cache = match compression {
+            "small" => Some(&self.big.small.cache),
+            _ => self.big.caches.get(compression),
+        };
         cache
             .cloned()
             .with_context(|| format!("big.json names no {compression} cache"))

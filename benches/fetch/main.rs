@@ -29,7 +29,7 @@ fn main() -> Result<()> {
     match arguments[..] {
         ["ours", how, url, key, root, store] => ours::run(how, url, key, root, Path::new(store)),
         ["floor", cache, root, store] => floor::run(Path::new(cache), root, Path::new(store)),
-        ["proxy", upstream] => proxy::run(upstream),
+        ["proxy", upstream, latency] => proxy::run(upstream, latency.parse()?),
         _ => Options::read(&arguments, TAKES)?.map_or(Ok(()), |options| bench(&options)),
     }
 }
@@ -45,23 +45,24 @@ fn keep_apart(directory: &Path) {
 
 fn bench(options: &Options) -> Result<()> {
     let fixtures = cases::Fixtures::read()?;
-    let cases = fixtures.cases(options)?;
+    let cases = fixtures.cases()?;
     let directory = tempfile::Builder::new()
         .prefix("bench-")
         .tempdir_in(&fixtures.directory)?;
     keep_apart(directory.path());
     let servers = servers::Servers::start(&cases, directory.path())?;
     let mut results = Vec::new();
-    for case in &cases {
+    for case in cases.iter().filter(|case| options.wants(case.name)) {
         let result = measure::case(case, &fixtures, &servers, directory.path(), options.runs)
             .with_context(|| format!("the case {}", case.name))?;
         report::print(&result);
         results.push(result);
     }
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/performance.md");
     let table = report::table(&results, &fixtures, options.runs);
     println!("\n{table}");
     if options.write {
-        let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/performance.md");
+        let table = report::with_rows_of(&table, &std::fs::read_to_string(&page)?, &cases);
         platform::docs::put(&page, "fetch", &table)?;
     }
     Ok(())

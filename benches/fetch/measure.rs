@@ -78,10 +78,12 @@ impl Contender {
     fn command(
         self,
         case: &Case,
-        url: &str,
+        servers: &Servers,
         fixtures: &Fixtures,
         directory: &Path,
     ) -> Result<Command> {
+        let url = &servers.url(case);
+        let certificates = servers.certificates.display();
         let key = &fixtures.big.public_key;
         let chroot_store = format!("local?root={}", directory.display());
         let mut command = match self {
@@ -122,9 +124,12 @@ impl Contender {
                 "NIX_CONFIG",
                 format!(
                     "experimental-features = nix-command\nbuild-users-group =\n\
-                     substituters = {url}\ntrusted-public-keys = {key}\n"
+                     substituters = {url}\ntrusted-public-keys = {key}\n\
+                     ssl-cert-file = {certificates}\n"
                 ),
             )
+            .env("SSL_CERT_FILE", &servers.certificates)
+            .env_remove("NIX_SSL_CERT_FILE")
             .env_remove("XDG_CACHE_HOME")
             .env_remove("NIX_REMOTE");
         Ok(command)
@@ -140,7 +145,6 @@ pub(crate) fn case(
     runs: usize,
 ) -> Result<Measured> {
     let narinfos = narinfos(&case.cache, &case.root)?;
-    let url = servers.url(case);
     for narinfo in &narinfos {
         // The first run must not be the one that waits for the disk.
         // Nor may it grow this program: a child's peak memory begins with its parent's.
@@ -155,7 +159,7 @@ pub(crate) fn case(
             warm(directory, written)?;
             let fresh = directory.join(format!("{}-{}-{turn}", case.name, contender.name()));
             fs::create_dir(&fresh)?;
-            let command = contender.command(case, &url, fixtures, &fresh)?;
+            let command = contender.command(case, servers, fixtures, &fresh)?;
             let measured = run(command, &fresh, contender == Contender::Floor)
                 .with_context(|| contender.name())?;
             let store = fs::read_dir(contender.store(&fresh))?

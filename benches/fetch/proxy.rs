@@ -7,9 +7,6 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::{sleep, spawn};
 use std::time::{Duration, Instant};
 
-/// On the way there, and on the way back.
-const DELAY: Duration = Duration::from_millis(10);
-
 const CHUNK_SIZE: usize = 64 * 1024;
 
 /// Chunks on their way in one direction of one connection: enough for more than 1 GB a second.
@@ -18,43 +15,45 @@ const CHUNKS: usize = 256;
 /// When it arrives, and what it is.
 type Chunk = (Instant, Vec<u8>);
 
-/// Serves until standard input ends; the port is the first line of output.
-pub(crate) fn run(upstream: &str) -> Result<()> {
+/// Serves until standard input ends; the port is the first line of output. A round trip takes
+/// `latency` milliseconds.
+pub(crate) fn run(upstream: &str, latency: u64) -> Result<()> {
+    let one_way = Duration::from_millis(latency) / 2;
     let listener = TcpListener::bind("127.0.0.1:0")?;
     println!("{}", listener.local_addr()?.port());
     let upstream = upstream.to_string();
     spawn(move || {
         for client in listener.incoming().flatten() {
             let upstream = upstream.clone();
-            spawn(move || connect(&client, &upstream));
+            spawn(move || connect(&client, &upstream, one_way));
         }
     });
     std::io::stdin().read_to_end(&mut Vec::new())?;
     Ok(())
 }
 
-fn connect(client: &TcpStream, upstream: &str) -> Result<()> {
+fn connect(client: &TcpStream, upstream: &str, one_way: Duration) -> Result<()> {
     // A handshake is a round trip too, and loopback has made this one at once.
-    sleep(2 * DELAY);
+    sleep(2 * one_way);
     let server = TcpStream::connect(upstream)?;
-    forward(client.try_clone()?, server.try_clone()?)?;
-    forward(server, client.try_clone()?)
+    forward(client.try_clone()?, server.try_clone()?, one_way)?;
+    forward(server, client.try_clone()?, one_way)
 }
 
 /// Starts one direction.
-fn forward(from: TcpStream, to: TcpStream) -> Result<()> {
+fn forward(from: TcpStream, to: TcpStream, one_way: Duration) -> Result<()> {
     to.set_nodelay(true)?;
     let (sender, receiver) = sync_channel(CHUNKS);
-    spawn(move || receive(from, &sender));
+    spawn(move || receive(from, &sender, one_way));
     spawn(move || deliver(to, &receiver));
     Ok(())
 }
 
-fn receive(mut from: TcpStream, sender: &SyncSender<Chunk>) {
+fn receive(mut from: TcpStream, sender: &SyncSender<Chunk>, one_way: Duration) {
     let mut buffer = vec![0; CHUNK_SIZE];
     while let Ok(count @ 1..) = from.read(&mut buffer) {
         if sender
-            .send((Instant::now() + DELAY, buffer[..count].to_vec()))
+            .send((Instant::now() + one_way, buffer[..count].to_vec()))
             .is_err()
         {
             return;

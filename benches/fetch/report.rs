@@ -1,6 +1,6 @@
 //! Prints what was measured: a line a figure, and a table for the docs.
 
-use crate::cases::Fixtures;
+use crate::cases::{Case, Fixtures};
 use crate::measure::{Contender, Figures, Measured};
 use std::fmt::Write as _;
 
@@ -59,12 +59,12 @@ pub(crate) fn print(measured: &Measured) {
 pub(crate) fn table(results: &[Measured], fixtures: &Fixtures, runs: usize) -> String {
     let big = &fixtures.big;
     let mut text = format!(
-        "Medians of {runs}, on {} cores. The big closure: {} store paths, {:.2} GB of NARs, {} files. \
+        "Medians, on {} cores. The big closure: {} store paths, {:.2} GB of NARs, {} files. \
          Nix {}. Each cell: wall time, CPU time, peak memory; then ours as a ratio of the wall time \
          (to `nix copy` also of the CPU time). Ours looks for references, as a build does by default; \
          the last column has wall and CPU time where they are rewritten, as ratios to where nobody looks.\n\n\
-         | case | downloaded | ours | `nix copy` | `nix-store --realise` | floor | to copy | to realise | to floor | relocated |\n\
-         |---|---|---|---|---|---|---|---|---|---|\n",
+         | case | runs | downloaded | ours | `nix copy` | `nix-store --realise` | floor | to copy | to realise | to floor | relocated |\n\
+         |---|---|---|---|---|---|---|---|---|---|---|\n",
         std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
         big.paths,
         gigabytes(big.nar_bytes),
@@ -77,7 +77,7 @@ pub(crate) fn table(results: &[Measured], fixtures: &Fixtures, runs: usize) -> S
             OTHERS.map(|(contender, _)| measured.of(contender));
         let _ = writeln!(
             text,
-            "| {} | {:.0} MB | {} | {} | {} | {:.2} s, {:.2} s | {:.2}, CPU {:.2} | {:.2} | {:.2} | {:.2}, CPU {:.2} |",
+            "| {} | {runs} | {:.0} MB | {} | {} | {} | {:.2} s, {:.2} s | {:.2}, CPU {:.2} | {:.2} | {:.2} | {:.2}, CPU {:.2} |",
             measured.title,
             gigabytes(measured.bytes) * 1000.0,
             cell(ours),
@@ -94,6 +94,20 @@ pub(crate) fn table(results: &[Measured], fixtures: &Fixtures, runs: usize) -> S
         );
     }
     text
+}
+
+/// `table`, and of the cases that it lacks the rows that `page` has.
+pub(crate) fn with_rows_of(table: &str, page: &str, all: &[Case]) -> String {
+    let row = |text: &str, case: &Case| {
+        let start = format!("| {} |", case.title);
+        let mut lines = text.lines();
+        let found = lines.find(|line| line.starts_with(&start));
+        found.map(|line| format!("{line}\n"))
+    };
+    let heading = table.split_inclusive('\n').take(4);
+    let rows = all.iter();
+    let rows = rows.filter_map(|case| row(table, case).or_else(|| row(page, case)));
+    heading.map(str::to_string).chain(rows).collect()
 }
 
 fn cell(figures: Figures) -> String {

@@ -88,7 +88,8 @@ fn execute(process: &mut Process, program: &CStr) -> i32 {
 
 fn execute_file(process: &mut Process, file: &CStr) -> i32 {
     match process.execute(file, Words::COMMAND) {
-        libc::ENOEXEC => process.execute_by(SHELL, file, Words::COMMAND),
+        // A shell would take a damaged program for a text.
+        libc::ENOEXEC if !sys::is_elf(file) => process.execute_by(SHELL, file, Words::COMMAND),
         error => error,
     }
 }

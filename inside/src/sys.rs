@@ -264,6 +264,27 @@ pub(crate) fn is_there(path: &CStr) -> bool {
     answer.is_ok()
 }
 
+/// Whether the file begins as an ELF program does.
+pub(crate) fn is_elf(path: &CStr) -> bool {
+    const MAGIC: &[u8] = b"\x7fELF";
+    let mut start = [0_u8; MAGIC.len()];
+    // SAFETY: the path ends with a zero, and there is room for what is read.
+    unsafe {
+        let file = call(
+            libc::SYS_openat,
+            register(libc::AT_FDCWD),
+            path.as_ptr().expose_provenance(),
+            register(libc::O_RDONLY | libc::O_CLOEXEC),
+            0,
+        );
+        let Ok(file) = file else { return false };
+        let place = start.as_mut_ptr().expose_provenance();
+        let _ = call(libc::SYS_read, file, place, start.len(), 0);
+        let _ = call(libc::SYS_close, file, 0, 0, 0);
+    }
+    is_same(&start, MAGIC)
+}
+
 /// The signals that were blocked, one bit each.
 pub(crate) struct Mask(u64);
 

@@ -33,6 +33,23 @@ pub struct Fixtures {
     pub apps: BTreeMap<String, App>,
     /// Made by `script/setup programs`.
     pub programs: Option<Programs>,
+    /// Made by `script/setup arm64`.
+    pub arm64: Option<Arm64>,
+}
+
+/// What is for arm64 on a machine of another architecture.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Arm64 {
+    /// Root file system of build and run image, a directory.
+    pub rootfs: PathBuf,
+    /// A directory with a static `PRoot`, its licence and where its source is.
+    pub proot: PathBuf,
+    /// A signed binary cache, in Nix's `file://` layout.
+    pub cache: PathBuf,
+    /// The sample Python app in it.
+    pub store_path: String,
+    /// A directory with a kernel, `vmlinuz`, and a static `busybox`.
+    pub system: PathBuf,
 }
 
 impl Fixtures {

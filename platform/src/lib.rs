@@ -32,6 +32,7 @@
 //! ```
 
 pub mod bench;
+pub mod dns;
 pub mod docker;
 pub mod docs;
 mod env;

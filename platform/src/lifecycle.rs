@@ -427,14 +427,10 @@ impl Plan {
     }
 }
 
-/// The `CNB_TARGET_*` variables: this machine's architecture, in Go's words, and what the root
-/// file system's `/etc/os-release` says of itself.
+/// The `CNB_TARGET_*` variables: the architecture of the root file system, in Go's words, and what its
+/// `/etc/os-release` says.
 fn target(rootfs: &Path) -> Env {
-    let arch = match std::env::consts::ARCH {
-        "x86_64" => "amd64",
-        "aarch64" => "arm64",
-        other => other,
-    };
+    let arch = arch(rootfs);
     let mut env = Env::from([
         ("CNB_TARGET_OS".to_owned(), "linux".to_owned()),
         ("CNB_TARGET_ARCH".to_owned(), arch.to_owned()),
@@ -455,6 +451,19 @@ fn target(rootfs: &Path) -> Env {
         );
     }
     env
+}
+
+/// The architecture of the programs in a root file system, by the ELF header of one; this machine's where
+/// there is none.
+fn arch(rootfs: &Path) -> &'static str {
+    let header = fs::read(rootfs.join("usr/bin/env")).unwrap_or_default();
+    let machine = header.get(18..20).map(|bytes| [bytes[0], bytes[1]]);
+    match machine.map(u16::from_le_bytes) {
+        Some(62) => "amd64",
+        Some(183) => "arm64",
+        _ if cfg!(target_arch = "aarch64") => "arm64",
+        _ => "amd64",
+    }
 }
 
 /// Reads a TOML file; `None` where there is none.

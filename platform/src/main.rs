@@ -16,8 +16,9 @@ use std::time::{Duration, Instant};
 const HELP: &str = "\
 Stands in for pack and the lifecycle, with no Docker.
 
-platform package [--out DIR] [--debug] [CRATE]
-    Packages the buildpack of the crate (here: the current directory) and prints where.
+platform package [--out DIR] [--debug] [--arch x86_64|aarch64] [--proot DIR] [CRATE]
+    Packages the buildpack of the crate (here: the current directory) and prints where. For another
+    architecture than this machine's, it needs a compiler and a PRoot for that one.
 platform build --app DIR --buildpack DIR --image DIR [--rootfs DIR]
                [--env NAME=VALUE]... [--clear-cache] [--docker TAG]
     Builds an app into the image directory, over the image and cache that are there.
@@ -40,6 +41,8 @@ struct Options {
     env: Vec<(String, String)>,
     clear_cache: bool,
     debug: bool,
+    arch: Option<String>,
+    proot: Option<PathBuf>,
     docker: Option<String>,
     port: u16,
     values: Vec<OsString>,
@@ -99,6 +102,8 @@ impl Options {
                 Some(Long("out")) => options.out = Some(parser.value()?.into()),
                 Some(Long("clear-cache")) => options.clear_cache = true,
                 Some(Long("debug")) => options.debug = true,
+                Some(Long("arch")) => options.arch = Some(text(parser.value()?)?),
+                Some(Long("proot")) => options.proot = Some(parser.value()?.into()),
                 Some(Long("docker")) => options.docker = Some(text(parser.value()?)?),
                 Some(Long("port")) => {
                     options.port = text(parser.value()?)?.parse().context("--port")?;
@@ -126,9 +131,11 @@ impl Options {
             .values
             .first()
             .map_or_else(|| ".".into(), PathBuf::from);
+        let own = package::Options::default();
         let options = package::Options {
             release: !self.debug,
-            ..package::Options::default()
+            arch: self.arch.unwrap_or(own.arch),
+            proot: self.proot.unwrap_or(own.proot),
         };
         let out = package::package(&crate_dir, self.out.as_deref(), &options)?;
         println!("{}", out.display());

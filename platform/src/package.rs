@@ -76,6 +76,8 @@ pub fn package(crate_dir: &Path, out: Option<&Path>, options: &Options) -> Resul
         &BTreeMap::new(),
     )
     .with_context(|| format!("packaging the buildpack in {}", crate_dir.display()))?;
+    // By this name, people run it.
+    std::os::unix::fs::symlink("build", assembled.join("bin/nix-hydra"))?;
     add_proot(&options.proot, &assembled)?;
     check_programs(&assembled, &options.arch)?;
 
@@ -139,6 +141,13 @@ fn target(arch: &str) -> Result<(String, Vec<(OsString, OsString)>)> {
     if !["x86_64", "aarch64"].contains(&arch) {
         bail!("architecture {arch}: the buildpack is for x86_64 and aarch64");
     }
-    let flags = ("RUSTFLAGS".into(), "-C target-feature=+crt-static".into());
-    Ok((format!("{arch}-unknown-linux-gnu"), vec![flags]))
+    let mut env = vec![("RUSTFLAGS".into(), "-C target-feature=+crt-static".into())];
+    if arch != std::env::consts::ARCH {
+        let linker = format!(
+            "CARGO_TARGET_{}_UNKNOWN_LINUX_GNU_LINKER",
+            arch.to_uppercase()
+        );
+        env.push((linker.into(), format!("{arch}-linux-gnu-gcc").into()));
+    }
+    Ok((format!("{arch}-unknown-linux-gnu"), env))
 }

@@ -10,6 +10,7 @@ use crate::files::{self, Scratch};
 use crate::image::Image;
 use crate::sandbox::{Output, Process, Sandbox, Streams};
 use anyhow::{Context, Result, ensure};
+use std::fs;
 use std::path::{Path, PathBuf};
 
 /// A process of an image, before it starts.
@@ -77,8 +78,11 @@ impl Launch {
         let scratch = Scratch::new()?;
         let workspace = scratch.directory("workspace")?;
         files::copy(&self.image.app_dir(), &workspace)?;
+        let config = scratch.directory("config")?;
+        fs::write(config.join("metadata.toml"), self.metadata())?;
         let mut sandbox = self.sandbox.clone().keep(scratch);
         sandbox = sandbox.bind_rw(workspace, "/workspace");
+        sandbox = sandbox.bind_ro(config, "/layers/config");
         for (inside, layer) in self.layers() {
             sandbox = sandbox.bind_ro(layer, inside);
         }
@@ -101,6 +105,18 @@ impl Launch {
             stdout: process.stdout(),
             stderr: process.stderr(),
         })
+    }
+
+    /// The labels in the file that the lifecycle's builder leaves in images (`files.BuildMetadata`).
+    fn metadata(&self) -> String {
+        let labels = self.image.record.labels.iter();
+        let labels = labels.map(|label| {
+            format!(
+                "[[labels]]\n  key = {:?}\n  value = {:?}\n",
+                label.key, label.value
+            )
+        });
+        labels.collect()
     }
 
     /// Path in the image and on this machine of each layer, by name.

@@ -19,10 +19,13 @@ debian_archive() {
 debian_keyring=/usr/share/keyrings/debian-archive-keyring.gpg
 
 # use_suite SUITE: from here on apt-get and apt-cache, run through `in_suite`, see this suite
-# alone: its own sources and lists, and nothing installed. A mirror of sid that lags will do:
-# what is made of it is never installed, only tested with.
+# alone, for `architecture`: its own sources and lists, and nothing installed. A mirror of sid that
+# lags will do: what is made of it is never installed, only tested with.
 use_suite() {
   local directory=$cache/apt/$1 archive
+  if [[ $architecture != "$(dpkg --print-architecture)" ]]; then
+    directory+=-$architecture
+  fi
   suite_config=$directory/apt.conf
   if [[ -n $(find "$directory/updated" -mmin -60 2>/dev/null) ]]; then
     return
@@ -42,6 +45,8 @@ Acquire::Languages "none";
 Acquire::IndexTargets::deb::DEP-11::DefaultEnabled "false";
 Acquire::Check-Valid-Until "false";
 APT::Sandbox::User "root";
+APT::Architecture "$architecture";
+APT::Architectures "$architecture";
 CONFIG
   in_suite apt-get -q update
   touch "$directory/updated"

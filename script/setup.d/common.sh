@@ -3,6 +3,9 @@
 
 cache=${NIX_HYDRA_CACHE:-${XDG_CACHE_HOME:-${HOME:?}/.cache}/nix-hydra-buildpack}
 
+# What is made is for this one of Debian's architectures.
+architecture=$(dpkg --print-architecture 2>/dev/null || true)
+
 # End with one line that says what is missing and what to do about it.
 fail() {
   printf 'setup: %s\n' "$*" >&2

@@ -4,7 +4,7 @@
 rootfs_suite=trixie
 
 part_rootfs() {
-  keep rootfs "$(hash_of script/setup.d/rootfs.sh "$(dpkg --print-architecture)")" make_rootfs
+  keep rootfs "$(hash_of script/setup.d/rootfs.sh "$architecture")" make_rootfs
   done_what="$rootfs_suite, $(du -m "$kept/rootfs.tar" | cut -f 1) MB"
   # shellcheck disable=SC2016  # jq's variables
   fact rootfs '{rootfs: ($at + "/rootfs"), rootfs_tar: ($at + "/rootfs.tar")}' --arg at "$kept"
@@ -13,7 +13,7 @@ part_rootfs() {
 make_rootfs() {
   local into=$1 root=$1/rootfs
   # Older debootstraps have no script of this suite's name; all that there are is sid's.
-  debootstrap --variant=minbase --include=ca-certificates,bash --keyring="$debian_keyring" \
+  debootstrap --arch="$architecture" --variant=minbase --include=ca-certificates,bash --keyring="$debian_keyring" \
     "$rootfs_suite" "$root" "$(debian_archive)" /usr/share/debootstrap/scripts/sid
   chroot "$root" groupadd --gid 1000 heroku
   chroot "$root" useradd --uid 1000 --gid 1000 --create-home --shell /bin/bash heroku

@@ -16,7 +16,7 @@ export NIX_USER_CONF_FILES=/dev/null
 package_set() {
   local recipes=fixtures/debian lock
   local rules=${2:-$recipes/packages.json}
-  keep "lock-$1" "$(hash_of "$1" "$rules" "$recipes/lock.py" "$(dpkg --print-architecture)")" \
+  keep "lock-$1" "$(hash_of "$1" "$rules" "$recipes/lock.py" "$architecture")" \
     make_lock "$1" "$repository/$rules"
   lock=$kept/lock.json
   keep "set-$1" "$(hash_of "$lock" "$recipes"/{default,build,deb,roots}.nix "$recipes"/{unpack,join}.py)" \

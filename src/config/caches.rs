@@ -4,7 +4,7 @@ use super::hydra;
 use super::read::{Get, Invalid, Slip, Values, is_set};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use binary_cache::credentials::{Binding, CredentialsError, Netrc, read_bindings};
+use binary_cache::credentials::{Binding, Bindings, CredentialsError, Netrc, read_bindings};
 use binary_cache::{CacheUrl, CacheUrlError, TrustSettings};
 use http_client::{Endpoint, EndpointError, redact_url};
 use nix_narinfo::TrustedPublicKey;
@@ -106,11 +106,11 @@ pub(super) fn netrc_file(value: &str) -> Result<Option<PathBuf>, Invalid> {
 
 /// The binary caches that the platform describes. Where: servicebinding.io, and the CNB
 /// specification's bindings extension.
-pub(super) fn bindings(get: &Get) -> Result<Vec<Binding>, CredentialsError> {
+pub(super) fn bindings(get: &Get) -> Result<Bindings, CredentialsError> {
     let directory = |name| get(name).filter(|_| is_set(get, name)).map(PathBuf::from);
     let root = directory("SERVICE_BINDING_ROOT")
         .or_else(|| directory("CNB_PLATFORM_DIR").map(|platform| platform.join("bindings")));
-    root.map_or(Ok(Vec::new()), |root| read_bindings(&root))
+    root.map_or(Ok(Bindings::default()), |root| read_bindings(&root))
 }
 
 /// Takes tokens as `access-tokens` of `nix.conf` has them, and shows none of them.
@@ -165,13 +165,7 @@ pub(super) fn caches(
         let mut all = caches.iter_mut().chain(&mut default);
         match all.find(|cache| cache.endpoint.base == bound.endpoint.base) {
             Some(cache) if cache.s3.is_some() => cache.s3.clone_from(&bound.s3),
-            Some(cache) if cache.endpoint.credentials.is_none() => {
-                cache
-                    .endpoint
-                    .credentials
-                    .clone_from(&bound.endpoint.credentials);
-            }
-            Some(_) => {}
+            Some(cache) => cache.endpoint.share(&bound.endpoint),
             None => caches.push(bound.clone()),
         }
     }
@@ -198,17 +192,16 @@ fn give_credentials(caches: &mut [CacheUrl], netrc: &Netrc, hydra: &mut Option<E
         let known = caches
             .iter()
             .find(|cache| same(cache) && cache.endpoint.credentials.is_some());
-        hydra.credentials = known.and_then(|cache| cache.endpoint.credentials.clone());
+        if let Some(cache) = known {
+            hydra.share(&cache.endpoint);
+        }
     }
     for endpoint in caches
         .iter_mut()
         .map(|cache| &mut cache.endpoint)
         .chain(hydra.as_mut())
-        .filter(|endpoint| endpoint.credentials.is_none())
     {
-        if endpoint.base.scheme() != "file" {
-            endpoint.credentials = netrc.find(&endpoint.base);
-        }
+        netrc.give(endpoint);
     }
 }
 

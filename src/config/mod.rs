@@ -27,7 +27,7 @@ use self::read::{Values, is_set};
 use crate::report::budget::Budget;
 use crate::tools::Download;
 use ::hydra::{Job, Revision};
-use binary_cache::credentials::{CredentialsError, Netrc};
+use binary_cache::credentials::{Bindings, CredentialsError, Netrc, UnusedBinding};
 use binary_cache::{CacheUrl, TrustSettings};
 use glob::Pattern;
 use http_client::Endpoint;
@@ -49,6 +49,8 @@ pub struct Config {
     pub netrc: Netrc,
     /// Tokens for the servers of flake inputs.
     pub access_tokens: AccessTokens,
+    /// Service bindings that look like a binary cache's and are not used.
+    pub unused_bindings: Vec<UnusedBinding>,
     /// Binary caches that the app's own Nix configuration names, and that are not asked.
     pub not_asked: Vec<NotAsked>,
     /// Name of the source's store path: `source` since 2017-12-25, `git-export` before.
@@ -204,7 +206,10 @@ impl Config {
         if !Self::detects(&setting, app_dir) {
             problems.push(Problem::NothingToDeploy);
         }
-        let bindings = or_problem(caches::bindings(&setting), &mut problems);
+        let Bindings {
+            used: bindings,
+            unused: unused_bindings,
+        } = or_problem(caches::bindings(&setting), &mut problems);
         let netrc = caches::netrc(values.netrc_file.as_deref(), &bindings);
         let netrc = or_problem(netrc, &mut problems);
         let wanted = app::wanted(&values, app_dir, &mut problems);
@@ -233,6 +238,7 @@ impl Config {
             trust: caches::trust(&mut values, &bindings),
             netrc,
             access_tokens: caches::all_access_tokens(values.access_tokens, &bindings),
+            unused_bindings,
             not_asked,
             source_name: values.source_name,
             nix_path: values.nix_path,

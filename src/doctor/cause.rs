@@ -2,9 +2,10 @@
 
 use super::compare::{Comparison, Difference, Site, name, plain_name, was_copied};
 use super::hydra_side::Built;
-use super::our_side::{Evaluated, OurSide};
+use super::our_side::{Evaluated, OurSide, is_of_app};
 use super::stores::Store;
 use super::tree::{Change, Tree, TreeDifference};
+use hydra::api::InputRevision;
 use nix_derivation::StorePath;
 
 /// The fewest digits that git shortens a revision to.
@@ -77,7 +78,7 @@ pub struct Dependencies {
     pub pairs: usize,
     pub more: bool,
     /// The revisions of Hydra's inputs.
-    pub inputs: Vec<hydra::api::InputRevision>,
+    pub inputs: Vec<InputRevision>,
 }
 
 /// The causes that show without Hydra's derivation.
@@ -98,10 +99,11 @@ pub(super) fn of_facts(built: &Built, derivation: &StorePath, evaluated: &Evalua
     causes
 }
 
-/// The causes of the differences that a comparison found, likeliest first.
+/// The causes of the differences that a comparison found, likeliest first. `revisions` are those of the
+/// other side's inputs, where they are known.
 pub(super) fn of(
     comparison: &Comparison,
-    built: &Built,
+    revisions: &[InputRevision],
     ours: &OurSide,
     here: &mut dyn Store,
     there: &mut dyn Store,
@@ -122,7 +124,7 @@ pub(super) fn of(
     }
     let mut classifier = Classifier {
         comparison,
-        built,
+        revisions,
         ours,
         here,
         there,
@@ -145,7 +147,7 @@ pub(super) fn of(
 /// What a difference is judged by.
 struct Classifier<'a> {
     comparison: &'a Comparison,
-    built: &'a Built,
+    revisions: &'a [InputRevision],
     ours: &'a OurSide,
     here: &'a mut dyn Store,
     there: &'a mut dyn Store,
@@ -155,7 +157,9 @@ impl Classifier<'_> {
     fn cause(&mut self, site: &Site, difference: &Difference) -> Cause {
         let derivation = name(&site.ours).to_string();
         match difference {
-            Difference::Source(variable, one, other) if is_of_app(one, self.ours, self.here) => {
+            Difference::Source(variable, one, other)
+                if is_of_app(one, &self.ours.tree, self.here) =>
+            {
                 let paths = (one, other);
                 let source = source(
                     derivation,
@@ -173,7 +177,7 @@ impl Classifier<'_> {
                         variable,
                         one.as_deref(),
                         other.as_deref(),
-                        self.built,
+                        self.revisions,
                         self.ours,
                     ) =>
             {
@@ -187,7 +191,7 @@ impl Classifier<'_> {
                 difference: difference.clone(),
                 pairs: self.comparison.pairs,
                 more: self.comparison.cut_short,
-                inputs: self.built.revisions.clone(),
+                inputs: self.revisions.to_vec(),
             })),
         }
     }
@@ -209,36 +213,6 @@ impl Cause {
     fn explains(&self, difference: &Difference) -> bool {
         matches!((self, difference), (Self::Source(known), Difference::Source(_, one, _)) if known.ours == *one)
     }
-}
-
-/// Whether a source is the app's, or a part of it: nixpkgs brings its own, such as the builder's
-/// script, and a package its patches.
-fn is_of_app(source: &StorePath, ours: &OurSide, here: &mut dyn Store) -> bool {
-    let Some(tree) = here.tree(source) else {
-        return false;
-    };
-    if tree == ours.tree || was_copied(source) {
-        return true;
-    }
-    let wanted = plain_name(source);
-    tree.files.iter().all(|(path, file)| {
-        let tail = match path.as_str() {
-            "" => wanted.to_string(),
-            path => format!("{wanted}/{path}"),
-        };
-        let is_below = |own: &str| {
-            let above = own.strip_suffix(tail.as_str());
-            above.is_some_and(|above| above.ends_with('/'))
-        };
-        // A part that is filtered, and has a name of its own, has the paths of the whole.
-        let own_files = &ours.tree.files;
-        [path, &tail]
-            .iter()
-            .any(|at| own_files.get(*at) == Some(file))
-            || own_files
-                .iter()
-                .any(|(own, own_file)| is_below(own) && own_file == file)
-    })
 }
 
 fn source(
@@ -355,14 +329,14 @@ fn is_revision(
     variable: &str,
     one: Option<&str>,
     other: Option<&str>,
-    built: &Built,
+    revisions: &[InputRevision],
     ours: &OurSide,
 ) -> bool {
     // Hydra's own words, whose values are no revisions.
     if ["revCount", "gitTag"].contains(&variable) {
         return true;
     }
-    let revisions = built.revisions.iter().map(|found| &found.revision);
+    let revisions = revisions.iter().map(|found| &found.revision);
     let revisions: Vec<&String> = revisions
         .chain(&ours.revision)
         .filter(|revision| revision.len() >= SHORTEST_REVISION)

@@ -291,7 +291,8 @@ pub fn name(path: &StorePath) -> &str {
 
 /// A name without its version, as Nix's `parseDrvName` tells them apart: at the first dash that no
 /// letter follows.
-fn without_version(name: &str) -> &str {
+#[must_use]
+pub fn without_version(name: &str) -> &str {
     let at = name
         .match_indices('-')
         .find(|(at, _)| !name[at + 1..].starts_with(|c: char| c.is_ascii_alphabetic()));

@@ -1,8 +1,10 @@
 //! The result of a comparison, as plain data. Its words are in [`crate::messages`].
 
+use super::before::Before;
 use super::cause::Cause;
 use super::compare::Comparison;
 use super::hydra_side::Built;
+use super::inputs::Inputs;
 use super::our_side::OurSide;
 use nix_derivation::StorePath;
 
@@ -43,6 +45,14 @@ pub enum Finding {
     },
     /// There is no Hydra to compare with; why.
     Alone(String),
+    /// The same, of a root that no binary cache has.
+    Missing {
+        why: String,
+        /// What the caches have of all that it is made from, where they all answered.
+        inputs: Option<Inputs>,
+        /// What differs from the previous image, where that has something of the same name.
+        before: Option<Before>,
+    },
 }
 
 /// Why there is no output of Hydra's build.

@@ -67,7 +67,7 @@ fn of_job(
     let jobset = format!("{}:{}", job.project, job.jobset);
     let (evaluation, looked_at) = if let Some(revision) = revision {
         match find_evaluation(hydra, job, revision, input, PAGES)? {
-            Search::Found(evaluation) => (Some(evaluation), None),
+            Search::Found(evaluation, _) => (Some(evaluation), None),
             // Hydra lists no evaluation that brought nothing new, so the newest may stand for it.
             Search::Missing { looked_at, newest } => (newest, Some(looked_at)),
         }

@@ -1,13 +1,16 @@
 //! Why a store path that was evaluated here is not the one that Hydra built.
 //!
 //! Both sides' derivations are walked from the root to where they first differ. Without a Hydra to
-//! compare with, only our own side is examined. The modules use each other in one direction: [`tree`]
-//! < [`stores`] < [`compare`] < [`our_side`], [`hydra_side`] < [`cause`] < [`diagnosis`].
+//! compare with, our own side is examined, and what is missing is compared with what the binary caches
+//! and the previous image have. The modules use each other in one direction: [`tree`] < [`stores`] <
+//! [`compare`], [`inputs`] < [`our_side`], [`hydra_side`] < [`cause`] < [`before`] < [`diagnosis`].
 
+pub mod before;
 pub mod cause;
 pub mod compare;
 pub mod diagnosis;
 pub mod hydra_side;
+pub mod inputs;
 pub mod our_side;
 pub mod stores;
 pub mod tree;
@@ -60,6 +63,14 @@ pub fn diagnose(
         Err(why) => HydraSide::Unasked(why.clone()),
     };
     diagnosis.finding = match side {
+        HydraSide::Unasked(why) if evaluated.is_missing => {
+            let caches = open_caches(None);
+            Finding::Missing {
+                why,
+                inputs: inputs::look(&derivation, &mut store, &caches),
+                before: before::look(evaluated, &derivation, ours, &mut store, &caches),
+            }
+        }
         HydraSide::Unasked(why) => Finding::Alone(why),
         HydraSide::NotEvaluated {
             revision,
@@ -110,7 +121,7 @@ fn against(
         };
     };
     let comparison = compare::compare(derivation, theirs, store, &mut cache);
-    let causes = cause::of(&comparison, built, ours, store, &mut cache);
+    let causes = cause::of(&comparison, &built.revisions, ours, store, &mut cache);
     if causes.is_empty() && !built.build.succeeded() {
         return Finding::NotBuilt(NotBuilt::Failed);
     }

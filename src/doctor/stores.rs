@@ -5,7 +5,7 @@ use binary_cache::Caches;
 use binary_cache::nar_decoder;
 use nix_derivation::{Derivation, StorePath};
 use nix_runner::nar_store::{NarStore, file_in};
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::io::{self, BufReader, Read};
 
 /// A derivation is a few kilobytes; what is larger than this is not read.
@@ -42,6 +42,17 @@ impl EvaluatedStore<'_> {
                     .any(|made| made.path.as_ref() == Some(output))
             })
         })
+    }
+
+    /// What all derivations in this store make.
+    #[must_use]
+    pub fn outputs(&mut self) -> BTreeSet<StorePath> {
+        let derivations: Vec<StorePath> = self.0.paths().filter(StorePath::is_derivation).collect();
+        let outputs = derivations.iter().filter_map(|path| {
+            let outputs = self.derivation(path)?.resolved_outputs().ok()?;
+            Some(outputs.into_values().filter_map(|output| output.path))
+        });
+        outputs.flatten().collect()
     }
 }
 

@@ -76,7 +76,7 @@ pub fn programs<E: From<io::Error>>(
 }
 
 /// Where a path that the app sees is now, with all links in it followed.
-fn followed<E>(
+pub(super) fn followed<E>(
     seen: &Path,
     now: impl Fn(&Path) -> Result<Option<PathBuf>, E>,
 ) -> Result<Option<PathBuf>, E> {

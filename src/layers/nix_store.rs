@@ -23,6 +23,7 @@ use nix_runner::programs::{self, Programs};
 use nix_runner::supply::Supply;
 use serde::{Deserialize, Serialize};
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 /// Raised whenever the layer's files change their form.
@@ -76,6 +77,13 @@ pub fn open<B: Buildpack>(context: &BuildContext<B>) -> libcnb::Result<NixStoreL
 }
 
 impl NixStoreLayer {
+    /// A directory below `directory` in the place of the layer, where there is no platform.
+    pub fn at(directory: &Path) -> io::Result<Self> {
+        let path = directory.join(format!("nix-store-{FORMAT}"));
+        fs::create_dir_all(&path)?;
+        Ok(Self { path })
+    }
+
     /// Puts the sources that the last evaluation took into a store.
     pub fn restore_sources(&self, store: &NarStore) {
         Kept::new(self.path.join(SOURCES)).restore(store);

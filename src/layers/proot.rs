@@ -8,6 +8,7 @@ use crate::tools::{ToolError, ToolSource, tool_name};
 use bullet_stream::global::print;
 use flate2::read::MultiGzDecoder;
 use http_client::Http;
+use nix_hydra_start::executable::{Kind, Machine};
 use nix_hydra_start::image::{INSIDE, LOADER, LOADER_32, PROOT};
 use nix_runner::archive::AtMost;
 use serde::{Deserialize, Serialize};
@@ -43,6 +44,9 @@ pub enum PRootLayerError {
     /// A program that comes with the buildpack cannot be read.
     #[error("{path} cannot be read: {1}", path = .0.display())]
     StartProgram(PathBuf, #[source] io::Error),
+    /// A program that comes with the buildpack is not for the image's processor.
+    #[error("{path} is not for {1}", path = .0.display())]
+    OtherPackage(PathBuf, Machine),
     #[error(transparent)]
     Layer(#[from] LayerError),
 }
@@ -75,6 +79,8 @@ pub struct Use<'a> {
     pub proot: Option<ToolSource>,
     /// The names of the deployed programs.
     pub commands: &'a [String],
+    /// The image's processor.
+    pub machine: Machine,
     /// Whether this build runs the start program, so that the layer must be there.
     pub by_this_build: bool,
 }
@@ -118,6 +124,9 @@ pub fn handle(
         return Ok(());
     }
     let filled = fill(&layer.path, source, &start, inside.as_deref(), http).and_then(|()| {
+        if source.is_some() {
+            check_proot(&layer.path.join(PROOT), needed.machine)?;
+        }
         commands::link(&layer.path, needed.commands)
             .map_err(|(path, reason)| PRootLayerError::Layer(LayerError { path, reason }))
     });
@@ -127,6 +136,29 @@ pub fn handle(
         return Err(error);
     }
     layer.write(&wanted).map_err(PRootLayerError::Layer)
+}
+
+/// Checks that the programs that come with the buildpack are for the image's processor: an emulator may
+/// run this build on another one.
+pub fn check_programs(programs: &Programs, machine: Machine) -> Result<(), PRootLayerError> {
+    for program in [&programs.start, &programs.inside] {
+        let kind = Kind::of(program)
+            .map_err(|error| PRootLayerError::StartProgram(program.clone(), error))?;
+        match kind {
+            Kind::Elf(own) if own == machine => {}
+            _ => return Err(PRootLayerError::OtherPackage(program.clone(), machine)),
+        }
+    }
+    Ok(())
+}
+
+fn check_proot(program: &Path, machine: Machine) -> Result<(), PRootLayerError> {
+    match Kind::of(program) {
+        Ok(Kind::Elf(own)) if own != machine => Err(PRootLayerError::Program(format!(
+            "it is for {own}, and the image for {machine}"
+        ))),
+        _ => Ok(()),
+    }
 }
 
 fn fill(

@@ -4,7 +4,7 @@
 //! was found in them, so that the next build need not have the content.
 
 use super::launch_layer::{LaunchLayer, LayerError};
-use crate::layers::describe::{Seen, files, programs};
+use crate::layers::describe::{Seen, files, followed, programs};
 use binary_cache::Caches;
 use binary_cache::{PathInfo, kept};
 use closure::Closure;
@@ -17,6 +17,7 @@ use closure::relocate::references::{HashPart, ReferenceScanner, ScanFor, hash_pa
 use closure::relocate::relocation::Relocation;
 use closure::relocate::report::RelocationReport;
 use nix_derivation::StorePath;
+use nix_hydra_start::executable::{Kind, Machine, behind};
 use nix_hydra_start::image::STORE_DIR;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -189,15 +190,23 @@ impl<'a> Plan<'a> {
 
     /// What a root's programs are, where only the layers in `fresh` are here.
     fn programs(&self, root: &StorePath, fresh: &BTreeSet<String>) -> Result<Vec<String>, Unseen> {
+        programs(&self.seen_at(root), self.now(fresh))
+    }
+
+    /// Returns where a path that the app sees is now, where only the layers in `fresh` are here.
+    fn now(&self, fresh: &BTreeSet<String>) -> impl Fn(&Path) -> Result<Option<PathBuf>, Unseen> {
         let seen: BTreeMap<PathBuf, &StorePath> = self
             .closure
             .paths
             .keys()
             .map(|path| (self.seen_at(path), path))
             .collect();
-        let root = self.seen_at(root);
-        let levels = root.components().count();
-        programs(&root, |path| {
+        // All are as deep in the tree of files.
+        let levels = seen
+            .keys()
+            .next()
+            .map_or(0, |path| path.components().count());
+        move |path| {
             let top: PathBuf = path.components().take(levels).collect();
             let Some(store_path) = seen.get(&top) else {
                 return Ok(None);
@@ -209,7 +218,7 @@ impl<'a> Plan<'a> {
                     Ok(Some(self.place(store_path).join(inside)))
                 }
             }
-        })
+        }
     }
 }
 
@@ -493,6 +502,25 @@ impl FilledStores {
             seen,
             with_escaping_links,
         }
+    }
+
+    /// The processors of a root's programs, as far as files that are here tell.
+    #[must_use]
+    pub fn machines(&self, plan: &Plan, root: &StorePath) -> Vec<Machine> {
+        let root = plan.seen_at(root);
+        let now = plan.now(&self.fresh);
+        let seen = self.seen.iter().find(|seen| seen.path == root);
+        let files = seen.into_iter().flat_map(|seen| &seen.files);
+        files
+            .filter(|file| file.starts_with("bin/"))
+            .filter_map(|file| {
+                let found = behind(&root.join(file), |path| followed(path, &now));
+                match found.ok()?? {
+                    (_, Kind::Elf(machine)) => Some(machine),
+                    _ => None,
+                }
+            })
+            .collect()
     }
 
     /// The names of all the layers.

@@ -22,6 +22,9 @@ const SHELLS: [&str; 9] = [
 const ATTRIBUTES_SHOWN: usize = 5;
 const NAMES_SHOWN: usize = 30;
 
+/// Of more names, how many are shown: those that are most like the missing one.
+const NEAREST_SHOWN: usize = 5;
+
 /// How many programs are listed; the rest are counted.
 const PROGRAMS_SHOWN: usize = 20;
 
@@ -57,9 +60,8 @@ pub(super) fn expression(error: &ExpressionError) -> Message {
             formatdoc! {"
                 {said}
 
-                Nix evaluates it here as Hydra does: inside the store, with access to nothing but
-                the app's source, NIX_PATH, and what is fetched by URL.
-            "},
+                {next}
+            ", next = next_of_evaluation(said)},
         ),
         ExpressionError::Lookups(said, entries) => Message::new(
             "The expression cannot be evaluated, with a part of NIX_PATH missing",
@@ -163,6 +165,26 @@ pub(super) fn expression(error: &ExpressionError) -> Message {
     }
 }
 
+/// What to do about an expression that Nix refuses.
+fn next_of_evaluation(said: &str) -> String {
+    let config = if said.contains("an unfree license") {
+        "config.allowUnfree = true;".to_string()
+    } else if said.contains("is marked as insecure") || said.contains("because it is insecure") {
+        let package = said.split(['\'', '‘', '’']).nth(1).unwrap_or("NAME");
+        format!("config.permittedInsecurePackages = [ \"{package}\" ];")
+    } else if said.contains("is marked as broken") {
+        "config.allowBroken = true;".to_string()
+    } else {
+        return "Nix evaluates it here as Hydra does: inside the store, with access to nothing but\n\
+                the app's source, NIX_PATH, and what is fetched by URL."
+            .to_string();
+    };
+    format!(
+        "Allow it where the app imports nixpkgs, so that Hydra allows it as well:\n\n    \
+         import nixpkgs {{ {config} }}"
+    )
+}
+
 /// The expression's part that `attribute` names, or the whole.
 pub(super) fn what(attribute: Option<&str>) -> String {
     match attribute {
@@ -210,6 +232,18 @@ fn download(failed: &FailedDownload) -> Message {
     Message::new("A source cannot be downloaded", body)
 }
 
+/// The few names that are most like `name`.
+fn nearest<'a>(name: &str, names: &'a [String]) -> Vec<&'a str> {
+    let unlikeness = |other: &&String| strsim::damerau_levenshtein(name, other);
+    let mut names: Vec<&String> = names.iter().collect();
+    names.sort_by_cached_key(unlikeness);
+    names
+        .into_iter()
+        .take(NEAREST_SHOWN)
+        .map(String::as_str)
+        .collect()
+}
+
 fn missing_attributes(missing: &[MissingAttribute]) -> Message {
     let header = match missing {
         [one] => format!("The expression has no attribute `{}`", one.attribute),
@@ -221,14 +255,13 @@ fn missing_attributes(missing: &[MissingAttribute]) -> Message {
             [] => String::new(),
             at => format!(" in `{}`", at.join(".")),
         };
-        let names = one.names.iter().take(NAMES_SHOWN).map(String::as_str);
-        let mut there = names.collect::<Vec<_>>().join(", ");
-        if one.names.len() > NAMES_SHOWN {
-            let _ = write!(there, " and {} more", one.names.len() - NAMES_SHOWN);
-        }
         let there = match one.names.as_slice() {
             [] => "there is nothing to take it from".to_string(),
-            _ => format!("there are: {there}"),
+            names if names.len() > NAMES_SHOWN => {
+                let alike = nearest(&one.name, names).join(", ");
+                format!("there are {} others, such as {alike}", names.len())
+            }
+            names => format!("there are: {}", names.join(", ")),
         };
         let (attribute, name) = (&one.attribute, &one.name);
         let _ = writeln!(body, "`{attribute}`: `{name}` is missing{place}; {there}\n");
@@ -355,7 +388,7 @@ mod tests {
     use crate::resolve::ResolveError;
     use std::io;
 
-    fn errors() -> Vec<BuildpackError> {
+    fn expression_errors() -> Vec<BuildpackError> {
         let missing = |attribute: &str, at: &[&str], name: &str, count: usize| MissingAttribute {
             attribute: attribute.into(),
             at: at.iter().map(ToString::to_string).collect(),
@@ -369,6 +402,55 @@ mod tests {
                 derivations: derivations.iter().map(ToString::to_string).collect(),
             }
         };
+        [
+            ExpressionError::Evaluation("error: undefined variable 'x'".into()),
+            ExpressionError::Evaluation(
+                "error: Refusing to evaluate package 'tool-1.0' in /nix/store/0-source/tool.nix:7 because it \
+                 has an unfree license (‘unfree’)"
+                    .into(),
+            ),
+            ExpressionError::Evaluation(
+                "error: Refusing to evaluate package 'tool-1.0' in /nix/store/0-source/tool.nix:7 because it \
+                 is marked as insecure\n\nKnown issues:\n - it is old"
+                    .into(),
+            ),
+            ExpressionError::Lookups(
+                "error: file 'nixpkgs' was not found in the Nix search path".into(),
+                vec!["`nixpkgs=https://x/nixpkgs.tar.gz` cannot be downloaded".into()],
+            ),
+            ExpressionError::Answer("expected value at line 1 column 1".into()),
+            not(None, "set", &["web", "worker"]),
+            not(Some("jobs"), "set", &["web"]),
+            not(Some("count"), "int", &[]),
+            ExpressionError::NoFlakeLock("nixpkgs".into()),
+            ExpressionError::ContentAddressed,
+            ExpressionError::Download(Box::new(FailedDownload {
+                url: "https://acme.net/nixpkgs.tar.gz".into(),
+                why: "Could not resolve host".into(),
+                asked: vec!["/nix/store/x-nixpkgs".into()],
+                other_names: vec![
+                    "/nix/store/xbgcfhaawi9iz9s99k58sqy8azc2a1w3-source".parse().unwrap(),
+                ],
+                said: "error: unable to download 'https://acme.net/nixpkgs.tar.gz'".into(),
+            })),
+            ExpressionError::NoGit("error: executing 'git': No such file or directory".into()),
+            ExpressionError::Missing(vec![missing("jobs.wbe", &["jobs"], "wbe", 3)]),
+            ExpressionError::Missing(vec![missing("web", &[], "web", 40); 7]),
+            ExpressionError::MustBuild {
+                derivation: "/nix/store/x-generated.drv".into(),
+                outputs: vec!["/nix/store/y-generated".into()],
+            },
+            ExpressionError::Unpinned("stdenv".into()),
+            ExpressionError::Fetcher(
+                "`fetchzip` of <nixpkgs>, which is not pinned, cannot be used with `postFetch` here".into(),
+            ),
+            ExpressionError::Shell(None),
+        ]
+        .map(|error| BuildpackError::from(ResolveError::Expression(error)))
+        .into()
+    }
+
+    fn errors() -> Vec<BuildpackError> {
         let mut errors: Vec<_> = [
             SourceError::Read(
                 "/workspace/x".into(),
@@ -382,43 +464,7 @@ mod tests {
         ]
         .map(|error| BuildpackError::from(ResolveError::Source(error)))
         .into();
-        errors.extend(
-            [
-                ExpressionError::Evaluation("error: undefined variable 'x'".into()),
-                ExpressionError::Lookups(
-                    "error: file 'nixpkgs' was not found in the Nix search path".into(),
-                    vec!["`nixpkgs=https://x/nixpkgs.tar.gz` cannot be downloaded".into()],
-                ),
-                ExpressionError::Answer("expected value at line 1 column 1".into()),
-                not(None, "set", &["web", "worker"]),
-                not(Some("jobs"), "set", &["web"]),
-                not(Some("count"), "int", &[]),
-                ExpressionError::NoFlakeLock("nixpkgs".into()),
-                ExpressionError::ContentAddressed,
-                ExpressionError::Download(Box::new(FailedDownload {
-                    url: "https://acme.net/nixpkgs.tar.gz".into(),
-                    why: "Could not resolve host".into(),
-                    asked: vec!["/nix/store/x-nixpkgs".into()],
-                    other_names: vec![
-                        "/nix/store/xbgcfhaawi9iz9s99k58sqy8azc2a1w3-source".parse().unwrap(),
-                    ],
-                    said: "error: unable to download 'https://acme.net/nixpkgs.tar.gz'".into(),
-                })),
-                ExpressionError::NoGit("error: executing 'git': No such file or directory".into()),
-                ExpressionError::Missing(vec![missing("jobs.wbe", &["jobs"], "wbe", 3)]),
-                ExpressionError::Missing(vec![missing("web", &[], "web", 40); 7]),
-                ExpressionError::MustBuild {
-                    derivation: "/nix/store/x-generated.drv".into(),
-                    outputs: vec!["/nix/store/y-generated".into()],
-                },
-                ExpressionError::Unpinned("stdenv".into()),
-                ExpressionError::Fetcher(
-                    "`fetchzip` of <nixpkgs>, which is not pinned, cannot be used with `postFetch` here".into(),
-                ),
-                ExpressionError::Shell(None),
-            ]
-            .map(|error| BuildpackError::from(ResolveError::Expression(error))),
-        );
+        errors.extend(expression_errors());
         let line = |text: &str, reason| {
             BuildpackError::Procfile(ProcfileError::Line(BadLine {
                 line: 2,

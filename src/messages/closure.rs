@@ -2,6 +2,7 @@
 
 use super::message::{Message, disk};
 use crate::doctor::Diagnosis;
+use crate::layers::closure::processor::WrongProcessor;
 use crate::log::{self, bytes};
 use crate::report::budget::OverBudget;
 use binary_cache::{Answer, CacheAnswer, CacheError, Untrusted, Unusable};
@@ -167,10 +168,10 @@ pub(super) fn fetch(error: &FetchError) -> Message {
             "The binary cache describes this path, but does not have its content: it was\n\
              garbage-collected. Have Hydra build it again, or keep it with a release.",
         ),
-        FetchFailure::Open(error @ CacheError::Http(HttpError::Status(401 | 407))) => {
-            failed(error.to_string(), GIVE_CREDENTIALS)
-        }
-        FetchFailure::Open(CacheError::Http(error)) if error.is_temporary() => failed(
+        FetchFailure::Open(
+            error @ CacheError::Http(HttpError::Unauthorized(_) | HttpError::Status(407)),
+        ) => failed(error.to_string(), GIVE_CREDENTIALS),
+        FetchFailure::Open(CacheError::Http(error)) if error.is_outage() => failed(
             error.to_string(),
             "The binary cache, or the way to it, failed again and again. Nothing of this closure was\n\
              kept: build again once it can be reached from where the image is built.",
@@ -299,6 +300,24 @@ pub(super) fn over_budget(over: &OverBudget) -> Message {
     }
 }
 
+pub(super) fn wrong_processor(wrong: &WrongProcessor) -> Message {
+    let WrongProcessor {
+        root,
+        programs,
+        image,
+    } = wrong;
+    Message::new(
+        format!("What is deployed is for {programs}, not {image}"),
+        format!(
+            "The programs of {root}\nare for {programs}, and the image is for {image}: none of them would \
+             run there.\n\n\
+             Deploy what was built for {image}-linux: the job, the store path or the expression for that \
+             system. Or build\nan image for {programs}, as with `pack build --platform`. Nothing of it \
+             was kept."
+        ),
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -309,6 +328,7 @@ mod tests {
     use closure::relocate::blocker::{Blocker, BlockerReason};
     use closure::relocate::relocation::Relocation;
     use nix_derivation::NixHash;
+    use nix_hydra_start::executable::Machine;
     use std::io;
     use std::path::Path;
 
@@ -389,7 +409,9 @@ mod tests {
                 FetchFailure::Unpack(UnpackError::Truncated(1234)),
                 FetchFailure::Unpack(UnpackError::TooLong),
                 FetchFailure::Unpack(UnpackError::Format("not a NAR: bad magic".into())),
-                FetchFailure::Open(CacheError::Http(HttpError::Status(401))),
+                FetchFailure::Open(CacheError::Http(HttpError::Unauthorized(
+                    http_client::sent("its URL"),
+                ))),
                 FetchFailure::Open(CacheError::NarUrl("ftp://elsewhere".into())),
                 FetchFailure::Unpack(UnpackError::WrongHash(NixHash::Sha256([0; 32]))),
                 FetchFailure::Unpack(UnpackError::WrongContent("fixed:sha256:0".into())),
@@ -442,6 +464,14 @@ mod tests {
 
     #[test]
     fn messages_about_the_closure() {
-        insta::assert_snapshot!(texts(&errors()));
+        let wrong = WrongProcessor {
+            root: path("myapp-1.0"),
+            programs: Machine::AARCH64,
+            image: Machine::X86_64,
+        };
+        let mut errors = errors();
+        let wrong = ClosureLayerError::WrongProcessor(wrong);
+        errors.push(BuildpackError::ClosureLayer(wrong));
+        insta::assert_snapshot!(texts(&errors));
     }
 }

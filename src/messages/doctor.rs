@@ -2,6 +2,7 @@
 //!
 //! Each kind of cause has one function, which gives its answer, its evidence and its cure together.
 
+use super::miss;
 use crate::doctor::cause::{Cause, Dependencies, SourceCause, SourceKind};
 use crate::doctor::compare::{Difference, Side, name};
 use crate::doctor::our_side::OurSide;
@@ -24,6 +25,9 @@ Either Hydra has not evaluated it yet: wait for it, and deploy again, or set NIX
 NIX_HYDRA_INPUTS, which waits. Or its evaluation had nothing new to build: Hydra lists no such
 evaluation, and the revision has the builds of the one before.
 ";
+
+/// Where the other side of a comparison is.
+const HYDRA: &str = "on Hydra";
 
 /// Where nothing can be read of Hydra's derivations.
 const UNREADABLE: &str = "
@@ -147,20 +151,25 @@ impl Diagnosis {
             }
             Finding::Alone(why) => {
                 let alone = alone(&self.ours);
-                let missing = format!(
-                    "No binary cache has {root}: Hydra may not have built this revision yet"
-                );
-                Page {
-                    on_miss: alone.suspicion.is_none().then_some(missing),
-                    answer: alone.suspicion.unwrap_or_else(|| {
+                page(
+                    alone.suspicion().unwrap_or_else(|| {
                         "Nothing here looks different from Hydra's side".to_string()
                     }),
-                    explanation: format!(
+                    format!(
                         "{}\nOnly our side was examined. {why}.\n\
                          With NIX_HYDRA_URL (and NIX_HYDRA_JOB), both sides are compared.\n",
                         alone.evidence
                     ),
-                }
+                )
+            }
+            Finding::Missing {
+                why,
+                inputs,
+                before,
+            } => {
+                let (inputs, before) = (inputs.as_ref(), before.as_ref());
+                let (answer, explanation) = miss::told(root, &alone(&self.ours), why, inputs, before);
+                page(answer, explanation)
             }
         }
     }
@@ -276,12 +285,12 @@ fn told(cause: &Cause, ours: &OurSide) -> Told {
         ),
         Cause::Dependencies(cause) => dependencies(cause, ours),
         Cause::Other(derivation, difference @ Difference::Variable(..)) => told(
-            difference_in(derivation, difference),
+            difference_in(derivation, difference, HYDRA),
             "Something that the expression takes from outside differs: an argument that the jobset has an\n\
              input for (pass the same, or give it a default), a time, or the environment.\n",
         ),
         Cause::Other(derivation, difference) => told(
-            difference_in(derivation, difference),
+            difference_in(derivation, difference, HYDRA),
             "The expression is not the same on both sides: compare the revision, the file and the\n\
              attribute that are evaluated with those of the job.\n",
         ),
@@ -570,7 +579,7 @@ fn dependencies(dependencies: &Dependencies, ours: &OurSide) -> Told {
         "{}, the first derivation that differs in itself, is reached by {}:\n    {}",
         name,
         way.join(" → "),
-        difference_in(name, difference)
+        difference_in(name, difference, HYDRA)
     );
     let _ = writeln!(
         text,
@@ -607,14 +616,14 @@ fn dependencies(dependencies: &Dependencies, ours: &OurSide) -> Told {
     }
 }
 
-/// A difference of one derivation, in one line.
-fn difference_in(derivation: &str, difference: &Difference) -> String {
+/// A difference of one derivation, in one line, to one that is `there`.
+pub(super) fn difference_in(derivation: &str, difference: &Difference, there: &str) -> String {
     match difference {
         Difference::System(ours, theirs) => {
-            format!("{derivation} is for {ours} here, but for {theirs} on Hydra")
+            format!("{derivation} is for {ours} here, but for {theirs} {there}")
         }
         Difference::Builder(ours, theirs) => {
-            format!("{derivation} is built by {ours} here, but by {theirs} on Hydra")
+            format!("{derivation} is built by {ours} here, but by {theirs} {there}")
         }
         Difference::Arguments(ours, theirs) => {
             let different = ours.iter().zip(theirs).find(|(one, other)| one != other);
@@ -622,29 +631,33 @@ fn difference_in(derivation: &str, difference: &Difference) -> String {
                 (Some(one.as_str()), Some(other.as_str()))
             });
             format!(
-                "The builder of {derivation} gets other arguments: {} here, {} on Hydra",
+                "The builder of {derivation} gets other arguments: {} here, {} {there}",
                 value(one),
                 value(other)
             )
         }
         Difference::Variable(variable, ours, theirs) => format!(
-            "`{variable}` of {derivation} is {} here, but {} on Hydra",
+            "`{variable}` of {derivation} is {} here, but {} {there}",
             value(ours.as_deref()),
             value(theirs.as_deref())
         ),
         Difference::Source(_, ours, theirs) => {
-            format!("{derivation} is made of {ours} here, but of {theirs} on Hydra")
+            format!("{derivation} is made of {ours} here, but of {theirs} {there}")
         }
         Difference::SourceOnly(side, path) => {
-            format!("{derivation} is made of {} {}", path.name(), only(*side))
+            format!(
+                "{derivation} is made of {} {}",
+                path.name(),
+                only(*side, there)
+            )
         }
         Difference::InputOnly(side, path) => format!(
             "{derivation} is made with {} {}",
             path.name().trim_end_matches(".drv"),
-            only(*side)
+            only(*side, there)
         ),
         Difference::Outputs(ours, theirs) => format!(
-            "{derivation} has the outputs {} here, but {} on Hydra",
+            "{derivation} has the outputs {} here, but {} {there}",
             list(ours),
             list(theirs)
         ),
@@ -652,29 +665,39 @@ fn difference_in(derivation: &str, difference: &Difference) -> String {
 }
 
 /// Our side in words, where there is nothing to compare with.
-struct Alone {
-    /// The likeliest cause of a difference, in one line.
-    suspicion: Option<String>,
-    evidence: String,
+pub(super) struct Alone {
+    /// What was changed in the source, in one line.
+    pub(super) changed: Option<String>,
+    /// What is not pinned, in one line.
+    pub(super) unpinned: Option<String>,
+    pub(super) evidence: String,
+}
+
+impl Alone {
+    /// The likeliest cause of a difference.
+    fn suspicion(&self) -> Option<String> {
+        self.changed.clone().or_else(|| self.unpinned.clone())
+    }
 }
 
 fn alone(ours: &OurSide) -> Alone {
     let submodules = ours.tree.missing_submodules();
     let pointers = ours.tree.lfs_pointers();
-    let suspicion = if let [first, ..] = ours.changes.as_slice() {
+    let changed = if let [first, ..] = ours.changes.as_slice() {
         Some(format!(
             "The source has changes that are not committed, such as {first}"
         ))
     } else if let ([first, ..], false) = (submodules.as_slice(), ours.is_flake) {
         Some(format!("The git submodule {first} is missing here"))
     } else {
-        ours.unpinned.first().map(|first| {
-            format!(
-                "The expression is not pinned: {} in {}:{}",
-                first.what, first.file, first.line
-            )
-        })
+        None
     };
+    let unpinned = ours.unpinned.first().map(|first| {
+        format!(
+            "The expression is not pinned: {} in {}:{}",
+            first.what, first.file, first.line
+        )
+    });
     let mut text = String::new();
     if let Some(source) = &ours.source {
         let _ = writeln!(
@@ -684,14 +707,21 @@ fn alone(ours: &OurSide) -> Alone {
             ours.system
         );
     }
-    text.push_str("Sources in the derivation:\n");
-    let sources = ours.sources.iter();
+    text.push_str("Sources of the app in the derivation:\n");
+    let sources = ours.sources.own.iter();
     let sources: Vec<String> = sources
         .map(|(source, count)| format!("{source}  {}", files(*count)))
         .collect();
     text.push_str(&shown(&sources));
-    if ours.sources.is_empty() {
+    if sources.is_empty() {
         text.push_str("    none\n");
+    }
+    if ours.sources.others > 0 {
+        let _ = writeln!(
+            text,
+            "    (and {} of nixpkgs or other inputs)",
+            ours.sources.others
+        );
     }
     let mut section = |title: &str, lines: &[String]| {
         if !lines.is_empty() {
@@ -707,23 +737,24 @@ fn alone(ours: &OurSide) -> Alone {
     };
     section(title, &submodules);
     section("Pointers of Git LFS in place of files:", &pointers);
-    let unpinned = ours.unpinned.iter();
-    let unpinned: Vec<String> = unpinned
+    let lines = ours.unpinned.iter();
+    let lines: Vec<String> = lines
         .map(|unpinned| format!("{}:{}: {}", unpinned.file, unpinned.line, unpinned.what))
         .collect();
     let nix_path = ours.nix_path.as_deref().unwrap_or("not set");
     section(
         &format!("Not pinned, so Hydra may have used another (NIX_PATH is {nix_path}):"),
-        &unpinned,
+        &lines,
     );
     Alone {
-        suspicion,
+        changed,
+        unpinned,
         evidence: text,
     }
 }
 
 /// The first lines of a list, indented, and the number of the others.
-fn shown(lines: &[String]) -> String {
+pub(super) fn shown(lines: &[String]) -> String {
     let mut text = String::new();
     for line in lines.iter().take(SHOWN) {
         let _ = writeln!(text, "    {line}");
@@ -734,15 +765,15 @@ fn shown(lines: &[String]) -> String {
     text
 }
 
-fn only(side: Side) -> &'static str {
+fn only(side: Side, there: &str) -> String {
     match side {
-        Side::Here => "only here",
-        Side::There => "only on Hydra",
+        Side::Here => "only here".to_string(),
+        Side::There => format!("only {there}"),
     }
 }
 
 /// Up to two names, and how many more.
-fn some(names: &[&str]) -> String {
+pub(super) fn some(names: &[&str]) -> String {
     match names {
         [one, two, rest @ ..] if !rest.is_empty() => {
             format!("{one}, {two} and {} more", rest.len())

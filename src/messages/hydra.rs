@@ -4,7 +4,7 @@ use super::Message;
 use binary_cache::Unusable;
 use http_client::HttpError;
 use hydra::revision::RevisionError;
-use hydra::{DeployError, Failed, HydraError, Job, NoJob, NotEvaluated, short};
+use hydra::{DeployError, Failed, HydraError, Job, NoJob, NotEvaluated, NotFinished, short};
 use indoc::formatdoc;
 use std::fmt::Write as _;
 use words::list;
@@ -40,7 +40,7 @@ fn hydra(error: &HydraError) -> Message {
         ),
         HydraError::Http {
             url,
-            error: error @ HttpError::Status(401 | 407),
+            error: error @ (HttpError::Unauthorized(_) | HttpError::Status(407)),
         } => Message::new(
             "Hydra cannot be asked without credentials",
             formatdoc! {"
@@ -186,19 +186,7 @@ pub(super) fn deploy(error: &DeployError) -> Message {
                 Check the name in NIX_HYDRA_JOB, and the job's page on Hydra.
             "},
         ),
-        DeployError::NotFinished {
-            page,
-            doing,
-            waited,
-        } => Message::new(
-            format!("Hydra is not done{}", DeployError::waited(*waited)),
-            formatdoc! {"
-                {doing}.
-                {page}
-
-                Deploy again when it is done, or set NIX_HYDRA_WAIT to a longer time.
-            "},
-        ),
+        DeployError::NotFinished(not_finished) => self::not_finished(not_finished),
         DeployError::Failed(failed) => build_failed(failed),
         DeployError::System {
             page,
@@ -338,6 +326,27 @@ fn no_job(error: &NoJob) -> Message {
     )
 }
 
+fn not_finished(not_finished: &NotFinished) -> Message {
+    let NotFinished {
+        page,
+        doing,
+        waited,
+        finished,
+    } = not_finished;
+    let mut body = formatdoc! {"
+        {doing}.
+        {page}
+
+        Deploy again when it is done, or set NIX_HYDRA_WAIT to a longer time.
+    "};
+    if let Some(finished) = finished {
+        let path = &finished.path;
+        let _ = write!(body, "\n{finished}\nNIX_STORE_PATH={path} deploys that.\n");
+    }
+    let waited = DeployError::waited(*waited);
+    Message::new(format!("Hydra is not done{waited}"), body)
+}
+
 fn build_failed(failed: &Failed) -> Message {
     let (what, next) = status(failed.status, &failed.system);
     let mut body = format!("{}\n\n", failed.page);
@@ -421,7 +430,7 @@ mod tests {
     use app_dir::git::GitError;
     use hydra::Revision;
     use hydra::api::InputRevision;
-    use hydra::{Newest, Unreached};
+    use hydra::{Finished, Newest, Unreached};
     use std::time::Duration;
 
     fn job() -> Job {
@@ -471,6 +480,15 @@ mod tests {
             },
         ];
         errors.map(DeployError::Hydra).into()
+    }
+
+    fn not_finished(finished: Option<Finished>) -> NotFinished {
+        NotFinished {
+            page: page(),
+            doing: "It waits for a machine".into(),
+            waited: Duration::from_mins(5),
+            finished,
+        }
     }
 
     fn of_the_revision() -> Vec<DeployError> {
@@ -529,11 +547,12 @@ mod tests {
                 job: job(),
                 system: "x86_64-linux".into(),
             },
-            DeployError::NotFinished {
+            DeployError::NotFinished(not_finished(None)),
+            DeployError::NotFinished(not_finished(Some(Finished {
+                evaluation: 7,
                 page: page(),
-                doing: "It waits for a machine".into(),
-                waited: Duration::from_mins(5),
-            },
+                path: "/nix/store/ldgf6y1z2b5ri4xzmxgpxyz21h7s6hvb-myapp".into(),
+            }))),
             DeployError::System {
                 page: page(),
                 system: "aarch64-linux".into(),

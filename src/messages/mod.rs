@@ -6,10 +6,13 @@ mod closure;
 mod doctor;
 mod hydra;
 mod message;
+mod miss;
 pub mod settings;
+mod summary;
 mod tools;
 
 pub use message::Message;
+pub use summary::Summary;
 
 use crate::config::EXPRESSION_FILES;
 use crate::error::BuildpackError;
@@ -59,6 +62,9 @@ impl BuildpackError {
                 closure::relocation(reason)
             }
             Self::ClosureLayer(ClosureLayerError::OverBudget(over)) => closure::over_budget(over),
+            Self::ClosureLayer(ClosureLayerError::WrongProcessor(wrong)) => {
+                closure::wrong_processor(wrong)
+            }
             Self::ClosureLayer(ClosureLayerError::Layer(error))
             | Self::PRootLayer(PRootLayerError::Layer(error)) => tools::layer(error),
             Self::PRootLayer(error) => tools::proot(error),
@@ -74,16 +80,18 @@ impl BuildpackError {
             Self::Resolve(ResolveError::Hydra(_))
             | Self::NotKept { .. }
             | Self::Diagnosed { .. } => "docs/hydra.md",
+            Self::Resolve(
+                ResolveError::Nix(_)
+                | ResolveError::Platform(_)
+                | ResolveError::Expression(ExpressionError::Nix(_)),
+            )
+            | Self::ClosureLayer(ClosureLayerError::WrongProcessor(_))
+            | Self::PRootLayer(PRootLayerError::OtherPackage(..)) => "docs/platforms.md",
             Self::ClosureLayer(ClosureLayerError::Relocation(_)) | Self::PRootLayer(_) => {
                 "docs/engines.md"
             }
             Self::ClosureLayer(ClosureLayerError::OverBudget(_)) => "docs/application_contract.md",
             Self::ClosureLayer(_) => "docs/reliability.md",
-            Self::Resolve(
-                ResolveError::Nix(_)
-                | ResolveError::Platform(_)
-                | ResolveError::Expression(ExpressionError::Nix(_)),
-            ) => "docs/platforms.md",
             _ => "docs/application_contract.md",
         }
     }

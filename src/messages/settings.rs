@@ -3,7 +3,7 @@
 use super::Message;
 use crate::config::{ConfigError, EXPRESSION_FILES, Ineffective, Invalid, Problem, Setting, Slip};
 use binary_cache::CacheUrlError;
-use binary_cache::credentials::CredentialsError;
+use binary_cache::credentials::{BINDING_TYPE, CredentialsError, UnusedBinding};
 use http_client::EndpointError;
 use indoc::formatdoc;
 use words::list;
@@ -146,6 +146,17 @@ pub fn ineffective(variable: &Ineffective) -> String {
             format!("{name} is set, but has no effect: {reason}.")
         }
     }
+}
+
+/// The warning about a service binding that looks like a binary cache's and is not used.
+#[must_use]
+pub fn unused_binding(binding: &UnusedBinding) -> String {
+    let directory = binding.directory.display();
+    let kind = binding.kind.as_ref();
+    let has = kind.map_or("no `type`".to_string(), |kind| format!("the type `{kind}`"));
+    format!(
+        "The binding {directory} has {has}, so it is not used: that of a binary cache is `{BINDING_TYPE}`."
+    )
 }
 
 fn credentials(error: &CredentialsError) -> Message {

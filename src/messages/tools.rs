@@ -188,6 +188,14 @@ pub(super) fn proot(error: &PRootLayerError) -> Message {
                 path.display()
             ),
         ),
+        PRootLayerError::OtherPackage(path, machine) => Message::new(
+            "This package of the buildpack is for another processor",
+            formatdoc! {"
+                The image is for {machine}, and {path} is not. Commands of the image would not start.
+
+                Use the buildpack's package or image for {machine}.
+            ", path = path.display()},
+        ),
         PRootLayerError::Layer(error) => layer(error),
     }
 }
@@ -220,6 +228,7 @@ mod tests {
     use closure::unpack::UnpackError;
     use http_client::HttpError;
     use nix_derivation::StorePath;
+    use nix_hydra_start::executable::Machine;
     use nix_runner::programs::ProgramsError;
     use std::io;
 
@@ -305,6 +314,10 @@ mod tests {
         errors.push(BuildpackError::PRootLayer(PRootLayerError::StartProgram(
             "/cnb/nix-hydra".into(),
             io::ErrorKind::NotFound.into(),
+        )));
+        errors.push(BuildpackError::PRootLayer(PRootLayerError::OtherPackage(
+            "/cnb/nix-hydra".into(),
+            Machine::AARCH64,
         )));
         errors
     }

@@ -34,9 +34,15 @@ pub enum OverBudget {
 }
 
 impl Budget {
+    /// Whether there are any limits.
+    #[must_use]
+    pub fn is_set(&self) -> bool {
+        self.limit.is_some() || !self.forbid.is_empty()
+    }
+
     /// Checks a closure before it is downloaded.
     pub fn check(&self, closure: &Closure) -> Result<(), OverBudget> {
-        if self.limit.is_none() && self.forbid.is_empty() {
+        if !self.is_set() {
             return Ok(());
         }
         let closure = members(closure);

@@ -134,11 +134,10 @@ pub fn warn_of_space(directory: &Path, needed: u64) {
     }
 }
 
-/// Prints the difference to the closure of the previous image.
-pub fn print_changes(before: &Closure, after: &Closure) {
-    print::bullet("Changes since the previous image");
-    let changes = Changes::between(&members(before), &members(after));
-    changes.lines().iter().for_each(log::sub_bullet);
+/// The difference between two closures, in lines of the log.
+#[must_use]
+pub fn changes(before: &Closure, after: &Closure) -> Vec<String> {
+    Changes::between(&members(before), &members(after)).lines()
 }
 
 /// Warns of store paths that programs rarely need when they run, and says what pulls them in.

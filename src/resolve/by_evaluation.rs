@@ -16,6 +16,7 @@ use crate::root::Root;
 use crate::tools::{NixSource, ToolSource};
 use bullet_stream::global::print;
 use hydra::revision::Commit;
+use nix_hydra_start::executable::Machine;
 use nix_runner::archive::ArchiveError;
 use nix_runner::supply::Supply;
 use nix_runner::{Nix, NixError};
@@ -91,7 +92,7 @@ pub(super) fn by_evaluation(
         ));
         print_roots(&roots);
         return Ok(Resolved {
-            page: None,
+            origin: None,
             roots,
             memo: key,
             evaluated: None,
@@ -117,7 +118,7 @@ pub(super) fn by_evaluation(
         tell_unpinned(build, expression, unpinned);
     }
     Ok(Resolved {
-        page: None,
+        origin: None,
         roots: outcome.roots,
         memo: key,
         evaluated: Some(Evaluated {
@@ -258,6 +259,15 @@ pub(super) fn proot(build: &Build, directory: &Path) -> Result<PathBuf, String> 
 fn print_roots(roots: &[Root]) {
     for root in roots {
         log::deploying(&root.path);
+    }
+}
+
+/// The processor of an image's architecture.
+pub fn machine(arch: &str) -> Result<Machine, ResolveError> {
+    match arch {
+        "amd64" => Ok(Machine::X86_64),
+        "arm64" => Ok(Machine::AARCH64),
+        other => Err(ResolveError::Architecture(other.to_string())),
     }
 }
 

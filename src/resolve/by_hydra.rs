@@ -1,7 +1,7 @@
 //! The roots by Hydra: what it built of the revision that is deployed. No Nix is needed.
 
-use super::ResolveError;
 use super::by_evaluation::system;
+use super::{Origin, ResolveError};
 use crate::build::Build;
 use crate::config::{Config, Wanted};
 use crate::log;
@@ -43,12 +43,12 @@ pub fn set_up(
     }
     Ok(Some(hydra))
 }
-/// Returns the outputs of Hydra's build of the deployed revision, and the build's page.
+/// Returns the outputs of Hydra's build of the deployed revision, and where the build comes from.
 pub(super) fn by_hydra(
     build: &Build,
     job: &Job,
     hydra: Option<&mut Hydra>,
-) -> Result<(Vec<Root>, String), ResolveError> {
+) -> Result<(Vec<Root>, Origin), ResolveError> {
     let hydra = hydra.ok_or_else(|| HydraError::NoHydra {
         asked: Vec::new(),
         unreached: Vec::new(),
@@ -70,9 +70,12 @@ pub(super) fn by_hydra(
     let polling = Polling::of(settings.wait);
     let deployed = hydra::deploy(hydra, &target, polling, &mut |line| log::sub_bullet(line))?;
     deployed.paths.iter().for_each(log::deploying);
-    let page = hydra.page(&format!("build/{}", deployed.build.id));
+    let origin = Origin {
+        page: hydra.page(&format!("build/{}", deployed.build.id)),
+        source: deployed.source,
+    };
     Ok((
         deployed.paths.into_iter().map(Root::from_path).collect(),
-        page,
+        origin,
     ))
 }

@@ -2,17 +2,18 @@
 
 use super::named_sources::named_sources;
 use super::source::{Source, SourceError};
-use super::{Root, lookups};
+use super::{Root, lookups, pins};
 use crate::config::{Config, Expression};
 use http_client::without_credentials;
 use hydra::revision::Commit;
 use nix_derivation::{Derivation, StoreDir, StorePath};
 use nix_runner::nar_store::{file_in, hash_part};
-use nix_runner::{Evaluation, Flakes, Imports, Nix, NixError};
+use nix_runner::{Evaluation, Flakes, Imports, NOWHERE, Nix, NixError, Writes};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 
 /// The Nix function that turns an expression's value into what [`Evaluated`] holds.
@@ -23,6 +24,16 @@ pub const NIXPKGS_NIX: &str = include_str!("nixpkgs.nix");
 
 /// How the errors of `nixpkgs.nix` begin.
 const NIXPKGS_ERROR: &str = "nix-hydra: ";
+
+/// What Nix says where it would have to build, and has no store for that.
+const NOT_LOCAL: &str = "a primary store that isn't a local store";
+
+/// What Nix says where it would need its own `fetchTree`; the last is of `roots.nix`.
+const NO_TREES: [&str; 3] = [
+    "attribute 'fetchTree' missing",
+    "undefined variable 'fetchTree'",
+    "of what fetchTree fetches is not known",
+];
 
 /// What an expression gave.
 #[derive(Debug)]
@@ -153,10 +164,34 @@ struct Output {
 }
 
 /// How an expression is evaluated, as [`Evaluation`] has it.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy)]
 struct Mode {
-    read_only: bool,
+    writes: Writes,
     offline: bool,
+    /// Only with fetchers that ask the store for what has a hash, which `builtins.fetchTree` does not.
+    from_store: bool,
+}
+
+impl Mode {
+    /// How to try again after an evaluation that failed and said this; None where that would end in the
+    /// same way.
+    fn next(self, said: &str) -> Option<Self> {
+        let with = |writes| Some(Self { writes, ..self });
+        if self.writes != Writes::Local && said.contains(NOT_LOCAL) {
+            return with(Writes::Local);
+        }
+        let is_silent = failed_download(said).is_some();
+        let is_fetcher = is_silent || NO_TREES.iter().any(|words| said.contains(words));
+        match self.writes {
+            _ if self.from_store && (is_fetcher || self.writes != Writes::Nothing) => Some(Self {
+                from_store: false,
+                ..self
+            }),
+            // It would wait for the same URL.
+            Writes::Nothing if !is_silent => with(Writes::Nars),
+            _ => None,
+        }
+    }
 }
 
 /// An expression whose source is in the store that a Nix works on.
@@ -224,27 +259,28 @@ impl<'a> Evaluator<'a> {
     /// are not needed.
     pub fn evaluate(&self, nix: &Nix, thorough: bool) -> Result<Outcome, ExpressionError> {
         let mut mode = Mode {
-            read_only: !thorough,
+            writes: if thorough {
+                Writes::Nars
+            } else {
+                Writes::Nothing
+            },
             offline: false,
+            from_store: self.may_fetch_trees(),
         };
         let mut answer = self.run(nix, mode)?;
-        // Nix crashes about once in a hundred runs on a loaded machine, without a word.
-        if !answer.status.success() && answer.stderr.is_empty() {
+        while !is_answered(&answer) {
+            match mode.next(&String::from_utf8_lossy(&answer.stderr)) {
+                Some(next) => mode = next,
+                None => return Err(self.failure(nix, &answer.stderr)?),
+            }
             answer = self.run(nix, mode)?;
-        }
-        if mode.read_only && !answer.status.success() && !self.is_final(&answer.stderr) {
-            mode.read_only = false;
-            answer = self.run(nix, mode)?;
-        }
-        if !answer.status.success() {
-            return Err(self.failure(nix, &answer.stderr)?);
         }
         let evaluated: Vec<Evaluated> = serde_json::from_slice(&answer.stdout)
             .map_err(|error| ExpressionError::Answer(error.to_string()))?;
         let mut outcome = Outcome {
             roots: Vec::new(),
             derivations: Vec::new(),
-            thorough: !mode.read_only,
+            thorough: mode.writes != Writes::Nothing,
             built: built(&answer.stderr),
             unpinned: None,
             unusable: lookups::unusable(&answer.stderr, self.config),
@@ -263,8 +299,8 @@ impl<'a> Evaluator<'a> {
         if !self.expression.is_flake() && nix.has_fetched() {
             mode.offline = true;
             let again = self.run(nix, mode)?;
-            if !again.status.success() {
-                let said = nix.trimmed_error(&again.stderr);
+            if !is_answered(&again) {
+                let said = nix.trimmed_error(&again.stderr, Some(&self.source.path));
                 let unusable = lookups::unusable(&again.stderr, self.config);
                 let unpinned = unusable.into_iter().next();
                 outcome.unpinned = unpinned.or_else(|| Some(last_error(&said).to_string()));
@@ -273,10 +309,10 @@ impl<'a> Evaluator<'a> {
         Ok(outcome)
     }
 
-    /// Whether another evaluation would fail in the same way: it would wait for the same URL.
-    fn is_final(&self, stderr: &[u8]) -> bool {
-        let hides_flakes = !self.expression.is_flake() && self.source.has("flake.lock");
-        !hides_flakes && failed_download(&String::from_utf8_lossy(stderr)).is_some()
+    /// Whether the expression may fetch by `fetchTree`, itself or in flake-compat, which is elsewhere.
+    fn may_fetch_trees(&self) -> bool {
+        !self.expression.is_flake()
+            && (self.source.has("flake.lock") || pins::may_fetch_trees(self.source.app.path()))
     }
 
     fn run(&self, nix: &Nix, mode: Mode) -> Result<std::process::Output, ExpressionError> {
@@ -292,18 +328,19 @@ impl<'a> Evaluator<'a> {
                 ("attributes", serde_json::json!(attributes).to_string()),
                 ("flake", self.flake()),
                 ("system", self.system.to_string()),
+                (
+                    "trees",
+                    if mode.from_store { NOWHERE } else { "" }.to_string(),
+                ),
             ]),
             source: &self.source.path,
             nix_path: lookups::nix_path(self.config, &nixpkgs_directory(nix)),
             lookups: &lookups::for_command_line(self.config),
             pure: self.expression.is_flake(),
-            read_only: mode.read_only,
+            writes: mode.writes,
             offline: mode.offline,
             // What fails without flakes is evaluated again with all of Nix.
-            flakes: if mode.read_only
-                && !self.expression.is_flake()
-                && self.source.has("flake.lock")
-            {
+            flakes: if mode.from_store {
                 Flakes::Hidden
             } else {
                 Flakes::Shown
@@ -320,9 +357,9 @@ impl<'a> Evaluator<'a> {
 
     /// What a failed evaluation means.
     fn failure(&self, nix: &Nix, stderr: &[u8]) -> Result<ExpressionError, ExpressionError> {
-        let said = nix.trimmed_error(stderr);
+        let said = nix.trimmed_error(stderr, Some(&self.source.path));
         let last = last_error(&said);
-        if let Some(derivation) = cannot_build(&said) {
+        if let Some(derivation) = cannot_build(&said).filter(|_| !nix.builds()) {
             return Ok(ExpressionError::MustBuild {
                 outputs: output_paths(nix, &derivation),
                 derivation,
@@ -358,8 +395,13 @@ impl<'a> Evaluator<'a> {
         // Whether the name is missed in `<nixpkgs>` or elsewhere shows once that one has it.
         if let Some(name) = missing_name(last) {
             Self::write_nixpkgs(nix, name)?;
-            let again = self.run(nix, Mode::default())?;
-            let again = nix.trimmed_error(&again.stderr);
+            let mode = Mode {
+                writes: Writes::Nars,
+                offline: false,
+                from_store: false,
+            };
+            let again = self.run(nix, mode)?;
+            let again = nix.trimmed_error(&again.stderr, Some(&self.source.path));
             if last_error(&again).starts_with(NIXPKGS_ERROR) {
                 return Ok(ExpressionError::Unpinned(name.to_string()));
             }
@@ -400,13 +442,21 @@ impl<'a> Evaluator<'a> {
         };
         let written = fs::create_dir_all(&directory)
             .and_then(|()| fs::write(directory.join("default.nix"), NIXPKGS_NIX))
-            .and_then(|()| fs::write(directory.join("missing.nix"), missing));
+            .and_then(|()| fs::write(directory.join("missing.nix"), missing))
+            .and_then(|()| fs::write(directory.join("nowhere.nix"), format!("\"{NOWHERE}\"")));
         written.map_err(|error| ExpressionError::Nix(NixError::Write(directory, error)))
     }
 }
 
 fn nixpkgs_directory(nix: &Nix) -> std::path::PathBuf {
     nix.scratch().join("nixpkgs")
+}
+
+/// Whether Nix has evaluated to the end. It may crash when it has printed the answer, since the thread of
+/// its downloads still runs while it ends (`filetransfer.cc`).
+fn is_answered(output: &std::process::Output) -> bool {
+    let crashed = output.status.signal().is_some();
+    output.status.success() || (crashed && output.stdout.ends_with(b"\n"))
 }
 
 /// The first line of an error.
@@ -437,9 +487,11 @@ fn unlocked_input(error: &str) -> Option<&str> {
     name.split('\'').next()
 }
 
-/// The derivation in `Cannot build '/nix/store/….drv'.` where nothing may be built.
+/// The derivation in `Cannot build '/nix/store/….drv'.` where nothing may be built, itself or what it is
+/// made from.
 fn cannot_build(said: &str) -> Option<String> {
-    if !said.contains("max-jobs") {
+    let reasons = ["max-jobs", " dependency failed", " dependencies failed"];
+    if !reasons.iter().any(|reason| said.contains(reason)) {
         return None;
     }
     said.split('\'')
@@ -452,7 +504,15 @@ fn failed_download(said: &str) -> Option<(String, String)> {
     let (_, rest) = said.split_once("unable to download '")?;
     let (url, why) = rest.split_once("': ")?;
     let why = why.lines().next().unwrap_or_default();
-    Some((url.to_string(), why.trim_end_matches('.').to_string()))
+    let why = why.trim_end_matches('.');
+    // It stands in parentheses where an archive was read meanwhile.
+    let is_open = why.matches('(').count() < why.matches(')').count();
+    let why = if is_open {
+        why.trim_end_matches(')')
+    } else {
+        why
+    };
+    Some((url.to_string(), why.to_string()))
 }
 
 /// Whether Nix was fetching something by git.
@@ -554,6 +614,13 @@ mod tests {
         let (url, why) = failed_download(said).unwrap();
         assert_eq!(url, "https://x.org/a.tar.gz");
         assert_eq!(why, "Could not resolve host (6)");
+        let said = "error: Failed to open archive (Source threw exception: error: unable to download \
+                    'https://x.org/a': Could not resolve hostname (6) Could not resolve host: x.org)";
+        let (_, why) = failed_download(said).unwrap();
+        assert_eq!(
+            why,
+            "Could not resolve hostname (6) Could not resolve host: x.org"
+        );
         assert_eq!(failed_download("error: no"), None);
     }
 
@@ -565,6 +632,11 @@ mod tests {
         assert_eq!(
             cannot_build("error: Cannot build '/nix/store/0000-g.drv'."),
             None
+        );
+        let below = "error: Cannot build '/nix/store/0000-g.drv'.\nReason: 1 dependency failed.";
+        assert_eq!(
+            cannot_build(below).as_deref(),
+            Some("/nix/store/0000-g.drv")
         );
         assert_eq!(last_error(said), "Cannot build '/nix/store/0000-g.drv'.");
     }

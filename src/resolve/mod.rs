@@ -3,6 +3,7 @@
 mod by_evaluation;
 mod by_hydra;
 pub mod checkout;
+mod code;
 mod error;
 pub mod expression;
 pub mod lookups;
@@ -12,11 +13,11 @@ mod realise;
 mod resolved;
 pub mod source;
 
-pub use self::by_evaluation::{evaluate_fully, system};
+pub use self::by_evaluation::{evaluate_fully, machine, system};
 pub use self::by_hydra::set_up;
 pub use self::error::ResolveError;
 pub use self::realise::realise;
-pub use self::resolved::Resolved;
+pub use self::resolved::{Origin, Resolved};
 
 use self::by_evaluation::{Effort, by_evaluation, fully};
 use self::by_hydra::by_hydra;
@@ -42,17 +43,17 @@ pub fn resolve(build: &Build, hydra: Option<&mut Hydra>) -> Result<Resolved, Res
             print::bullet("Store path of NIX_STORE_PATH");
             log::deploying(path);
             Ok(Resolved {
-                page: None,
+                origin: None,
                 roots: vec![Root::from_path(path.clone())],
                 memo: None,
                 evaluated: None,
             })
         }
         Wanted::HydraJob(job, _) => {
-            let (roots, page) = by_hydra(build, job, hydra)?;
+            let (roots, origin) = by_hydra(build, job, hydra)?;
             Ok(Resolved {
                 roots,
-                page: Some(page),
+                origin: Some(origin),
                 memo: None,
                 evaluated: None,
             })

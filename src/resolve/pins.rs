@@ -1,7 +1,13 @@
-//! What the app's expressions pin, and what they do not. This reads text, not Nix: it names what deserves
-//! a look.
+//! What the app's expressions pin, and what they do not. This reads tokens and evaluates nothing: it names
+//! what deserves a look.
 
+use super::code::{Token, tokens};
 use crate::config::{Config, Expression};
+use rnix::SyntaxKind::{
+    TOKEN_ASSIGN, TOKEN_IDENT, TOKEN_INHERIT, TOKEN_INTERPOL_END, TOKEN_INTERPOL_START,
+    TOKEN_L_BRACE, TOKEN_L_PAREN, TOKEN_PATH_SEARCH, TOKEN_R_BRACE, TOKEN_SEMICOLON,
+    TOKEN_STRING_CONTENT, TOKEN_STRING_END, TOKEN_STRING_START, TOKEN_URI,
+};
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
@@ -14,6 +20,13 @@ const FETCHERS: [&str; 3] = ["fetchTarball", "fetchGit", "fetchMercurial"];
 
 /// Those that the doctor does not name: nixpkgs has a `fetchurl` as well, which always has a hash.
 const OTHER_FETCHERS: [&str; 3] = ["fetchurl", "fetchTree", "getFlake"];
+
+/// `builtins.fetchTree`, and what the stand-in for nixpkgs does with it.
+const TREE_FETCHERS: [&str; 4] = ["fetchTree", "fetchgit", "fetchSubmodules", "forceFetchGit"];
+
+/// How the variables begin with which niv and npins have a source replaced. The files that they generate ask
+/// the environment for nothing else.
+const OVERRIDES: [&str; 2] = ["NIV_OVERRIDE_", "NPINS_OVERRIDE_"];
 
 /// Something in an expression that another evaluation may see otherwise.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -41,8 +54,8 @@ pub(crate) fn unpinned(app_dir: &Path, expression: &Expression, config: &Config)
     let is_flake = expression.is_flake();
     let mut found = BTreeSet::new();
     for_each_text(app_dir, &mut |file, text| {
-        let in_text = in_text(text, nix_path, &config.lookups, is_flake);
-        found.extend(in_text.into_iter().map(|(line, what)| Unpinned {
+        let in_code = in_code(&tokens(text), nix_path, &config.lookups, is_flake);
+        found.extend(in_code.into_iter().map(|(line, what)| Unpinned {
             file: file.display().to_string(),
             line,
             what,
@@ -57,13 +70,16 @@ pub(crate) fn by_revision(app_dir: &Path, expression: &Expression, config: &Conf
     let mut some = lookups.into_iter().any(|entry| has_revision(entry));
     let mut all = unpinned(app_dir, expression, config).is_empty();
     for_each_text(app_dir, &mut |_, text| {
-        for fetcher in FETCHERS.iter().chain(&OTHER_FETCHERS) {
-            for (at, _) in text.match_indices(fetcher) {
-                match pin(&text[at + fetcher.len()..]) {
-                    Pin::Hash => {}
-                    Pin::Revision => some = true,
-                    Pin::Nothing | Pin::Unseen => all = false,
-                }
+        let code = tokens(text);
+        for (index, token) in code.iter().enumerate() {
+            let mut fetchers = FETCHERS.iter().chain(&OTHER_FETCHERS);
+            if token.kind != TOKEN_IDENT || !fetchers.any(|fetcher| *fetcher == token.text) {
+                continue;
+            }
+            match pin(&code[index + 1..]) {
+                Pin::Hash => {}
+                Pin::Revision => some = true,
+                Pin::Nothing | Pin::Unseen => all = false,
             }
         }
     });
@@ -77,6 +93,15 @@ pub(crate) fn may_tell_time(app_dir: &Path, expression: &Expression) -> bool {
     let mut found = file.is_ok_and(|text| names_it(&text));
     for_each_text(app_dir, &mut |_, text| found |= names_it(text));
     found && !expression.is_flake()
+}
+
+/// Whether a file of the app names `fetchTree`, or a fetcher for which the stand-in for nixpkgs needs it.
+pub(crate) fn may_fetch_trees(app_dir: &Path) -> bool {
+    let mut found = false;
+    for_each_text(app_dir, &mut |_, text| {
+        found |= TREE_FETCHERS.iter().any(|fetcher| text.contains(fetcher));
+    });
+    found
 }
 
 /// Calls `look` with the path in the app, and the text, of each expression.
@@ -103,52 +128,51 @@ fn for_each_text(app_dir: &Path, look: &mut dyn FnMut(&Path, &str)) {
     }
 }
 
-fn in_text(text: &str, nix_path: &str, lookups: &[String], is_flake: bool) -> Vec<(usize, String)> {
+fn in_code(
+    code: &[Token],
+    nix_path: &str,
+    lookups: &[String],
+    is_flake: bool,
+) -> Vec<(usize, String)> {
+    let is_override = |token: &Token| {
+        let mut starts = OVERRIDES.iter();
+        token.kind == TOKEN_STRING_CONTENT && starts.any(|start| token.text.starts_with(start))
+    };
+    let has_overrides = code.iter().any(is_override);
     let mut found = Vec::new();
-    for (index, line) in text.lines().enumerate() {
-        let code = line.split('#').next().unwrap_or_default();
-        for name in looked_up(code).filter(|_| !is_flake) {
-            let first = name.split('/').next().unwrap_or_default();
-            let is_input = lookups
-                .iter()
-                .any(|lookup| lookup.split('=').next() == Some(first));
-            if first != "nix" && !is_input && is_open_in(nix_path, first) {
-                found.push((index + 1, format!("<{name}>")));
-            }
-        }
-        for impure in ["builtins.getEnv", "builtins.currentTime"] {
-            if code.contains(impure) {
-                found.push((index + 1, impure.to_string()));
-            }
-        }
-        for fetcher in FETCHERS {
-            let calls = code.match_indices(fetcher);
-            let at = text
-                .lines()
-                .take(index)
-                .map(|line| line.len() + 1)
-                .sum::<usize>();
-            for (column, _) in calls {
-                let rest = text.get(at + column + fetcher.len()..).unwrap_or_default();
-                if pin(rest) == Pin::Nothing {
-                    found.push((index + 1, format!("{fetcher} without a hash or `rev`")));
+    for (index, token) in code.iter().enumerate() {
+        let after = &code[index + 1..];
+        match (token.kind, token.text) {
+            (TOKEN_PATH_SEARCH, path) if !is_flake => {
+                let name = path.trim_matches(['<', '>']);
+                let first = name.split('/').next().unwrap_or_default();
+                let mut names = lookups.iter().map(|lookup| lookup.split('=').next());
+                if first != "nix"
+                    && !names.any(|name| name == Some(first))
+                    && is_open_in(nix_path, first)
+                {
+                    found.push((token.line, path.to_string()));
                 }
             }
+            // Neither where it is only taken out of `builtins`.
+            (TOKEN_IDENT, "getEnv" | "currentTime") if is_defined(after) => {}
+            (TOKEN_IDENT, "getEnv") if has_overrides => {}
+            (TOKEN_IDENT, name @ ("getEnv" | "currentTime")) => {
+                found.push((token.line, format!("builtins.{name}")));
+            }
+            (TOKEN_IDENT, fetcher) if FETCHERS.contains(&fetcher) && pin(after) == Pin::Nothing => {
+                found.push((token.line, format!("{fetcher} without a hash or `rev`")));
+            }
+            _ => {}
         }
     }
     found
 }
 
-/// The names in `<…>` of a line of code.
-fn looked_up(code: &str) -> impl Iterator<Item = &str> {
-    code.split('<').skip(1).filter_map(|rest| {
-        let (name, _) = rest.split_once('>')?;
-        let is_name = name.starts_with(|c: char| c.is_ascii_alphabetic())
-            && name
-                .chars()
-                .all(|c| c.is_ascii_alphanumeric() || "-_.+/".contains(c));
-        is_name.then_some(name)
-    })
+/// Whether a name that this follows is one of an attribute or of a variable.
+fn is_defined(after: &[Token]) -> bool {
+    let next = after.first().map(|token| token.kind);
+    matches!(next, Some(TOKEN_ASSIGN | TOKEN_SEMICOLON))
 }
 
 /// Whether `NIX_PATH` gives a name what may be another thing on Hydra: neither a store path nor a URL with
@@ -170,29 +194,61 @@ fn is_open_in(nix_path: &str, name: &str) -> bool {
         .any(|word| matches!(word.len(), 40 | 64))
 }
 
-/// What pins what a fetcher fetches, whose argument begins `rest`.
-fn pin(rest: &str) -> Pin {
-    let rest = rest.trim_start();
-    let argument = if rest.starts_with('{') {
-        rest.split('}').next().unwrap_or_default()
-    } else if let Some(text) = rest.strip_prefix('"') {
-        text.split('"').next().unwrap_or_default()
-    } else {
-        // A name: what it stands for is not here to be seen.
-        return Pin::Unseen;
-    };
-    if ["sha256", "hash", "narHash"]
-        .iter()
-        .any(|word| argument.contains(word))
+/// What pins what a fetcher fetches that this follows.
+fn pin(after: &[Token]) -> Pin {
+    let mut argument = after;
+    while let [first, rest @ ..] = argument
+        && first.kind == TOKEN_L_PAREN
     {
-        Pin::Hash
-    } else if has_revision(argument) {
-        // A tarball by a revision in its URL is what it is, hash or not.
+        argument = rest;
+    }
+    match argument {
+        [first, rest @ ..] if first.kind == TOKEN_L_BRACE => pin_of_set(rest),
+        [first, rest @ ..] if first.kind == TOKEN_STRING_START => {
+            let end = rest.iter().position(|token| token.kind == TOKEN_STRING_END);
+            pin_of_url(&rest[..end.unwrap_or(rest.len())])
+        }
+        [first, ..] if first.kind == TOKEN_URI => pin_of_url(&argument[..1]),
+        // A name: what it stands for is not here to be seen.
+        _ => Pin::Unseen,
+    }
+}
+
+/// A tarball by a revision in its URL is what it is, hash or not.
+fn pin_of_url(url: &[Token]) -> Pin {
+    if url.iter().any(|token| has_revision(token.text)) {
         Pin::Revision
-    } else if argument.contains("rev") {
+    } else if url.iter().any(|token| token.kind == TOKEN_INTERPOL_START) {
         Pin::Unseen
     } else {
         Pin::Nothing
+    }
+}
+
+/// The same for a set of arguments, behind its brace.
+fn pin_of_set(rest: &[Token]) -> Pin {
+    let mut depth = 1;
+    let end = rest.iter().position(|token| {
+        match token.kind {
+            TOKEN_L_BRACE | TOKEN_INTERPOL_START => depth += 1,
+            TOKEN_R_BRACE | TOKEN_INTERPOL_END => depth -= 1,
+            _ => {}
+        }
+        depth == 0
+    });
+    let set = &rest[..end.unwrap_or(rest.len())];
+    let has = |names: &[&str]| {
+        let mut tokens = set.iter();
+        tokens.any(|token| token.kind == TOKEN_IDENT && names.contains(&token.text))
+    };
+    if has(&["sha256", "hash", "narHash"]) {
+        return Pin::Hash;
+    }
+    match pin_of_url(set) {
+        Pin::Nothing if has(&["rev"]) || set.iter().any(|it| it.kind == TOKEN_INHERIT) => {
+            Pin::Unseen
+        }
+        other => other,
     }
 }
 
@@ -222,7 +278,7 @@ let
 in if 1 <2 then builtins.getEnv \"HOME\" else fetchTarball \"https://x/84a3aecb1d976366060d0f0fd4df7d67b0855f5e.tar.gz\"
 ";
         let found_with = |nix_path, lookups: &[String]| -> Vec<String> {
-            let found = in_text(text, nix_path, lookups, false).into_iter();
+            let found = in_code(&tokens(text), nix_path, lookups, false).into_iter();
             found.map(|(line, what)| format!("{line} {what}")).collect()
         };
         let found = |nix_path| found_with(nix_path, &[]);
@@ -247,6 +303,40 @@ in if 1 <2 then builtins.getEnv \"HOME\" else fetchTarball \"https://x/84a3aecb1
             assert_eq!(found(open)[1..], rest);
             // Hydra's inputs have revisions.
             assert_eq!(found_with(open, &[pinned.to_string()]), rest, "{open}");
+        }
+    }
+
+    #[test]
+    fn comments_and_strings_are_no_code_and_what_niv_and_npins_generate_is_known() {
+        let found = |text: &str| -> Vec<String> {
+            let found = in_code(&tokens(text), "/pins", &[], false).into_iter();
+            found.map(|(line, what)| format!("{line} {what}")).collect()
+        };
+        let none: [&str; 0] = [];
+        for text in [
+            "/* import <nixpkgs> { }\n builtins.currentTime */ 1",
+            "\"say # <nixpkgs> and fetchTarball \\\" { }\" # builtins.getEnv",
+            "''\n  fetchTarball \"https://x\"\n  ''${1} <nixpkgs>\n''",
+            "let inherit (builtins) getEnv; getEnv = 1; in 2",
+            "name: let it = builtins.getEnv \"NIV_OVERRIDE_${name}\"; in /. + builtins.getEnv \"PWD\"",
+            "builtins.getEnv \"NPINS_OVERRIDE_${name}\"",
+            "{ url, sha256 }@attrs: fetchTarball attrs",
+            "fetchTarball ({ inherit url; } // more)",
+            "fetchTarball { url = \"https://x/${pins.x}.tar.gz\"; inherit (pins) sha256; }",
+            "fetchTarball \"https://x/${version}.tar.gz\"",
+        ] {
+            assert_eq!(found(text), none, "{text}");
+        }
+        assert_eq!(
+            found(
+                "\"${import <nixpkgs> { }}\" # \"\n + (builtins.fetchTarball ({ url = https://x/y; }))"
+            ),
+            ["1 <nixpkgs>", "2 fetchTarball without a hash or `rev`"]
+        );
+        // What is cut short anywhere is read to its end.
+        let text = "{ a = ''x${\"y${z}\"}''; b = <n> + ./c${d}/e; } /* f */";
+        for end in 0..text.len() {
+            tokens(&text[..end]);
         }
     }
 

@@ -11,6 +11,7 @@ use bullet_stream::global::print;
 use closure::plan::Miss;
 use nix_derivation::StorePath;
 use nix_runner::NixError;
+use std::io::{self, Write};
 
 /// Whether what is missing is built: where that is asked for, and no cache may have any of it. An outage
 /// is no reason to compile for hours, nor is a password or a key that the settings lack.
@@ -69,7 +70,12 @@ pub fn realise(
             "Building {engine} what no binary cache has of {}",
             words::paths(derivations.len())
         ),
-        |mut log, _| nix.realise(&derivations, &mut log),
+        |log, _| {
+            let mut log = Folded::new(log, build.config.debug);
+            let result = nix.realise(&derivations, !build.config.debug, &mut log);
+            log.finish();
+            result
+        },
     );
     result?;
     let roots = resolved.roots.iter();
@@ -83,4 +89,93 @@ pub fn realise(
         ))
     })?;
     Ok(Some(cache))
+}
+
+/// Passes on what matters of Nix's log: what is built, warnings, and errors to their end. What is copied is
+/// counted.
+struct Folded<W> {
+    log: W,
+    /// Whether everything is passed on.
+    is_whole: bool,
+    line: Vec<u8>,
+    is_error: bool,
+    copied: usize,
+}
+
+impl<W: Write> Folded<W> {
+    fn new(log: W, is_whole: bool) -> Self {
+        Self {
+            log,
+            is_whole,
+            line: Vec::new(),
+            is_error: false,
+            copied: 0,
+        }
+    }
+
+    fn end_line(&mut self) -> io::Result<()> {
+        let line = std::mem::take(&mut self.line);
+        self.is_error |= line.starts_with(b"error:");
+        self.copied += usize::from(line.starts_with(b"copying path"));
+        let matters = line.starts_with(b"building '") || line.starts_with(b"warning:");
+        if self.is_whole || self.is_error || matters {
+            self.log.write_all(&line)?;
+            self.log.write_all(b"\n")?;
+        }
+        Ok(())
+    }
+
+    fn finish(mut self) {
+        if self.copied > 0 && !self.is_whole {
+            let copied = words::paths(self.copied);
+            // A log that nobody reads any more is no reason to stop.
+            let _ = writeln!(self.log, "{copied} came from the binary caches");
+        }
+    }
+}
+
+impl<W: Write> Write for Folded<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        for byte in bytes {
+            if *byte == b'\n' {
+                self.end_line()?;
+            } else {
+                self.line.push(*byte);
+            }
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.log.flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LOG: &str = "these 2 derivations will be built:\n  /nix/store/a.drv\n\
+        copying path '/nix/store/x' from 'https://cache.nixos.org'...\nbuilding '/nix/store/a.drv'...\n\
+        a> compiling\nerror: builder for '/nix/store/a.drv' failed\n       last 2 log lines:\n       > oh\n";
+
+    fn folded(is_whole: bool) -> String {
+        let mut shown = Vec::new();
+        let mut log = Folded::new(&mut shown, is_whole);
+        log.write_all(LOG.as_bytes()).unwrap();
+        log.finish();
+        String::from_utf8(shown).unwrap()
+    }
+
+    #[test]
+    fn what_is_built_and_the_error_are_shown_and_what_is_copied_is_counted() {
+        insta::assert_snapshot!(folded(false), @r"
+        building '/nix/store/a.drv'...
+        error: builder for '/nix/store/a.drv' failed
+               last 2 log lines:
+               > oh
+        1 store path came from the binary caches
+        ");
+        assert_eq!(folded(true), LOG);
+    }
 }

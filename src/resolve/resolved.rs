@@ -16,12 +16,21 @@ pub(super) struct Evaluated {
     pub(super) derivations: Vec<Option<String>>,
 }
 
+/// Where a build of Hydra's comes from.
+#[derive(Debug)]
+pub struct Origin {
+    /// Its page.
+    pub page: String,
+    /// The URL of the repository, where it is known.
+    pub source: Option<String>,
+}
+
 /// The roots, and what is left of their evaluation.
 #[derive(Debug)]
 pub struct Resolved {
     pub roots: Vec<Root>,
-    /// The page of the build on Hydra, where it was asked for one.
-    pub page: Option<String>,
+    /// Hydra's build, where it was asked for one.
+    pub origin: Option<Origin>,
     /// By what the next build knows that it would evaluate to the same; None where that is not known.
     pub memo: Option<Key>,
     /// None where nothing was evaluated.

@@ -3,13 +3,15 @@
 # All arguments are strings, since they come from a command line: `source` is the app's source in
 # the store, `file` the expression's file in it, `attributes` a JSON list of attributes, each with its
 # `path` and the `outputs` to take (null: those that it says), `flake` the URL of the flake that the file
-# is (empty: it is none), `system` the system to deploy to.
+# is (empty: it is none), `system` the system to deploy to, `trees` a URL with which a source that is not in
+# the store fails (empty: `builtins.fetchTree` is Nix's own).
 {
   source,
   file,
   attributes,
   flake,
   system,
+  trees,
 }:
 let
   # As nix-build does: a function is called with what its own defaults give.
@@ -47,8 +49,51 @@ let
     else
       get path [ ] (builtins.head places);
 
+  # Nix asks the store for what `fetchTarball` fetches, but not for what `fetchTree` does. So the app's own
+  # files get one that takes what has a hash out of the store. What Nix's own would know of it besides ends
+  # the evaluation.
+  fetchTree =
+    input:
+    let
+      of = name: input.${name} or (abort "`${name}` of what fetchTree fetches is not known");
+    in
+    if builtins.isAttrs input && input ? narHash then
+      {
+        inherit (input) narHash;
+        outPath = fetchTarball {
+          name = "source";
+          url = trees;
+          sha256 = input.narHash;
+        };
+        shortRev = builtins.substring 0 7 (of "rev");
+      }
+      // builtins.listToAttrs (
+        map
+          (name: {
+            inherit name;
+            value = of name;
+          })
+          [
+            "rev"
+            "revCount"
+            "lastModified"
+            "lastModifiedDate"
+            "submodules"
+          ]
+      )
+    else
+      builtins.fetchTree input;
+  isOwn = file: builtins.substring 0 (builtins.stringLength source) (toString file) == source;
+  scope = {
+    import = file: if isOwn file then builtins.scopedImport scope file else import file;
+    builtins = builtins // {
+      inherit fetchTree;
+      inherit (scope) import;
+    };
+  };
+
   # The expression is imported from the store, so that `./.` in it is a path in the store.
-  top = call (import (source + "/" + file));
+  top = call ((if trees == "" then import else scope.import) (source + "/" + file));
 
   # The value at a path, called where it is a function, or the first name of the path that is missing:
   # after which others, and which there are.

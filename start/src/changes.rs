@@ -144,7 +144,7 @@ fn shown(lines: &mut Vec<String>, kind: Vec<String>) {
 }
 
 /// The paths that `other` does not have, by package and output, in the order of their names.
-fn only_in<'a>(
+pub(crate) fn only_in<'a>(
     closure: &'a Closure,
     other: &Closure,
 ) -> BTreeMap<(&'a str, Option<&'a str>), Vec<&'a Member>> {

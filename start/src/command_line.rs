@@ -11,7 +11,8 @@ use crate::doctor;
 use crate::engine::Engine;
 use crate::errors::{self, RunError};
 use crate::help;
-use crate::image::Found;
+use crate::image::{Found, STORE_DIR};
+use crate::page;
 use crate::picture;
 use crate::plan::Plan;
 use crate::run::{self, Request};
@@ -27,7 +28,9 @@ use std::process::ExitCode;
 /// The name by which the first word is a command of this program.
 const NAME: &str = "nix-hydra";
 
-const COMMANDS: [&str; 6] = ["run", "engines", "closure", "why", "diff", "doctor"];
+const COMMANDS: [&str; 7] = [
+    "run", "engines", "closure", "why", "diff", "doctor", "check",
+];
 
 /// The exit status for wrong words.
 const USAGE: u8 = 2;
@@ -47,7 +50,9 @@ pub fn main(words: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
 }
 
-fn command(words: &[OsString]) -> ExitCode {
+/// Runs a command of `nix-hydra`.
+#[must_use]
+pub fn command(words: &[OsString]) -> ExitCode {
     let Some((command, rest)) = words.split_first() else {
         return usage(help::HELP);
     };
@@ -58,6 +63,10 @@ fn command(words: &[OsString]) -> ExitCode {
         Some("why") => why(rest),
         Some("diff") => diff(rest),
         Some("doctor") => doctor(rest),
+        Some("check") => {
+            say(NAME, help::NO_CHECK);
+            ExitCode::from(USAGE)
+        }
         Some("--help" | "-h") => print_help(help::HELP),
         Some("--version" | "-V") => {
             println!("{NAME} {}", env!("CARGO_PKG_VERSION"));
@@ -157,20 +166,68 @@ fn engines(words: &[OsString]) -> ExitCode {
     }
 }
 
+/// What `nix-hydra closure` prints, and of what.
+#[derive(Debug, Default)]
+struct ClosureWords<'a> {
+    /// The option that says it; none for the report.
+    form: Option<&'a str>,
+    file: Option<&'a OsStr>,
+    since: Option<&'a OsStr>,
+}
+
+impl<'a> ClosureWords<'a> {
+    /// None if the words are wrong.
+    fn parse(words: &'a [OsString]) -> Option<Self> {
+        let mut parsed = Self::default();
+        let mut words = words.iter();
+        while let Some(word) = words.next() {
+            match word.to_str() {
+                Some("--since") => parsed.since = Some(words.next()?),
+                Some(form @ ("--all" | "--json" | "--svg" | "--html")) if parsed.form.is_none() => {
+                    parsed.form = Some(form);
+                }
+                Some(option) if option.starts_with('-') => return None,
+                _ if parsed.file.is_none() => parsed.file = Some(word),
+                _ => return None,
+            }
+        }
+        (parsed.since.is_none() || parsed.form == Some("--html")).then_some(parsed)
+    }
+}
+
 fn closure(words: &[OsString]) -> ExitCode {
-    let words: Vec<_> = words.iter().map(|word| word.to_str()).collect();
-    let form: fn(&Closure, &SeenStore) -> String = match words[..] {
-        [] => |closure, store| why::report(closure, store, why::LARGEST),
-        [Some("--all")] => |closure, store| why::report(closure, store, usize::MAX),
-        [Some("--json")] => |closure, _| closure.to_string(),
-        [Some("--svg")] => picture::svg,
-        [Some("--help" | "-h")] => return print_help(help::CLOSURE_HELP),
-        _ => return usage(help::CLOSURE_HELP),
+    if words.iter().any(is_help) {
+        return print_help(help::CLOSURE_HELP);
+    }
+    let Some(words) = ClosureWords::parse(words) else {
+        return usage(help::CLOSURE_HELP);
     };
-    match find_closure() {
-        Ok((found, closure)) => print_out(&form(&closure, &found.seen_store())),
+    match shown_closure(&words) {
+        Ok(text) => print_out(&text),
         Err(error) => failed("nix-hydra closure", &error),
     }
+}
+
+fn shown_closure(words: &ClosureWords) -> Result<String, RunError> {
+    let (closure, found) = if let Some(file) = words.file {
+        (read_closure(file)?, None)
+    } else {
+        let (found, closure) = find_closure()?;
+        (closure, Some(found))
+    };
+    let store = found.as_ref().map(Found::seen_store);
+    let store = store.unwrap_or_else(|| SeenStore::new(STORE_DIR));
+    Ok(match words.form {
+        Some("--all") => why::report(&closure, &store, usize::MAX),
+        Some("--json") => closure.to_string(),
+        Some("--svg") => picture::svg(&closure, &store),
+        Some("--html") => {
+            let before = words.since.map(read_closure).transpose()?;
+            let layer = |path: &str| found.as_ref()?.layer_of(&store.shown(path));
+            page::html(&closure, &store, layer, before.as_ref())
+        }
+        _ => why::report(&closure, &store, why::LARGEST),
+    })
 }
 
 fn why(words: &[OsString]) -> ExitCode {

@@ -27,6 +27,8 @@ const NAMED: usize = 5;
 #[derive(Debug)]
 pub(crate) struct Examination {
     roots: Vec<String>,
+    /// Names and values.
+    labels: Vec<(String, String)>,
     checks: Vec<Check>,
     facts: Vec<Fact>,
 }
@@ -98,6 +100,7 @@ pub(crate) fn examine(found: &Found, thorough: bool) -> Examination {
     let roots = found.image.roots.iter();
     Examination {
         roots: roots.map(|root| root.display().to_string()).collect(),
+        labels: found.labels(),
         checks: checks::all(found, thorough),
         facts: facts::all(|name| env::var_os(name)),
     }
@@ -119,6 +122,10 @@ impl Examination {
         let mut text = format!("nix-hydra {}. Deployed:\n\n", env!("CARGO_PKG_VERSION"));
         for root in &self.roots {
             line(&mut text, "", "", root);
+        }
+        for (name, value) in &self.labels {
+            let name = name.rsplit('.').next().unwrap_or(name);
+            line(&mut text, "", name, value);
         }
         text.push('\n');
         for check in &self.checks {
@@ -167,11 +174,17 @@ impl Examination {
             .map(|fact| format!("{}:{}", quoted(fact.name), quoted(&fact.value)))
             .collect();
         let roots: Vec<String> = self.roots.iter().map(|root| quoted(root)).collect();
+        let labels: Vec<String> = self
+            .labels
+            .iter()
+            .map(|(name, value)| format!("{}:{}", quoted(name), quoted(value)))
+            .collect();
         format!(
-            "{{\"version\":{},\"well\":{},\"roots\":[{}],\n\"checks\":[\n{}\n],\n\"facts\":{{\n{}\n}}}}\n",
+            "{{\"version\":{},\"well\":{},\"roots\":[{}],\n\"labels\":{{{}}},\n\"checks\":[\n{}\n],\n\"facts\":{{\n{}\n}}}}\n",
             quoted(env!("CARGO_PKG_VERSION")),
             self.is_well(),
             roots.join(","),
+            labels.join(","),
             checks.join(",\n"),
             facts.join(",\n")
         )
@@ -245,6 +258,10 @@ mod tests {
         let engines = vec!["namespace  works".to_string(), "proot      works".into()];
         Examination {
             roots: vec!["/nix/store/xbgcfhaawi9iz9s99k58sqy8azc2a1w3-myapp".into()],
+            labels: vec![(
+                "org.opencontainers.image.url".into(),
+                "https://hydra.acme.net/build/10".into(),
+            )],
             checks: vec![
                 Check::ok("engine", "commands are run by namespace").with_details(engines),
                 Check::bad(

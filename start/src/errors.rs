@@ -3,6 +3,7 @@
 use crate::app::End;
 use crate::choose::Reason;
 use crate::engine::{EXPECTED, Engine, SETTING};
+use crate::executable::{Kind, Machine};
 use crate::namespace::{Refusal, Step};
 use crate::plan::{Misfit, STRICT};
 use crate::proot::Lack;
@@ -32,6 +33,8 @@ pub(crate) enum RunError {
     Execute(OsString, io::Error),
     /// The program is a script, and the interpreter that its first line names is not there.
     NoInterpreter(OsString, String),
+    /// The program, or the interpreter of a script, is this file, which the kernel does not run.
+    NoProgram(OsString, PathBuf, Kind),
     /// No store path of the image is called so.
     NotInClosure(String),
 }
@@ -78,6 +81,7 @@ impl RunError {
                  `nix-hydra closure --all` lists them."
             ),
             Self::NoInterpreter(program, interpreter) => no_interpreter(program, interpreter),
+            Self::NoProgram(program, file, kind) => no_program(program, file, kind),
             Self::Execute(program, error) => {
                 format!("cannot run {}: {error}", Path::new(program).display())
             }
@@ -129,6 +133,31 @@ fn no_interpreter(program: &OsStr, interpreter: &str) -> String {
              there.\n\nName one that the image has, or deploy it."
         ),
     }
+}
+
+fn no_program(program: &OsStr, file: &Path, kind: &Kind) -> String {
+    let own = Machine::own();
+    let what = match kind {
+        Kind::Elf(machine) if *machine != own => format!(
+            "a program for {machine}, and this is {own}.\n\nDeploy what was built for {own}-linux; or run the \
+             image on {machine}"
+        ),
+        Kind::Elf(_) | Kind::CutElf => {
+            "a program that is cut short or damaged.\n\nBuild it, and then the image, again"
+                .to_string()
+        }
+        Kind::Script(_) | Kind::Text => {
+            "no program.\n\nDeploy one that was built for Linux".to_string()
+        }
+        Kind::Other(what) => format!(
+            "{what}, which Linux does not run.\n\nDeploy a program that was built for {own}-linux"
+        ),
+    };
+    format!(
+        "cannot run {}: {} is {what}.",
+        Path::new(program).display(),
+        file.display()
+    )
 }
 
 fn strict(setting: &Misfit) -> String {
@@ -281,6 +310,13 @@ mod tests {
             RunError::NoInterpreter("myapp".into(), "/bin/sh\r".into()),
             RunError::NoInterpreter("myapp".into(), "/usr/bin/ruby".into()),
         ]);
+        let file = Path::new("/nix/store/xbgcfhaawi9iz9s99k58sqy8azc2a1w3-myapp/bin/myapp");
+        let kinds = [
+            Kind::Elf(Machine::ARM),
+            Kind::CutElf,
+            Kind::Other("a program for Windows"),
+        ];
+        errors.extend(kinds.map(|kind| RunError::NoProgram("myapp".into(), file.into(), kind)));
         let messages: Vec<_> = errors
             .iter()
             .map(|error| {
@@ -291,6 +327,8 @@ mod tests {
                 )
             })
             .collect();
-        insta::assert_snapshot!(messages.join("\n\n==========\n\n"));
+        let messages = messages.join("\n\n==========\n\n");
+        let own = Machine::own().to_string();
+        insta::assert_snapshot!(messages.replace(&own, "<own>"));
     }
 }

@@ -3,11 +3,13 @@
 //! This is not left to the C library: musl's runs no script whose first line names no interpreter.
 
 use crate::app::App;
+use crate::executable::Kind;
 use crate::sys;
 use std::env;
-use std::ffi::{CString, OsString};
+use std::ffi::{CStr, CString, OsStr, OsString};
 use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::Path;
 
 /// Runs a script whose first line names no interpreter.
 const SHELL: &str = "/bin/sh";
@@ -40,13 +42,20 @@ fn try_to_execute(app: &App) -> io::Result<i32> {
         // It is part of a text without a zero.
         let file = CString::new(file).unwrap_or_default();
         match sys::execute(&file, &words[1..], &environment) {
-            libc::ENOEXEC => {
+            libc::ENOEXEC if is_text(&file) => {
                 words[1] = file;
                 sys::execute(&words[0], &words, &environment)
             }
             error => error,
         }
     }))
+}
+
+/// Whether a shell may run this file, which the kernel does not: it would take a program for another
+/// processor for a text, and show its bytes among errors.
+fn is_text(file: &CStr) -> bool {
+    let kind = Kind::of(Path::new(OsStr::from_bytes(file.to_bytes())));
+    matches!(kind, Ok(Kind::Text))
 }
 
 /// The app's environment.

@@ -9,11 +9,17 @@ Usage: nix-hydra run COMMAND [ARGUMENT]...    run a command with the closure at 
        nix-hydra why PATH                     say why a store path is in this image
        nix-hydra diff BEFORE AFTER            say what changed between two images
        nix-hydra doctor                       say what is wrong with this image, where it runs
+       nix-hydra check [DIR]                  say whether a deploy would succeed; not in an image
        run_proot.sh COMMAND [ARGUMENT]...     the same as nix-hydra run
 
 Each takes --help; --version prints the version of the buildpack that made the image. A program that
 is deployed is on PATH by its own name, too, as if run_proot.sh were before it.
 ";
+
+pub(crate) const NO_CHECK: &str = "\
+`check` reads an app's source before it is deployed, and is not in images.
+
+It is in the buildpack's release, where this program has the same name.";
 
 pub(crate) const RUN_HELP: &str = "\
 Runs a command where the image's Nix closure is at /nix/store, with the bin directories of the
@@ -41,11 +47,15 @@ pub(crate) const CLOSURE_HELP: &str = "\
 Says what is in this image: how large it is, the 20 largest store paths, each with the shortest chain
 of references that pulls it in, and what programs rarely need when they run.
 
-Usage: nix-hydra closure [--all | --json | --svg]
+Usage: nix-hydra closure [--all | --json | --svg | --html [--since BEFORE]] [FILE]
 
   --all     every store path, not the largest alone
   --json    all that is known, as JSON: roots, and of each path its size and references
   --svg     a picture: a box for each store path, as large as it is, with its chain under the pointer
+  --html    a page with a picture to walk through, a table and a search
+  --since   colours what changed since another image
+  FILE      another closure than this image's; like BEFORE, the output of `nix-hydra closure --json` or of
+            `nix-hydra check --json`
 ";
 
 pub(crate) const WHY_HELP: &str = "\
@@ -65,7 +75,8 @@ Says what changed between two images: packages that were updated, are new or are
 
 Usage: nix-hydra diff BEFORE [AFTER]
 
-  BEFORE, AFTER    a file with the output of `nix-hydra closure --json`; without AFTER, this image
+  BEFORE, AFTER    a file with the output of `nix-hydra closure --json` or `nix-hydra check --json`;
+                   without AFTER, this image
 ";
 
 pub(crate) const DOCTOR_HELP: &str = "\

@@ -121,6 +121,26 @@ pub(crate) struct Found {
     pub(crate) layer: PathBuf,
 }
 
+/// The tables `[[labels]]` of a TOML file, whose strings are in one line each.
+fn labels(toml: &str) -> Vec<(String, String)> {
+    let mut labels = Vec::new();
+    let mut is_label = false;
+    let mut key = None;
+    for line in toml.lines().map(str::trim) {
+        if line.starts_with('[') {
+            is_label = line == "[[labels]]";
+        }
+        let pair = line.split_once('=').filter(|_| is_label);
+        let pair = pair.map(|(name, value)| (name.trim(), value.trim().trim_matches('"')));
+        match pair {
+            Some(("key", value)) => key = Some(value.to_string()),
+            Some(("value", value)) => labels.extend(key.take().map(|key| (key, value.to_string()))),
+            _ => {}
+        }
+    }
+    labels
+}
+
 impl Found {
     /// Looks at the layers that this program is in: `…/proot/bin/nix-hydra`.
     pub(crate) fn find() -> Result<Self, (PathBuf, io::Error)> {
@@ -168,6 +188,22 @@ impl Found {
             Closure::parse(&text).ok_or_else(|| io::Error::other("it is of another version"))
         });
         closure.map_err(|error| (file, error))
+    }
+
+    /// The layer of the store path with this name in the closure layer, which has a link to each.
+    pub(crate) fn layer_of(&self, shown: &str) -> Option<String> {
+        let place = self.store.join(shown).read_link().ok()?;
+        let layer = place.parent()?.file_name()?;
+        Some(layer.to_string_lossy().into_owned())
+    }
+
+    /// The labels of the image that the buildpacks gave it, names and values, as the lifecycle has left
+    /// them beside the layers.
+    pub(crate) fn labels(&self) -> Vec<(String, String)> {
+        let layers = self.store.parent().and_then(Path::parent);
+        let file = layers.map(|layers| layers.join("config/metadata.toml"));
+        let text = file.and_then(|file| fs::read_to_string(file).ok());
+        labels(&text.unwrap_or_default())
     }
 
     /// The place without an engine of a path as the app sees it, with all links followed. None if it does
@@ -302,5 +338,17 @@ mod tests {
         assert_eq!(followed("/nix/store/a-app/bin/other"), None);
         assert_eq!(followed("/nix/store/a-app/loop"), None);
         assert_eq!(followed("/"), Some("/".into()));
+    }
+
+    #[test]
+    fn labels_are_read_of_the_lifecycle_s_file() {
+        let file = "[[buildpacks]]\n  id = \"nix/hydra\"\n\n[[labels]]\n  key = \"a.version\"\n  value = \"1.0\"\n\n\
+                    [[labels]]\n  key = \"a.url\"\n  value = \"https://x/?a=b\"\n\n[[processes]]\n  key = \"b\"\n  value = \"c\"\n";
+        let expected = [("a.version", "1.0"), ("a.url", "https://x/?a=b")];
+        assert_eq!(
+            labels(file),
+            expected.map(|(a, b)| (a.to_string(), b.to_string()))
+        );
+        assert_eq!(labels(""), []);
     }
 }

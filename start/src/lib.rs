@@ -18,7 +18,7 @@ mod help;
 
 mod report;
 
-mod interpreter;
+pub mod executable;
 
 pub mod processes;
 
@@ -33,6 +33,8 @@ pub mod closure;
 pub mod changes;
 
 mod picture;
+
+mod page;
 
 mod why;
 
@@ -75,5 +77,5 @@ mod command_line;
 #[cfg(test)]
 mod sys_tests;
 
-pub use command_line::main;
+pub use command_line::{command, main};
 pub use sys::return_large_allocations;

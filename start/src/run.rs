@@ -4,15 +4,16 @@ use crate::app::{App, End};
 use crate::choose::{Ready, Reason, in_proot, prepare};
 use crate::environment;
 use crate::errors::{self, RunError};
+use crate::executable::{Kind, Machine, behind};
 use crate::execute::execute;
 use crate::image::Found;
-use crate::interpreter::of_script;
 use crate::namespace::View;
 use crate::plan::Plan;
 use crate::say::{RUN_PROOT, say};
 use crate::shell;
 use crate::supervise;
 use crate::sys::{self, Signals};
+use std::convert::Infallible;
 use std::env;
 use std::ffi::OsString;
 use std::io;
@@ -134,12 +135,10 @@ fn launch(
             Ok(start(app, found, None, signals))
         }
         Ready::PRoot(proot) => {
-            // PRoot takes a carriage return for a space, and the script for one of Unix.
-            if let Some(interpreter) = missing_interpreter(app, found) {
-                return Ok(Err(RunError::NoInterpreter(
-                    app.program.clone(),
-                    interpreter,
-                )));
+            // PRoot takes a carriage return for a space, and the script for one of Unix; it starts a
+            // program for another processor, which ends by a signal.
+            if let Some(error) = unfit(app, found, false) {
+                return Ok(Err(error));
             }
             in_proot(Some(app), found, proot, signals).map(|end| executed(app, found, end))
         }
@@ -174,23 +173,30 @@ fn executed(app: &App, found: &Found, end: End) -> Result<End, RunError> {
 
 /// The error of an app that could not be executed. "Not found" may be the interpreter of a script.
 fn cannot(app: &App, found: &Found, error: io::Error) -> RunError {
-    let is_missing = error.kind() == io::ErrorKind::NotFound;
-    let interpreter = is_missing
-        .then(|| missing_interpreter(app, found))
-        .flatten();
-    match interpreter {
-        Some(interpreter) => RunError::NoInterpreter(app.program.clone(), interpreter),
-        None => RunError::Execute(app.program.clone(), error),
-    }
+    let unfit = match error.raw_os_error() {
+        Some(libc::ENOENT) => unfit(app, found, false),
+        // The last two come of program headers that are beyond the file's end.
+        Some(libc::ENOEXEC | libc::EIO | libc::EOPNOTSUPP) => unfit(app, found, true),
+        _ => None,
+    };
+    unfit.unwrap_or_else(|| RunError::Execute(app.program.clone(), error))
 }
 
-/// The interpreter that the app, a script, names and that is not there.
-fn missing_interpreter(app: &App, found: &Found) -> Option<String> {
+/// Why the kernel does not run the app's file, where its first bytes tell. `is_refused` says that the
+/// kernel has tried.
+fn unfit(app: &App, found: &Found, is_refused: bool) -> Option<RunError> {
     let mut files = app.files().into_iter();
-    let file = files.find_map(|file| found.followed(&file))?;
-    let interpreter = of_script(&file)?;
-    let is_there = found.followed(Path::new(&interpreter)).is_some();
-    (!is_there).then_some(interpreter)
+    let file = files.find(|file| found.followed(file).is_some())?;
+    let followed = |path: &Path| Ok::<_, Infallible>(found.followed(path));
+    let Ok(behind) = behind(&file, followed);
+    let (file, kind) = behind?;
+    let program = app.program.clone();
+    match kind {
+        Kind::Script(interpreter) => Some(RunError::NoInterpreter(program, interpreter)),
+        Kind::Text => None,
+        Kind::Elf(machine) if Machine::own().runs(machine) && !is_refused => None,
+        kind => Some(RunError::NoProgram(program, file, kind)),
+    }
 }
 
 fn log(line: &str) {

@@ -24,6 +24,10 @@ impl SeenStore {
         }
     }
 
+    pub(crate) fn directory(&self) -> &str {
+        &self.directory
+    }
+
     /// The full path of the store path with this base name.
     pub(crate) fn path(&self, base: &str) -> String {
         format!("{}/{}", self.directory, self.shown(base))

@@ -156,6 +156,10 @@ impl Deploy {
         self
     }
 
+    pub fn setting(&self, name: &str) -> Option<String> {
+        self.env.get(name).cloned()
+    }
+
     /// Builds as on a host that refuses this.
     pub fn forbid(&mut self, forbidden: Forbidden) -> &mut Self {
         self.forbidden.push(forbidden);
@@ -211,6 +215,24 @@ impl Deploy {
             build = build.sandbox(|sandbox| sandbox.forbid(*forbidden));
         }
         build.sandbox(&self.change)
+    }
+
+    /// Runs `nix-hydra check` on the app with the same settings, where there is no platform. What it keeps
+    /// is in the directory `kept`.
+    pub fn check(&self, words: &[&str], kept: &Path) -> Output {
+        for directory in [self.app.path(), kept] {
+            fs::set_permissions(directory, fs::Permissions::from_mode(0o777)).unwrap();
+        }
+        let mut sandbox = Sandbox::new(&self.fixtures.rootfs)
+            .bind_ro(buildpack(), "/buildpack")
+            .bind_ro(self.app.path(), "/app")
+            .bind_rw(kept, "/kept")
+            .env("XDG_CACHE_HOME", "/kept");
+        for (name, value) in &self.env {
+            sandbox = sandbox.env(name, value);
+        }
+        let program = ["/buildpack/bin/nix-hydra", "check", "/app"];
+        sandbox.run(program.iter().chain(words)).unwrap()
     }
 
     /// The image of a build that must succeed.
@@ -328,7 +350,8 @@ pub struct Made {
     pub store_path: String,
     pub base_name: String,
     pub cache: Server,
-    _directory: TempDir,
+    /// The files of the cache are in `cache`.
+    pub directory: TempDir,
 }
 
 /// Makes a store path of what `fill` puts into a directory, with these references, which must be
@@ -339,17 +362,29 @@ pub fn made(
     references: &[&str],
     fill: impl FnOnce(&Path),
 ) -> Made {
+    let base_name = format!("{}-{name}", "0123456789abcdfghijklmnpqrsvwxyz");
+    made_as(fixtures, &base_name, references, fill)
+}
+
+/// The same with this hash and name.
+pub fn made_as(
+    fixtures: &Fixtures,
+    base_name: &str,
+    references: &[&str],
+    fill: impl FnOnce(&Path),
+) -> Made {
     let directory = TempDir::new().unwrap();
     let root = directory.path().join("root");
     let cache = directory.path().join("cache");
-    let base_name = format!("{}-{name}", "0123456789abcdfghijklmnpqrsvwxyz");
     let store_path = format!("/nix/store/{base_name}");
     fs::create_dir_all(root.join("nix/store")).unwrap();
     let from = format!("file://{}", fixtures.cache.display());
     let to = format!("local?root={}", root.display());
     let copy = ["copy", "--no-check-sigs", "--from", &from, "--to", &to];
-    output(nix(fixtures, "nix", &root).args(copy).args(references));
-    let out = root.join("nix/store").join(&base_name);
+    if !references.is_empty() {
+        output(nix(fixtures, "nix", &root).args(copy).args(references));
+    }
+    let out = root.join("nix/store").join(base_name);
     fs::create_dir(&out).unwrap();
     fill(&out);
     let mut registration = format!("{store_path}\n\n{}\n", references.len());
@@ -373,8 +408,8 @@ pub fn made(
     Made {
         cache: Server::start(&cache).unwrap(),
         store_path,
-        base_name,
-        _directory: directory,
+        base_name: base_name.to_string(),
+        directory,
     }
 }
 

@@ -18,11 +18,11 @@ use tempfile::TempDir;
 pub const MEMORY: u64 = 256 * 1024 * 1024;
 
 /// A small file system in memory over a directory, gone when dropped.
-struct Small(PathBuf);
+pub struct Small(PathBuf);
 
 impl Small {
     /// Only root can make one.
-    fn new(directory: &Path, size: &str) -> Option<Self> {
+    pub fn new(directory: &Path, size: &str) -> Option<Self> {
         let options = format!("size={size},mode=1777,uid=1000,gid=1000");
         let mounted = Command::new("mount")
             .args(["-t", "tmpfs", "-o", &options, "tmpfs"])
@@ -291,7 +291,10 @@ fn without_a_network_what_is_there_is_enough_and_what_is_missing_is_said() {
     for (url, said) in [
         (cache.as_str(), "Connection refused"),
         ("http://192.0.2.1", "Network is unreachable"),
-        ("https://cache.invalid", "the host name cannot be resolved"),
+        (
+            "https://cache.invalid",
+            "the host name cannot be resolved at the moment",
+        ),
     ] {
         deploy.set("NIX_EXTRA_BINARY_CACHE", url);
         let message = failed_after(previous.as_ref(), &deploy.build());

@@ -262,6 +262,21 @@ fn a_miss_is_explained_after_what_was_done_so_far() {
 }
 
 #[test]
+fn a_miss_after_a_deploy_is_compared_with_the_previous_image() {
+    let Some(deploy) = Deploy::new("static") else {
+        return;
+    };
+    deploy.built();
+    fs::write(deploy.app().join("new.c"), "").unwrap();
+    let outcome = deploy.build();
+    assert!(!outcome.success());
+    let log = deploy.stable(&outcome.log);
+    let log = regex("[0-9a-z]{32}-").replace_all(&log, "<hash>-");
+    let doctor = &log[log.find("- Doctor").unwrap()..];
+    insta::assert_snapshot!("a_miss_after_a_deploy", doctor);
+}
+
+#[test]
 fn nix_debug_lists_what_is_large() {
     let Some(mut deploy) = Deploy::new("static") else {
         return;

@@ -3,15 +3,19 @@
 use crate::common::{Deploy, caches, copy, fixtures, nix, output};
 use crate::evaluate::evaluate_fully;
 use crate::hydra_server::{HydraServer, State, build, eval, git, revision};
+use binary_cache::{PathInfo, Trust};
+use closure::Closure;
 use http_client::Http;
 use hydra::Hydra;
-use nix_derivation::{Derivation, StorePath};
+use nix_derivation::{Derivation, NixHash, StorePath};
 use nix_hydra_buildpack::config::{Config, Wanted};
+use nix_hydra_buildpack::doctor::stores::EvaluatedStore;
 use nix_hydra_buildpack::doctor::{Diagnosis, Evaluated, diagnose};
 use nix_hydra_buildpack::resolve::source::Source;
 use platform::fixtures::Fixtures;
 use platform::server::{Request, Response, Server};
 use serde_json::json;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -317,6 +321,77 @@ fn diagnosis(
     settings: &[(&str, String)],
     server: Option<&Server>,
 ) -> Diagnosis {
+    look(fixtures, app, settings, server, None)
+}
+
+/// A root that no binary cache has.
+struct Missing<'a> {
+    /// The directory of a binary cache.
+    cache: &'a Path,
+    /// The names of the derivations whose outputs it has as well.
+    present: &'a [&'a str],
+    /// The derivation and the output that it has of the same name, in the previous image.
+    before: Option<&'a (String, String)>,
+    /// Paths that are in the previous image besides.
+    also_before: Vec<StorePath>,
+}
+
+impl Missing<'_> {
+    /// A server of the cache, which promises what `made` has of the names.
+    fn server(&self, made: &BTreeSet<StorePath>) -> Server {
+        let is_present = |path: &&StorePath| self.present.contains(&path.name());
+        let mut promised: BTreeMap<String, String> = made
+            .iter()
+            .filter(is_present)
+            .map(|path| narinfo(path, ""))
+            .collect();
+        if let Some((derivation, output)) = self.before {
+            let base_name = derivation.trim_start_matches("/nix/store/");
+            promised.extend([narinfo(&output.parse().unwrap(), base_name)]);
+        }
+        let hook = move |request: &Request| {
+            let narinfo = promised.get(&request.path)?;
+            Some(Response::new(200).body(narinfo.as_str()))
+        };
+        Server::with_hook(self.cache, hook).unwrap()
+    }
+
+    fn closure(&self) -> Option<Closure> {
+        let (_, output) = self.before?;
+        let root: StorePath = output.parse().unwrap();
+        let info = PathInfo {
+            nar_hash: NixHash::Sha256([7; 32]),
+            nar_size: 1,
+            references: BTreeSet::new(),
+            trust: Trust::Signed,
+            content: None,
+            source: None,
+        };
+        let paths = self.also_before.iter().chain([&root]);
+        Some(Closure {
+            paths: paths.map(|path| (path.clone(), info.clone())).collect(),
+            roots: vec![root],
+        })
+    }
+}
+
+/// The place of a narinfo, and the narinfo.
+fn narinfo(path: &StorePath, deriver: &str) -> (String, String) {
+    let hash = path.to_basename()[..32].to_string();
+    let zeros = "0".repeat(52);
+    let text = format!(
+        "StorePath: {path}\nURL: nar/x\nNarHash: sha256:{zeros}\nNarSize: 120\nReferences: \nDeriver: {deriver}\n"
+    );
+    (format!("/{hash}.narinfo"), text)
+}
+
+fn look(
+    fixtures: &Fixtures,
+    app: &Path,
+    settings: &[(&str, String)],
+    server: Option<&Server>,
+    missing: Option<&Missing>,
+) -> Diagnosis {
     let setting = |name: &str| {
         let found = settings.iter().find(|(set, _)| *set == name);
         found.map(|(_, value)| value.clone())
@@ -328,16 +403,25 @@ fn diagnosis(
     };
     let source = Source::read(app, &config.source_name).unwrap();
     let (nix, roots) = evaluate_fully(fixtures, &source, expression, &config);
+    let before = missing.and_then(Missing::closure);
     let evaluated = Evaluated {
         store: nix.store(),
         root: &roots[0].path,
         source: &source.path,
         source_files: source.files,
         system: "x86_64-linux",
+        is_missing: missing.is_some(),
+        before: before.as_ref(),
     };
     let mut hydra = server.map(|server| Hydra::new(server.url().parse().unwrap(), Http::new()));
-    let urls: Vec<String> = server.iter().map(|server| server.url()).collect();
     let hydra = hydra.as_mut().ok_or("There is no Hydra to ask".to_string());
+    let made = EvaluatedStore(nix.store()).outputs();
+    let cache = missing.map(|missing| missing.server(&made));
+    let urls: Vec<String> = server
+        .or(cache.as_ref())
+        .iter()
+        .map(|it| it.url())
+        .collect();
     diagnose(&evaluated, expression, &config, app, hydra, |_| {
         caches(&urls, &[&fixtures.public_key], true)
     })
@@ -594,7 +678,7 @@ fn why_hydra_could_not_be_asked_is_told() {
     let found = diagnosis(&fixtures, &case.here(), &[], Some(&closed));
     let text = found.explanation().replace(&closed.url(), "http://hydra");
     let why = "http://hydra could not be asked: Hydra cannot be asked without credentials \
-               (http://hydra/search?query=-myapp.drv: HTTP status 401 Unauthorized).";
+               (http://hydra/search?query=-myapp.drv: HTTP status 401 Unauthorized; no credentials for it were found).";
     assert!(text.contains(why), "{text}");
     // Also where it is only one of the binary caches.
     let hook = |request: &Request| (request.path == "/api/queue").then(|| Response::new(401));
@@ -606,7 +690,7 @@ fn why_hydra_could_not_be_asked_is_told() {
     assert!(outcome.success(), "{}", outcome.log);
     let log = deploy.stable(&outcome.log);
     let why = "Hydra cannot be asked without credentials \
-               (http://cache/api/queue?nr=1: HTTP status 401 Unauthorized)";
+               (http://cache/api/queue?nr=1: HTTP status 401 Unauthorized; no credentials for it were found)";
     assert!(log.contains(why), "{log}");
 }
 
@@ -640,6 +724,100 @@ fn without_a_hydra_what_enters_and_what_is_not_pinned_is_told() {
         texts.push(text.replace(pins.path().to_str().unwrap(), "/pins"));
     }
     insta::assert_snapshot!(texts.join("\n\n==========\n\n"));
+}
+
+/// One that is made with a library of its own and with what nixpkgs has.
+const WITH_LIBRARY: &str = r#"
+let
+  pkgs = import ./nixpkgs.nix { };
+  library = derivation {
+    name = "library-1.0"; system = "x86_64-linux"; builder = "/bin/sh"; inherit (pkgs) stdenv zlib;
+  };
+in
+derivation {
+  name = "myapp-1.0";
+  system = "x86_64-linux";
+  builder = "/bin/sh";
+  src = builtins.path { path = ./main.py; name = "main.py"; };
+  inherit library;
+  inherit (pkgs) stdenv curl;
+}
+"#;
+
+#[test]
+fn a_miss_without_a_hydra_is_explained_by_what_the_caches_and_the_previous_image_have() {
+    let Some(fixtures) = fixtures() else { return };
+    let case = |name, differ: fn(&mut Case)| {
+        Case::new(name, WITH_LIBRARY, |case| {
+            case.both("nixpkgs.nix", &nixpkgs("2"));
+            case.both("setup.sh", "");
+            differ(case);
+        })
+    };
+    let cases = [
+        case("miss_alike", |_| {}),
+        case("miss_source", |case| {
+            write(&case.here(), "main.py", "print('new')\n");
+        }),
+        case("miss_nixpkgs", |case| {
+            write(&case.here(), "nixpkgs.nix", &nixpkgs("3"));
+        }),
+        case("miss_uncommitted", |case| {
+            git_in(&case.here(), &["init", "--quiet"]);
+            git_in(&case.here(), &["add", "--all"]);
+            git_in(&case.here(), &["commit", "--quiet", "--message", "all"]);
+            write(&case.here(), "main.py", "print('changed')\n");
+        }),
+    ];
+    let built = build_all(&fixtures, &cases, Path::new("/none"));
+    let [alike, source, nixpkgs, uncommitted] = &cases;
+    let nothing = TempDir::new().unwrap();
+    write(nothing.path(), "nix-cache-info", "StoreDir: /nix/store\n");
+    let text = |case: &Case, missing: &Missing| {
+        let found = look(&fixtures, &case.here(), &[], None, Some(missing));
+        let text = format!("{}\n\n{}", found.answer_to_miss(), found.explanation());
+        assert!(text.lines().count() <= 45, "more than one page: {text}");
+        text
+    };
+    let none = |present| Missing {
+        cache: nothing.path(),
+        present,
+        before: None,
+        also_before: Vec::new(),
+    };
+    let all = ["library-1.0", "stdenv-linux", "zlib-1.2", "curl-8.2"];
+    insta::assert_snapshot!("miss_alone", text(alike, &none(&all)));
+    insta::assert_snapshot!("miss_with_a_library", text(alike, &none(&all[1..])));
+    insta::assert_snapshot!("miss_with_everything", text(alike, &none(&[])));
+    insta::assert_snapshot!("miss_uncommitted", text(uncommitted, &none(&all)));
+    // The cache has the previous image's derivation, which is the same for all.
+    let known = |case: &Case| {
+        let missing = Missing {
+            cache: built.cache.path(),
+            before: Some(&built.derivations[0]),
+            ..none(&[])
+        };
+        text(case, &missing)
+    };
+    insta::assert_snapshot!("miss_source", known(source));
+    insta::assert_snapshot!("miss_nixpkgs", known(nixpkgs));
+    // It has the outputs alone.
+    let path = |name: &str| -> StorePath {
+        format!("/nix/store/0123456789abcdfghijklmnpqrsvwxyz-{name}")
+            .parse()
+            .unwrap()
+    };
+    let unknown = Missing {
+        before: Some(&built.derivations[0]),
+        also_before: vec![path("zlib-1.1"), path("unrelated-1")],
+        ..none(&all[1..])
+    };
+    insta::assert_snapshot!("miss_other_paths", text(nixpkgs, &unknown));
+    let same = Missing {
+        before: Some(&built.derivations[0]),
+        ..none(&all)
+    };
+    insta::assert_snapshot!("miss_collected", text(alike, &same));
 }
 
 /// The whole way, with the stray file that a platform left.

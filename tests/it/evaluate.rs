@@ -1049,6 +1049,26 @@ fn every_fetcher_of_the_stand_in_gives_what_nixpkgs_s_own_would() {
 }
 
 #[test]
+fn an_answer_is_taken_of_a_nix_that_crashes_when_it_has_given_it() {
+    let app = app("{ }");
+    let bin = TempDir::new().unwrap();
+    let config = config(app.path(), &[]);
+    let answer = r#"[{ "kind": "derivation", "outputs": [{ "output": "out", "path": "PATH" }] }]"#;
+    let path = "/nix/store/xbgcfhaawi9iz9s99k58sqy8azc2a1w3-myapp";
+    let answer = answer.replace("PATH", path);
+    for (printed, is_whole) in [(format!("{answer}\\n"), true), (answer, false)] {
+        let script = format!("#!/bin/sh\nprintf '{printed}'\nkill -SEGV $$\n");
+        let program = bin.path().join("nix-instantiate");
+        fs::write(&program, script).unwrap();
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+        let nix = Nix::new(bin.path().to_path_buf(), supply(&config)).unwrap();
+        let outcome = evaluate(&nix, app.path(), &config);
+        let roots = outcome.map(|outcome| outcome.roots[0].path.to_absolute_path());
+        assert_eq!(roots.ok().as_deref(), is_whole.then_some(path));
+    }
+}
+
+#[test]
 fn the_first_nix_on_path_that_is_new_enough_is_taken() {
     let Some(fixtures) = fixtures() else { return };
     let bin = Path::new(&fixtures.nix).join("bin");

@@ -194,7 +194,7 @@ fn a_cache_that_is_down_is_left_out_where_another_has_the_path() {
         unusable,
         [Unusable {
             cache: url,
-            reason: "HTTP status 401 Unauthorized".to_string(),
+            reason: "HTTP status 401 Unauthorized; no credentials for it were found".to_string(),
         }]
     );
 }

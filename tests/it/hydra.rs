@@ -177,6 +177,43 @@ fn a_revision_is_deployed_though_newer_ones_are_built() {
 }
 
 #[test]
+fn while_a_revision_is_built_again_the_build_that_it_has_already_is_named() {
+    const OLDER: &str = "/nix/store/0c6kkf7pw4ix5v9gxjfb4k2sg9v1mssv-myapp";
+    let mut asked = Asked::new(|state| {
+        state.add(eval(1, &at('a')), build(10, &[1], OLDER));
+        state.add(eval(2, &at('b')), build(20, &[2], PATH));
+        // The same revision, with another nixpkgs.
+        let mut inputs = at('a');
+        inputs["nixpkgs"] = git(NIXPKGS, &revision('1'));
+        let mut unfinished = build(30, &[3], PATH);
+        unfinished["finished"] = json!(0);
+        unfinished["buildstatus"] = Value::Null;
+        state.add(eval(3, &inputs), unfinished);
+    });
+    let named = "Evaluation 1 has the same revision, with other inputs, and its build has succeeded: \
+                 http://hydra/build/10";
+    let message = asked.message(&revision('a'));
+    assert!(message.contains(named), "{message}");
+    assert!(
+        message.contains(&format!("NIX_STORE_PATH={OLDER} deploys that.")),
+        "{message}"
+    );
+    assert!(asked.said().contains(named), "{}", asked.said());
+    // One that failed is no help.
+    asked.server_state.state().builds.get_mut(&10).unwrap()["buildstatus"] = json!(1);
+    let message = asked.message(&revision('a'));
+    assert!(!message.contains("Evaluation 1"), "{message}");
+    // Where the newest is finished, it is the one.
+    asked
+        .server_state
+        .state()
+        .builds
+        .insert(30, build(30, &[3], PATH));
+    let deployed = asked.deploy(&revision('a'), Settings::default()).unwrap();
+    assert_eq!(deployed.build.id, 30);
+}
+
+#[test]
 fn a_renamed_jobset_is_followed() {
     let mut asked = Asked::new(one);
     let deployed = asked.deploy_job("acme:old:myapp", &revision('a'), Settings::default());

@@ -12,6 +12,10 @@
 
 mod common;
 
+mod alone;
+mod arm64;
+mod buckets;
+mod check;
 mod commands;
 mod conditions;
 mod content;
@@ -32,13 +36,16 @@ mod hydra;
 mod hydra_server;
 mod interrupted;
 mod launch;
+mod logs;
 mod memory;
+mod names;
 mod odd_files;
 mod order;
 mod pack;
 mod parity;
 mod picture;
 mod pins;
+mod processor;
 mod redeploy;
 mod relocate;
 mod report;

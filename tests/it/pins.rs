@@ -3,10 +3,14 @@
 
 use crate::common::{fixtures, nix, output};
 use crate::evaluate::{config, evaluate, nix_in_place};
-use nix_hydra_buildpack::resolve::expression::ExpressionError;
+use nix_hydra_buildpack::config::{Config, Wanted};
+use nix_hydra_buildpack::resolve::expression::{Evaluator, ExpressionError, Outcome};
+use nix_hydra_buildpack::resolve::source::Source;
+use nix_runner::Nix;
 use nix_runner::kept::Kept;
 use platform::fixtures::Fixtures;
 use platform::nixpkgs::{SMALL, Tree};
+use platform::server::Server;
 use std::fs;
 use std::net::TcpListener;
 use std::path::Path;
@@ -124,6 +128,10 @@ impl Pinned {
         let taken: Vec<_> = nix.taken().into_iter().map(|(path, _)| path).collect();
         assert!(taken.contains(&self.tree.path), "{name}: {taken:?}");
         let ours = outcome.roots[0].path.to_absolute_path();
+        // Nor by an evaluation that writes everything.
+        let [_, full] = evaluate_twice(&nix, app.path(), &config);
+        assert_eq!(full.roots, outcome.roots, "{name}");
+        assert!(self.silent.accept().is_err(), "{name}: the URL was asked");
         (ours, self.native_path(app.path(), style.file, &nix_path))
     }
 }
@@ -303,6 +311,84 @@ fn whatever_pins_it_a_source_comes_from_the_caches_and_its_silent_url_is_not_ask
         let (ours, native) = pinned.paths(&style);
         assert_eq!(ours, native, "{}", style.name);
     }
+}
+
+/// Takes a package out of the tree; the path of what it gives depends on nothing else.
+const BY_TREE: &str = r#"
+  tree: derivation {
+    name = "app";
+    system = "x86_64-linux";
+    builder = "/bin/sh";
+    dependency = (import tree { }).p0;
+  }
+"#;
+
+/// How a miss evaluates: at first with nothing written, then in full. Returns both outcomes.
+fn evaluate_twice(nix: &Nix, app: &Path, config: &Config) -> [Outcome; 2] {
+    let Wanted::Expression(expression) = &config.wanted else {
+        panic!("an expression");
+    };
+    let source = Source::read(app, &config.source_name).unwrap();
+    [false, true].map(|thorough| {
+        let evaluator = Evaluator::new(nix, &source, expression, config, "x86_64-linux").unwrap();
+        evaluator.evaluate(nix, thorough).unwrap()
+    })
+}
+
+#[test]
+fn a_miss_fetches_a_source_once_and_unpacks_nothing_whichever_fetcher_asks() {
+    let Some(pinned) = Pinned::new(None) else {
+        return;
+    };
+    let github = "type = \"github\"; owner = \"acme\"; repo = \"nixpkgs\";
+        rev = \"3f96280da0ebc578599130c55c283036b51a9e91\";";
+    let styles = [
+        "fetchTarball { url = \"URL\"; sha256 = \"HASH\"; }".to_string(),
+        "builtins.fetchTree { type = \"tarball\"; url = \"URL\"; narHash = \"HASH\"; }".to_string(),
+        // In a file of its own, and by what else it tells.
+        format!("let it = import ./pin.nix {{ {github} narHash = \"HASH\"; }}; in assert it.shortRev == \"3f96280\"; it"),
+        "(import <nixpkgs> { }).fetchzip { url = \"URL\"; hash = \"HASH\"; }".to_string(),
+        "(import <nixpkgs> { }).fetchgit { url = \"URL\"; rev = \"x\"; hash = \"HASH\"; name = \"source\"; }"
+            .to_string(),
+    ];
+    let mut roots = Vec::new();
+    for style in &styles {
+        let text = format!("import ./by-tree.nix ({style})");
+        let files = [
+            ("by-tree.nix", BY_TREE),
+            ("pin.nix", "locked: builtins.fetchTree locked"),
+            ("default.nix", text.as_str()),
+        ];
+        let app = pinned.app(&files);
+        let cache = Server::start(pinned.cache.path()).unwrap();
+        let settings = [(
+            "NIX_EXTRA_BINARY_CACHE",
+            format!("{}?trusted=true", cache.url()),
+        )];
+        let settings = settings
+            .each_ref()
+            .map(|(name, value)| (*name, value.as_str()));
+        let config = config(app.path(), &settings);
+        let nix = nix_in_place(&pinned.fixtures, &config);
+        let outcomes = evaluate_twice(&nix, app.path(), &config);
+        assert!(outcomes[1].thorough);
+        roots.extend(outcomes.map(|outcome| outcome.roots[0].path.clone()));
+        assert!(
+            pinned.silent.accept().is_err(),
+            "{style}: the URL was asked"
+        );
+        let requests = cache.take_requests().into_iter();
+        let nars = requests
+            .filter(|request| request.path.contains("/nar/"))
+            .count();
+        assert_eq!(nars, 1, "{style}");
+        let unpacked = fs::read_dir(nix.scratch().join("root/nix/store")).unwrap();
+        let unpacked = unpacked.flatten().map(|entry| entry.file_name());
+        let unpacked: Vec<_> = unpacked.filter(|name| name != ".links").collect();
+        assert!(unpacked.is_empty(), "{style}: {unpacked:?}");
+    }
+    roots.dedup();
+    assert_eq!(roots.len(), 1, "{roots:?}");
 }
 
 #[test]

@@ -198,7 +198,8 @@ fn nothing_is_kept_of_an_image_of_another_version_of_this_buildpack() {
         change(&mut record["layers"]);
         fs::write(&file, record.to_string()).unwrap();
         let (image, why) = built(deploy.build());
-        let version = "the previous image is of another version of this buildpack";
+        let version =
+            "the previous image is of another version of this buildpack, or for another processor";
         assert_eq!(why.as_deref(), Some(version));
         assert_eq!(downloaded(&deploy), all);
         assert_eq!(all_digests(&image), first);

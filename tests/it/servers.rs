@@ -877,6 +877,9 @@ fn one_connection_serves_for_absent_paths_and_redirects_too() {
 }
 
 /// What a cache says of the root of `objects` where it does not give it.
+/// What is told of a server that asks for credentials and got none.
+const UNAUTHORIZED: &str = "HTTP status 401 Unauthorized; no credentials for it were found";
+
 fn answer(server: &Server, fixtures: &Fixtures, objects: &[Object]) -> Answer {
     let caches = caches(&[server.url()], &[&fixtures.public_key], true);
     let misses = crate::common::plan(&caches, &[objects[0].path()], &Previous::default());
@@ -906,10 +909,7 @@ fn a_path_is_absent_or_the_server_says_what_it_wants() {
         (404, Answer::Absent),
         (410, Answer::Absent),
         (400, failed("HTTP status 400 Bad Request")),
-        (
-            401,
-            refused("HTTP status 401 Unauthorized; no credentials for it were found"),
-        ),
+        (401, refused(UNAUTHORIZED)),
         (
             407,
             refused("HTTP status 407 Proxy Authentication Required"),
@@ -944,7 +944,7 @@ fn a_server_that_is_no_cache_for_this_store_is_left_out_and_named() {
             elsewhere,
             2,
         ),
-        (401, "", "HTTP status 401 Unauthorized", 1),
+        (401, "", UNAUTHORIZED, 1),
         (403, "", "HTTP status 403 Forbidden", 1),
         (
             200,
@@ -958,7 +958,8 @@ fn a_server_that_is_no_cache_for_this_store_is_left_out_and_named() {
         })
         .unwrap();
         let expected = match status {
-            401 | 403 => Answer::Refused(format!("{reason}; no credentials for it were found")),
+            401 => Answer::Refused(reason.to_string()),
+            403 => Answer::Refused(format!("{reason}; no credentials for it were found")),
             _ => Answer::Failed(reason.to_string()),
         };
         assert_eq!(answer(&server, &fixtures, &objects), expected);

@@ -1,6 +1,6 @@
 //! One binary cache: reads its `nix-cache-info`, narinfos and NARs.
 
-use crate::{CacheInfo, CacheUrl, DecodeError, content_decoder, narinfo};
+use crate::{CacheInfo, CacheUrl, DecodeError, WebIdentityError, content_decoder, narinfo};
 use http_client::{ApiRequest, Endpoint, Http, HttpError, Size, leads_to_link_local};
 use nix_derivation::{StoreDir, StorePath};
 use nix_narinfo::NarInfo;
@@ -74,13 +74,19 @@ pub enum CacheError {
     /// The answer is encoded in a way that cannot be read.
     #[error(transparent)]
     Decode(#[from] DecodeError),
+    /// There is no access key for the bucket.
+    #[error(transparent)]
+    WebIdentity(#[from] WebIdentityError),
 }
 
 impl BinaryCache {
     /// Reads the `nix-cache-info` of the cache at `url`.
     ///
     /// `sign_in` is tried if the server refuses and there are credentials.
-    pub fn open(url: CacheUrl, http: Http, sign_in: &SignIn) -> Result<Self, CacheError> {
+    pub fn open(mut url: CacheUrl, http: Http, sign_in: &SignIn) -> Result<Self, CacheError> {
+        if let Some(bucket) = &mut url.s3 {
+            bucket.sign_in(&http)?;
+        }
         let mut cache = Self {
             url,
             http,
@@ -233,14 +239,20 @@ impl BinaryCache {
             "file" if self.url.endpoint.base.scheme() == "file" => open_file(url),
             "http" | "https" if !leads_to_link_local(&self.url.endpoint.base, url) => {
                 let endpoint = &self.url.endpoint;
-                let credentials = endpoint.credentials.as_ref();
-                let credentials = credentials.filter(|_| url.origin() == endpoint.base.origin());
+                let is_own = url.origin() == endpoint.base.origin();
+                let credentials = endpoint.credentials.as_ref().filter(|_| is_own);
                 let bucket = self.url.s3.as_ref();
                 let signed = bucket.and_then(|bucket| bucket.signed(url));
                 let body = self
                     .http
                     .get(signed.as_ref().unwrap_or(url), credentials, size)
-                    .map_err(CacheError::Http)?;
+                    .map_err(|error| {
+                        if is_own {
+                            endpoint.explain(error)
+                        } else {
+                            error
+                        }
+                    })?;
                 let encoding = body.content_encoding().unwrap_or("identity").to_string();
                 content_decoder(Box::new(body), &encoding).map_err(CacheError::Decode)
             }

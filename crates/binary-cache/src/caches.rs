@@ -2,9 +2,10 @@
 
 use crate::health::{Attempt, Health};
 use crate::{
-    BinaryCache, CacheError, CacheId, CacheUrl, PathInfo, SignIn, TrustSettings, Untrusted,
+    BinaryCache, CacheError, CacheId, CacheUrl, PathInfo, S3Bucket, SignIn, TrustSettings,
+    Untrusted,
 };
-use http_client::{Http, HttpError};
+use http_client::{Http, HttpError, sent};
 use nix_derivation::StorePath;
 use nix_narinfo::NarInfo;
 
@@ -57,16 +58,14 @@ pub struct Unusable {
 impl Answer {
     fn of(error: &CacheError, url: &CacheUrl) -> Self {
         match error {
-            CacheError::Http(HttpError::Status(401 | 403)) => {
-                let of_bucket = url.s3.as_ref().is_some_and(|s3| s3.credentials.is_some());
-                let sent = if url.endpoint.credentials.is_some() || of_bucket {
-                    "the credentials for it were sent"
-                } else {
-                    "no credentials for it were found"
-                };
-                Self::Refused(format!("{error}; {sent}"))
+            CacheError::Http(HttpError::Status(403) | HttpError::Bucket(400 | 403, _)) => {
+                let of_url = || url.endpoint.credentials_from.clone();
+                let bucket = url.s3.as_ref();
+                let from = bucket.map_or_else(of_url, S3Bucket::credentials_from);
+                Self::Refused(format!("{error}; {}", sent(&from)))
             }
-            CacheError::Http(HttpError::Status(407)) => Self::Refused(error.to_string()),
+            CacheError::Http(HttpError::Unauthorized(_) | HttpError::Status(407))
+            | CacheError::WebIdentity(_) => Self::Refused(error.to_string()),
             _ => Self::Failed(error.to_string()),
         }
     }
@@ -246,6 +245,14 @@ impl Caches {
     /// Asks the caches in their order for the path with this hash part, until one has it and is believed.
     pub fn find(&self, hash_part: &str) -> Result<(StorePath, PathInfo), Vec<CacheAnswer>> {
         self.first(|id, member| member.ask(id, &self.trust, |cache| cache.narinfo_of(hash_part)))
+    }
+
+    /// The derivation that made `path`, as the first cache says that has the path.
+    #[must_use]
+    pub fn deriver(&self, path: &StorePath) -> Option<StorePath> {
+        let mut caches = self.caches.iter().filter_map(|member| member.usable().ok());
+        let narinfo = caches.find_map(|cache| cache.narinfo(path).ok()?)?;
+        narinfo.deriver().cloned()
     }
 
     fn first<T>(

@@ -4,7 +4,7 @@
 //! nothing here prints them.
 
 use crate::{CacheUrl, CacheUrlError, S3Credentials};
-use http_client::Credentials;
+use http_client::{Credentials, Endpoint};
 use nix_narinfo::TrustedPublicKey;
 use std::fmt;
 use std::fs;
@@ -34,6 +34,8 @@ struct Entry {
     machine: Option<String>,
     login: String,
     password: String,
+    /// Where the entry is from, as messages name it.
+    from: String,
 }
 
 /// A binary cache that the platform describes. Specification: servicebinding.io; the entries are
@@ -94,19 +96,26 @@ impl Netrc {
         Self { entries }
     }
 
-    /// The credentials of the first entry for the host of `url`, or for its `host:port`.
-    #[must_use]
-    pub fn find(&self, url: &Url) -> Option<Credentials> {
+    /// Gives `endpoint` the credentials of the first entry for it, unless it has some.
+    pub fn give(&self, endpoint: &mut Endpoint) {
+        if endpoint.base.scheme() != "file"
+            && let Some(entry) = self.find(&endpoint.base)
+        {
+            endpoint.give(Some(entry.credentials()), &entry.from);
+        }
+    }
+
+    /// The first entry for the host of `url`, or for its `host:port`.
+    fn find(&self, url: &Url) -> Option<&Entry> {
         let host = url.host_str().unwrap_or_default();
         let with_port = url
             .port_or_known_default()
             .map(|port| format!("{host}:{port}"));
         let mut entries = self.entries.iter();
-        let entry = entries.find(|entry| match &entry.machine {
+        entries.find(|entry| match &entry.machine {
             None => true,
             Some(machine) => machine == host || Some(machine) == with_port.as_ref(),
-        });
-        entry.map(Entry::credentials)
+        })
     }
 
     /// The hosts that are named, with their credentials.
@@ -132,6 +141,7 @@ impl Netrc {
                 machine: Some(host.to_string()),
                 login: user.to_string(),
                 password: password.to_string(),
+                from: "a URL".to_string(),
             }],
         }
     }
@@ -145,7 +155,11 @@ impl Netrc {
 
     /// Reads a file that may not be there.
     pub fn read(path: &Path) -> Result<Self, CredentialsError> {
-        Ok(read_entry(path)?.map_or_else(Self::default, |text| Self::parse(&text)))
+        let mut netrc = Self::parse(&read_entry(path)?.unwrap_or_default());
+        for entry in &mut netrc.entries {
+            entry.from = format!("the netrc file {}", path.display());
+        }
+        Ok(netrc)
     }
 }
 
@@ -206,12 +220,27 @@ fn unquoted(text: &str) -> (String, &str) {
     (word, letters.as_str())
 }
 
-/// Reads the bindings of binary caches below `root`; a directory that is not there holds none.
-pub fn read_bindings(root: &Path) -> Result<Vec<Binding>, CredentialsError> {
+/// The bindings of binary caches, and those that look like one and are not used.
+#[derive(Default)]
+pub struct Bindings {
+    pub used: Vec<Binding>,
+    pub unused: Vec<UnusedBinding>,
+}
+
+/// A binding that may be meant as a binary cache's, and is not used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnusedBinding {
+    pub directory: PathBuf,
+    /// Its `type`; None if it has none.
+    pub kind: Option<String>,
+}
+
+/// Reads the bindings below `root`; a directory that is not there holds none.
+pub fn read_bindings(root: &Path) -> Result<Bindings, CredentialsError> {
     let read_error = |error| CredentialsError::Read(root.to_path_buf(), error);
     let entries = match fs::read_dir(root) {
         Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Bindings::default()),
         Err(error) => return Err(read_error(error)),
     };
     let mut directories = entries
@@ -219,14 +248,30 @@ pub fn read_bindings(root: &Path) -> Result<Vec<Binding>, CredentialsError> {
         .collect::<Result<Vec<_>, _>>()
         .map_err(read_error)?;
     directories.sort();
-    let mut bindings = Vec::new();
+    let mut bindings = Bindings::default();
     for directory in directories {
         let kind = read_entry(&directory.join("type"))?;
-        if kind.is_some_and(|kind| kind.trim().eq_ignore_ascii_case(BINDING_TYPE)) {
-            bindings.push(Binding::read(&directory)?);
+        let kind = kind.map(|kind| kind.trim().to_string());
+        if kind
+            .as_ref()
+            .is_some_and(|kind| kind.eq_ignore_ascii_case(BINDING_TYPE))
+        {
+            bindings.used.push(Binding::read(&directory)?);
+        } else if is_like_a_cache(&directory) {
+            bindings.unused.push(UnusedBinding { directory, kind });
         }
     }
     Ok(bindings)
+}
+
+/// Whether a binding has what one of a binary cache has: a key, a netrc file, or the URL of a server.
+/// Databases have a `uri` of a scheme of their own.
+fn is_like_a_cache(directory: &Path) -> bool {
+    let url = fs::read_to_string(directory.join("url")).unwrap_or_default();
+    ["public-key", "netrc"]
+        .iter()
+        .any(|name| directory.join(name).is_file())
+        || url.trim().parse::<CacheUrl>().is_ok()
 }
 
 impl Binding {
@@ -235,6 +280,7 @@ impl Binding {
             let text = read_entry(&directory.join(name))?;
             Ok(text.map(|text| text.trim().to_string()))
         };
+        let from = format!("the binding {}", directory.display());
         let credentials = match (entry("token")?, entry("username")?, entry("password")?) {
             (Some(token), _, _) => Some(Credentials::Bearer(token)),
             (None, None, None) => None,
@@ -254,11 +300,15 @@ impl Binding {
                 access_key_id: id,
                 secret_access_key: secret,
                 session_token: entry("session-token")?,
+                from: from.clone(),
             });
         }
         match (&mut url, credentials) {
             (_, None) => {}
-            (Some(url), credentials) => url.endpoint.credentials = credentials,
+            (Some(url), credentials) => {
+                url.endpoint.credentials = None;
+                url.endpoint.give(credentials, &from);
+            }
             (None, Some(_)) => return Err(CredentialsError::NoUrl(directory.to_path_buf())),
         }
         let keys = entry("public-key")?.unwrap_or_default();
@@ -310,7 +360,10 @@ mod tests {
              machine other.net\n  login o # the robot\n  account x\n  password p\n\
              macdef init\n  machine not.net login n\n\ndefault login anyone password secret\n",
         );
-        let find = |host: &str| netrc.find(&format!("https://{host}/").parse().unwrap());
+        let find = |host: &str| {
+            let entry = netrc.find(&format!("https://{host}/").parse().unwrap());
+            entry.map(Entry::credentials)
+        };
         assert!(find("cache.acme.net") == Some(basic("deploy", "two \"words\\")));
         assert!(find("other.net") == Some(basic("o", "p")));
         assert!(find("not.net") == Some(basic("anyone", "secret")));
@@ -335,13 +388,18 @@ mod tests {
             ("https://a.net/x", Some(basic("c", ""))),
             ("http://a.net/x", None),
         ] {
-            assert!(netrc.find(&url.parse().unwrap()) == found, "{url}");
+            let entry = netrc.find(&url.parse().unwrap());
+            assert!(entry.map(Entry::credentials) == found, "{url}");
         }
     }
 
     const KEY: &str = "acme-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY=";
 
     fn binding(files: &[(&str, &str)]) -> Result<Vec<Binding>, CredentialsError> {
+        all_bindings(files).map(|bindings| bindings.used)
+    }
+
+    fn all_bindings(files: &[(&str, &str)]) -> Result<Bindings, CredentialsError> {
         let root = tempfile::tempdir().unwrap();
         let directory = root.path().join("cache");
         fs::create_dir(&directory).unwrap();
@@ -382,10 +440,37 @@ mod tests {
 
     #[test]
     fn bindings_of_other_types_are_left_alone() {
-        assert!(
-            matches!(binding(&[("type", "postgresql"), ("url", "x")]), Ok(all) if all.is_empty())
-        );
-        assert!(matches!(read_bindings(Path::new("/nonexistent")), Ok(all) if all.is_empty()));
+        for files in [
+            [("type", "postgresql"), ("uri", "postgres://db/x")],
+            [("type", "postgresql"), ("url", "postgres://db/x")],
+            [("uri", "https://x"), ("token", "x")],
+        ] {
+            let all = all_bindings(&files).unwrap_or_default();
+            assert!(all.used.is_empty() && all.unused.is_empty(), "{files:?}");
+        }
+        let none = read_bindings(Path::new("/nonexistent")).unwrap_or_default();
+        assert!(none.used.is_empty());
+    }
+
+    #[test]
+    fn a_binding_like_a_cache_s_without_its_type_is_told() {
+        for (kind, file, content) in [
+            (Some("nix-cache"), "url", "https://cache.acme.net\n"),
+            (None, "url", "s3://acme"),
+            (None, "netrc", "machine cache.acme.net password x"),
+            (Some("nix"), "public-key", "x"),
+        ] {
+            let kind_file = kind.map(|kind| ("type", kind));
+            let files: Vec<_> = kind_file.into_iter().chain([(file, content)]).collect();
+            let all = all_bindings(&files).unwrap_or_default();
+            assert!(all.used.is_empty());
+            let kinds: Vec<_> = all
+                .unused
+                .iter()
+                .map(|unused| unused.kind.as_deref())
+                .collect();
+            assert_eq!(kinds, [kind], "{file}");
+        }
     }
 
     #[test]

@@ -74,7 +74,7 @@ impl Attempt<'_> {
     /// meanwhile is not down.
     pub(crate) fn failed(&self, error: &CacheError) {
         let is_outage = match error {
-            CacheError::Http(error) => error.is_temporary(),
+            CacheError::Http(error) => error.is_outage(),
             CacheError::Io(_) => true,
             _ => false,
         };

@@ -4,7 +4,7 @@
 //! harmonia, attic, Cachix, and plain files.
 //!
 //! - [`CacheUrl`] (`url`) is a cache as users write it, `s3` a bucket as one; `credentials` reads netrc
-//!   files and service bindings.
+//!   files and service bindings, `web_identity` exchanges a token for the key of a bucket.
 //! - [`BinaryCache`] opens one cache (`info` parses its `nix-cache-info`) and reads its narinfos
 //!   (`narinfo`) and NARs.
 //! - [`Caches`] asks all caches of a build in order; `health` stops asking one that is down.
@@ -24,6 +24,7 @@ mod path_info;
 mod s3;
 mod trust;
 mod url;
+mod web_identity;
 
 pub use binary_cache::{BinaryCache, CacheError, SignIn};
 pub use caches::{Answer, CacheAnswer, Caches, Unusable};
@@ -36,3 +37,4 @@ pub use path_info::{CacheId, NarSource, PathInfo};
 pub use s3::{S3Bucket, S3Credentials};
 pub use trust::{Trust, TrustSettings, Untrusted};
 pub use url::{CacheUrl, CacheUrlError};
+pub use web_identity::WebIdentityError;

@@ -5,7 +5,7 @@
 //! a deploy does not need are not looked at, so they take no memory.
 
 use nix_derivation::{CAHash, NixHash, StoreDir, StorePath};
-use nix_narinfo::{Compression, NarInfo, NixSignature};
+use nix_narinfo::{Compression, Field, NarInfo, NixSignature};
 use std::collections::BTreeSet;
 use std::fmt::Display;
 
@@ -15,8 +15,14 @@ const MAX_URL_SIZE: usize = 4096;
 /// The longest value of the other fields that are kept, in bytes.
 const MAX_VALUE_SIZE: usize = 512;
 
+/// The longest system that is kept, in bytes; `powerpc64le-linux` has 17.
+const MAX_SYSTEM_SIZE: usize = 32;
+
 /// The most signatures. Caches add their own to those of where a path comes from: two or three.
 const MAX_SIGNATURES: usize = 32;
+
+/// The field of the system that a path was built for. Hydra writes it; Nix neither writes nor signs it.
+pub(crate) const SYSTEM: &str = "System";
 
 /// The values of the fields that matter, as they stand in the text.
 #[derive(Default)]
@@ -29,6 +35,8 @@ struct Fields<'a> {
     nar_size: &'a str,
     references: &'a str,
     content_address: &'a str,
+    system: &'a str,
+    deriver: &'a str,
     signatures: Vec<&'a str>,
 }
 
@@ -50,6 +58,8 @@ impl<'a> Fields<'a> {
                     let value = limited(name, value, MAX_VALUE_SIZE)?;
                     once(name, &mut fields.content_address, value)?;
                 }
+                SYSTEM if value.len() <= MAX_SYSTEM_SIZE => fields.system = value,
+                "Deriver" => fields.deriver = value,
                 "Sig" if fields.signatures.len() == MAX_SIGNATURES => {
                     return Err(format!("it has more than {MAX_SIGNATURES} signatures"));
                 }
@@ -91,6 +101,10 @@ pub fn parse(text: &[u8]) -> Result<NarInfo, String> {
             encoded: encoded.to_string(),
         })
     });
+    let system = Some(fields.system).filter(|system| !system.is_empty());
+    // Nothing depends on it, and old Nix wrote `unknown-deriver`.
+    let deriver = StorePath::from_basename(fields.deriver.as_bytes());
+    let deriver = deriver.ok().filter(StorePath::is_derivation);
     let nar_size = number("NarSize", required("NarSize", fields.nar_size)?)?;
     if nar_size == 0 {
         return Err("`NarSize` is zero".to_string());
@@ -107,6 +121,11 @@ pub fn parse(text: &[u8]) -> Result<NarInfo, String> {
     .signatures(signatures)
     .content_address(content_address)
     .file_size(file_size)
+    .extensions(system.map(|system| Field {
+        name: SYSTEM.to_string(),
+        value: system.to_string(),
+    }))
+    .deriver(deriver)
     .build()
     .map_err(|error| error.to_string())
 }
@@ -168,12 +187,32 @@ mod tests {
         let reference = "00000000000000000000000000000000-a";
         let one = format!("References: {reference}\n");
         assert_eq!(narinfo(&one).unwrap().references().len(), 1);
+        assert_eq!(info.deriver(), None);
+        let deriver = narinfo(&format!("Deriver: {reference}.drv\n")).unwrap();
+        assert!(deriver.deriver().is_some());
+        assert_eq!(
+            narinfo("Deriver: unknown-deriver\n").unwrap().deriver(),
+            None
+        );
         for other in [
             "References: 11111111111111111111111111111111-b\n",
             "References: \n",
         ] {
             assert!(narinfo(&format!("{one}{other}")).is_err());
         }
+    }
+
+    #[test]
+    fn the_system_is_kept_where_it_may_be_one() {
+        let system = |lines: &str| {
+            let info = narinfo(lines).unwrap();
+            let mut fields = info.extensions().iter();
+            fields.next().map(|field| field.value.clone())
+        };
+        let linux = "aarch64-linux".to_string();
+        assert_eq!(system("System: aarch64-linux\n"), Some(linux));
+        assert_eq!(system("System: \n"), None);
+        assert_eq!(system(&format!("System: {}\n", "x".repeat(100))), None);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! What is known of one store path: the part of its narinfo that a deploy needs.
 
 use crate::Trust;
+use crate::narinfo::SYSTEM;
 use nix_derivation::{CAHash, NixHash, StorePath};
 use nix_narinfo::NarInfo;
 use std::collections::BTreeSet;
@@ -35,6 +36,8 @@ pub struct NarSource {
     pub compression: String,
     /// Bytes to download, where the cache says.
     pub file_size: Option<u64>,
+    /// The system that the path was built for, where the cache says: `x86_64-linux`. It is not signed.
+    pub system: Option<String>,
 }
 
 impl PathInfo {
@@ -55,6 +58,7 @@ impl PathInfo {
                 url: narinfo.url().to_string(),
                 compression: narinfo.compression().as_str().to_string(),
                 file_size: narinfo.file_size(),
+                system: system(narinfo),
             }),
         }
     }
@@ -72,6 +76,12 @@ impl PathInfo {
     pub fn is_still_trusted(&self) -> bool {
         matches!(self.trust, Trust::Signed | Trust::ContentAddressed)
     }
+}
+
+fn system(narinfo: &NarInfo) -> Option<String> {
+    let mut fields = narinfo.extensions().iter();
+    let field = fields.find(|field| field.name == SYSTEM)?;
+    Some(field.value.clone())
 }
 
 /// Whether the path's name was made from the hash that is checked of each NAR.

@@ -4,6 +4,8 @@
 //! 4), so the HTTP client and resumed downloads need not know of it. Without credentials nothing is
 //! signed, as for public buckets.
 
+use crate::web_identity::{WebIdentity, WebIdentityError};
+use http_client::Http;
 use rusty_s3::{Bucket, Credentials, S3Action, UrlStyle};
 use std::fmt;
 use std::time::Duration;
@@ -25,6 +27,8 @@ pub struct S3Bucket {
     /// The section of the shared credentials file that `?profile=` names.
     profile: Option<String>,
     pub credentials: Option<S3Credentials>,
+    /// Exchanged for credentials where there are none.
+    web_identity: Option<WebIdentity>,
 }
 
 /// An access key. It is never printed.
@@ -34,6 +38,8 @@ pub struct S3Credentials {
     pub secret_access_key: String,
     /// Of temporary credentials.
     pub session_token: Option<String>,
+    /// Where it is from, as messages name it.
+    pub from: String,
 }
 
 impl fmt::Debug for S3Credentials {
@@ -73,6 +79,7 @@ impl S3Bucket {
             bucket: Bucket::new(endpoint, style, name, region).ok()?,
             profile: parameter("profile"),
             credentials: None,
+            web_identity: None,
         })
     }
 
@@ -106,14 +113,32 @@ impl S3Bucket {
     }
 
     /// Sets the credentials that the environment has: `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY` and
-    /// `AWS_SESSION_TOKEN`, else the profile's in the shared credentials file. Ones that are set are
-    /// kept.
+    /// `AWS_SESSION_TOKEN`, else the profile's in the shared credentials file, else a web identity, in
+    /// Nix's order. Ones that are set are kept.
     pub fn find_credentials(&mut self, get: &dyn Fn(&str) -> Option<String>) {
         if self.credentials.is_none() {
             let named = self.profile.as_deref();
             let of_environment = || S3Credentials::of_environment(get).filter(|_| named.is_none());
             self.credentials = of_environment().or_else(|| S3Credentials::of_file(get, named));
+            self.web_identity = WebIdentity::of_environment(get, self.bucket.region());
         }
+    }
+
+    /// Where its credentials are from, as messages name it; empty if there are none.
+    pub(crate) fn credentials_from(&self) -> String {
+        let own = self.credentials.as_ref().map(|own| own.from.clone());
+        own.or_else(|| self.web_identity.as_ref().map(WebIdentity::name))
+            .unwrap_or_default()
+    }
+
+    /// Exchanges a web identity for credentials, unless there are some.
+    pub(crate) fn sign_in(&mut self, http: &Http) -> Result<(), WebIdentityError> {
+        if self.credentials.is_none()
+            && let Some(identity) = &self.web_identity
+        {
+            self.credentials = Some(identity.exchange(http)?);
+        }
+        Ok(())
     }
 }
 
@@ -123,6 +148,7 @@ impl S3Credentials {
             access_key_id: get("AWS_ACCESS_KEY_ID")?,
             secret_access_key: get("AWS_SECRET_ACCESS_KEY")?,
             session_token: get("AWS_SESSION_TOKEN"),
+            from: "AWS_ACCESS_KEY_ID".to_string(),
         })
     }
 
@@ -135,11 +161,12 @@ impl S3Credentials {
         }
         let named = || get("AWS_PROFILE").unwrap_or_else(|| "default".to_string());
         let profile = profile.map_or_else(named, str::to_string);
-        Self::of_profile(&std::fs::read_to_string(file).ok()?, &profile)
+        let from = format!("the profile `{profile}` of {file}");
+        Self::of_profile(&std::fs::read_to_string(&file).ok()?, &profile, from)
     }
 
     /// Reads a section of a shared credentials file: an INI file.
-    fn of_profile(text: &str, profile: &str) -> Option<Self> {
+    fn of_profile(text: &str, profile: &str, from: String) -> Option<Self> {
         let heading = format!("[{profile}]");
         let lines = text.lines().map(str::trim);
         let section = lines.skip_while(|line| *line != heading).skip(1);
@@ -153,6 +180,7 @@ impl S3Credentials {
             access_key_id: value("aws_access_key_id")?,
             secret_access_key: value("aws_secret_access_key")?,
             session_token: value("aws_session_token"),
+            from,
         })
     }
 }
@@ -207,6 +235,7 @@ mod tests {
             access_key_id: "AK".into(),
             secret_access_key: "hunter2".into(),
             session_token: Some("token".into()),
+            from: String::new(),
         });
         let signed = bucket.signed(&own).unwrap();
         assert_eq!(signed.path(), own.path());
@@ -219,6 +248,18 @@ mod tests {
         }
         assert_eq!(bucket.signed(&other), None);
         assert!(!format!("{bucket:?}{signed}").contains("hunter2"));
+    }
+
+    #[test]
+    fn a_web_identity_is_told_as_the_origin_of_what_it_is_exchanged_for() {
+        let mut bucket = bucket("s3://acme").unwrap();
+        assert_eq!(bucket.credentials_from(), "");
+        let get = |name: &str| match name {
+            "AWS_WEB_IDENTITY_TOKEN_FILE" | "AWS_ROLE_ARN" => Some("reader".to_string()),
+            _ => None,
+        };
+        bucket.find_credentials(&get);
+        assert_eq!(bucket.credentials_from(), "the web identity of reader");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Calls to an API that returns JSON.
+//! Calls to an API.
 
 use crate::attempts::Attempts;
 use crate::client::{header_text, retry_after};
@@ -20,6 +20,8 @@ pub enum ApiRequest<'a> {
         json: &'a str,
         referer: &'a str,
     },
+    /// Names and values, as URLs have them in a query.
+    Form(&'a str),
 }
 
 /// The answer of an API, whatever its status.
@@ -41,7 +43,7 @@ impl ApiResponse {
         let is_temporary = match request {
             ApiRequest::Get => error.is_temporary(),
             // Any other error is about the document that was sent.
-            ApiRequest::Post { .. } => matches!(self.status, 429 | 502..=504),
+            ApiRequest::Post { .. } | ApiRequest::Form(_) => matches!(self.status, 429 | 502..=504),
         };
         is_temporary.then_some(error)
     }
@@ -81,7 +83,11 @@ impl Http {
         request: ApiRequest,
         limit: u64,
     ) -> Result<ApiResponse, HttpError> {
-        let mut headers = vec![(header::ACCEPT, "application/json".to_string())];
+        let accepted = match request {
+            ApiRequest::Form(_) => "*/*",
+            ApiRequest::Get | ApiRequest::Post { .. } => "application/json",
+        };
+        let mut headers = vec![(header::ACCEPT, accepted.to_string())];
         if let Some(credentials) = credentials {
             headers.push((header::AUTHORIZATION, credentials.authorization()));
             let cookie = credentials.cookie();
@@ -100,6 +106,12 @@ impl Http {
                 headers.push((header::REFERER, referer.to_string()));
                 let request = with_headers(self.agent.post(target), headers);
                 routed(&route, request, patience).send(json)
+            }
+            ApiRequest::Form(form) => {
+                let kind = "application/x-www-form-urlencoded";
+                headers.push((header::CONTENT_TYPE, kind.to_string()));
+                let request = with_headers(self.agent.post(target), headers);
+                routed(&route, request, patience).send(form)
             }
         };
         let response = sent.map_err(|error| HttpError::from(&error))?;

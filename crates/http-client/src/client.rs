@@ -6,9 +6,10 @@ use crate::certificates::root_certificates;
 use crate::connect::{connector, routed};
 use crate::gate::{Gates, Pass};
 use crate::proxy::Proxies;
+use crate::s3;
 use crate::steady::Steady;
 use crate::{Credentials, HttpError, Patience, Size, is_same_server, leads_to_link_local};
-use std::io::{self, Read};
+use std::io::Read;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use ureq::http::{HeaderMap, Response, header};
@@ -24,8 +25,7 @@ const MAX_REDIRECTS: u32 = 10;
 /// most 128 fields, which is the HTTP library's own limit.
 const MAX_HEADER_SIZE: usize = 64 * 1024;
 
-/// The most that is read of the body of an error or a redirect, so that its connection can be used
-/// again.
+/// The most that is read of the body of an error or a redirect.
 const MAX_UNWANTED_SIZE: u64 = 64 * 1024;
 
 /// Where S3 says in which region a bucket is. Its redirect to there has no `Location`, since a signature
@@ -82,7 +82,7 @@ impl Http {
         http
     }
 
-    fn assemble(patience: Patience, certificates: RootCerts, proxies: Proxies) -> Self {
+    pub(crate) fn assemble(patience: Patience, certificates: RootCerts, proxies: Proxies) -> Self {
         let tls = TlsConfig::builder().root_certs(certificates).build();
         let config = Agent::config_builder()
             .tls_config(tls)
@@ -193,12 +193,13 @@ impl Http {
         }
         let retry_after = retry_after(response.headers());
         let region = header_text(response.headers(), &BUCKET_REGION);
-        self.discard(response);
-        let error = match region {
-            Some(region) if matches!(status.as_u16(), 301 | 307 | 400) => {
-                HttpError::OtherRegion(region)
-            }
-            _ => HttpError::Status(status.as_u16()),
+        let document = self.read_error(response);
+        let refusal = s3::refusal(&document);
+        let region = region.or_else(|| s3::region(&document));
+        let error = match (status.as_u16(), region, refusal) {
+            (301 | 307 | 400, Some(region), _) => HttpError::OtherRegion(region),
+            (status @ (400 | 403 | 404), _, Some(code)) => HttpError::Bucket(status, code),
+            (status, _, _) => HttpError::Status(status),
         };
         Outcome::Failed { error, retry_after }
     }
@@ -236,7 +237,7 @@ impl Http {
             let Some(location) = header_text(response.headers(), &header::LOCATION) else {
                 return Ok(response);
             };
-            self.discard(response);
+            self.read_error(response);
             target = target
                 .join(&location)
                 .ok()
@@ -251,11 +252,13 @@ impl Http {
         Err(HttpError::Redirect("it redirects too often"))
     }
 
-    /// Reads a short answer to its end, so that its connection can be used again.
-    fn discard(&self, response: Response<UreqBody>) {
+    /// Reads the body of an error or a redirect to its end, so that its connection can be used again.
+    fn read_error(&self, response: Response<UreqBody>) -> Vec<u8> {
         let body = Steady::new(response, self.patience.read);
+        let mut text = Vec::new();
         // A connection whose body fails or is longer is closed.
-        let _ = io::copy(&mut body.take(MAX_UNWANTED_SIZE), &mut io::sink());
+        let _ = body.take(MAX_UNWANTED_SIZE).read_to_end(&mut text);
+        text
     }
 }
 

@@ -134,3 +134,84 @@ pub(crate) fn routed<T>(
         Route::Direct | Route::Plain { .. } => config.build(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::proxy::Proxies;
+    use crate::{Http, Patience, Size};
+    use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+    use rustls::pki_types::PrivateKeyDer;
+    use rustls::{HandshakeKind, ServerConfig, ServerConnection, Stream};
+    use std::io::{BufRead, BufReader, Read, Write};
+    use std::net::{TcpListener, TcpStream};
+    use std::sync::{Arc, Mutex};
+    use std::thread;
+    use ureq::tls::{Certificate, RootCerts};
+
+    type Handshakes = Arc<Mutex<Vec<HandshakeKind>>>;
+
+    /// A server with TLS that answers one request on each connection. Returns its port, and its handshakes
+    /// as they are made.
+    fn server(config: ServerConfig) -> (u16, Handshakes) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let handshakes = Handshakes::default();
+        let (made, config) = (Arc::clone(&handshakes), Arc::new(config));
+        thread::spawn(move || {
+            for connection in listener.incoming().flatten() {
+                answer(connection, Arc::clone(&config), &made);
+            }
+        });
+        (port, handshakes)
+    }
+
+    fn answer(mut connection: TcpStream, config: Arc<ServerConfig>, made: &Handshakes) {
+        let mut tls = ServerConnection::new(config).unwrap();
+        let mut stream = Stream::new(&mut tls, &mut connection);
+        let lines = BufReader::new(&mut stream).lines().map_while(Result::ok);
+        lines.take_while(|line| !line.is_empty()).for_each(drop);
+        made.lock().unwrap().extend(stream.conn.handshake_kind());
+        let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\nConnection: close\r\n\r\ntext";
+        stream.write_all(answer).unwrap();
+        stream.conn.send_close_notify();
+        let _ = stream.flush();
+    }
+
+    #[test]
+    fn connections_resume_the_session_of_the_first() {
+        let mut authority = CertificateParams::default();
+        authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().unwrap();
+        let authority = CertifiedIssuer::self_signed(authority, key).unwrap();
+        let key = KeyPair::generate().unwrap();
+        let own = CertificateParams::new(["127.0.0.1".to_string()]).unwrap();
+        let own = own.signed_by(&key, &authority).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = ServerConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(
+                vec![own.der().clone()],
+                PrivateKeyDer::try_from(key.serialize_der()).unwrap(),
+            )
+            .unwrap();
+        let (port, handshakes) = server(config);
+
+        let trusted = Certificate::from_der(authority.der()).to_owned();
+        let trusted = RootCerts::new_with_certs(&[trusted]);
+        let http = Http::assemble(Patience::default(), trusted, Proxies::default());
+        let url = format!("https://127.0.0.1:{port}/x").parse().unwrap();
+        for _ in 0..4 {
+            let mut text = String::new();
+            let mut body = http.get(&url, None, Size::Small).unwrap();
+            body.read_to_string(&mut text).unwrap();
+            assert_eq!(text, "text");
+        }
+        let [first, later @ ..] = &handshakes.lock().unwrap()[..] else {
+            panic!("no handshake")
+        };
+        assert_eq!(*first, HandshakeKind::Full);
+        assert_eq!(later, [HandshakeKind::Resumed; 3]);
+    }
+}

@@ -1,6 +1,6 @@
 //! The URL of a server as users write it, with credentials.
 
-use crate::Credentials;
+use crate::{Credentials, HttpError};
 use std::fmt;
 use std::str::FromStr;
 use url::Url;
@@ -11,6 +11,8 @@ pub struct Endpoint {
     /// The URL without user, password, query and fragment, and with a slash at its end.
     pub base: Url,
     pub credentials: Option<Credentials>,
+    /// Where the credentials are from, such as `the netrc file /etc/nix/netrc`; empty without any.
+    pub credentials_from: String,
 }
 
 /// Why a text is not the URL of a server.
@@ -36,13 +38,41 @@ impl Endpoint {
             return Err(EndpointError::FileHost);
         }
         let credentials = Credentials::take_from(&mut base);
+        let credentials_from = credentials.as_ref().map_or("", |_| "its URL").to_string();
         base.set_query(None);
         base.set_fragment(None);
         if !base.path().ends_with('/') {
             let path = format!("{}/", base.path());
             base.set_path(&path);
         }
-        Ok(Self { base, credentials })
+        Ok(Self {
+            base,
+            credentials,
+            credentials_from,
+        })
+    }
+
+    /// Gives it `credentials` unless it has some. `from` is where they are from.
+    pub fn give(&mut self, credentials: Option<Credentials>, from: &str) {
+        if self.credentials.is_none() && credentials.is_some() {
+            self.credentials = credentials;
+            self.credentials_from = from.to_string();
+        }
+    }
+
+    /// Gives it the credentials of `other` unless it has some.
+    pub fn share(&mut self, other: &Self) {
+        self.give(other.credentials.clone(), &other.credentials_from);
+    }
+
+    /// `error`, with whether credentials were sent, and where they are from, if the server asks for
+    /// credentials.
+    #[must_use]
+    pub fn explain(&self, error: HttpError) -> HttpError {
+        match error {
+            HttpError::Status(401) => HttpError::Unauthorized(sent(&self.credentials_from)),
+            other => other,
+        }
     }
 }
 
@@ -61,9 +91,37 @@ impl fmt::Display for Endpoint {
     }
 }
 
+/// Whether credentials were sent, and where they are from; `from` is empty if there were none.
+#[must_use]
+pub fn sent(from: &str) -> String {
+    match from {
+        "" => "no credentials for it were found".to_string(),
+        from => format!("the credentials of {from} were sent"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_server_that_wants_credentials_is_told_with_those_that_it_got() {
+        let mut endpoint: Endpoint = "https://cache.acme.net".parse().unwrap();
+        let told = |endpoint: &Endpoint| endpoint.explain(HttpError::Status(401)).to_string();
+        assert_eq!(
+            told(&endpoint),
+            "HTTP status 401 Unauthorized; no credentials for it were found"
+        );
+        let token = Some(Credentials::Bearer("hunter2".into()));
+        endpoint.give(token.clone(), "the binding /bindings/acme");
+        endpoint.give(token, "the netrc file /etc/nix/netrc");
+        assert_eq!(
+            told(&endpoint),
+            "HTTP status 401 Unauthorized; the credentials of the binding /bindings/acme were sent"
+        );
+        let of_url: Endpoint = "https://u:p@cache.acme.net".parse().unwrap();
+        assert!(told(&of_url).ends_with("the credentials of its URL were sent"));
+    }
 
     #[test]
     fn it_is_printed_as_the_user_knows_it_but_without_credentials() {

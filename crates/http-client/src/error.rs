@@ -6,9 +6,18 @@ pub enum HttpError {
     /// The server answered with a status that is not a success.
     #[error("HTTP status {}", in_words(*.0))]
     Status(u16),
+    /// The server asks for credentials, or for other ones: which it got.
+    #[error("HTTP status 401 Unauthorized; {0}")]
+    Unauthorized(String),
+    /// A bucket of S3 refuses a request: the status, and S3's word for the reason.
+    #[error("HTTP status {} (`{_1}`)", in_words(*.0))]
+    Bucket(u16, String),
     /// The server sent no answer within [`Patience`](crate::Patience).
     #[error("no answer in time")]
     NoAnswer,
+    /// The server's name does not exist, or has no address.
+    #[error("there is no host of this name")]
+    NoHost,
     /// The connection failed, or broke before the answer was complete: the reason in a few words.
     #[error("{0}")]
     Transport(String),
@@ -36,8 +45,18 @@ impl HttpError {
         match self {
             Self::Status(status) => matches!(status, 408 | 429 | 500..=599),
             Self::NoAnswer | Self::Transport(_) => true,
-            Self::OtherRegion(_) | Self::Redirect(_) => false,
+            Self::NoHost
+            | Self::Unauthorized(_)
+            | Self::Bucket(..)
+            | Self::OtherRegion(_)
+            | Self::Redirect(_) => false,
         }
+    }
+
+    /// Whether the next request to the same server would probably fail, too.
+    #[must_use]
+    pub fn is_outage(&self) -> bool {
+        self.is_temporary() || matches!(self, Self::NoHost)
     }
 }
 
@@ -54,18 +73,27 @@ fn in_words(status: u16) -> String {
 
 impl From<&ureq::Error> for HttpError {
     fn from(error: &ureq::Error) -> Self {
-        const NO_HOST: &str = "the host name cannot be resolved";
         Self::Transport(match error {
             ureq::Error::Timeout(_) => return Self::NoAnswer,
-            ureq::Error::HostNotFound => NO_HOST.to_string(),
-            // The standard library's resolver errors have no kind of their own.
+            ureq::Error::HostNotFound => return Self::NoHost,
+            // The standard library's errors of the resolver have no kind of their own.
             ureq::Error::Io(error) if error.to_string().starts_with("failed to lookup address") => {
-                NO_HOST.to_string()
+                return unresolved(&error.to_string());
             }
             ureq::Error::Io(error) => with_certificate_hint(error.to_string()),
             other => with_certificate_hint(other.to_string()),
         })
     }
+}
+
+/// The error of a name, by the words of glibc's `gai_strerror(3)` for `EAI_NONAME` and `EAI_NODATA`. All
+/// others, such as `EAI_AGAIN`, are about the name servers.
+fn unresolved(reason: &str) -> HttpError {
+    let is_final = ["Name or service not known", "No address associated"];
+    if is_final.iter().any(|text| reason.contains(text)) {
+        return HttpError::NoHost;
+    }
+    HttpError::Transport("the host name cannot be resolved at the moment".to_string())
 }
 
 /// Adds the usual cause to a certificate error: a wrong clock, or a private authority.
@@ -85,6 +113,7 @@ fn with_certificate_hint(reason: String) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io;
 
     #[test]
     fn absent_is_what_the_servers_in_use_mean_by_it() {
@@ -94,5 +123,26 @@ mod tests {
         for status in [401, 407, 500] {
             assert!(!HttpError::Status(status).is_absent());
         }
+    }
+
+    #[test]
+    fn a_name_that_does_not_exist_is_told_from_one_that_cannot_be_resolved_now() {
+        let error = |reason: &str| {
+            let reason = format!("failed to lookup address information: {reason}");
+            HttpError::from(&ureq::Error::Io(io::Error::other(reason)))
+        };
+        for reason in [
+            "Name or service not known",
+            "No address associated with hostname",
+        ] {
+            assert!(matches!(error(reason), HttpError::NoHost), "{reason}");
+        }
+        let now = error("Temporary failure in name resolution");
+        assert!(now.is_temporary());
+        assert_eq!(
+            now.to_string(),
+            "the host name cannot be resolved at the moment"
+        );
+        assert!(HttpError::NoHost.is_outage() && !HttpError::NoHost.is_temporary());
     }
 }

@@ -2,17 +2,30 @@
 //!
 //! Some servers serve few connections, and let the others wait unanswered until one of the first has
 //! been idle for long enough: nix-serve serves five, and waits a second. Others refuse what is too
-//! much. So the number at once starts small and grows with each answer; a refusal, or a request that
+//! much. So the number at once starts small and grows with each answer, unless answers come at once: then
+//! more connections save no time, and each costs a handshake. A refusal, or a request that
 //! waits while others are answered, shows the limit. While requests wait, a connection is closed once
 //! its answer is read, so that the server turns to the next. A waiting request is never sent again
 //! for this: the server may be at work on it.
 
 use std::collections::{BTreeMap, HashMap};
+use std::num::NonZero;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::available_parallelism;
 use std::time::{Duration, Instant};
 
 /// Requests at once to a server of which nothing is known.
 const FIRST: usize = 4;
+
+/// Requests at once, and more for each core, to a server that answers at once.
+const NEAR: usize = 2;
+const NEAR_FOR_EACH_CORE: usize = 2;
+
+/// A small answer that takes less comes at once: it is from a server close by that has it at hand.
+const AT_ONCE: Duration = Duration::from_millis(4);
+
+/// A large answer that takes longer to begin is being worked on, however close the server is.
+const WORKED_ON: Duration = Duration::from_millis(50);
 
 /// More than there are threads that send requests.
 const MOST: usize = 128;
@@ -78,6 +91,8 @@ struct State {
     waiting: usize,
     /// How long the quickest small answer took to begin.
     quickest: Option<Duration>,
+    /// As many at once are enough while answers come at once.
+    near: usize,
     answered: Option<Instant>,
     /// When a limit was last found, the answers since it was tried or found, and for how many rounds
     /// of them it holds.
@@ -99,6 +114,7 @@ impl Default for State {
             peak: 0,
             waiting: 0,
             quickest: None,
+            near: NEAR + NEAR_FOR_EACH_CORE * available_parallelism().map_or(1, NonZero::get),
             answered: None,
             found: None,
             answers: 0,
@@ -133,6 +149,13 @@ impl State {
         }
         self.found = Some(Instant::now());
         self.answers = 0;
+    }
+
+    /// Whether one more request at once would save time, after an answer that took `took` to begin.
+    fn would_help(&self, size: Size, took: Duration) -> bool {
+        let is_far = self.quickest.is_none_or(|quickest| quickest >= AT_ONCE);
+        let is_worked_on = size == Size::Large && took >= WORKED_ON;
+        is_far || is_worked_on || self.limit < self.near
     }
 
     /// How long a request may wait before the server seems to serve others first.
@@ -234,8 +257,8 @@ impl Pass {
         let now = Instant::now();
         let mut state = self.gate.lock();
         state.answered = Some(now);
+        let took = now - self.begun;
         if self.size == Size::Small {
-            let took = now - self.begun;
             state.quickest = Some(state.quickest.map_or(took, |quickest| quickest.min(took)));
         }
         if let Some(own) = state.running.get_mut(&self.number) {
@@ -248,7 +271,8 @@ impl Pass {
             // for longer.
             state.found = None;
         }
-        if state.found.is_none() || state.answers >= state.holds * state.limit {
+        let is_tried = state.found.is_none() || state.answers >= state.holds * state.limit;
+        if is_tried && state.would_help(self.size, took) {
             state.limit = (state.limit + 1).min(MOST);
             state.answers = 0;
             state.is_trying |= state.found.is_some();
@@ -309,6 +333,13 @@ mod tests {
 
     const SOON: Duration = Duration::from_millis(30);
 
+    /// The gate of a server for which more requests at once always help.
+    fn far() -> Arc<Gate> {
+        let gate = Arc::new(Gate::default());
+        gate.lock().near = MOST;
+        gate
+    }
+
     fn answered(gate: &Arc<Gate>, size: Size) -> Pass {
         let pass = gate.pass(size);
         pass.answered();
@@ -317,7 +348,7 @@ mod tests {
 
     #[test]
     fn with_each_answer_one_more_may_be_asked_for() {
-        let gate = Arc::new(Gate::default());
+        let gate = far();
         let passes: Vec<Pass> = (0..FIRST).map(|_| gate.pass(Size::Small)).collect();
         let (through, came) = channel();
         thread::scope(|scope| {
@@ -329,8 +360,23 @@ mod tests {
     }
 
     #[test]
-    fn requests_that_wait_while_others_are_answered_show_how_many_are_served() {
+    fn a_server_that_answers_at_once_gets_a_few_requests_at_once() {
         let gate = Arc::new(Gate::default());
+        let near = gate.lock().near;
+        for _ in 0..3 * near {
+            drop(answered(&gate, Size::Small));
+        }
+        assert_eq!(gate.lock().limit, near.max(FIRST));
+        // One that makes a NAR first gets more of these.
+        let pass = gate.pass(Size::Large);
+        thread::sleep(WORKED_ON);
+        pass.answered();
+        assert_eq!(gate.lock().limit, near.max(FIRST) + 1);
+    }
+
+    #[test]
+    fn requests_that_wait_while_others_are_answered_show_how_many_are_served() {
+        let gate = far();
         let served: Vec<Pass> = (0..2).map(|_| answered(&gate, Size::Small)).collect();
         let left_over: Vec<Pass> = (0..3).map(|_| gate.pass(Size::Small)).collect();
         thread::sleep(SOON);
@@ -360,7 +406,7 @@ mod tests {
 
     #[test]
     fn each_that_is_refused_was_one_too_many_until_many_are_answered() {
-        let gate = Arc::new(Gate::default());
+        let gate = far();
         let passes: Vec<Pass> = (0..FIRST).map(|_| gate.pass(Size::Small)).collect();
         passes[0].answered();
         passes[1..].iter().for_each(Pass::refused);
@@ -384,7 +430,7 @@ mod tests {
 
     #[test]
     fn what_was_refused_by_chance_is_forgotten_once_more_is_served() {
-        let gate = Arc::new(Gate::default());
+        let gate = far();
         gate.pass(Size::Small).refused();
         assert_eq!(gate.lock().limit, FIRST - 1);
         for _ in 0..(FIRST - 1) * FOUND_FOR + FIRST {
@@ -403,7 +449,7 @@ mod tests {
 
     #[test]
     fn what_is_small_goes_first() {
-        let gate = Arc::new(Gate::default());
+        let gate = far();
         gate.lock().limit = 1;
         let first = gate.pass(Size::Large);
         let (through, came) = channel();

@@ -168,6 +168,18 @@ impl Evaluation {
         found
     }
 
+    /// The URL of the repository that `revision` is of, without credentials and query.
+    #[must_use]
+    pub fn source_of(&self, revision: &str, only: Option<&str>) -> Option<String> {
+        let found = self.revisions_at(revision, only).into_iter().next()?;
+        let url = match self.inputs.get(&found.input) {
+            Some(input) => input.uri.as_deref()?,
+            None => self.flake_source()?.trim_start_matches("git+"),
+        };
+        let url = url.split('?').next().unwrap_or(url);
+        Some(http_client::redact_url(url.trim_end_matches('/')))
+    }
+
     /// All inputs that have a revision.
     #[must_use]
     pub fn revisions(&self) -> Vec<InputRevision> {

@@ -1,7 +1,7 @@
 //! The build of a job: waiting for it, and why it failed.
 
 use crate::api::{Build, Evaluation, Step};
-use crate::error::{DeployError, Failed, HydraError, NoJob};
+use crate::error::{DeployError, Failed, HydraError, NoJob, NotFinished};
 use crate::evaluation::{evaluation_error, excerpt};
 use crate::wait::{Say, Wait, since};
 use crate::{Hydra, Job, segment};
@@ -60,11 +60,12 @@ pub(crate) fn wait_for_build(
     while !build.is_finished() {
         let again = wait.pause(say, || build_in_words(hydra, &build));
         if !again {
-            return Err(DeployError::NotFinished {
+            return Err(DeployError::NotFinished(NotFinished {
                 page: hydra.page(&format!("build/{}", build.id)),
                 doing: build_in_words(hydra, &build),
                 waited: wait.waited(),
-            });
+                finished: None,
+            }));
         }
         build = wait.ask(say, || hydra.get(&format!("build/{}", build.id)))?;
     }

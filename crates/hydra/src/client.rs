@@ -266,7 +266,7 @@ impl Hydra {
             }
             (None, status) => HydraError::Http {
                 url: self.page(path),
-                error: HttpError::Status(status),
+                error: self.endpoint.explain(HttpError::Status(status)),
             },
         }
     }
@@ -369,7 +369,7 @@ fn referer_in(refusal: &str) -> Option<String> {
 /// Whether a server with this error may be a Hydra: it is down, or behind a proxy that wants a
 /// password. Any other server has no such page.
 fn may_be_hydra(error: &HttpError) -> bool {
-    error.is_temporary() || matches!(error, HttpError::Status(401 | 407))
+    error.is_outage() || matches!(error, HttpError::Unauthorized(_) | HttpError::Status(407))
 }
 
 /// The message of one of Hydra's errors; None if the answer is not one.

@@ -3,7 +3,7 @@
 
 use crate::api::{Build, Evaluation, Jobset};
 use crate::build::{build_of, failed, outputs, wait_for_build};
-use crate::error::{DeployError, HydraError};
+use crate::error::{DeployError, Finished, HydraError, NotFinished};
 use crate::evaluation::{Target, of_input, wait_for_evaluation};
 use crate::wait::{Polling, Say, Wait};
 use crate::{Hydra, Job, jobset_path, segment};
@@ -15,6 +15,8 @@ pub struct Deployed {
     pub build: Build,
     /// The outputs to deploy, the one with programs first.
     pub paths: Vec<StorePath>,
+    /// The URL of the repository that the revision is of.
+    pub source: Option<String>,
 }
 
 /// Finds the build of `target`, waiting for it as `polling` says. `say` logs a line.
@@ -25,17 +27,30 @@ pub fn deploy(
     say: &mut Say,
 ) -> Result<Deployed, DeployError> {
     let mut wait = Wait::new(polling);
-    let build = if target.revision.name == "latest" {
-        latest(hydra, target, say)?
+    let mut finished = None;
+    let (build, source) = if target.revision.name == "latest" {
+        (latest(hydra, target, say)?, None)
     } else {
-        let evaluation = wait_for_evaluation(hydra, target, &mut wait, say)?;
+        let (evaluation, before) = wait_for_evaluation(hydra, target, &mut wait, say)?;
         let found = of_input(&evaluation, &target.revision.name, target.input);
         if !found.is_empty() {
             say(&format!("Evaluation {} has {found}", evaluation.id));
         }
-        wait.ask(say, || build_of(hydra, &evaluation, target.job))?
+        let build = wait.ask(say, || build_of(hydra, &evaluation, target.job))?;
+        let source = evaluation.source_of(&target.revision.name, target.input);
+        finished = before.and_then(|before| finished_before(hydra, target, &build, &before));
+        (build, source)
     };
-    let build = wait_for_build(hydra, build, &mut wait, say)?;
+    if let Some(finished) = &finished {
+        say(&finished.to_string());
+    }
+    let build = wait_for_build(hydra, build, &mut wait, say).map_err(|error| match error {
+        DeployError::NotFinished(not_finished) => DeployError::NotFinished(NotFinished {
+            finished,
+            ..not_finished
+        }),
+        other => other,
+    })?;
     let page = hydra.page(&format!("build/{}", build.id));
     if build.system != target.system {
         return Err(DeployError::System {
@@ -49,7 +64,30 @@ pub fn deploy(
     }
     let paths = outputs(&build).ok_or(DeployError::NoOutput(page.clone()))?;
     say(&format!("Build {} succeeded: {page}", build.id));
-    Ok(Deployed { build, paths })
+    Ok(Deployed {
+        build,
+        paths,
+        source,
+    })
+}
+
+/// The successful build that an older evaluation of the same revision has, if `build` is not finished.
+fn finished_before(
+    hydra: &mut Hydra,
+    target: &Target,
+    build: &Build,
+    before: &Evaluation,
+) -> Option<Finished> {
+    if build.is_finished() {
+        return None;
+    }
+    let older = build_of(hydra, before, target.job).ok()?;
+    let path = outputs(&older)?.first()?.to_absolute_path();
+    (older.is_finished() && older.succeeded() && older.system == target.system).then(|| Finished {
+        evaluation: before.id,
+        page: hydra.page(&format!("build/{}", older.id)),
+        path,
+    })
 }
 
 /// The newest successful build. Its revision is logged.

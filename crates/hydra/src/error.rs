@@ -72,7 +72,7 @@ impl fmt::Display for HydraError {
             }
             Self::Http {
                 url,
-                error: error @ HttpError::Status(401 | 407),
+                error: error @ (HttpError::Unauthorized(_) | HttpError::Status(407)),
             } => write!(
                 formatter,
                 "Hydra cannot be asked without credentials ({url}: {error})"
@@ -132,13 +132,9 @@ pub enum DeployError {
     /// No build of this job has succeeded.
     #[error("Hydra never built {job}")]
     NoLatest { job: Job, system: String },
-    /// The build is not finished after `waited`: what Hydra does about it.
-    #[error("Hydra has not finished {page}")]
-    NotFinished {
-        page: String,
-        doing: String,
-        waited: Duration,
-    },
+    /// The build is not finished.
+    #[error("Hydra has not finished {}", .0.page)]
+    NotFinished(NotFinished),
     /// The build failed.
     #[error("Hydra's build failed")]
     Failed(Box<Failed>),
@@ -203,6 +199,35 @@ pub struct NoJob {
     pub count: usize,
     /// Hydra's error, if the job could not be evaluated.
     pub error: Option<String>,
+}
+
+/// A build that is not finished after `waited`.
+#[derive(Debug)]
+pub struct NotFinished {
+    pub page: String,
+    /// What Hydra does about it.
+    pub doing: String,
+    pub waited: Duration,
+    pub finished: Option<Finished>,
+}
+
+/// A build that succeeded for an older evaluation of the same revision, with other inputs.
+#[derive(Debug)]
+pub struct Finished {
+    pub evaluation: u64,
+    pub page: String,
+    /// Its store path.
+    pub path: String,
+}
+
+impl fmt::Display for Finished {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            formatter,
+            "Evaluation {} has the same revision, with other inputs, and its build has succeeded: {}",
+            self.evaluation, self.page
+        )
+    }
 }
 
 /// A build that failed.

@@ -28,8 +28,8 @@ pub struct Target<'a> {
 /// The result of a search for a revision.
 #[derive(Debug)]
 pub enum Search {
-    /// The newest evaluation that has it.
-    Found(Evaluation),
+    /// The newest evaluation that has it, and the one before on the same page that has it as well.
+    Found(Evaluation, Option<Evaluation>),
     /// None of `looked_at` evaluations has it; the newest of them.
     Missing {
         looked_at: usize,
@@ -55,7 +55,8 @@ pub fn find_evaluation(
             newest = page.evals.first().cloned();
             check_input(input, newest.as_ref())?;
         }
-        for evaluation in page.evals {
+        let mut evaluations = page.evals.into_iter();
+        while let Some(evaluation) = evaluations.next() {
             let mut candidates = evaluation.revisions_at(revision, input);
             let Some(first) = candidates.first().cloned() else {
                 continue;
@@ -70,7 +71,11 @@ pub fn find_evaluation(
                     candidates,
                 });
             }
-            return Ok(Search::Found(evaluation));
+            let before = evaluations.find(|other| {
+                let mut revisions = other.revisions_at(revision, input).into_iter();
+                revisions.any(|other| other.revision == first.revision)
+            });
+            return Ok(Search::Found(evaluation, before));
         }
         if page.next.is_none() {
             break;
@@ -92,13 +97,13 @@ fn check_input(input: Option<&str>, newest: Option<&Evaluation>) -> Result<(), D
     }
 }
 
-/// Waits for an evaluation of the target's revision.
+/// Waits for an evaluation of the target's revision. Returns with it an older one of the same revision.
 pub(crate) fn wait_for_evaluation(
     hydra: &mut Hydra,
     target: &Target,
     wait: &mut Wait,
     say: &mut Say,
-) -> Result<Evaluation, DeployError> {
+) -> Result<(Evaluation, Option<Evaluation>), DeployError> {
     let Target {
         job,
         revision,
@@ -113,7 +118,7 @@ pub(crate) fn wait_for_evaluation(
             find_evaluation(hydra, job, &revision.name, input, pages)
         })?;
         let (looked_at, newest) = match found {
-            Search::Found(evaluation) => return Ok(evaluation),
+            Search::Found(evaluation, before) => return Ok((evaluation, before)),
             Search::Missing { looked_at, newest } => (looked_at, newest),
         };
         // A new evaluation appears on the first page.
@@ -128,7 +133,7 @@ pub(crate) fn wait_for_evaluation(
                 short(&revision.name),
                 newest.id
             ));
-            return Ok(newest.clone());
+            return Ok((newest.clone(), None));
         }
         let jobset: Jobset = wait.ask(say, || hydra.get(&jobset_path(job)))?;
         // Hydra fetches before it evaluates, so what it has fetched while it is idle is evaluated. The

@@ -84,7 +84,7 @@ pub fn find(
 ) -> Result<Option<Inputs>, DeployError> {
     let (has_revision, evaluation) = if let Some(revision) = revision {
         match find_evaluation(hydra, job, revision, input, PAGES)? {
-            Search::Found(evaluation) => (true, Some(evaluation)),
+            Search::Found(evaluation, _) => (true, Some(evaluation)),
             Search::Missing { newest, .. } => (false, newest),
         }
     } else {

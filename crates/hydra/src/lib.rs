@@ -26,7 +26,9 @@ mod wait;
 pub use build::build_of;
 pub use client::{Hydra, sign_in};
 pub use deploy::{Deployed, deploy};
-pub use error::{DeployError, Failed, HydraError, Newest, NoJob, NotEvaluated, Unreached};
+pub use error::{
+    DeployError, Failed, Finished, HydraError, Newest, NoJob, NotEvaluated, NotFinished, Unreached,
+};
 pub use evaluation::{Search, Target, find_evaluation, short};
 pub use job::{Job, Revision};
 pub use paths::{jobset_path, segment};

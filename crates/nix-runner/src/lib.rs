@@ -16,5 +16,7 @@ pub mod supply;
 pub mod temporary;
 mod trace;
 
-pub use self::nix::{Evaluation, Flakes, Imports, MIN_VERSION, Nix, NixError, WARNING};
+pub use self::nix::{
+    Evaluation, Flakes, Imports, MIN_VERSION, NOWHERE, Nix, NixError, WARNING, Writes,
+};
 pub use self::substituters::{AccessTokens, Substituters};

@@ -13,6 +13,7 @@ use semver::Version;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::io::{self, BufRead, BufReader, Write};
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -45,6 +46,9 @@ download-attempts = 3
 const ALLOWED_URIS: &str = "https:// http:// github: gitlab: sourcehut: \
     git+https:// git+http:// git+ssh:// ssh:// \
     tarball+https:// tarball+http:// file+https:// file+http://";
+
+/// A URL that an expression may fetch, and from which nothing comes.
+pub const NOWHERE: &str = "file:///nix-hydra/nowhere";
 
 /// What flakes may fetch beyond that, since their lock files pin it: by protocols that nothing secures,
 /// and that an evaluation with no way to any server would not be kept from.
@@ -125,15 +129,25 @@ pub struct Evaluation<'a> {
     pub lookups: &'a [String],
     /// As flakes are evaluated: with access to nothing that is not pinned.
     pub pure: bool,
-    /// Without writing derivations and copies of sources, which takes most of the time. What would
-    /// read them again fails.
-    pub read_only: bool,
+    pub writes: Writes,
     /// Without what was downloaded before, and with no way to any server.
     pub offline: bool,
     pub flakes: Flakes,
     pub imports: Imports,
     /// What it will probably ask for.
     pub expected: &'a [StorePath],
+}
+
+/// What an evaluation may write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Writes {
+    /// Neither derivations nor copies of sources, which takes most of the time. What would read them
+    /// again fails.
+    Nothing,
+    /// All of them into the store of NARs, with what is imported from derivations and a cache has.
+    Nars,
+    /// The same, with a local store beside it, in which Nix can build, and says what it would have to.
+    Local,
 }
 
 /// Whether an expression sees that this Nix has flakes.
@@ -314,6 +328,12 @@ impl Nix {
         &self.supply
     }
 
+    /// Whether derivations may be built.
+    #[must_use]
+    pub fn builds(&self) -> bool {
+        self.building != Building::No
+    }
+
     /// A directory for files that only this evaluation needs.
     #[must_use]
     pub fn scratch(&self) -> &Path {
@@ -416,7 +436,7 @@ impl Nix {
         if output.status.success() {
             return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
         }
-        let said = self.trimmed_error(&output.stderr);
+        let said = self.trimmed_error(&output.stderr, None);
         let last = said.lines().rev().find(|line| !line.trim().is_empty());
         Err(last.unwrap_or("it ended without a word").trim().to_string())
     }
@@ -425,7 +445,7 @@ impl Nix {
     ///
     /// As on Hydra, nothing but the source, `nix_path` and what has a URL can be read.
     pub fn evaluate(&self, evaluation: &Evaluation) -> Result<Output, NixError> {
-        if !evaluation.read_only || evaluation.offline {
+        if evaluation.writes != Writes::Nothing || evaluation.offline {
             return run(self.evaluating(evaluation, None), &[]);
         }
         // Where it may write nothing, it takes nothing from a binary cache but what the store has that
@@ -469,14 +489,15 @@ impl Nix {
                 let hosts = leave_out("no_proxy");
                 command.env("no_proxy", &hosts).env("NO_PROXY", &hosts);
             }
-            None if evaluation.read_only => {
-                command.args(["--store", &self.store().url()]);
-            }
-            None => {
+            None if evaluation.writes == Writes::Local || self.builds() => {
                 command.args(["--eval-store", &self.store().url()]);
             }
+            // What is imported from derivations comes into the store of NARs as well, and is not unpacked.
+            None => {
+                command.args(["--store", &self.store().url()]);
+            }
         }
-        let mut allowed_uris = ALLOWED_URIS.to_string();
+        let mut allowed_uris = format!("{ALLOWED_URIS} {NOWHERE}");
         if evaluation.pure {
             allowed_uris = format!("{allowed_uris} {ALLOWED_LOCKED_URIS}");
         }
@@ -496,7 +517,7 @@ impl Nix {
         if evaluation.imports == Imports::Sources {
             command.args(["--option", "allow-import-from-derivation", "false"]);
         }
-        if !evaluation.read_only {
+        if evaluation.writes != Writes::Nothing {
             command.arg("--read-write-mode");
         }
         for lookup in evaluation.lookups {
@@ -530,11 +551,20 @@ impl Nix {
     }
 
     /// Builds `derivations` (`/nix/store/….drv!out`), or takes them from the binary caches; what Nix
-    /// says goes to `log`, line by line.
-    pub fn realise(&self, derivations: &[String], log: &mut dyn Write) -> Result<(), NixError> {
+    /// says goes to `log`, line by line. If `is_quiet`, what builders say is shown only where one fails,
+    /// and then its end.
+    pub fn realise(
+        &self,
+        derivations: &[String],
+        is_quiet: bool,
+        log: &mut dyn Write,
+    ) -> Result<(), NixError> {
         self.copy_derivations(derivations)?;
         let mut command = self.command("nix-store", false);
         command.arg("--realise").args(derivations);
+        if is_quiet {
+            command.arg("--no-build-output");
+        }
         let program = PathBuf::from(command.get_program());
         let start_error = |error| NixError::Start(program.clone(), error);
         let mut child = command
@@ -559,10 +589,12 @@ impl Nix {
                 }
             }
         }
-        if child.wait().map_err(start_error)?.success() {
+        let status = child.wait().map_err(start_error)?;
+        // It may crash when all is done, since the thread of its downloads still runs while it ends.
+        if status.success() || (status.signal().is_some() && said.is_empty()) {
             Ok(())
         } else {
-            Err(NixError::Build(self.trimmed_error(&said)))
+            Err(NixError::Build(self.trimmed_error(&said, None)))
         }
     }
 
@@ -580,7 +612,7 @@ impl Nix {
         if output.status.success() {
             Ok(())
         } else {
-            Err(NixError::Failed(self.trimmed_error(&output.stderr)))
+            Err(NixError::Failed(self.trimmed_error(&output.stderr, None)))
         }
     }
 
@@ -596,15 +628,21 @@ impl Nix {
         if output.status.success() {
             Ok(directory)
         } else {
-            Err(NixError::Failed(self.trimmed_error(&output.stderr)))
+            Err(NixError::Failed(self.trimmed_error(&output.stderr, None)))
         }
     }
 
-    /// What Nix wrote to standard error, without what is about this program's own function.
+    /// What Nix wrote to standard error, without what is about this program's own function, and of a trace
+    /// that leads through the source `own` little else.
     #[must_use]
-    pub fn trimmed_error(&self, stderr: &[u8]) -> String {
+    pub fn trimmed_error(&self, stderr: &[u8], own: Option<&StorePath>) -> String {
         let text = String::from_utf8_lossy(stderr);
-        trim_trace(&text, &self.scratch.path().to_string_lossy())
+        let own = own.map(StorePath::to_absolute_path);
+        trim_trace(
+            &text,
+            &self.scratch.path().to_string_lossy(),
+            own.as_deref(),
+        )
     }
 
     fn command(&self, program: &str, offline: bool) -> Command {

@@ -22,10 +22,16 @@ const PROGRESS: [&str; 9] = [
 /// cannot see the environment, and has no command line.
 const ADVICE: [&str; 2] = ["a) To temporarily allow", "You can install it anyway by"];
 
+/// How nixpkgs refuses a package. How it came to that says nothing more.
+const REFUSAL: &str = "efusing to evaluate";
+
+/// Innermost frames that are shown beside those in the app.
+const INNERMOST: usize = 2;
+
 /// The error at the end of a trace and all that Nix says after it, then the frames of the trace, without
-/// those that lie below `scratch` or in a text given on the command line, and without those in the
-/// middle where there are many. Frames are paragraphs.
-pub(crate) fn trim_trace(text: &str, scratch: &str) -> String {
+/// those that lie below `scratch` or in a text given on the command line. If some lead through `own`, these and
+/// the innermost are shown, else the outermost and the innermost. Frames are paragraphs.
+pub(crate) fn trim_trace(text: &str, scratch: &str, own: Option<&str>) -> String {
     let lines: Vec<&str> = text
         .lines()
         .skip_while(|line| PROGRESS.iter().any(|words| line.starts_with(words)))
@@ -47,6 +53,23 @@ pub(crate) fn trim_trace(text: &str, scratch: &str) -> String {
         .map(|paragraph| paragraph.trim_matches('\n').trim_start_matches("error:\n"))
         .filter(|paragraph| !paragraph.trim().is_empty())
         .collect();
+    if frames.is_empty() {
+        return error;
+    }
+    let is_own = |frame: &&str| own.is_some_and(|own| frame.contains(own));
+    let shown_innermost = if error.contains(REFUSAL) {
+        0
+    } else {
+        INNERMOST
+    };
+    let innermost = frames.len().saturating_sub(shown_innermost);
+    let frames = if shown_innermost == 0 || frames.iter().any(is_own) {
+        let shown = frames.iter().enumerate();
+        let shown = shown.filter(|(index, frame)| *index >= innermost || is_own(frame));
+        shown.map(|(_, frame)| *frame).collect()
+    } else {
+        frames
+    };
     if frames.is_empty() {
         return error;
     }
@@ -107,7 +130,7 @@ error:
              | ^
 ";
         assert_eq!(
-            trim_trace(said, "/tmp/nix-1"),
+            trim_trace(said, "/tmp/nix-1", None),
             "\
 error: undefined variable 'missing'
 at /nix/store/0000-source/default.nix:1:1:
@@ -118,19 +141,33 @@ at /nix/store/0000-source/default.nix:1:1:
          at /nix/store/0000-source/default.nix:1:1:"
         );
         let plain = "error: syntax error, unexpected ';'";
-        assert_eq!(trim_trace(plain, "/tmp/nix-1"), plain);
+        assert_eq!(trim_trace(plain, "/tmp/nix-1", None), plain);
         let strange = "it ended";
-        assert_eq!(trim_trace(strange, "/tmp/nix-1"), strange);
+        assert_eq!(trim_trace(strange, "/tmp/nix-1", None), strange);
     }
 
     #[test]
     fn the_middle_of_a_long_trace_is_left_out() {
         let deep: Vec<String> = (0..20).map(|n| format!("       … frame {n}")).collect();
         let said = format!("error:\n{}\n\n       error: no", deep.join("\n\n"));
-        let deep = trim_trace(&said, "/x");
+        let deep = trim_trace(&said, "/x", None);
         assert!(deep.starts_with("error: no\n\n"));
         assert_eq!(deep.matches("… frame").count(), 10);
         assert!(deep.contains("… frame 4\n\n       (10 frames are left out)\n\n       … frame 15"));
+    }
+
+    #[test]
+    fn frames_in_the_app_and_the_innermost_are_shown_alone() {
+        let frame =
+            |at: &str| format!("       … while calling\n         at /nix/store/{at}.nix:1:1:");
+        let frames = [
+            "0-app/a", "1-pkgs/b", "1-pkgs/c", "0-app/d", "1-pkgs/e", "1-pkgs/f",
+        ];
+        let frames = frames.map(frame).join("\n\n");
+        let said = format!("error:\n{frames}\n\n       error: no");
+        let trimmed = trim_trace(&said, "/x", Some("/nix/store/0-app"));
+        let shown = ["0-app/a", "0-app/d", "1-pkgs/e", "1-pkgs/f"].map(frame);
+        assert_eq!(trimmed, format!("error: no\n\n{}", shown.join("\n\n")));
     }
 
     #[test]
@@ -147,9 +184,9 @@ error:
             $ export NIXPKGS_ALLOW_UNFREE=1
 ";
         assert_eq!(
-            trim_trace(said, "/x"),
+            trim_trace(said, "/x", None),
             "error: Package ‘tool-1.0’ in /nix/store/0000-source/tool.nix:7 has an unfree license (‘unfree’), \
-             refusing to evaluate.\n\n       … while evaluating the attribute 'drvPath'"
+             refusing to evaluate."
         );
     }
 }

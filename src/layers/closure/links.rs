@@ -15,6 +15,10 @@ use std::io;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
+/// Where scanners find the names of the store paths: they look for a directory `nix/store`, whatever it is
+/// in. Nothing else reads it.
+const SCANNED: &str = ".names/nix/store";
+
 /// How many store paths `PRoot` gets a binding for. Each costs every look-up of a path about a
 /// four-hundredth more; a link costs those through it nearly half more: see `docs/performance.md`.
 const MAX_BOUND: usize = 40;
@@ -23,10 +27,13 @@ const MAX_BOUND: usize = 40;
 /// start program reads.
 pub(super) fn write_links(directory: &Path, filled: &Filled) -> io::Result<()> {
     let plan = &filled.plan;
+    let scanned = directory.join(SCANNED);
+    fs::create_dir_all(&scanned)?;
     for path in plan.closure.paths.keys() {
         if let Some(name) = plan.seen_at(path).file_name() {
             symlink(plan.place(path), directory.join(name))?;
         }
+        symlink(plan.place(path), scanned.join(path.to_basename()))?;
     }
     let bound = match filled.relocatability.verdict {
         Verdict::Relocated => Vec::new(),

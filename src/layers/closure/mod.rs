@@ -1,18 +1,21 @@
 //! The `closure` layer: what leads to every store path that the roots need, in whichever layer it is.
 //!
 //! A build reuses the previous image's layers if they are up to date. Else it looks up the closure
-//! ([`planned`]), downloads what is new ([`download`]), writes the links ([`links`]) and the metadata.
+//! ([`planned`]), downloads what is new ([`download`]), checks that it is for the image's processor
+//! ([`processor`]), writes the links ([`links`]) and the metadata.
 
 mod download;
 mod links;
 mod planned;
+pub mod processor;
 mod relocatability;
 
 use self::download::{Download, Filled};
 use self::planned::{Planned, known_closure, plan, trust, warn_of_left_out};
-use self::relocatability::{Relocatability, Verdict};
+use self::processor::WrongProcessor;
+use self::relocatability::{Relocatability, Verdict, relocation};
 use super::launch_layer::{LaunchLayer, LayerError};
-use super::store_paths::{FillError, StoreLayers};
+use super::store_paths::{FillError, Plan, StoreLayers};
 use crate::config::Config;
 use crate::layers::describe::Contents;
 use crate::layers::memo::{Key, Memo};
@@ -21,23 +24,24 @@ use crate::report::budget::OverBudget;
 use crate::report::{self, print_formats, print_largest_files, print_largest_paths};
 use crate::root::Root;
 use binary_cache::{Caches, Trust, Unusable};
-use bullet_stream::global::print;
 use closure::Closure;
 use closure::fetch::FetchError;
 use closure::plan::{Miss, Previous};
 use closure::relocate::blocker::NotRelocatable;
 use nix_derivation::StorePath;
 use nix_hydra_start::engine::EngineSetting;
+use nix_hydra_start::executable::Machine;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
 use words::paths;
 
 const NAME: &str = "closure";
 
 /// Raised whenever the metadata or content of this layer or those with the store paths changes its form.
-const FORMAT: &str = "9";
+const FORMAT: &str = "10";
 
 /// How many files and store paths `NIX_DEBUG` lists, as the earlier buildpacks did.
 const LARGEST: usize = 20;
@@ -59,6 +63,8 @@ pub enum ClosureLayerError {
     #[error(transparent)]
     OverBudget(#[from] OverBudget),
     #[error(transparent)]
+    WrongProcessor(#[from] WrongProcessor),
+    #[error(transparent)]
     Layer(#[from] LayerError),
 }
 
@@ -75,6 +81,8 @@ impl From<FillError> for ClosureLayerError {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct Metadata {
     format: String,
+    /// The image's processor.
+    machine: String,
     /// Full store paths, the one that leads `PATH` first.
     roots: Vec<String>,
     /// The trust settings; with others, all must be checked again.
@@ -100,6 +108,31 @@ pub struct ClosureLayer {
     pub contents: Contents,
     /// Whether the closure was moved into the layer, and needs no engine.
     pub is_relocated: bool,
+    pub moved: Moved,
+    /// What changed since the previous image's closure, in lines of the log; empty if it is the same, or
+    /// not known.
+    pub changes: Vec<String>,
+}
+
+/// How large a closure is, and what a build had to move of it, in bytes.
+#[derive(Debug, Default)]
+pub struct Moved {
+    pub paths: usize,
+    pub size: u64,
+    pub downloaded: u64,
+    /// The layers with store paths that the previous image does not have, and their store paths' bytes.
+    pub layers: usize,
+    pub new: u64,
+}
+
+/// What the layers are to hold.
+#[derive(Clone, Copy)]
+pub struct Target<'a> {
+    pub roots: &'a [Root],
+    /// By what the next build finds out that the roots are the same.
+    pub memo: Option<&'a Key>,
+    /// The image's processor.
+    pub machine: Machine,
 }
 
 /// The roots that the previous image's expression evaluated to, if that was by this key.
@@ -109,20 +142,15 @@ pub fn recall(layers_dir: &Path, key: &Key) -> Option<Vec<Root>> {
     previous.memo?.recall(key)
 }
 
-/// Fills the layers with the closure of `roots`, except for those that the previous image has already.
+/// Fills the layers with the closure of the roots, except for those that the previous image has already.
 /// Returns what is in the roots. One with compile hooks, which run here, is always filled.
-///
-/// `memo` is by what the next build finds out that the roots are the same.
 pub fn handle(
     layers_dir: &Path,
-    roots: &[Root],
-    memo: Option<&Key>,
+    target: Target,
     config: &Config,
     open_caches: impl Fn() -> Caches,
 ) -> Result<ClosureLayer, ClosureLayerError> {
-    let memo = memo.map(|key| Memo::new(key, roots));
-    let build = ClosureBuild::new(layers_dir, roots, memo, config)?;
-    print::bullet("Closure");
+    let build = ClosureBuild::new(layers_dir, target, config)?;
     if let Some(kept) = build.reuse()? {
         return Ok(kept);
     }
@@ -165,11 +193,47 @@ pub fn handle(
     }
 }
 
+/// Looks up the closure of `roots`, and checks what can be checked of it without its content: all that
+/// [`handle`] does before it downloads. Also returns the caches.
+pub fn look_up(
+    layers_dir: &Path,
+    roots: &[Root],
+    config: &Config,
+    open_caches: impl FnOnce() -> Caches,
+) -> Result<(Closure, Arc<Caches>), ClosureLayerError> {
+    let planned = plan(roots, Previous::default(), config, None, open_caches)?;
+    if config.engine == EngineSetting::Relocate {
+        relocation(&layers_dir.join(NAME), &planned.closure)?;
+    }
+    report::warn_of_build_only(&planned.closure);
+    Ok((planned.closure, planned.caches))
+}
+
+/// The closure of the previous image. None where there is none, or its metadata lacks a part.
+#[must_use]
+pub fn previous(layers_dir: &Path) -> Option<Closure> {
+    let layer = LaunchLayer::new(layers_dir, NAME);
+    let metadata: Metadata = layer.take().ok()??;
+    let stores = StoreLayers::take(layers_dir, metadata.format == FORMAT).ok()?;
+    // Another build may follow in the same directory.
+    let _ = stores.put_back().and_then(|()| layer.write(&metadata));
+    closure_of(&metadata, &stores)
+}
+
+fn closure_of(metadata: &Metadata, stores: &StoreLayers) -> Option<Closure> {
+    let roots = metadata.roots.iter();
+    let roots: Option<Vec<Root>> = roots
+        .map(|root| Some(Root::from_path(root.parse().ok()?)))
+        .collect();
+    known_closure(&roots?, &stores.verified())
+}
+
 /// All that decides what is in the layers, and what there is of them already.
 struct ClosureBuild<'a> {
     layers_dir: &'a Path,
     layer: LaunchLayer,
     roots: &'a [Root],
+    machine: Machine,
     memo: Option<Memo>,
     config: &'a Config,
     /// Why nothing of the previous image can be kept, if that is so.
@@ -181,14 +245,15 @@ struct ClosureBuild<'a> {
 impl<'a> ClosureBuild<'a> {
     fn new(
         layers_dir: &'a Path,
-        roots: &'a [Root],
-        memo: Option<Memo>,
+        target: Target<'a>,
         config: &'a Config,
     ) -> Result<Self, ClosureLayerError> {
         let layer = LaunchLayer::new(layers_dir, NAME);
         let had_layer = layer.is_declared();
         let previous: Option<Metadata> = layer.take()?;
-        let previous = previous.filter(|previous| previous.format == FORMAT);
+        let previous = previous.filter(|previous| {
+            previous.format == FORMAT && previous.machine == target.machine.to_string()
+        });
         let stores = StoreLayers::take(layers_dir, previous.is_some())?;
         let verdict = previous
             .as_ref()
@@ -196,8 +261,9 @@ impl<'a> ClosureBuild<'a> {
         Ok(Self {
             layers_dir,
             layer,
-            roots,
-            memo,
+            roots: target.roots,
+            machine: target.machine,
+            memo: target.memo.map(|key| Memo::new(key, target.roots)),
             config,
             afresh: afresh(had_layer, verdict, config.engine),
             previous,
@@ -254,6 +320,12 @@ impl<'a> ClosureBuild<'a> {
                 compile_hooks: previous.compile_hooks.clone(),
             },
             is_relocated: previous.relocation.verdict == Verdict::Relocated,
+            moved: Moved {
+                paths: closure.paths.len(),
+                size: closure.nar_size(),
+                ..Moved::default()
+            },
+            changes: Vec::new(),
         }))
     }
 
@@ -297,11 +369,7 @@ impl<'a> ClosureBuild<'a> {
 
     /// The closure of the previous image. None if its metadata lacks a part.
     fn previous_closure(&self) -> Option<Closure> {
-        let roots = self.previous.as_ref()?.roots.iter();
-        let roots: Option<Vec<Root>> = roots
-            .map(|root| Some(Root::from_path(root.parse().ok()?)))
-            .collect();
-        known_closure(&roots?, &self.stores.verified())
+        closure_of(self.previous.as_ref()?, &self.stores)
     }
 
     /// Plans, downloads, and writes the links and the metadata.
@@ -311,16 +379,11 @@ impl<'a> ClosureBuild<'a> {
         open_caches: impl FnOnce() -> Caches,
     ) -> Result<ClosureLayer, ClosureLayerError> {
         let mut undo = Undo::new(self);
-        // What is known may be in a layer that is kept, and is then not to be fetched.
-        let waiting = self.stores.are_new().then_some(self.layer.path.as_path());
-        let planned = plan(
-            self.roots,
-            previous,
-            self.config.engine,
-            waiting,
-            open_caches,
-        )?;
-        self.config.budget.check(&planned.closure)?;
+        // What is known may be in a layer that is kept, and is then not to be fetched. A closure that has
+        // limits is downloaded once it is known to keep to them.
+        let is_early = self.stores.are_new() && !self.config.budget.is_set();
+        let waiting = is_early.then_some(self.layer.path.as_path());
+        let planned = plan(self.roots, previous, self.config, waiting, open_caches)?;
         undo.remove_all = true;
         if let Some(afresh) = self.afresh {
             log::sub_bullet(format!("Starting afresh: {afresh}"));
@@ -340,6 +403,7 @@ impl<'a> ClosureBuild<'a> {
             stores: &self.stores,
         };
         let filled = download.run(prefetch)?;
+        processor::check(&filled, self.machine)?;
         self.layer.create()?;
         links::write_links(&self.layer.path, &filled).map_err(|reason| LayerError {
             path: self.layer.path.clone(),
@@ -350,9 +414,6 @@ impl<'a> ClosureBuild<'a> {
             log::sub_bullet(message);
         }
         warn_of_left_out(caches.unusable().filter(|cache| !left_out.contains(cache)));
-        if let Some(before) = self.previous_closure() {
-            report::print_changes(&before, &closure);
-        }
         self.report_on(&closure)?;
         if self.config.debug {
             print_largest_paths(&closure, LARGEST);
@@ -364,15 +425,38 @@ impl<'a> ClosureBuild<'a> {
         }
         self.layer.write(&self.metadata(&closure, &filled))?;
         undo.is_done = true;
+        let before = self.previous_closure();
+        let changes = before.map(|before| report::changes(&before, &closure));
+        let changes = changes.unwrap_or_default();
+        let moved = self.moved(&filled.plan, &caches);
         Ok(ClosureLayer {
             contents: filled.contents,
             is_relocated: filled.relocatability.verdict == Verdict::Relocated,
+            moved,
+            changes,
         })
+    }
+
+    /// What of a closure is new to the previous image.
+    fn moved(&self, plan: &Plan, caches: &Caches) -> Moved {
+        let kept = self.stores.reusable(plan);
+        let layers = plan.placement.layers.iter();
+        let new: Vec<_> = layers.filter(|(name, _)| !kept.contains(*name)).collect();
+        let paths = new.iter().flat_map(|(_, paths)| *paths);
+        let sizes = paths.filter_map(|path| Some(plan.closure.paths.get(path)?.nar_size));
+        Moved {
+            paths: plan.closure.paths.len(),
+            size: plan.closure.nar_size(),
+            downloaded: caches.received().map(|(_, count)| count).sum(),
+            layers: new.len(),
+            new: sizes.fold(0, u64::saturating_add),
+        }
     }
 
     fn metadata(&self, closure: &Closure, filled: &Filled) -> Metadata {
         Metadata {
             format: FORMAT.to_string(),
+            machine: self.machine.to_string(),
             roots: self.root_names(),
             trust: trust(self.config),
             paths: closure.paths.len().to_string(),
@@ -446,7 +530,9 @@ fn afresh(
     engine: EngineSetting,
 ) -> Option<&'static str> {
     match previous {
-        None if had_layer => Some("the previous image is of another version of this buildpack"),
+        None if had_layer => Some(
+            "the previous image is of another version of this buildpack, or for another processor",
+        ),
         None => Some("there is no previous image, or the platform was told to clear what it keeps"),
         Some(verdict) if !verdict.is_accepted_by(engine) => {
             Some("the previous image is for another engine")
@@ -463,7 +549,8 @@ mod tests {
     #[test]
     fn a_build_that_can_keep_nothing_says_why() {
         let none = "there is no previous image, or the platform was told to clear what it keeps";
-        let version = "the previous image is of another version of this buildpack";
+        let version =
+            "the previous image is of another version of this buildpack, or for another processor";
         let engine = "the previous image is for another engine";
         let proot = EngineSetting::Only(Engine::PRoot);
         let auto = EngineSetting::Auto;

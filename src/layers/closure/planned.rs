@@ -28,12 +28,12 @@ pub(super) struct Planned {
     pub prefetch: Option<Prefetch>,
 }
 
-/// Looks up the whole closure. Paths that are certain to be needed, and need not be rewritten, are
+/// Looks up the whole closure, and checks it against its budget. Paths that are certain to be needed, and need not be rewritten, are
 /// downloaded meanwhile into the new directory `waiting`, if there is one, until they have a layer.
 pub(super) fn plan(
     roots: &[Root],
     mut previous: Previous,
-    engine: EngineSetting,
+    config: &Config,
     waiting: Option<&Path>,
     open_caches: impl FnOnce() -> Caches,
 ) -> Result<Planned, ClosureLayerError> {
@@ -47,7 +47,7 @@ pub(super) fn plan(
         }
         is_trusted
     });
-    let scan_for = match engine {
+    let scan_for = match config.engine {
         EngineSetting::Unset => Some(ScanFor::Declared),
         EngineSetting::Only(_) => Some(ScanFor::Nothing),
         // Where references lead depends on the whole closure.
@@ -73,6 +73,7 @@ pub(super) fn plan(
     })?;
     warn_of_left_out(left_out.iter().cloned());
     warn_unsigned(&closure, &caches);
+    config.budget.check(&closure)?;
     Ok(Planned {
         closure,
         caches,

@@ -8,10 +8,12 @@ use crate::closure::{Closure, Index, bytes};
 use crate::engine::{Engine, SETTING};
 use crate::environment;
 use crate::errors::{self, RunError};
+use crate::executable::{Kind, Machine, behind};
 use crate::image::{Found, STORE_DIR};
 use crate::plan::Plan;
 use crate::shell;
 use rustix::fs::{Access, StatVfsMountFlags, access, statvfs};
+use std::convert::Infallible;
 use std::env;
 use std::ffi::OsString;
 use std::fs;
@@ -216,9 +218,11 @@ fn programs(found: &Found) -> Check {
     const NAME: &str = "programs";
     let mut names = Vec::new();
     let mut broken = Vec::new();
+    let mut foreign = Vec::new();
     for root in &found.image.roots {
         let directory = root.join("bin");
         let entries = found.followed(&directory).map(fs::read_dir);
+        let mut machines = Vec::new();
         for entry in entries.into_iter().flatten().flatten().flatten() {
             let name = entry.file_name();
             let program = directory.join(&name);
@@ -226,9 +230,13 @@ fn programs(found: &Found) -> Check {
                 None => broken.push(program.display().to_string()),
                 // Wrapped programs have their originals beside them, hidden.
                 Some(_) if name.to_string_lossy().starts_with('.') => {}
-                Some(_) => names.push(name.to_string_lossy().into_owned()),
+                Some(_) => {
+                    machines.extend(machine(found, &program));
+                    names.push(name.to_string_lossy().into_owned());
+                }
             }
         }
+        foreign.extend(Machine::own().foreign_among(&machines));
     }
     names.sort();
     names.dedup();
@@ -239,6 +247,15 @@ fn programs(found: &Found) -> Check {
             count => format!("{count} lead to what is not in the image:"),
         };
         return Check::bad(NAME, State::Problem, finding, DAMAGED).with_details(first_few(broken));
+    }
+    if let Some(machine) = foreign.first() {
+        let own = Machine::own();
+        return Check::bad(
+            NAME,
+            State::Problem,
+            format!("they are for {machine}, and this is {own}"),
+            format!("Deploy what was built for {own}-linux, or run the image on {machine}"),
+        );
     }
     if names.is_empty() {
         return Check::bad(
@@ -251,6 +268,15 @@ fn programs(found: &Found) -> Check {
     let count = names.len();
     let names = first_few(names).join(", ").replace(", and ", " and ");
     Check::ok(NAME, format!("{count}, first on PATH: {names}"))
+}
+
+/// The processor that a program is for, where its file tells.
+fn machine(found: &Found, program: &Path) -> Option<Machine> {
+    let Ok(behind) = behind(program, |path| Ok::<_, Infallible>(found.followed(path)));
+    match behind? {
+        (_, Kind::Elf(machine)) => Some(machine),
+        _ => None,
+    }
 }
 
 /// The shell for commands that need one.
@@ -416,6 +442,7 @@ mod tests {
         let lines: Vec<String> = [first].into_iter().chain(details).chain(cure).collect();
         let text = lines.join("\n") + "\n";
         text.replace(&layers.display().to_string(), "/layers")
+            .replace(&Machine::own().to_string(), "<own>")
     }
 
     fn set<const N: usize>(
@@ -457,6 +484,15 @@ mod tests {
         }
         said.push(programs(&found));
         symlink("/nix/store/b-gone/bin/gone", bin.join("gone")).unwrap();
+        said.push(programs(&found));
+        fs::remove_file(bin.join("gone")).unwrap();
+        fs::copy("/proc/self/exe", bin.join("native")).unwrap();
+        let mut other = fs::read("/proc/self/exe").unwrap();
+        // `e_machine` of RISC-V.
+        other[18..20].copy_from_slice(&[243, 0]);
+        fs::write(bin.join("b"), &other).unwrap();
+        said.push(programs(&found));
+        fs::remove_file(bin.join("native")).unwrap();
         said.push(programs(&found));
         said.extend([
             certificates(&found, set([("SSL_CERT_FILE", "/nix/store/c-locales")])),

@@ -1,0 +1,61 @@
+# The same for arm64 on a machine of another architecture, whose kernel runs arm64's programs by qemu: a root
+# file system, PRoot, the sample Python app in a binary cache, and a kernel.
+# shellcheck shell=bash disable=SC2034,SC2154  # names shared between the parts
+
+part_arm64() {
+  local architecture=arm64 rootfs proot app source system
+  check_emulation
+  keep rootfs "$(hash_of script/setup.d/rootfs.sh arm64)" make_rootfs
+  rootfs=$kept
+  keep proot "$(hash_of script/setup.d/proot.sh arm64)" make_proot
+  proot=$kept
+  package_set small
+  set_directory=$kept
+  make_key
+  keep app-arm64 "$(hash_of fixtures/apps/python "$set_directory")" make_arm64_app
+  app=$kept
+  keep cache-arm64 "$(hash_of "$app" "$(<"$cache/key/public")")" fill_arm64_cache "$(<"$app/output")"
+  binary_cache=$kept
+  keep system-arm64 "$(hash_of script/setup.d/arm64.sh)" make_system
+  system=$kept
+  done_what="PRoot $(<"$proot/version"), $(find "$binary_cache" -name '*.narinfo' | wc -l) store paths, Linux $(<"$system/version")"
+  # shellcheck disable=SC2016  # jq's variables
+  fact arm64 '{arm64: {rootfs: $rootfs, proot: $proot, cache: $cache, store_path: $app, system: $system}}' \
+    --arg rootfs "$rootfs/rootfs" --arg proot "$proot" --arg cache "$binary_cache" --arg app "$(<"$app/output")" \
+    --arg system "$system"
+}
+
+check_emulation() {
+  command -v aarch64-linux-gnu-gcc >/dev/null || fail "a compiler for arm64 is missing: run script/test-arm64"
+  [[ -e /proc/sys/fs/binfmt_misc/qemu-aarch64 ]] || fail "this kernel runs no programs for arm64: run script/test-arm64"
+}
+
+# Nix takes the derivations for this machine's: that their programs are for arm64 is in the lock alone.
+make_arm64_app() {
+  local into=$1
+  assemble python "$into"
+  add_debs "$set_directory"
+  build_app "$(nix-store --add-fixed --recursive sha256 "$into/hydra/source")" "$cache/roots/app-arm64"
+  readlink "$cache/roots/app-arm64" >"$into/output"
+}
+
+# fill_arm64_cache STORE-PATH DIRECTORY
+fill_arm64_cache() {
+  nix copy --to "file://$2?secret-key=$cache/key/secret&compression=zstd" "$1"
+}
+
+# A kernel, and a static busybox to start a system with.
+make_system() {
+  local into=$1 work=$1/work package
+  mkdir "$work"
+  use_suite bookworm
+  package=$(in_suite apt-cache depends linux-image-cloud-arm64 | sed -n 's/ *Depends: //p' | head -n 1)
+  (cd "$work" && in_suite apt-get -q download "$package" busybox-static)
+  for package in "$work"/*.deb; do
+    dpkg-deb -x "$package" "$work/unpacked"
+  done
+  cp "$work"/unpacked/boot/vmlinuz-* "$into/vmlinuz"
+  cp "$work/unpacked/bin/busybox" "$into/busybox"
+  (cd "$work/unpacked/boot" && echo vmlinuz-*) | sed 's/^vmlinuz-//' >"$into/version"
+  rm -rf "$work"
+}
