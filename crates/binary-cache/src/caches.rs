@@ -2,7 +2,8 @@
 
 use crate::health::{Attempt, Health};
 use crate::{
-    BinaryCache, CacheError, CacheId, CacheUrl, PathInfo, SignIn, TrustSettings, Untrusted,
+    BinaryCache, CacheError, CacheId, CacheUrl, PathInfo, S3Bucket, SignIn, TrustSettings,
+    Untrusted,
 };
 use http_client::{Http, HttpError, sent};
 use nix_derivation::StorePath;
@@ -58,9 +59,10 @@ impl Answer {
     fn of(error: &CacheError, url: &CacheUrl) -> Self {
         match error {
             CacheError::Http(HttpError::Status(403) | HttpError::Bucket(400 | 403, _)) => {
-                let bucket = url.s3.as_ref().and_then(|s3| s3.credentials.as_ref());
-                let from = bucket.map_or(&url.endpoint.credentials_from, |own| &own.from);
-                Self::Refused(format!("{error}; {}", sent(from)))
+                let of_url = || url.endpoint.credentials_from.clone();
+                let bucket = url.s3.as_ref();
+                let from = bucket.map_or_else(of_url, S3Bucket::credentials_from);
+                Self::Refused(format!("{error}; {}", sent(&from)))
             }
             CacheError::Http(HttpError::Unauthorized(_) | HttpError::Status(407))
             | CacheError::WebIdentity(_) => Self::Refused(error.to_string()),

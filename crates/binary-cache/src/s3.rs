@@ -124,6 +124,13 @@ impl S3Bucket {
         }
     }
 
+    /// Where its credentials are from, as messages name it; empty if there are none.
+    pub(crate) fn credentials_from(&self) -> String {
+        let own = self.credentials.as_ref().map(|own| own.from.clone());
+        own.or_else(|| self.web_identity.as_ref().map(WebIdentity::name))
+            .unwrap_or_default()
+    }
+
     /// Exchanges a web identity for credentials, unless there are some.
     pub(crate) fn sign_in(&mut self, http: &Http) -> Result<(), WebIdentityError> {
         if self.credentials.is_none()
@@ -241,6 +248,18 @@ mod tests {
         }
         assert_eq!(bucket.signed(&other), None);
         assert!(!format!("{bucket:?}{signed}").contains("hunter2"));
+    }
+
+    #[test]
+    fn a_web_identity_is_told_as_the_origin_of_what_it_is_exchanged_for() {
+        let mut bucket = bucket("s3://acme").unwrap();
+        assert_eq!(bucket.credentials_from(), "");
+        let get = |name: &str| match name {
+            "AWS_WEB_IDENTITY_TOKEN_FILE" | "AWS_ROLE_ARN" => Some("reader".to_string()),
+            _ => None,
+        };
+        bucket.find_credentials(&get);
+        assert_eq!(bucket.credentials_from(), "the web identity of reader");
     }
 
     #[test]

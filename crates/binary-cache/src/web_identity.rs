@@ -89,8 +89,13 @@ impl WebIdentity {
             access_key_id: found("AccessKeyId")?,
             secret_access_key: found("SecretAccessKey")?,
             session_token: Some(found("SessionToken")?),
-            from: format!("the web identity of {}", self.role),
+            from: self.name(),
         })
+    }
+
+    /// What messages call it.
+    pub(crate) fn name(&self) -> String {
+        format!("the web identity of {}", self.role)
     }
 
     fn token(&self) -> io::Result<String> {

@@ -5,7 +5,8 @@
 
 use http_client::{Credentials, Http, HttpError, Patience, Size};
 use platform::server::{Response, Server};
-use std::io::Read;
+use std::io::{Read, Write};
+use std::net::TcpListener;
 use std::time::Duration;
 use url::Url;
 
@@ -113,4 +114,27 @@ fn a_body_that_broke_off_goes_on_with_its_own_next_byte() {
         assert_eq!(get(&server, "nar").unwrap(), TEXT);
         assert_eq!(server.take_requests().len(), 2);
     }
+}
+
+#[test]
+fn a_body_that_trickles_is_given_up() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url: Url = format!("http://{}/nar", listener.local_addr().unwrap())
+        .parse()
+        .unwrap();
+    std::thread::spawn(move || {
+        let (mut connection, _) = listener.accept().unwrap();
+        let header = b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n";
+        connection.write_all(header).unwrap();
+        // It ends when the client does.
+        while connection.write_all(b"x").is_ok() {
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    });
+    let mut body = http().get(&url, None, Size::Large).unwrap();
+    let (sender, receiver) = std::sync::mpsc::channel();
+    std::thread::spawn(move || sender.send(body.read_to_end(&mut Vec::new())));
+    let read = receiver.recv_timeout(Duration::from_secs(10)).unwrap();
+    let error = read.unwrap_err().to_string();
+    assert!(error.contains("too slowly"), "{error}");
 }
