@@ -118,15 +118,18 @@ pub fn print_formats(formats: &BTreeMap<String, usize>) {
     }
 }
 
-/// Warns where the file system of `directory` has less room than `needed`, in bytes.
-pub fn warn_of_space(directory: &Path, needed: u64) {
-    let Ok(space) = rustix::fs::statvfs(directory) else {
-        return;
-    };
-    let free = space.f_bavail.saturating_mul(space.f_frsize);
-    if free < needed {
+/// The bytes that are free in the file system of `directory`. None where it does not say.
+#[must_use]
+pub fn free_space(directory: &Path) -> Option<u64> {
+    let space = rustix::fs::statvfs(directory).ok()?;
+    Some(space.f_bavail.saturating_mul(space.f_frsize))
+}
+
+/// Warns where fewer bytes were `free` in `directory` than are `needed`.
+pub fn warn_of_space(directory: &Path, free: Option<u64>, needed: u64) {
+    if let Some(free) = free.filter(|free| *free < needed) {
         log::warning(&format!(
-            "The closure needs {} in {}, where only {} are free.",
+            "The closure needs {} in {}, where only {} were free.",
             bytes(needed),
             directory.display(),
             bytes(free)

@@ -13,7 +13,8 @@ fn log(deploy: &Deploy) -> String {
     let outcome = deploy.build();
     let log = deploy.stable(&format!("{}{}", outcome.detect_log, outcome.log));
     let log = regex("[0-9a-z]{32}-").replace_all(&log, "<hash>-");
-    let log = regex("only [0-9.]+ [a-zA-Z]+ are free").replace_all(&log, "only <size> are free");
+    let log =
+        regex("only [1-9][0-9.]* [a-zA-Z]+ were free").replace_all(&log, "only <size> were free");
     let log = regex("127.0.0.1:[0-9]+").replace_all(&log, "<address>");
     let log = regex("<hash>-[^ \\n]*/[^ \\n]* could not").replace_all(&log, "<file> could not");
     regex(r"\d+ seconds")

@@ -21,6 +21,8 @@ use words::paths;
 /// The download of a closure into its layers.
 pub(super) struct Download<'a> {
     pub layers_dir: &'a Path,
+    /// The bytes that were free there before anything was downloaded.
+    pub free: Option<u64>,
     /// The closure layer's directory, where a relocated closure's references lead.
     pub directory: &'a Path,
     pub config: &'a Config,
@@ -179,7 +181,7 @@ impl<'a> Download<'a> {
             fill()
         } else {
             let total = sum(&new, PathInfo::download_size);
-            report::warn_of_space(self.layers_dir, sum(&new, |info| info.nar_size));
+            report::warn_of_space(self.layers_dir, self.free, sum(&new, |info| info.nar_size));
             let what = format!(
                 "Downloading {}: {}, {} unpacked",
                 paths(new.len()),

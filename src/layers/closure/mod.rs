@@ -383,6 +383,8 @@ impl<'a> ClosureBuild<'a> {
         // limits is downloaded once it is known to keep to them.
         let is_early = self.stores.are_new() && !self.config.budget.is_set();
         let waiting = is_early.then_some(self.layer.path.as_path());
+        // Content comes while it is planned.
+        let free = report::free_space(self.layers_dir);
         let planned = plan(self.roots, previous, self.config, waiting, open_caches)?;
         undo.remove_all = true;
         if let Some(afresh) = self.afresh {
@@ -397,6 +399,7 @@ impl<'a> ClosureBuild<'a> {
         let download = Download {
             layers_dir: self.layers_dir,
             directory: &self.layer.path,
+            free,
             config: self.config,
             closure: &closure,
             caches: &caches,
