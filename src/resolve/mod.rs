@@ -11,6 +11,7 @@ mod named_sources;
 pub(crate) mod pins;
 mod realise;
 mod resolved;
+mod said;
 pub mod source;
 
 pub use self::by_evaluation::{evaluate_fully, machine, system};
