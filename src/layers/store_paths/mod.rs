@@ -3,27 +3,28 @@
 //! A layer's metadata says what its content is made from, what was verified of its paths, and what
 //! was found in them, so that the next build need not have the content.
 
+mod plan;
+
+pub use self::plan::{Plan, References};
+
+use self::plan::Unseen;
 use super::launch_layer::{LaunchLayer, LayerError};
-use crate::layers::describe::{Seen, files, followed, programs};
+use crate::layers::describe::{Seen, files, followed};
 use binary_cache::Caches;
 use binary_cache::{PathInfo, kept};
 use closure::Closure;
 use closure::fetch::{FetchError, fetch_each};
-use closure::place::{Placement, is_layer};
+use closure::place::is_layer;
 use closure::prefetch::Prefetch;
 use closure::queue::{Queue, QueuedPath};
 use closure::relocate::blocker::Blocker;
-use closure::relocate::references::{HashPart, ReferenceScanner, ScanFor, hash_part};
-use closure::relocate::relocation::Relocation;
+use closure::relocate::references::{HashPart, hash_part};
 use closure::relocate::report::RelocationReport;
 use nix_derivation::StorePath;
 use nix_hydra_start::executable::{Kind, Machine, behind};
-use nix_hydra_start::image::STORE_DIR;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 
 /// What a layer was made from, and what is in it.
@@ -62,26 +63,6 @@ pub struct StoreLayers {
     previous: BTreeMap<String, Metadata>,
 }
 
-/// Where each path of a closure goes.
-#[derive(Debug)]
-pub struct Plan<'a> {
-    pub closure: &'a Closure,
-    pub placement: Placement,
-    /// Whether references are looked for, and where they lead if they are rewritten.
-    pub references: References,
-    layers_dir: PathBuf,
-}
-
-/// What is done about references while a closure is unpacked.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum References {
-    Ignore,
-    /// They are counted, and what prevents rewriting them is noted.
-    Count,
-    /// They are rewritten.
-    Rewrite(Relocation),
-}
-
 /// A closure whose layers are all there, filled or kept.
 #[derive(Debug)]
 pub struct FilledStores {
@@ -111,115 +92,6 @@ pub enum FillError {
     Fetch(#[from] Box<FetchError>),
     #[error(transparent)]
     Layer(#[from] LayerError),
-}
-
-/// Why the programs of a root cannot be told.
-enum Unseen {
-    /// They are in this layer, which is kept and so not here.
-    Kept(String),
-    Unreadable(io::Error),
-}
-
-impl From<io::Error> for Unseen {
-    fn from(error: io::Error) -> Self {
-        Self::Unreadable(error)
-    }
-}
-
-impl<'a> Plan<'a> {
-    #[must_use]
-    pub fn new(closure: &'a Closure, layers_dir: &Path, references: References) -> Self {
-        Self {
-            closure,
-            placement: Placement::of(closure),
-            references,
-            layers_dir: layers_dir.to_path_buf(),
-        }
-    }
-
-    /// Where a path is in the image.
-    #[must_use]
-    pub fn place(&self, path: &StorePath) -> PathBuf {
-        let layer = self.placement.places.get(path).map_or("", String::as_str);
-        self.layers_dir.join(layer).join(path.to_basename())
-    }
-
-    /// Where the app sees a path.
-    #[must_use]
-    pub fn seen_at(&self, path: &StorePath) -> PathBuf {
-        let base_name = path.to_basename();
-        match &self.references {
-            References::Rewrite(relocation) => relocation.place(&base_name),
-            _ => Path::new(STORE_DIR).join(base_name),
-        }
-    }
-
-    fn scan_for(&self) -> ScanFor {
-        match &self.references {
-            References::Ignore => ScanFor::Nothing,
-            References::Count => ScanFor::Declared,
-            References::Rewrite(relocation) => {
-                let paths = self.closure.paths.keys();
-                ScanFor::All(ReferenceScanner::new(paths, Some(relocation.clone())))
-            }
-        }
-    }
-
-    /// The hash of all that decides what is in a layer: its paths, their content, whether they are
-    /// roots (more is known of these), and where references lead that are rewritten.
-    fn key(&self, paths: &BTreeSet<StorePath>) -> String {
-        let mut hash = Sha256::new();
-        let mut add = |part: &str| {
-            hash.update(part.as_bytes());
-            hash.update(b"\n");
-        };
-        if let References::Rewrite(relocation) = &self.references {
-            add(&relocation.directory().to_string_lossy());
-        }
-        for path in paths {
-            let Some(info) = self.closure.paths.get(path) else {
-                continue;
-            };
-            let is_root = self.closure.roots.contains(path);
-            add(&path.to_basename());
-            add(&info.nar_hash.to_nix_nixbase32_string());
-            add(if is_root { "root" } else { "" });
-        }
-        hex::encode(hash.finalize())
-    }
-
-    /// What a root's programs are, where only the layers in `fresh` are here.
-    fn programs(&self, root: &StorePath, fresh: &BTreeSet<String>) -> Result<Vec<String>, Unseen> {
-        programs(&self.seen_at(root), self.now(fresh))
-    }
-
-    /// Returns where a path that the app sees is now, where only the layers in `fresh` are here.
-    fn now(&self, fresh: &BTreeSet<String>) -> impl Fn(&Path) -> Result<Option<PathBuf>, Unseen> {
-        let seen: BTreeMap<PathBuf, &StorePath> = self
-            .closure
-            .paths
-            .keys()
-            .map(|path| (self.seen_at(path), path))
-            .collect();
-        // All are as deep in the tree of files.
-        let levels = seen
-            .keys()
-            .next()
-            .map_or(0, |path| path.components().count());
-        move |path| {
-            let top: PathBuf = path.components().take(levels).collect();
-            let Some(store_path) = seen.get(&top) else {
-                return Ok(None);
-            };
-            match self.placement.places.get(store_path) {
-                Some(layer) if !fresh.contains(layer) => Err(Unseen::Kept(layer.clone())),
-                _ => {
-                    let inside = path.strip_prefix(&top).unwrap_or(Path::new(""));
-                    Ok(Some(self.place(store_path).join(inside)))
-                }
-            }
-        }
-    }
 }
 
 impl StoreLayers {
@@ -603,6 +475,7 @@ mod tests {
     use super::*;
     use binary_cache::Trust;
     use binary_cache::TrustSettings;
+    use closure::relocate::relocation::Relocation;
     use http_client::Http;
     use nix_derivation::NixHash;
 
