@@ -65,7 +65,7 @@ fn put<T>(field: &mut T, parsed: Result<T, Invalid>) -> Result<(), Invalid> {
 pub static SETTINGS: [Setting; 32] = [
     Setting {
         name: "NIX_EXTRA_BINARY_CACHE",
-        doc: "URLs of the binary caches to ask before the default one, separated by spaces (`https`, `http` or `file`): Hydra, nix-serve, harmonia, attic, Cachix, or a directory of files",
+        doc: "URLs of the binary caches to ask before the default one, separated by spaces (`https`, `http`, `s3` or `file`): Hydra, nix-serve, harmonia, attic, Cachix, or a directory of files",
         takes: CACHES,
         parse: |given, values| put(&mut values.extra_caches, caches::urls(given.value)),
         ..SETTING
