@@ -81,7 +81,7 @@ fn a_miss_ends_the_downloads_that_have_begun_and_leaves_nothing_of_them() {
     let silent = move || {
         wait_until(|| hold.load(Ordering::SeqCst));
     };
-    let Some(deploy) = python(10, 404, silent) else {
+    let Some(deploy) = python(3, 404, silent) else {
         return;
     };
     let outcome = deploy.build();
