@@ -62,7 +62,7 @@ pub(crate) fn table(results: &[Measured], fixtures: &Fixtures, runs: usize) -> S
         "Medians, on {} cores. The big closure: {} store paths, {:.2} GB of NARs, {} files. \
          Nix {}. Each cell: wall time, CPU time, peak memory; then ours as a ratio of the wall time \
          (to `nix copy` also of the CPU time). Ours looks for references, as a build does by default; \
-         the last column has wall and CPU time where they are rewritten, as ratios to where nobody looks.\n\n\
+         the last column has wall and CPU time where they are rewritten, as ratios to unpacking without a search.\n\n\
          | case | runs | downloaded | ours | `nix copy` | `nix-store --realise` | floor | to copy | to realise | to floor | relocated |\n\
          |---|---|---|---|---|---|---|---|---|---|---|\n",
         std::thread::available_parallelism().map_or(1, std::num::NonZero::get),

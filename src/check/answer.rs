@@ -174,7 +174,8 @@ impl Found {
                 EngineSetting::Unset | EngineSetting::Only(_) => Value::Bool(false),
             },
         });
-        let open = members.trim_end().trim_end_matches('}');
+        let members = members.trim_end();
+        let open = members.strip_suffix('}').unwrap_or(members);
         format!("{open},\n{}\n", &more.to_string()[1..])
     }
 

@@ -2,6 +2,7 @@
 
 use super::stores::Store;
 use binary_cache::{Answer, Caches};
+use closure::parallel;
 use nix_derivation::{Derivation, StorePath};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, PoisonError};
@@ -96,23 +97,15 @@ fn ask(
     outputs: &BTreeMap<StorePath, Vec<StorePath>>,
     caches: &Caches,
 ) -> Option<BTreeMap<StorePath, bool>> {
-    let next = Mutex::new(outputs.iter());
     let answers = Mutex::new(BTreeMap::new());
-    std::thread::scope(|scope| {
-        for _ in 0..outputs.len().min(ASKED_AT_ONCE) {
-            scope.spawn(|| {
-                while let Some((path, outputs)) = { lock(&next).next() } {
-                    let answer = is_present(outputs, caches);
-                    lock(&answers).insert(path.clone(), answer);
-                }
-            });
-        }
-    });
-    let answers = answers.into_inner().unwrap_or_else(PoisonError::into_inner);
-    answers
-        .into_iter()
-        .map(|(path, answer)| Some((path, answer?)))
-        .collect()
+    let outputs = outputs.iter().collect();
+    parallel::each(outputs, ASKED_AT_ONCE, |(path, outputs)| {
+        let is_present = is_present(outputs, caches).ok_or(path)?;
+        lock(&answers).insert(path.clone(), is_present);
+        Ok::<(), &StorePath>(())
+    })
+    .ok()?;
+    Some(answers.into_inner().unwrap_or_else(PoisonError::into_inner))
 }
 
 /// Whether a cache has one of these paths. None where one does not answer.
@@ -124,7 +117,7 @@ fn is_present(paths: &[StorePath], caches: &Caches) -> Option<bool> {
         for answer in answers {
             match answer.answer {
                 Answer::Absent => {}
-                // Whoever signed it, it was built.
+                // It was built, by whatever key it is signed.
                 Answer::Another | Answer::Untrusted(_) => return Some(true),
                 Answer::Refused(_) | Answer::Failed(_) => return None,
             }

@@ -176,7 +176,8 @@ impl Closure {
         }
     }
 
-    /// Reads the file's text. None if it has another format.
+    /// Reads the file's text. None if it has another format, or a path that is no base name of a store path:
+    /// it may be from anywhere.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let mut lines = text.lines();
@@ -188,6 +189,9 @@ impl Closure {
             let [path] = strings(path.strip_prefix("{\"path\":")?)[..] else {
                 return None;
             };
+            if !is_base_name(path) {
+                return None;
+            }
             let references = strings(references).into_iter().map(String::from);
             paths.push((
                 path.to_string(),
@@ -316,6 +320,12 @@ impl Closure {
     }
 }
 
+/// Whether this is `<hash>-<name>`, with the letters that Nix allows.
+fn is_base_name(path: &str) -> bool {
+    let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"+-._?=".contains(&byte);
+    path.len() > HASH && path.as_bytes()[HASH - 1] == b'-' && path.bytes().all(is_allowed)
+}
+
 /// The strings of a piece of JSON without escapes.
 fn strings(json: &str) -> Vec<&str> {
     json.split('"').skip(1).step_by(2).collect()
@@ -397,6 +407,19 @@ mod tests {
         for cut in ["", "{}", "{\"roots\":[]}", &text[..200]] {
             assert_ne!(Closure::parse(cut), Some(sample()), "{cut}");
         }
+    }
+
+    #[test]
+    fn a_file_whose_paths_are_not_those_of_a_store_is_not_read() {
+        let text = sample().to_string();
+        for name in ["</script>", "\u{1b}[2J", "myapp 1.0", "\u{202e}"] {
+            let other = text.replace("zlib-1.3", name);
+            assert_ne!(other, text);
+            assert_eq!(Closure::parse(&other), None, "{name:?}");
+        }
+        let short =
+            "{\"roots\":[\"a\"],\n\"paths\":[\n{\"path\":\"a\",\"size\":1,\"references\":[]}\n]}";
+        assert_eq!(Closure::parse(short), None);
     }
 
     #[test]

@@ -149,37 +149,12 @@ fn elf(start: &[u8]) -> Kind {
         Some(1) => HEADER_32,
         _ => HEADER_64,
     };
-    match *start {
-        [
-            _,
-            _,
-            _,
-            _,
-            _,
-            order,
-            _,
-            _,
-            _,
-            _,
-            _,
-            _,
-            _,
-            _,
-            _,
-            _,
-            _,
-            _,
-            a,
-            b,
-            ..,
-        ] if start.len() >= size => {
-            let is_big_endian = order == 2;
-            Kind::Elf(Machine(if is_big_endian {
-                u16::from_be_bytes([a, b])
-            } else {
-                u16::from_le_bytes([a, b])
-            }))
-        }
+    let machine = start.get(18..).and_then(|rest| rest.first_chunk());
+    match (machine, start.get(5)) {
+        (Some(machine), Some(order)) if start.len() >= size => Kind::Elf(Machine(match order {
+            2 => u16::from_be_bytes(*machine),
+            _ => u16::from_le_bytes(*machine),
+        })),
         _ => Kind::CutElf,
     }
 }

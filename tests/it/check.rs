@@ -62,14 +62,6 @@ fn shown(deploy: &Deploy, check: &Output) -> String {
         .into_owned()
 }
 
-/// The sample app in Python, as a store path.
-fn python() -> Option<Deploy> {
-    let mut deploy = Deploy::new("python")?;
-    let path = deploy.fixtures.apps["python"].store_path.clone();
-    deploy.set("NIX_STORE_PATH", &path);
-    Some(deploy)
-}
-
 #[test]
 fn a_hit_by_evaluation_says_what_a_deploy_would_find() {
     let Some(deploy) = Deploy::new("python") else {
@@ -103,7 +95,9 @@ fn another_check_downloads_no_nix() {
 
 #[test]
 fn a_store_path_needs_no_nix() {
-    let Some(deploy) = python() else { return };
+    let Some(deploy) = Deploy::by_path("python") else {
+        return;
+    };
     let (check, _) = agreed(&deploy);
     assert!(!check.stderr.contains("Nix 2"), "{check:?}");
 }
@@ -190,7 +184,9 @@ fn a_miss_is_diagnosed_as_a_build_does() {
 
 #[test]
 fn what_a_deploy_would_refuse_or_not_reach_is_told_alike() {
-    let Some(mut deploy) = python() else { return };
+    let Some(mut deploy) = Deploy::by_path("python") else {
+        return;
+    };
     for (name, value, status, beginning) in [
         (
             "NIX_ENGINE",
@@ -237,7 +233,9 @@ fn what_a_deploy_would_refuse_or_not_reach_is_told_alike() {
 
 #[test]
 fn without_a_procfile_the_process_is_said_to_be_unknown() {
-    let Some(deploy) = python() else { return };
+    let Some(deploy) = Deploy::by_path("python") else {
+        return;
+    };
     fs::remove_file(deploy.app().join("Procfile")).unwrap();
     let (check, _) = agreed(&deploy);
     let processes =
@@ -274,7 +272,9 @@ fn settings_may_be_in_project_toml_and_what_the_machine_s_nix_has_is_left_out() 
 
 #[test]
 fn the_json_of_two_checks_can_be_compared_where_there_is_no_image() {
-    let Some(mut deploy) = python() else { return };
+    let Some(mut deploy) = Deploy::by_path("python") else {
+        return;
+    };
     let directory = TempDir::new().unwrap();
     let kept = TempDir::new().unwrap();
     let other = deploy.fixtures.apps["static"].store_path.clone();

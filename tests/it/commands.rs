@@ -10,8 +10,7 @@ fn images(name: &str) -> Option<Vec<(&'static str, Tag)>> {
     let mut images = Vec::new();
     for engine in ["", "relocate"] {
         let mut deploy = Deploy::new("static")?;
-        let path = deploy.fixtures.apps["static"].store_path.clone();
-        deploy.set("NIX_STORE_PATH", &path);
+        deploy.set_path("static");
         deploy.set("NIX_ENGINE", engine);
         let name = format!("{name}{engine}");
         let tag = Tag::new(&name, &deploy.built(), &deploy.fixtures.rootfs)?;

@@ -136,6 +136,19 @@ impl Deploy {
         })
     }
 
+    /// The sample app `name`, deployed by its store path: nothing is evaluated.
+    pub fn by_path(name: &str) -> Option<Self> {
+        let mut deploy = Self::new(name)?;
+        deploy.set_path(name);
+        Some(deploy)
+    }
+
+    /// Deploys the sample app `name` by its store path from now on.
+    pub fn set_path(&mut self, name: &str) -> &mut Self {
+        let path = self.fixtures.apps[name].store_path.clone();
+        self.set("NIX_STORE_PATH", &path)
+    }
+
     /// The closure of programs of many kinds, deployed as a store path.
     pub fn of_programs() -> Option<Self> {
         let mut deploy = Self::new("static")?;

@@ -42,14 +42,6 @@ impl Drop for Small {
     }
 }
 
-/// The sample app in Python, as a store path: nothing is evaluated.
-fn python() -> Option<Deploy> {
-    let mut deploy = Deploy::new("python")?;
-    let path = deploy.fixtures.apps["python"].store_path.clone();
-    deploy.set("NIX_STORE_PATH", &path);
-    Some(deploy)
-}
-
 /// The message of a build that failed, after its steps; nothing of the closure is left.
 fn failed(outcome: &Outcome) -> String {
     failed_after(None, outcome)
@@ -73,7 +65,9 @@ fn declared(outcome: &Outcome) -> Option<toml::Table> {
 
 #[test]
 fn a_full_disk_is_said_and_nothing_of_the_closure_stays() {
-    let Some(deploy) = python() else { return };
+    let Some(deploy) = Deploy::by_path("python") else {
+        return;
+    };
     let Some(small) = Small::new(deploy.image(), "12m") else {
         return;
     };
@@ -115,7 +109,9 @@ fn a_full_directory_for_temporary_files_is_said() {
 
 #[test]
 fn layers_that_cannot_be_written_are_said() {
-    let Some(deploy) = python() else { return };
+    let Some(deploy) = Deploy::by_path("python") else {
+        return;
+    };
     let outcome = deploy.to_build().read_only_layers().run().unwrap();
     let message = failed(&outcome);
     assert!(message.contains("Read-only file system"), "{message}");
@@ -127,7 +123,9 @@ fn layers_that_cannot_be_written_are_said() {
 
 #[test]
 fn few_open_files_are_enough_and_too_few_are_said() {
-    let Some(mut deploy) = python() else { return };
+    let Some(mut deploy) = Deploy::by_path("python") else {
+        return;
+    };
     deploy.in_sandbox(|sandbox| sandbox.started_by(["prlimit", "--nofile=24:24", "--"]));
     let message = failed(&deploy.build());
     assert!(message.contains("Too many open files"), "{message}");
@@ -186,9 +184,11 @@ impl Drop for Group {
 
 #[test]
 fn the_memory_that_is_promised_is_enough_and_with_too_little_nothing_is_left() {
-    let (Some(mut deploy), Some(enough), Some(little)) =
-        (python(), Group::new(MEMORY), Group::new(8 << 20))
-    else {
+    let (Some(mut deploy), Some(enough), Some(little)) = (
+        Deploy::by_path("python"),
+        Group::new(MEMORY),
+        Group::new(8 << 20),
+    ) else {
         return;
     };
     let words = little.words();
@@ -203,7 +203,7 @@ fn the_memory_that_is_promised_is_enough_and_with_too_little_nothing_is_left() {
 #[test]
 fn narinfos_of_a_megabyte_that_nobody_signed_take_no_more_memory_than_is_promised() {
     const SIZE: usize = 1 << 20;
-    let (Some(mut deploy), Some(group)) = (python(), Group::new(MEMORY)) else {
+    let (Some(mut deploy), Some(group)) = (Deploy::by_path("python"), Group::new(MEMORY)) else {
         return;
     };
     // It comes first, so that each path is asked of it.
@@ -241,7 +241,9 @@ fn names() -> impl Iterator<Item = String> {
 
 #[test]
 fn neither_home_nor_temporary_files_are_needed_where_nothing_is_evaluated() {
-    let Some(mut deploy) = python() else { return };
+    let Some(mut deploy) = Deploy::by_path("python") else {
+        return;
+    };
     deploy.in_sandbox(|sandbox| sandbox.without_env("HOME").without_tmp());
     deploy.built();
 }
@@ -280,13 +282,14 @@ fn an_evaluation_needs_no_home_and_takes_any_place_for_temporary_files_or_says_t
 
 #[test]
 fn without_a_network_what_is_there_is_enough_and_what_is_missing_is_said() {
-    let Some(mut deploy) = python() else { return };
+    let Some(mut deploy) = Deploy::by_path("python") else {
+        return;
+    };
     deploy.built();
     deploy.in_sandbox(Sandbox::without_network);
     let previous = declared(&deploy.build());
     assert!(previous.is_some());
-    let other = deploy.fixtures.apps["static"].store_path.clone();
-    deploy.set("NIX_STORE_PATH", &other);
+    deploy.set_path("static");
     let cache = deploy.cache.url();
     for (url, said) in [
         (cache.as_str(), "Connection refused"),
@@ -376,7 +379,9 @@ impl Drop for Secure {
 
 #[test]
 fn a_certificate_that_does_not_hold_or_a_clock_that_is_off_is_said() {
-    let Some(mut deploy) = python() else { return };
+    let Some(mut deploy) = Deploy::by_path("python") else {
+        return;
+    };
     let path = deploy.fixtures.apps["static"].store_path.clone();
     deploy.set("NIX_STORE_PATH", &path);
     let certificates = TempDir::new().unwrap();
@@ -403,8 +408,7 @@ fn a_certificate_that_does_not_hold_or_a_clock_that_is_off_is_said() {
             previous = declared(&deploy.build());
             assert!(previous.is_some());
             // The next ones ask again.
-            let path = deploy.fixtures.apps["python"].store_path.clone();
-            deploy.set("NIX_STORE_PATH", &path);
+            deploy.set_path("python");
             continue;
         }
         let message = failed_after(previous.as_ref(), &deploy.build());

@@ -153,8 +153,7 @@ fn a_command_runs_however_a_procfile_words_it() {
     // The source is another one then; the Procfile is not what is deployed.
     fs::write(deploy.app().join("Procfile"), procfile).unwrap();
     let mut deploy = deploy;
-    let path = deploy.fixtures.apps["static"].store_path.clone();
-    deploy.set("NIX_STORE_PATH", &path);
+    deploy.set_path("static");
     let image = deploy.built();
     for process in ["plain", "wrapped", "nested", "twice"] {
         let output = Launch::new(&image, &deploy.fixtures.rootfs)
@@ -168,11 +167,9 @@ fn a_command_runs_however_a_procfile_words_it() {
 
 #[test]
 fn a_command_s_status_comes_out() {
-    let Some(mut deploy) = Deploy::new("static") else {
+    let Some(deploy) = Deploy::by_path("static") else {
         return;
     };
-    let path = deploy.fixtures.apps["static"].store_path.clone();
-    deploy.set("NIX_STORE_PATH", &path);
     let image = deploy.built();
     for status in [0, 1, 42, 255] {
         let output = deploy.run(
@@ -235,8 +232,7 @@ fn a_long_download_says_how_it_gets_on() {
     }) else {
         return;
     };
-    let path = deploy.fixtures.apps["static"].store_path.clone();
-    deploy.set("NIX_STORE_PATH", &path);
+    deploy.set_path("static");
     let outcome = deploy.build();
     assert!(outcome.success(), "{}", outcome.log);
     let log = strip_ansi(&outcome.log);
@@ -485,8 +481,7 @@ fn a_redeploy_says_what_changed() {
         return;
     };
     deploy.built();
-    let other = deploy.fixtures.apps["static"].store_path.clone();
-    deploy.set("NIX_STORE_PATH", &other);
+    deploy.set_path("static");
     let revision = "0123456789abcdef0123456789abcdef01234567";
     deploy.set("NIX_REVISION", revision);
     let outcome = deploy.build();
@@ -506,11 +501,9 @@ fn a_redeploy_says_what_changed() {
 
 #[test]
 fn a_closure_over_its_budget_fails_with_the_chains_before_anything_is_downloaded() {
-    let Some(mut deploy) = Deploy::new("python") else {
+    let Some(mut deploy) = Deploy::by_path("python") else {
         return;
     };
-    let path = deploy.fixtures.apps["python"].store_path.clone();
-    deploy.set("NIX_STORE_PATH", &path);
     for (setting, value, said) in [
         (
             "NIX_CLOSURE_LIMIT",

@@ -52,6 +52,9 @@ fn python(nars: usize, status: u16, nar: impl Fn() + Send + Sync + 'static) -> O
         if request.path.starts_with("/nar/") {
             asked.fetch_add(1, Ordering::SeqCst);
             nar();
+        } else {
+            // A cache that answers at once is asked for few at once.
+            std::thread::sleep(Duration::from_millis(10));
         }
         if !is_deep(&cache, &request.path) {
             return None;
@@ -60,8 +63,7 @@ fn python(nars: usize, status: u16, nar: impl Fn() + Send + Sync + 'static) -> O
         let status = if early { status } else { 500 };
         (status != 200).then(|| Response::new(status))
     })?;
-    let path = deploy.fixtures.apps["python"].store_path.clone();
-    deploy.set("NIX_STORE_PATH", &path);
+    deploy.set_path("python");
     Some(deploy)
 }
 
@@ -81,7 +83,7 @@ fn a_miss_ends_the_downloads_that_have_begun_and_leaves_nothing_of_them() {
     let silent = move || {
         wait_until(|| hold.load(Ordering::SeqCst));
     };
-    let Some(deploy) = python(3, 404, silent) else {
+    let Some(deploy) = python(10, 404, silent) else {
         return;
     };
     let outcome = deploy.build();

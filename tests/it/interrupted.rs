@@ -29,8 +29,7 @@ fn a_build_that_waits_for_a_cache_ends_with_a_word_when_it_is_interrupted() {
     let Some(mut deploy) = Deploy::with_hook("static", silent) else {
         return;
     };
-    let path = deploy.fixtures.apps["static"].store_path.clone();
-    deploy.set("NIX_STORE_PATH", &path);
+    deploy.set_path("static");
     for (signal, status) in [(Signal::HUP, 129), (Signal::INT, 130), (Signal::TERM, 143)] {
         let build = deploy.to_build();
         // It has asked by then.

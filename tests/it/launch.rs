@@ -296,8 +296,7 @@ fn without_a_procfile_the_main_program_is_the_web_process() {
     };
     fs::write(deploy.app().join("Other"), "job: myapp version\n").unwrap();
     fs::remove_file(deploy.app().join("Procfile")).unwrap();
-    let path = deploy.fixtures.apps["static"].store_path.clone();
-    deploy.set("NIX_STORE_PATH", &path);
+    deploy.set_path("static");
     // The second build has the programs from what is known of the layer that is kept.
     for _ in 0..2 {
         let outcome = deploy.build();

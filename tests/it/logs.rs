@@ -22,14 +22,6 @@ fn log(deploy: &Deploy) -> String {
         .into_owned()
 }
 
-/// The sample app in Python, as a store path.
-fn python() -> Option<Deploy> {
-    let mut deploy = Deploy::new("python")?;
-    let path = deploy.fixtures.apps["python"].store_path.clone();
-    deploy.set("NIX_STORE_PATH", &path);
-    Some(deploy)
-}
-
 /// The static sample app, deployed by a job of a Hydra that has built it.
 fn by_job() -> Option<(Deploy, HydraServer)> {
     let fixtures = crate::common::fixtures()?;
@@ -43,7 +35,9 @@ fn by_job() -> Option<(Deploy, HydraServer)> {
 
 #[test]
 fn a_redeploy() {
-    let Some(mut deploy) = python() else { return };
+    let Some(mut deploy) = Deploy::by_path("python") else {
+        return;
+    };
     deploy.built();
     let programs = deploy.fixtures.apps["static"].store_path.clone();
     deploy
@@ -113,14 +107,18 @@ fn a_job_that_failed() {
 
 #[test]
 fn no_procfile() {
-    let Some(deploy) = python() else { return };
+    let Some(deploy) = Deploy::by_path("python") else {
+        return;
+    };
     fs::remove_file(deploy.app().join("Procfile")).unwrap();
     insta::assert_snapshot!(log(&deploy));
 }
 
 #[test]
 fn two_wrong_settings() {
-    let Some(mut deploy) = python() else { return };
+    let Some(mut deploy) = Deploy::by_path("python") else {
+        return;
+    };
     deploy
         .set("NIX_ENGINE", "docker")
         .set("NIX_HYDRA_WAIT", "soon");
@@ -129,7 +127,9 @@ fn two_wrong_settings() {
 
 #[test]
 fn a_cache_that_is_down() {
-    let Some(mut deploy) = python() else { return };
+    let Some(mut deploy) = Deploy::by_path("python") else {
+        return;
+    };
     let nowhere = format!("http://127.0.0.1:{}", free_port());
     deploy.set("NIX_EXTRA_BINARY_CACHE", &nowhere);
     insta::assert_snapshot!(log(&deploy));
@@ -137,14 +137,18 @@ fn a_cache_that_is_down() {
 
 #[test]
 fn no_key() {
-    let Some(mut deploy) = python() else { return };
+    let Some(mut deploy) = Deploy::by_path("python") else {
+        return;
+    };
     deploy.unset("NIX_TRUSTED_PUBLIC_KEYS");
     insta::assert_snapshot!(log(&deploy));
 }
 
 #[test]
 fn another_key() {
-    let Some(mut deploy) = python() else { return };
+    let Some(mut deploy) = Deploy::by_path("python") else {
+        return;
+    };
     let key = "acme:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY=";
     deploy.set("NIX_TRUSTED_PUBLIC_KEYS", key);
     insta::assert_snapshot!(log(&deploy));
@@ -152,7 +156,9 @@ fn another_key() {
 
 #[test]
 fn a_full_disk() {
-    let Some(deploy) = python() else { return };
+    let Some(deploy) = Deploy::by_path("python") else {
+        return;
+    };
     let Some(_small) = Small::new(deploy.image(), "12m") else {
         return;
     };

@@ -65,12 +65,12 @@ impl Pinned {
     }
 
     /// An app of these files.
-    fn app(&self, files: &[(&str, &str)]) -> TempDir {
+    fn app(&self, files: &[(&str, impl AsRef<str>)]) -> TempDir {
         let app = TempDir::new().unwrap();
         for (name, text) in files {
             let file = app.path().join(name);
             fs::create_dir_all(file.parent().unwrap()).unwrap();
-            fs::write(file, self.filled(text)).unwrap();
+            fs::write(file, self.filled(text.as_ref())).unwrap();
         }
         app
     }
@@ -141,7 +141,7 @@ pub struct Style {
     pub name: &'static str,
     file: &'static str,
     nix_path: &'static str,
-    files: Vec<(&'static str, &'static str)>,
+    files: Vec<(&'static str, String)>,
 }
 
 impl Style {
@@ -150,22 +150,24 @@ impl Style {
             name,
             file: "default.nix",
             nix_path: "",
-            files: vec![("app.nix", APP), ("default.nix", text)],
+            files: vec![("app.nix", APP.into()), ("default.nix", text.into())],
         }
     }
 
-    fn and(mut self, name: &'static str, text: &'static str) -> Self {
-        self.files.push((name, text));
+    fn and(mut self, name: &'static str, text: &str) -> Self {
+        self.files.push((name, text.into()));
         self
     }
 
-    fn flake(name: &'static str, text: &'static str, lock: &'static str) -> Self {
+    fn flake(name: &'static str, text: &str, lock: &str) -> Self {
         Self {
             name,
             file: "flake.nix",
             nix_path: "",
-            files: vec![("app.nix", APP), ("flake.nix", text), ("flake.lock", lock)],
+            files: vec![("app.nix", APP.into())],
         }
+        .and("flake.nix", text)
+        .and("flake.lock", lock)
     }
 }
 
@@ -217,7 +219,7 @@ pub fn styles() -> Vec<Style> {
                 packages.x86_64-linux.default = import ./app.nix nixpkgs.legacyPackages.x86_64-linux;
               };
             }"#,
-            LOCK,
+            &lock(&[]),
         ),
         Style::flake(
             "nixpkgs as a flake's input that another input follows",
@@ -228,9 +230,9 @@ pub fn styles() -> Vec<Style> {
                 packages.x86_64-linux.default = import ./app.nix (import again { });
               };
             }"#,
-            FOLLOWING_LOCK,
+            &lock(&["again"]),
         ),
-        Style::new("nixpkgs by flake-compat", compat).and("flake.lock", LOCK),
+        Style::new("nixpkgs by flake-compat", compat).and("flake.lock", &lock(&[])),
         Style {
             nix_path: "nixpkgs=PATH",
             ..Style::new(
@@ -251,56 +253,31 @@ pkgs: derivation {
 }
 "#;
 
-const LOCK: &str = r#"{
-  "nodes": {
-    "nixpkgs": {
-      "locked": {
-        "lastModified": 1700000000,
-        "narHash": "HASH",
-        "owner": "acme",
-        "repo": "nixpkgs",
-        "rev": "3f96280da0ebc578599130c55c283036b51a9e91",
-        "type": "github"
-      },
-      "original": { "owner": "acme", "repo": "nixpkgs", "type": "github" }
-    },
-    "root": { "inputs": { "nixpkgs": "nixpkgs" } }
-  },
-  "root": "root",
-  "version": 7
-}"#;
-
-/// The same input under two names.
-const FOLLOWING_LOCK: &str = r#"{
-  "nodes": {
-    "nixpkgs": {
-      "locked": {
-        "lastModified": 1700000000,
-        "narHash": "HASH",
-        "owner": "acme",
-        "repo": "nixpkgs",
-        "rev": "3f96280da0ebc578599130c55c283036b51a9e91",
-        "type": "github"
-      },
-      "original": { "owner": "acme", "repo": "nixpkgs", "type": "github" }
-    },
-    "again": {
-      "flake": false,
-      "locked": {
-        "lastModified": 1700000000,
-        "narHash": "HASH",
-        "owner": "acme",
-        "repo": "nixpkgs",
-        "rev": "3f96280da0ebc578599130c55c283036b51a9e91",
-        "type": "github"
-      },
-      "original": { "owner": "acme", "repo": "nixpkgs", "type": "github" }
-    },
-    "root": { "inputs": { "nixpkgs": "nixpkgs", "again": "again" } }
-  },
-  "root": "root",
-  "version": 7
-}"#;
+/// A lock file with the tree as the input `nixpkgs`, and as one that is no flake by each of the names `more`.
+fn lock(more: &[&str]) -> String {
+    let node = |name: &str, flake: &str| {
+        format!(
+            r#""{name}": {{
+              {flake}
+              "locked": {{
+                "lastModified": 1700000000, "narHash": "HASH", "owner": "acme", "repo": "nixpkgs",
+                "rev": "3f96280da0ebc578599130c55c283036b51a9e91", "type": "github"
+              }},
+              "original": {{ "owner": "acme", "repo": "nixpkgs", "type": "github" }}
+            }},"#
+        )
+    };
+    let mut nodes = node("nixpkgs", "");
+    let mut inputs = vec![r#""nixpkgs": "nixpkgs""#.to_string()];
+    for name in more {
+        nodes += &node(name, r#""flake": false,"#);
+        inputs.push(format!(r#""{name}": "{name}""#));
+    }
+    let inputs = inputs.join(", ");
+    format!(
+        r#"{{ "nodes": {{ {nodes} "root": {{ "inputs": {{ {inputs} }} }} }}, "root": "root", "version": 7 }}"#
+    )
+}
 
 #[test]
 fn whatever_pins_it_a_source_comes_from_the_caches_and_its_silent_url_is_not_asked() {

@@ -127,8 +127,7 @@ fn all_layers_are_the_same_whatever_files_the_platform_lets_others_read() {
 /// The sample Python app, as a store path.
 fn python() -> Option<Deploy> {
     let mut deploy = Deploy::new("python")?;
-    let app = deploy.fixtures.apps["python"].store_path.clone();
-    deploy.set("NIX_STORE_PATH", &app);
+    deploy.set_path("python");
     Some(deploy)
 }
 

@@ -268,11 +268,9 @@ fn programs_of_many_kinds_do_their_work_from_the_layer() {
 
 #[test]
 fn a_second_build_keeps_a_relocated_closure_and_another_engine_does_not() {
-    let Some(mut deploy) = Deploy::new("static") else {
+    let Some(mut deploy) = Deploy::by_path("static") else {
         return;
     };
-    let path = deploy.fixtures.apps["static"].store_path.clone();
-    deploy.set("NIX_STORE_PATH", &path);
     deploy.set("NIX_ENGINE", "relocate");
     built(&deploy);
     deploy.requests();

@@ -174,11 +174,9 @@ fn the_doctor_says_what_is_wrong_with_the_image_where_it_runs() {
 
 #[test]
 fn the_doctor_s_report_is_json_and_sees_a_whole_closure_however_it_was_built() {
-    let Some(mut deploy) = Deploy::new("python") else {
+    let Some(mut deploy) = Deploy::by_path("python") else {
         return;
     };
-    let path = deploy.fixtures.apps["python"].store_path.clone();
-    deploy.set("NIX_STORE_PATH", &path);
     for engine in ["proot", "relocate"] {
         deploy.set("NIX_ENGINE", engine);
         let image = deploy.built();

@@ -17,6 +17,7 @@ pub mod content;
 pub mod decode_memory;
 pub mod decode_permits;
 pub mod fetch;
+pub mod parallel;
 pub mod place;
 pub mod plan;
 pub mod prefetch;

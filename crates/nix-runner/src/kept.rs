@@ -4,12 +4,13 @@
 //! decoded. So it does not matter who vouched for them.
 
 use crate::nar_store::{Entry, NarStore};
+use closure::parallel;
 use nix_derivation::{CAHash, NixHash, StoreDir, StorePath};
 use std::collections::BTreeSet;
+use std::convert::Infallible;
 use std::fs::{self, File};
 use std::io::{self, BufReader};
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 
 /// Higher levels take longer and save little.
 const LEVEL: i32 = 3;
@@ -30,20 +31,13 @@ impl Kept {
 
     /// Puts all that is kept into `store`, side by side. Removes what is not what its name says.
     pub fn restore(&self, store: &NarStore) {
-        let names = Mutex::new(self.names().into_iter());
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        let next = || names.lock().ok().and_then(|mut names| names.next());
-        std::thread::scope(|scope| {
-            for _ in 0..cores {
-                scope.spawn(|| {
-                    while let Some(name) = next() {
-                        if self.restore_one(&name, store).is_none() {
-                            // What stays only takes space.
-                            let _ = fs::remove_file(self.directory.join(name));
-                        }
-                    }
-                });
+        let Ok(()) = parallel::each(self.names(), cores, |name| {
+            if self.restore_one(&name, store).is_none() {
+                // What stays only takes space.
+                let _ = fs::remove_file(self.directory.join(name));
             }
+            Ok::<(), Infallible>(())
         });
     }
 

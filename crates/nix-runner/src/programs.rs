@@ -11,17 +11,18 @@ use binary_cache::{CacheUrl, Caches, PathInfo, Trust, TrustSettings};
 use closure::Closure;
 use closure::content::Content;
 use closure::decode_memory::reserve;
+use closure::parallel;
 use closure::plan::{Miss, Previous, plan};
 use closure::relocate::references::ReferenceScanner;
 use closure::unpack::{Expected, UnpackError, Unpacker};
 use http_client::{Endpoint, Http};
 use nix_derivation::{NixHasher, StorePath};
 use nix_narinfo::NarInfo;
+use std::cmp::Reverse;
 use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
 use url::Url;
 
 /// NARs that are downloaded at once.
@@ -176,30 +177,8 @@ fn each<E: Send>(
     work: impl Fn(&StorePath, &PathInfo) -> Result<(), E> + Sync,
 ) -> Result<(), E> {
     let mut paths: Vec<_> = closure.paths.iter().collect();
-    paths.sort_by_key(|(_, info)| info.nar_size);
-    let paths = Mutex::new(paths);
-    let failed = Mutex::new(None);
-    let next = || {
-        let stops = failed.lock().is_ok_and(|failed| failed.is_some());
-        let mut paths = paths.lock().unwrap_or_else(PoisonError::into_inner);
-        if stops { None } else { paths.pop() }
-    };
-    std::thread::scope(|scope| {
-        for _ in 0..threads {
-            scope.spawn(|| {
-                while let Some((path, info)) = next() {
-                    if let Err(error) = work(path, info) {
-                        let mut failed = failed.lock().unwrap_or_else(PoisonError::into_inner);
-                        failed.get_or_insert(error);
-                    }
-                }
-            });
-        }
-    });
-    let failed = failed.into_inner();
-    failed
-        .unwrap_or_else(PoisonError::into_inner)
-        .map_or(Ok(()), Err)
+    paths.sort_by_key(|(_, info)| Reverse(info.nar_size));
+    parallel::each(paths, threads, |(path, info)| work(path, info))
 }
 
 impl Programs {

@@ -9,6 +9,7 @@ use crate::{NixError, Substituters};
 use binary_cache::{CacheAnswer, CacheError, NarSource, PathInfo, is_identity};
 use closure::content::Content;
 use closure::decode_memory::{HEAD, reserve, reserve_all};
+use closure::parallel;
 use closure::unpack::{Expected, UnpackError, Unpacker};
 use nix_derivation::StorePath;
 use std::collections::{BTreeMap, HashMap};
@@ -122,17 +123,14 @@ impl Supply {
 
     /// Fetches `paths` side by side, as far as the caches have them.
     pub fn prefetch(&self, paths: &[StorePath]) {
-        let next = Mutex::new(paths.iter());
-        std::thread::scope(|scope| {
-            for _ in 0..paths.len().min(PREFETCHED_AT_ONCE) {
-                scope.spawn(|| {
-                    while let Some(path) = { lock(&next).next() }
-                        && !self.stopped.load(Ordering::Relaxed)
-                    {
-                        self.bring(hash_part(path).as_str());
-                    }
-                });
+        let paths = paths.iter().collect();
+        // It ends early where nobody waits for the rest.
+        let _ = parallel::each(paths, PREFETCHED_AT_ONCE, |path| {
+            if self.stopped.load(Ordering::Relaxed) {
+                return Err(());
             }
+            self.bring(hash_part(path).as_str());
+            Ok(())
         });
     }
 

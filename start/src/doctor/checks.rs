@@ -176,7 +176,7 @@ fn engine(found: &Found) -> Check {
     }
 }
 
-/// The same, but for a setting that does not apply.
+/// The same, without a setting that does not apply.
 fn working_engine(name: &'static str, found: &Found, plan: &Plan) -> Check {
     if found.image.is_relocated() {
         return Check::ok(name, "the closure is relocated, and needs none");
