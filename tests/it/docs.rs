@@ -300,6 +300,49 @@ fn every_link_leads_somewhere() {
     assert!(broken.is_empty(), "{}", broken.join("\n"));
 }
 
+/// The files of Rust code below a directory, relative to the repository.
+fn rust_files(directory: &str) -> Vec<String> {
+    let entries = fs::read_dir(repository().join(directory)).unwrap();
+    let names = entries.map(|entry| entry.unwrap());
+    names
+        .flat_map(|entry| {
+            let path = format!("{directory}/{}", entry.file_name().to_str().unwrap());
+            if entry.file_type().unwrap().is_dir() {
+                rust_files(&path)
+            } else {
+                vec![path]
+            }
+        })
+        .filter(|path| path.ends_with(".rs"))
+        .collect()
+}
+
+#[test]
+fn every_file_of_code_that_a_page_names_is_there() {
+    let directories = [
+        "benches", "crates", "fuzz", "inside", "platform", "src", "start", "tests",
+    ];
+    let files: Vec<String> = directories.iter().flat_map(|it| rust_files(it)).collect();
+    let name = crate::common::regex(r"`([\w./-]+\.rs)`");
+    let mut missing = Vec::new();
+    for (file, text) in documents() {
+        for found in name.captures_iter(&text) {
+            // Pages name a file by its last parts, or by its crate and its place in that.
+            let named = format!("/{}", &found[1]);
+            let in_crate = named[1..].split_once('/');
+            let in_crate = in_crate.map(|(name, rest)| format!("{name}/src/{rest}"));
+            let is_there = files.iter().any(|path| {
+                format!("/{path}").ends_with(&named)
+                    || in_crate.as_ref().is_some_and(|it| path.ends_with(it))
+            });
+            if !is_there {
+                missing.push(format!("{}: {}", file.display(), &found[1]));
+            }
+        }
+    }
+    assert!(missing.is_empty(), "{}", missing.join("\n"));
+}
+
 #[test]
 fn every_crate_is_in_the_picture_of_the_architecture() {
     let text = fs::read_to_string(repository().join("docs/architecture.md")).unwrap();
