@@ -143,7 +143,7 @@ pub struct MissingAttribute {
     pub names: Vec<String>,
 }
 
-/// What `roots.nix` answers for one attribute.
+/// What `roots.nix` returns for one attribute.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 struct Evaluated {

@@ -128,7 +128,7 @@ impl<W: Write> Folded<W> {
     fn finish(mut self) {
         if self.copied > 0 && !self.is_whole {
             let copied = words::paths(self.copied);
-            // A log that nobody reads any more is no reason to stop.
+            // A log whose reader is gone is no reason to stop.
             let _ = writeln!(self.log, "{copied} came from the binary caches");
         }
     }

@@ -31,7 +31,7 @@ pub struct Resolved {
     pub roots: Vec<Root>,
     /// Hydra's build, where it was asked for one.
     pub origin: Option<Origin>,
-    /// By what the next build knows that it would evaluate to the same; None where that is not known.
+    /// The key by which the next build recognises the same evaluation; None if it cannot.
     pub memo: Option<Key>,
     /// None where nothing was evaluated.
     pub(super) evaluated: Option<Evaluated>,

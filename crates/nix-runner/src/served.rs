@@ -21,7 +21,7 @@ const MAX_HEAD: u64 = 64 * 1024;
 #[derive(Debug, Clone)]
 pub(crate) struct Address {
     socket: SocketAddr,
-    /// The first part of each path, which nobody else on this machine knows.
+    /// The first part of each path, which no other user of this machine knows.
     secret: String,
 }
 

@@ -124,7 +124,7 @@ impl Supply {
     /// Fetches `paths` side by side, as far as the caches have them.
     pub fn prefetch(&self, paths: &[StorePath]) {
         let paths = paths.iter().collect();
-        // It ends early where nobody waits for the rest.
+        // It ends early if the evaluation is over.
         let _ = parallel::each(paths, PREFETCHED_AT_ONCE, |path| {
             if self.stopped.load(Ordering::Relaxed) {
                 return Err(());
@@ -134,7 +134,7 @@ impl Supply {
         });
     }
 
-    /// Ends downloads that nobody waits for any more.
+    /// Ends the downloads, since the evaluation is over.
     pub fn stop(&self) {
         self.stopped.store(true, Ordering::Relaxed);
     }

@@ -129,7 +129,7 @@ pub struct Moved {
 #[derive(Clone, Copy)]
 pub struct Target<'a> {
     pub roots: &'a [Root],
-    /// By what the next build finds out that the roots are the same.
+    /// The key by which the next build recognises the same evaluation.
     pub memo: Option<&'a Key>,
     /// The image's processor.
     pub machine: Machine,

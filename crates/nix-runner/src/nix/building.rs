@@ -135,7 +135,7 @@ impl Nix {
                 if line.starts_with(b"warning: you did not specify '--add-root'") {
                     continue;
                 }
-                // A log that nobody reads any more is no reason to stop.
+                // A log whose reader is gone is no reason to stop.
                 let _ = log.write_all(&line).and_then(|()| log.write_all(b"\n"));
                 let starts = line.starts_with(b"error:");
                 if starts || !said.is_empty() {
@@ -171,7 +171,7 @@ impl Nix {
         }
     }
 
-    /// Copies the closure of `paths` into a binary cache made of files, and answers its directory.
+    /// Copies the closure of `paths` into a binary cache made of files, and returns its directory.
     pub fn copy_to_files(&self, paths: &[StorePath]) -> Result<PathBuf, NixError> {
         let directory = self.scratch.path().join("built");
         let mut command = self.command("nix", false);

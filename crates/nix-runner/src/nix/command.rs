@@ -24,8 +24,8 @@ connect-timeout = 10
 download-attempts = 3
 ";
 
-/// What Nix sees of the build's environment: where programs are, who answers for servers, and how to
-/// reach them. Nothing else of it may change what is evaluated.
+/// What Nix sees of the build's environment: where programs are, which certificates to trust, and how to
+/// reach servers. Nothing else of it may change what is evaluated.
 const KEPT_VARIABLES: [&str; 19] = [
     "PATH",
     "USER",

@@ -101,7 +101,7 @@ impl Nix {
     /// A Nix that `unpack` unpacks: moved where it runs by itself, else with an engine that shows it
     /// where it belongs. `proot` brings a PRoot into a directory, or says why not.
     ///
-    /// Answers also why an engine is needed, where one is.
+    /// Also returns why an engine is needed; None if none is.
     pub fn unpacked(
         unpack: &dyn Fn(&Target) -> Result<PathBuf, ArchiveError>,
         proot: &dyn Fn(&Path) -> Result<PathBuf, String>,
