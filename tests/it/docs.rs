@@ -300,20 +300,19 @@ fn every_link_leads_somewhere() {
     assert!(broken.is_empty(), "{}", broken.join("\n"));
 }
 
-/// The files of Rust code below a directory, relative to the repository.
-fn rust_files(directory: &str) -> Vec<String> {
+/// The files below a directory, relative to the repository.
+fn files_below(directory: &str) -> Vec<String> {
     let entries = fs::read_dir(repository().join(directory)).unwrap();
     let names = entries.map(|entry| entry.unwrap());
     names
         .flat_map(|entry| {
             let path = format!("{directory}/{}", entry.file_name().to_str().unwrap());
             if entry.file_type().unwrap().is_dir() {
-                rust_files(&path)
+                files_below(&path)
             } else {
                 vec![path]
             }
         })
-        .filter(|path| path.ends_with(".rs"))
         .collect()
 }
 
@@ -322,7 +321,7 @@ fn every_file_of_code_that_a_page_names_is_there() {
     let directories = [
         "benches", "crates", "fuzz", "inside", "platform", "src", "start", "tests",
     ];
-    let files: Vec<String> = directories.iter().flat_map(|it| rust_files(it)).collect();
+    let files: Vec<String> = directories.iter().flat_map(|it| files_below(it)).collect();
     let name = crate::common::regex(r"`([\w./-]+\.rs)`");
     let mut missing = Vec::new();
     for (file, text) in documents() {
