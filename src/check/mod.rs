@@ -118,7 +118,7 @@ fn look(arguments: &Arguments, prepared: Prepared) -> Result<Found, BuildpackErr
         })
     });
     let (closure, caches) =
-        found.map_err(|failure| deploy::explain(failure, &build, &resolved, hydra.as_mut()))?;
+        found.map_err(|error| deploy::explain(error, &build, &resolved, hydra.as_mut()))?;
     deploy::compare_if_asked(&build, &resolved, hydra.as_mut());
     let main_program = resolved.roots.first();
     Ok(Found {

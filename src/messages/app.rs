@@ -9,6 +9,7 @@ use crate::resolve::expression::{ExpressionError, FailedDownload, MissingAttribu
 use crate::resolve::source::SourceError;
 use indoc::formatdoc;
 use std::fmt::Write as _;
+use words::listed;
 
 /// How many store paths are named that were looked for before a download.
 const PATHS_SHOWN: usize = 3;
@@ -211,9 +212,7 @@ fn download(failed: &FailedDownload) -> Message {
     let mut body = format!("{url} could not be downloaded: {why}.\n\n");
     if !failed.asked.is_empty() {
         body.push_str("Before, no binary cache had what was asked for:\n\n");
-        for path in failed.asked.iter().take(PATHS_SHOWN) {
-            let _ = writeln!(body, "    {path}");
-        }
+        body.push_str(&listed(&failed.asked, PATHS_SHOWN, "    "));
         body.push('\n');
     }
     for path in &failed.other_names {
@@ -282,20 +281,16 @@ pub(super) fn not_a_derivation(
     derivations: &[String],
 ) -> Message {
     let what = what(attribute);
-    let next = match (derivations, attribute) {
-        ([], _) => "It must be a derivation, as `nix-build` takes it.".to_string(),
-        (names, None) => format!(
+    let within = attribute.map_or_else(String::new, |attribute| format!("{attribute}."));
+    let names = derivations.iter().map(|name| format!("{within}{name}"));
+    let names: Vec<String> = names.collect();
+    let next = if names.is_empty() {
+        "It must be a derivation, as `nix-build` takes it.".to_string()
+    } else {
+        format!(
             "Name the attribute to deploy in NIX_ATTRIBUTES. There are: {}.",
             names.join(", ")
-        ),
-        (names, Some(attribute)) => format!(
-            "Name the attribute to deploy in NIX_ATTRIBUTES. There are: {}.",
-            names
-                .iter()
-                .map(|name| format!("{attribute}.{name}"))
-                .collect::<Vec<_>>()
-                .join(", ")
-        ),
+        )
     };
     let article = if kind == "int" { "an" } else { "a" };
     Message::new(
@@ -340,11 +335,7 @@ pub(super) fn no_process(
         programs,
     }: &NoProcess,
 ) -> Message {
-    let shown = programs.iter().take(PROGRAMS_SHOWN);
-    let mut names: String = shown.fold(String::new(), |names, name| names + "    " + name + "\n");
-    if programs.len() > PROGRAMS_SHOWN {
-        let _ = writeln!(names, "    and {} more", programs.len() - PROGRAMS_SHOWN);
-    }
+    let names = listed(programs, PROGRAMS_SHOWN, "    ");
     let why = match (main_program, programs.as_slice()) {
         (_, []) => "The deployed package has no programs in `bin`.\n".to_string(),
         (Some(main), _) => format!(

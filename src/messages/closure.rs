@@ -13,7 +13,7 @@ use closure::unpack::UnpackError;
 use http_client::HttpError;
 use nix_derivation::StorePath;
 use std::fmt::Write as _;
-use words::list;
+use words::{list, listed};
 
 /// How many forbidden paths are listed; the rest are counted.
 const FORBIDDEN_SHOWN: usize = 20;
@@ -230,8 +230,7 @@ pub(super) fn relocation(reason: &NotRelocatable) -> Message {
             directory.display(),
             error.excess
         ),
-        NotRelocatable::SamePlace(paths) => {
-            let [one, other] = &**paths;
+        NotRelocatable::SamePlace(one, other) => {
             format!("{one} and {other} would both have the same place in the image.")
         }
         NotRelocatable::Blockers(blockers) => {
@@ -239,12 +238,8 @@ pub(super) fn relocation(reason: &NotRelocatable) -> Message {
                 "These files name store paths where they cannot be rewritten, or would not work \
                  once they are:\n\n",
             );
-            for blocker in blockers.iter().take(LISTED) {
-                let _ = writeln!(text, "- {}", log::blocker(blocker));
-            }
-            if blockers.len() > LISTED {
-                let _ = writeln!(text, "- and {} more", blockers.len() - LISTED);
-            }
+            let blockers: Vec<String> = blockers.iter().map(log::blocker).collect();
+            text.push_str(&listed(&blockers, LISTED, "- "));
             text.push_str(
                 "\nIf the app does not use such a file, pass it over: NIX_RELOCATE_IGNORE takes patterns \
                  of file names, separated by spaces, such as `*/share/doc/*`.",
@@ -256,16 +251,6 @@ pub(super) fn relocation(reason: &NotRelocatable) -> Message {
 }
 
 pub(super) fn over_budget(over: &OverBudget) -> Message {
-    let listed = |lines: Vec<String>| {
-        let mut text = String::new();
-        for line in lines.iter().take(FORBIDDEN_SHOWN) {
-            let _ = writeln!(text, "- {line}");
-        }
-        if lines.len() > FORBIDDEN_SHOWN {
-            let _ = writeln!(text, "- and {} more", lines.len() - FORBIDDEN_SHOWN);
-        }
-        text
-    };
     match over {
         OverBudget::TooLarge {
             size,
@@ -274,6 +259,7 @@ pub(super) fn over_budget(over: &OverBudget) -> Message {
         } => {
             let largest = largest.iter();
             let largest = largest.map(|(size, chain)| format!("{}  {chain}", bytes(*size)));
+            let largest: Vec<String> = largest.collect();
             Message::new(
                 "The closure is too large",
                 format!(
@@ -281,19 +267,20 @@ pub(super) fn over_budget(over: &OverBudget) -> Message {
                      Remove a reference to one of them, or raise the limit. Nothing of it was kept.",
                     bytes(*size),
                     bytes(*limit),
-                    listed(largest.collect())
+                    listed(&largest, FORBIDDEN_SHOWN, "- ")
                 ),
             )
         }
         OverBudget::Forbidden(paths) => {
             let paths = paths.iter();
             let paths = paths.map(|(pattern, chain)| format!("`{pattern}`: {chain}"));
+            let paths: Vec<String> = paths.collect();
             Message::new(
                 "The closure has forbidden packages",
                 format!(
                     "NIX_FORBID has patterns of these, each with the references that bring it:\n\n{}\n\
                      Remove the reference, or the pattern. Nothing of it was kept.",
-                    listed(paths.collect())
+                    listed(&paths, FORBIDDEN_SHOWN, "- ")
                 ),
             )
         }
@@ -432,7 +419,7 @@ mod tests {
                 "/a/very/long/layers/directory/closure".into(),
                 Relocation::new(Path::new("/a/very/long/layers/directory/closure")).unwrap_err(),
             ),
-            NotRelocatable::SamePlace(Box::new([path("zlib-1.3"), path("zlib-1.2")])),
+            NotRelocatable::SamePlace(path("zlib-1.3").to_string(), path("zlib-1.2").to_string()),
             NotRelocatable::Blockers(blockers(1).collect()),
             NotRelocatable::Blockers(blockers(22).collect()),
         ] {

@@ -2,12 +2,23 @@
 
 use super::Message;
 use binary_cache::Unusable;
-use http_client::HttpError;
 use hydra::revision::RevisionError;
-use hydra::{DeployError, Failed, HydraError, Job, NoJob, NotEvaluated, NotFinished, short};
+use hydra::{
+    DeployError, Failed, HydraError, Job, NoJob, NotEvaluated, NotFinished, lacks_credentials,
+    short,
+};
+
 use indoc::formatdoc;
 use std::fmt::Write as _;
-use words::list;
+use std::time::Duration;
+use words::{duration, list, listed};
+
+/// Before each line of a list.
+const INDENT: &str = "    ";
+
+/// How many jobs, and files that differ, are named; the rest are counted.
+const JOBS_SHOWN: usize = 10;
+const FILES_SHOWN: usize = 5;
 
 fn hydra(error: &HydraError) -> Message {
     match error {
@@ -36,12 +47,9 @@ fn hydra(error: &HydraError) -> Message {
                 {unreached}
                 Check that they can be reached from where the image is built; or set NIX_HYDRA_URL to the
                 URL of the right Hydra.
-            ", caches = list(caches), unreached = indented(&unreached.iter().map(ToString::to_string).collect::<Vec<_>>(), unreached.len())},
+            ", caches = list(caches), unreached = listed(unreached, usize::MAX, INDENT)},
         ),
-        HydraError::Http {
-            url,
-            error: error @ (HttpError::Unauthorized(_) | HttpError::Status(407)),
-        } => Message::new(
+        HydraError::Http { url, error } if lacks_credentials(error) => Message::new(
             "Hydra cannot be asked without credentials",
             formatdoc! {"
                 {url}: {error}. A proxy in front of Hydra refused the request.
@@ -137,15 +145,15 @@ fn revision(error: &RevisionError) -> Message {
                 Set NIX_REVISION to the git revision.
             "},
         ),
-        RevisionError::Changed(files, count) => Message::new(
+        RevisionError::Changed(files) => Message::new(
             header,
             formatdoc! {"
-                The app has a `.git`, but differs from its revision in {count} {noun}:
+                The app has a `.git`, but differs from its revision in {count}:
 
                 {files}
                 Hydra builds revisions, so it has not built this. Commit the changes, or remove these
                 files; or set NIX_REVISION to the revision to deploy anyway.
-            ", noun = if *count == 1 { "file" } else { "files" }, files = indented(files, *count)},
+            ", count = words::count(files.len(), "file"), files = listed(files, FILES_SHOWN, INDENT)},
         ),
     }
 }
@@ -247,7 +255,7 @@ fn not_evaluated(error: &NotEvaluated) -> Message {
         "{evaluations} {} ({}) as {input}{}.\n{page}\n\n",
         revision.name,
         revision.from,
-        DeployError::waited(*waited),
+        after(*waited),
     );
     // Writing to a string does not fail.
     if let Some(newest) = newest {
@@ -265,11 +273,7 @@ fn not_evaluated(error: &NotEvaluated) -> Message {
     }
     let _ = writeln!(body, "{doing}.\n");
     if let Some(error) = error {
-        let _ = writeln!(body, "Its last attempt failed:\n");
-        for line in error.lines() {
-            let _ = writeln!(body, "    {line}");
-        }
-        body.push('\n');
+        let _ = writeln!(body, "Its last attempt failed:\n\n{}", quoted(error));
     }
     let candidates = newest.iter().flat_map(|newest| &newest.revisions);
     let built = candidates
@@ -302,13 +306,11 @@ fn no_job(error: &NoJob) -> Message {
         job,
         page,
         jobs,
-        count,
         error,
     } = error;
     let header = format!("The evaluation has no job named {}", job.job);
     if let Some(error) = error {
-        let lines: Vec<String> = error.lines().map(str::to_string).collect();
-        let error = indented(&lines, lines.len());
+        let error = quoted(error);
         return Message::new(
             header,
             format!(
@@ -318,7 +320,10 @@ fn no_job(error: &NoJob) -> Message {
     }
     let there = match jobs.as_slice() {
         [] => "Its jobs could not be listed.".to_string(),
-        jobs => format!("There are:\n\n{}", indented(jobs, *count).trim_end()),
+        jobs => format!(
+            "There are:\n\n{}",
+            listed(jobs, JOBS_SHOWN, INDENT).trim_end()
+        ),
     };
     Message::new(
         header,
@@ -343,24 +348,19 @@ fn not_finished(not_finished: &NotFinished) -> Message {
         let path = &finished.path;
         let _ = write!(body, "\n{finished}\nNIX_STORE_PATH={path} deploys that.\n");
     }
-    let waited = DeployError::waited(*waited);
-    Message::new(format!("Hydra is not done{waited}"), body)
+    Message::new(format!("Hydra is not done{}", after(*waited)), body)
 }
 
 fn build_failed(failed: &Failed) -> Message {
     let (what, next) = status(failed.status, &failed.system);
     let mut body = format!("{}\n\n", failed.page);
-    match &failed.tail {
+    let _ = match &failed.tail {
         Some(lines) => {
-            let _ = writeln!(body, "The end of its log, {}:\n", failed.log);
-            for line in lines {
-                let _ = writeln!(body, "    {line}");
-            }
+            let lines = listed(lines, usize::MAX, INDENT);
+            write!(body, "The end of its log, {}:\n\n{lines}", failed.log)
         }
-        None => {
-            let _ = writeln!(body, "Its log: {}", failed.log);
-        }
-    }
+        None => writeln!(body, "Its log: {}", failed.log),
+    };
     let _ = write!(body, "\n{next}");
     Message::new(format!("Hydra's build of {} {what}", failed.job), body)
 }
@@ -410,16 +410,17 @@ fn status(status: Option<u64>, system: &str) -> (String, String) {
     }
 }
 
-/// Items on lines of their own, and how many more there are.
-fn indented(items: &[String], count: usize) -> String {
-    let mut text = String::new();
-    for item in items {
-        let _ = writeln!(text, "    {item}");
+/// The lines of a text, indented.
+fn quoted(text: &str) -> String {
+    listed(&text.lines().collect::<Vec<_>>(), usize::MAX, INDENT)
+}
+
+/// How long was waited, as a clause, or an empty text.
+fn after(waited: Duration) -> String {
+    match waited.as_secs() {
+        0 => String::new(),
+        _ => format!(", after {}", duration(waited)),
     }
-    if count > items.len() {
-        let _ = writeln!(text, "    … and {} more", count - items.len());
-    }
-    text
 }
 
 #[cfg(test)]
@@ -428,10 +429,10 @@ mod tests {
     use crate::messages::tests::texts;
     use crate::resolve::ResolveError;
     use app_dir::git::GitError;
+    use http_client::HttpError;
     use hydra::Revision;
     use hydra::api::InputRevision;
     use hydra::{Finished, Newest, Unreached};
-    use std::time::Duration;
 
     fn job() -> Job {
         Job {
@@ -492,11 +493,12 @@ mod tests {
     }
 
     fn of_the_revision() -> Vec<DeployError> {
-        let files = vec!["main.py".to_string(), "new.py".to_string()];
+        let mut files = vec!["main.py".to_string(), "new.py".to_string()];
+        files.resize(12, "other.py".to_string());
         let mut errors: Vec<_> = [
             RevisionError::Unknown,
             RevisionError::Git(GitError::Format("/workspace/.git/HEAD".into())),
-            RevisionError::Changed(files, 12),
+            RevisionError::Changed(files),
         ]
         .map(DeployError::Revision)
         .into();
@@ -564,8 +566,7 @@ mod tests {
             errors.push(DeployError::NoJob(Box::new(NoJob {
                 job: job(),
                 page: page(),
-                jobs: vec!["web".into(), "worker".into()],
-                count: 5,
+                jobs: (0..12).map(|number| format!("job-{number}")).collect(),
                 error,
             })));
         }

@@ -1,15 +1,12 @@
 //! Words for a root that no binary cache has, where there is no Hydra to compare with.
 
-use super::doctor::{Alone, difference_in, shown, some};
+use super::doctor::{Alone, SHOWN, difference_in, shown, some};
 use crate::doctor::before::{Before, Change};
 use crate::doctor::cause::Cause;
 use crate::doctor::compare::{Difference, name};
 use crate::doctor::inputs::Inputs;
 use nix_derivation::StorePath;
 use std::fmt::Write as _;
-
-/// Causes, and details of each, that are shown.
-const SHOWN: usize = 8;
 
 /// Where the other side of a comparison is.
 const BEFORE: &str = "in the previous image's";
@@ -169,11 +166,10 @@ fn in_caches(inputs: &Inputs, root: &str) -> Compared {
         cut_short,
     } = inputs;
     let names = |paths: &[StorePath]| {
-        paths
-            .iter()
-            .map(|path| name(path).to_string())
-            .collect::<Vec<_>>()
+        let names = paths.iter().map(|path| name(path).to_string());
+        names.collect::<Vec<_>>()
     };
+    let some_of = |paths| some(&names(paths).iter().map(String::as_str).collect::<Vec<_>>());
     let missing = direct_missing.len();
     let mut evidence = match (*direct, missing) {
         (0, _) => String::new(),
@@ -204,26 +200,16 @@ fn in_caches(inputs: &Inputs, root: &str) -> Compared {
         (all, missing, _) if *all == missing && (*cut_short || *all > 1) => Some(format!(
             "No binary cache has anything that {root} is made from, as with another nixpkgs, or without the \
              cache of its nixpkgs: {}",
-            some(
-                &names(direct_missing)
-                    .iter()
-                    .map(String::as_str)
-                    .collect::<Vec<_>>()
-            )
+            some_of(direct_missing)
         )),
-        (_, _, first) => {
-            let first = if first.is_empty() {
+        (_, _, first) => Some(format!(
+            "Not only {root} is missing, but also what it is made from: {}",
+            some_of(if first.is_empty() {
                 direct_missing
             } else {
                 first
-            };
-            let first = names(first);
-            let first: Vec<&str> = first.iter().map(String::as_str).collect();
-            Some(format!(
-                "Not only {root} is missing, but also what it is made from: {}",
-                some(&first)
-            ))
-        }
+            })
+        )),
     };
     Compared { answer, evidence }
 }

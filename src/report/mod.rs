@@ -14,7 +14,6 @@ use nix_derivation::StorePath;
 use nix_hydra_start::changes::Changes;
 use nix_hydra_start::closure as members;
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Write as _;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -166,20 +165,14 @@ fn build_only(closure: &members::Closure) -> Option<String> {
         bytes(size),
         if found.len() == 1 { "is" } else { "are" },
     );
-    for (index, kind) in found.iter().take(BUILD_ONLY_SHOWN) {
+    let lines = found.iter().map(|(index, kind)| {
         let path = &closure.paths()[*index];
-        let _ = writeln!(
-            text,
-            "- {} ({}), {}:\n  {}",
-            members::name(&path.path),
-            bytes(path.size),
-            kind.words(),
-            closure.chain_words(&chains[*index])
-        );
-    }
-    if let Some(more @ 1..) = found.len().checked_sub(BUILD_ONLY_SHOWN) {
-        let _ = writeln!(text, "- and {more} more");
-    }
+        let (name, size) = (members::name(&path.path), bytes(path.size));
+        let chain = closure.chain_words(&chains[*index]);
+        format!("{name} ({size}), {kind}:\n  {chain}")
+    });
+    let lines: Vec<String> = lines.collect();
+    text.push_str(&words::listed(&lines, BUILD_ONLY_SHOWN, "- "));
     text.push_str(
         "\nWhat stands before it in its chain is the package to look at: often it keeps a path to the \
          compiler that made it (Nix's `removeReferencesTo` takes that out), or has programs and headers \

@@ -3,11 +3,9 @@
 
 use crate::config::Config;
 use http_client::without_credentials;
+use nix_runner::WARNING;
 use std::path::Path;
 use url::Url;
-
-/// How Nix's warning about an entry begins that it goes on without.
-pub(crate) const WARNING: &str = "warning: Nix search path entry '";
 
 /// The value of `NIX_PATH` for an evaluation, with `stand_in` where that is wanted.
 #[must_use]

@@ -1,5 +1,6 @@
 //! Finds the roots: the store paths that the user wants deployed.
 
+mod answer;
 mod by_evaluation;
 mod by_hydra;
 pub mod checkout;

@@ -42,6 +42,7 @@ impl Changes {
             after: after.size(),
             ..Self::default()
         };
+        let named = |member: &&Member| name(&member.path).to_string();
         let (old, mut new) = (only_in(before, after), only_in(after, before));
         for (package, old) in old {
             let mut new = new.remove(&package).unwrap_or_default();
@@ -60,21 +61,10 @@ impl Changes {
             for (old, new) in old.iter().zip(&new) {
                 changes.updated.push(update(package, old, new));
             }
-            changes.gone.extend(
-                old[pairs..]
-                    .iter()
-                    .map(|member| name(&member.path).to_string()),
-            );
-            changes.new.extend(
-                new[pairs..]
-                    .iter()
-                    .map(|member| name(&member.path).to_string()),
-            );
+            changes.gone.extend(old[pairs..].iter().map(named));
+            changes.new.extend(new[pairs..].iter().map(named));
         }
-        let rest = new.values().flatten();
-        changes
-            .new
-            .extend(rest.map(|member| name(&member.path).to_string()));
+        changes.new.extend(new.values().flatten().map(named));
         changes.new.sort();
         changes
     }
@@ -116,30 +106,12 @@ impl Changes {
                 grown(from, to)
             )
         });
-        shown(&mut lines, updated.collect());
-        shown(
-            &mut lines,
-            self.new
-                .iter()
-                .map(|name| format!("{name} is new"))
-                .collect(),
-        );
-        shown(
-            &mut lines,
-            self.gone
-                .iter()
-                .map(|name| format!("{name} is gone"))
-                .collect(),
-        );
+        let new = self.new.iter().map(|name| format!("{name} is new"));
+        let gone = self.gone.iter().map(|name| format!("{name} is gone"));
+        for kind in [updated.collect::<Vec<_>>(), new.collect(), gone.collect()] {
+            lines.extend(words::first(&kind, SHOWN));
+        }
         lines
-    }
-}
-
-fn shown(lines: &mut Vec<String>, kind: Vec<String>) {
-    let more = kind.len().saturating_sub(SHOWN);
-    lines.extend(kind.into_iter().take(SHOWN));
-    if more > 0 {
-        lines.push(format!("… and {more} more"));
     }
 }
 

@@ -4,6 +4,7 @@ use crate::app::End;
 use crate::choose::Reason;
 use crate::engine::{EXPECTED, Engine, SETTING};
 use crate::executable::{Kind, Machine};
+use crate::in_proot::PRootFailure;
 use crate::namespace::{Refusal, Step};
 use crate::plan::{Misfit, STRICT};
 use crate::proot::Lack;
@@ -219,8 +220,8 @@ pub(crate) fn reason(reason: &Reason) -> String {
                 .to_string()
         }
         Reason::Ptrace(error) => format!("ptrace is refused: {error}"),
-        Reason::Hidden => "this PRoot translates nothing".to_string(),
-        Reason::PRootEnded(end) => match end {
+        Reason::PRoot(PRootFailure::Hidden) => "this PRoot translates nothing".to_string(),
+        Reason::PRoot(PRootFailure::Ended(end)) => match end {
             Some(End::Exited(status)) => {
                 format!("PRoot ended with status {status} before it ran anything")
             }
@@ -229,7 +230,7 @@ pub(crate) fn reason(reason: &Reason) -> String {
             }
             _ => "PRoot ended before it ran anything".to_string(),
         },
-        Reason::PRootNotStarted(error) => format!("PRoot cannot be run: {error}"),
+        Reason::PRoot(PRootFailure::Start(error)) => format!("PRoot cannot be run: {error}"),
     }
 }
 
@@ -287,11 +288,13 @@ mod tests {
                     "/layers/nix_hydra/proot/libexec/proot".into(),
                 )),
                 Reason::Lack(Lack::TmpDir),
-                Reason::Hidden,
-                Reason::PRootEnded(Some(End::Exited(1))),
-                Reason::PRootEnded(Some(End::Killed(9))),
-                Reason::PRootEnded(None),
-                Reason::PRootNotStarted(io::Error::from_raw_os_error(libc::ENOEXEC)),
+                Reason::PRoot(PRootFailure::Hidden),
+                Reason::PRoot(PRootFailure::Ended(Some(End::Exited(1)))),
+                Reason::PRoot(PRootFailure::Ended(Some(End::Killed(9)))),
+                Reason::PRoot(PRootFailure::Ended(None)),
+                Reason::PRoot(PRootFailure::Start(io::Error::from_raw_os_error(
+                    libc::ENOEXEC,
+                ))),
             ]
             .map(|reason| by_name(proot(reason))),
         );

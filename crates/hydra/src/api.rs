@@ -111,9 +111,9 @@ pub struct Jobset {
     /// When its last evaluation failed.
     #[serde(default, deserialize_with = "optional_number")]
     pub errortime: Option<u64>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "text")]
     pub fetcherrormsg: Option<String>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "text")]
     pub errormsg: Option<String>,
 }
 
@@ -146,21 +146,22 @@ fn optional_number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<
     }
 }
 
+/// A text; none if it is empty.
+fn text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    let text = Option::<String>::deserialize(deserializer)?;
+    Ok(text.filter(|text| !text.is_empty()))
+}
+
 impl Evaluation {
     /// The inputs whose revision begins with `revision`, or the one named `only` if its revision
     /// does. A flake counts as the input `flake`.
     #[must_use]
     pub fn revisions_at(&self, revision: &str, only: Option<&str>) -> Vec<InputRevision> {
         let mut found = self.revisions();
-        found.retain(
-            |InputRevision {
-                 input,
-                 revision: at,
-             }| {
-                only.is_none_or(|only| only == input)
-                    && at.to_ascii_lowercase().starts_with(revision)
-            },
-        );
+        found.retain(|found| {
+            only.is_none_or(|only| only == found.input)
+                && found.revision.to_ascii_lowercase().starts_with(revision)
+        });
         // The flake counts only where no other input has it.
         if found.iter().any(|found| found.input != FLAKE) {
             found.retain(|found| found.input != FLAKE);
@@ -238,11 +239,10 @@ impl Jobset {
     /// Whether it is not being evaluated, and its last attempt did not fail.
     #[must_use]
     pub fn is_idle(&self) -> bool {
-        let failed = |error: &Option<String>| error.as_ref().is_some_and(|error| !error.is_empty());
         self.starttime.is_none()
             && self.errortime.is_none()
-            && !failed(&self.fetcherrormsg)
-            && !failed(&self.errormsg)
+            && self.fetcherrormsg.is_none()
+            && self.errormsg.is_none()
     }
 }
 

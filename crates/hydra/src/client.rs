@@ -1,6 +1,6 @@
 //! The connection to one Hydra: signing in, following its redirects, reading its JSON.
 
-use crate::error::{HydraError, Unreached};
+use crate::error::{HydraError, Unreached, lacks_credentials};
 use crate::{Job, jobset_path, segment};
 use binary_cache::{CacheUrl, content_decoder};
 use http_client::{
@@ -49,28 +49,6 @@ struct Refusal {
 impl fmt::Display for Hydra {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.endpoint.fmt(formatter)
-    }
-}
-
-/// How Hydra answered one request.
-enum Kind {
-    Success,
-    Redirect,
-    /// It wants a session.
-    MustSignIn,
-    Failure,
-}
-
-impl Kind {
-    fn of(response: &ApiResponse) -> Self {
-        match response.status {
-            200..=299 => Self::Success,
-            300..=399 => Self::Redirect,
-            403 if message(&response.body).is_some_and(|text| text.contains("sign in")) => {
-                Self::MustSignIn
-            }
-            _ => Self::Failure,
-        }
     }
 }
 
@@ -203,14 +181,14 @@ impl Hydra {
         let mut has_signed_in = false;
         for _ in 0..=MAX_REDIRECTS {
             let response = self.send(path, &url)?;
-            match Kind::of(&response) {
-                Kind::Success => return Ok(response),
-                Kind::Redirect => url = self.redirect(path, &url, &response)?,
-                Kind::MustSignIn if !has_signed_in => {
+            match response.status {
+                200..=299 => return Ok(response),
+                300..=399 => url = self.redirect(path, &url, &response)?,
+                403 if !has_signed_in && wants_session(&response) => {
                     self.sign_in()?;
                     has_signed_in = true;
                 }
-                Kind::MustSignIn | Kind::Failure => return Err(self.failure(path, &response)),
+                _ => return Err(self.failure(path, &response)),
             }
         }
         Err(self.not_hydra(path, "it redirects too often"))
@@ -339,14 +317,8 @@ impl Hydra {
     }
 
     fn post_login(&self, json: &str, referer: &str) -> Result<ApiResponse, HydraError> {
-        let url = self
-            .endpoint
-            .base
-            .join("login")
-            .map_err(|_| HydraError::SignIn {
-                url: self.to_string(),
-                message: "its URL cannot be made".to_string(),
-            })?;
+        let url = self.endpoint.base.join("login");
+        let url = url.map_err(|_| self.not_hydra("login", "its URL cannot be made"))?;
         let credentials = self.endpoint.credentials.as_ref();
         let request = ApiRequest::Post { json, referer };
         let response = self
@@ -369,7 +341,12 @@ fn referer_in(refusal: &str) -> Option<String> {
 /// Whether a server with this error may be a Hydra: it is down, or behind a proxy that wants a
 /// password. Any other server has no such page.
 fn may_be_hydra(error: &HttpError) -> bool {
-    error.is_outage() || matches!(error, HttpError::Unauthorized(_) | HttpError::Status(407))
+    error.is_outage() || lacks_credentials(error)
+}
+
+/// Whether Hydra refuses what it shows to those who have signed in.
+fn wants_session(response: &ApiResponse) -> bool {
+    message(&response.body).is_some_and(|text| text.contains("sign in"))
 }
 
 /// The message of one of Hydra's errors; None if the answer is not one.

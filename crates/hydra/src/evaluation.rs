@@ -8,6 +8,9 @@ use crate::{Hydra, HydraError, Job, Revision, jobset_path, segment};
 /// Pages of evaluations that are searched for a revision: 20 evaluations each.
 const PAGES: u64 = 25;
 
+/// The same where the newest evaluation will do as well: older ones have other inputs anyway.
+const RECENT_PAGES: u64 = 5;
+
 /// Evaluations that are looked at by their numbers, since Hydra lists none without new builds.
 const UNLISTED: u64 = 100;
 
@@ -27,7 +30,7 @@ pub struct Target<'a> {
 
 /// The result of a search for a revision.
 #[derive(Debug)]
-pub enum Search {
+enum Search {
     /// The newest evaluation that has it, and the one before on the same page that has it as well.
     Found(Evaluation, Option<Evaluation>),
     /// None of `looked_at` evaluations has it; the newest of them.
@@ -38,7 +41,7 @@ pub enum Search {
 }
 
 /// Searches the newest `pages` pages of evaluations for `revision`, which may be the beginning of one.
-pub fn find_evaluation(
+fn find_evaluation(
     hydra: &mut Hydra,
     job: &Job,
     revision: &str,
@@ -82,6 +85,27 @@ pub fn find_evaluation(
         }
     }
     Ok(Search::Missing { looked_at, newest })
+}
+
+/// The evaluation that has `revision`, else the newest one, with the number of those that were searched for
+/// the revision in vain.
+pub fn evaluation_at(
+    hydra: &mut Hydra,
+    job: &Job,
+    revision: Option<&str>,
+    input: Option<&str>,
+) -> Result<(Option<Evaluation>, Option<usize>), DeployError> {
+    let Some(revision) = revision else {
+        let path = format!("{}/evals?page=1", jobset_path(job));
+        let page: Evaluations = hydra.get(&path)?;
+        return Ok((page.evals.into_iter().next(), None));
+    };
+    Ok(
+        match find_evaluation(hydra, job, revision, input, RECENT_PAGES)? {
+            Search::Found(evaluation, _) => (Some(evaluation), None),
+            Search::Missing { looked_at, newest } => (newest, Some(looked_at)),
+        },
+    )
 }
 
 /// Checks that the newest evaluation has the input that the user names.
@@ -154,10 +178,7 @@ pub(crate) fn wait_for_evaluation(
         {
             continue;
         }
-        let fetch_error = jobset
-            .fetcherrormsg
-            .clone()
-            .filter(|error| !error.is_empty());
+        let fetch_error = jobset.fetcherrormsg.clone();
         let error = fetch_error.or_else(|| evaluation_error(hydra, job, None));
         return Err(DeployError::NotEvaluated(Box::new(NotEvaluated {
             revision: revision.clone(),
@@ -229,13 +250,9 @@ fn has_fetched(
 
 /// What Hydra does about a jobset at the moment.
 fn in_words(jobset: &Jobset) -> String {
-    let fetch_error = jobset
-        .fetcherrormsg
-        .as_ref()
-        .filter(|error| !error.is_empty());
     match (jobset.starttime, jobset.lastcheckedtime) {
         (Some(start), _) => format!("Hydra is evaluating for {}", since(start)),
-        (None, _) if fetch_error.is_some() => "Hydra cannot fetch an input".to_string(),
+        (None, _) if jobset.fetcherrormsg.is_some() => "Hydra cannot fetch an input".to_string(),
         (None, Some(checked)) => {
             format!("Hydra last looked at the jobset {} ago", since(checked))
         }

@@ -5,7 +5,7 @@
 //! from their places in the NAR.
 
 use nix_archive::nar::{self, Event, decode_events_reader};
-use nix_derivation::{NixHash, NixHasher, StoreDir, StorePath};
+use nix_derivation::{NixHash, NixHasher, StoreDir, StorePath, nixbase32};
 use nix_narinfo::NarInfo;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use std::cell::Cell;
@@ -101,11 +101,7 @@ impl NarStore {
     /// The file of the NAR with this hash.
     #[must_use]
     pub fn nar_file(&self, nar_hash: &NixHash) -> PathBuf {
-        let hash = nar_hash.to_nix_nixbase32_string();
-        let digits = hash
-            .split_once(':')
-            .map_or(hash.as_str(), |(_, digits)| digits);
-        self.directory.join("nar").join(format!("{digits}.nar"))
+        self.directory.join("nar").join(nar_name(nar_hash))
     }
 
     /// Every store path of the store.
@@ -185,13 +181,13 @@ impl NarStore {
 
     /// Makes the path valid.
     pub fn register(&self, entry: &Entry) -> Result<(), NarStoreError> {
-        let nar_hash = entry.nar_hash.to_nix_nixbase32_string();
-        let digits = nar_hash.split_once(':').map_or("", |(_, digits)| digits);
         let text = format!(
-            "StorePath: {}\nURL: nar/{digits}.nar\nCompression: none\nFileHash: {nar_hash}\n\
+            "StorePath: {}\nURL: nar/{}\nCompression: none\nFileHash: {nar_hash}\n\
              FileSize: {size}\nNarHash: {nar_hash}\nNarSize: {size}\nReferences: {}\n",
             entry.path,
+            nar_name(entry.nar_hash),
             entry.references.join(" "),
+            nar_hash = entry.nar_hash.to_nix_nixbase32_string(),
             size = entry.nar_size,
         );
         let file = self.narinfo_file(&hash_part(entry.path));
@@ -201,6 +197,11 @@ impl NarStore {
             .and_then(|()| fs::rename(&partial, &file))
             .map_err(|error| NarStoreError::Write(file, error))
     }
+}
+
+/// The name of the file of the NAR with this hash.
+pub(crate) fn nar_name(nar_hash: &NixHash) -> String {
+    format!("{}.nar", nixbase32::encode(nar_hash.digest_as_bytes()))
 }
 
 /// The content of the one file that is in a NAR. None where it holds no file, or cannot be read.

@@ -5,6 +5,7 @@
 //! and fetched by this project's own client. Protocol: Nix's `http-binary-cache-store.cc`.
 
 use crate::supply::Supply;
+use closure::parallel::lock;
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -115,10 +116,6 @@ pub(crate) fn serve<T>(
         .into_inner()
         .unwrap_or_else(PoisonError::into_inner);
     Ok((result, taken))
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn secret() -> io::Result<String> {

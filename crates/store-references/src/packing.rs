@@ -78,22 +78,6 @@ impl Packing {
             Self::Beam => "BEAM",
         }
     }
-
-    /// The packing of this name.
-    #[must_use]
-    pub fn from_name(name: &str) -> Option<Self> {
-        let all = [
-            Self::Gzip,
-            Self::Xz,
-            Self::Zstd,
-            Self::Bzip2,
-            Self::Zip,
-            Self::Zlib,
-            Self::Brotli,
-            Self::Beam,
-        ];
-        all.into_iter().find(|packing| packing.name() == name)
-    }
 }
 
 /// Whether bytes begin as zlib's streams do (RFC 1950): deflate with a window of 32 KiB, a checksum of the

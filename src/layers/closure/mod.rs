@@ -13,8 +13,8 @@ mod relocatability;
 use self::download::{Download, Filled};
 use self::planned::{Planned, known_closure, plan, trust, warn_of_left_out};
 use self::processor::WrongProcessor;
-use self::relocatability::{Relocatability, Verdict, relocation};
-use super::launch_layer::{LaunchLayer, LayerError};
+use self::relocatability::{Relocatability, relocation};
+use super::launch_layer::{LaunchLayer, LayerError, as_json};
 use super::store_paths::{FillError, Plan, StoreLayers};
 use crate::config::Config;
 use crate::layers::describe::Contents;
@@ -32,7 +32,6 @@ use nix_derivation::StorePath;
 use nix_hydra_start::engine::EngineSetting;
 use nix_hydra_start::executable::Machine;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
@@ -41,7 +40,7 @@ use words::paths;
 const NAME: &str = "closure";
 
 /// Raised whenever the metadata or content of this layer or those with the store paths changes its form.
-const FORMAT: &str = "10";
+const FORMAT: &str = "11";
 
 /// How many files and store paths `NIX_DEBUG` lists, as the earlier buildpacks did.
 const LARGEST: usize = 20;
@@ -93,6 +92,7 @@ struct Metadata {
     /// The programs and compile hooks of the roots, as [`Contents`] has them.
     programs: Vec<String>,
     compile_hooks: Vec<String>,
+    #[serde(with = "as_json")]
     relocation: Relocatability,
     /// The patterns of files that the user vouches for.
     relocation_ignored: Vec<String>,
@@ -165,11 +165,7 @@ pub fn handle(
                 "{} is no longer what the previous image says of it: asking for everything again",
                 error.path
             ));
-            let likely = Previous {
-                likely: verified,
-                ..Previous::default()
-            };
-            build.run(likely, &open_caches)
+            build.run(Previous::likely(verified), &open_caches)
         }
         // Nix would take the other build. What depends on it must be planned with it.
         Err(ClosureLayerError::Fetch(error)) if error.has_other_build && error.cache.is_some() => {
@@ -179,11 +175,7 @@ pub fn handle(
                  {cache} last",
                 error.path
             ));
-            let likely = Previous {
-                likely: verified,
-                ..Previous::default()
-            };
-            build.run(likely, || {
+            build.run(Previous::likely(verified), || {
                 let mut caches = open_caches();
                 caches.ask_last(&cache);
                 caches
@@ -255,9 +247,7 @@ impl<'a> ClosureBuild<'a> {
             previous.format == FORMAT && previous.machine == target.machine.to_string()
         });
         let stores = StoreLayers::take(layers_dir, previous.is_some())?;
-        let verdict = previous
-            .as_ref()
-            .map(|previous| previous.relocation.verdict);
+        let relocation = previous.as_ref().map(|previous| &previous.relocation);
         Ok(Self {
             layers_dir,
             layer,
@@ -265,7 +255,7 @@ impl<'a> ClosureBuild<'a> {
             machine: target.machine,
             memo: target.memo.map(|key| Memo::new(key, target.roots)),
             config,
-            afresh: afresh(had_layer, verdict, config.engine),
+            afresh: afresh(had_layer, relocation, config.engine),
             previous,
             stores,
         })
@@ -319,7 +309,7 @@ impl<'a> ClosureBuild<'a> {
                 programs: previous.programs.clone(),
                 compile_hooks: previous.compile_hooks.clone(),
             },
-            is_relocated: previous.relocation.verdict == Verdict::Relocated,
+            is_relocated: previous.relocation.is_relocated(),
             moved: Moved {
                 paths: closure.paths.len(),
                 size: closure.nar_size(),
@@ -334,10 +324,7 @@ impl<'a> ClosureBuild<'a> {
             && previous.trust == trust(self.config)
             && previous.compile_hooks.is_empty()
             && previous.relocation_ignored == self.ignored()
-            && previous
-                .relocation
-                .verdict
-                .is_accepted_by(self.config.engine)
+            && previous.relocation.is_accepted_by(self.config.engine)
     }
 
     fn root_names(&self) -> Vec<String> {
@@ -361,10 +348,7 @@ impl<'a> ClosureBuild<'a> {
                 likely: Vec::new(),
             };
         }
-        Previous {
-            likely: verified.into_keys().collect(),
-            verified: BTreeMap::new(),
-        }
+        Previous::likely(verified.into_keys().collect())
     }
 
     /// The closure of the previous image. None if its metadata lacks a part.
@@ -408,10 +392,7 @@ impl<'a> ClosureBuild<'a> {
         let filled = download.run(prefetch)?;
         processor::check(&filled, self.machine)?;
         self.layer.create()?;
-        links::write_links(&self.layer.path, &filled).map_err(|reason| LayerError {
-            path: self.layer.path.clone(),
-            reason,
-        })?;
+        links::write_links(&self.layer.path, &filled).map_err(LayerError::at(&self.layer.path))?;
         self.stores.write(&filled.stores)?;
         if let Some(message) = filled.relocatability.message(self.config.engine) {
             log::sub_bullet(message);
@@ -434,7 +415,7 @@ impl<'a> ClosureBuild<'a> {
         let moved = self.moved(&filled.plan, &caches);
         Ok(ClosureLayer {
             contents: filled.contents,
-            is_relocated: filled.relocatability.verdict == Verdict::Relocated,
+            is_relocated: filled.relocatability.is_relocated(),
             moved,
             changes,
         })
@@ -483,13 +464,9 @@ impl<'a> ClosureBuild<'a> {
 /// Writes the bills of materials beside the layer's directory, as the lifecycle expects them.
 fn write_sboms(layers_dir: &Path, closure: &Closure) -> Result<(), LayerError> {
     let at = |format: &str| layers_dir.join(format!("{NAME}.sbom.{format}.json"));
-    let documents = report::sbom::documents(closure).map_err(|reason| LayerError {
-        path: at("cdx"),
-        reason,
-    })?;
+    let documents = report::sbom::documents(closure).map_err(LayerError::at(at("cdx")))?;
     for (format, document) in documents {
-        let path = at(format);
-        fs::write(&path, document).map_err(|reason| LayerError { path, reason })?;
+        fs::write(at(format), document).map_err(LayerError::at(at(format)))?;
     }
     Ok(())
 }
@@ -529,7 +506,7 @@ impl Drop for Undo<'_> {
 /// Why nothing of the previous image can be kept; `None` where some of it may be.
 fn afresh(
     had_layer: bool,
-    previous: Option<Verdict>,
+    previous: Option<&Relocatability>,
     engine: EngineSetting,
 ) -> Option<&'static str> {
     match previous {
@@ -537,7 +514,7 @@ fn afresh(
             "the previous image is of another version of this buildpack, or for another processor",
         ),
         None => Some("there is no previous image, or the platform was told to clear what it keeps"),
-        Some(verdict) if !verdict.is_accepted_by(engine) => {
+        Some(previous) if !previous.is_accepted_by(engine) => {
             Some("the previous image is for another engine")
         }
         Some(_) => None,
@@ -546,6 +523,7 @@ fn afresh(
 
 #[cfg(test)]
 mod tests {
+    use super::Relocatability::{NotChecked, Relocatable};
     use super::*;
     use nix_hydra_start::engine::Engine;
 
@@ -557,25 +535,30 @@ mod tests {
         let engine = "the previous image is for another engine";
         let proot = EngineSetting::Only(Engine::PRoot);
         let auto = EngineSetting::Auto;
-        for (had_layer, verdict, setting, expected) in [
+        let relocated = Relocatability::Relocated {
+            references: 2,
+            files: 1,
+        };
+        let not_relocatable = Relocatability::NotRelocatable(NotRelocatable::Blockers(Vec::new()));
+        for (had_layer, previous, setting, expected) in [
             (false, None, EngineSetting::Unset, Some(none)),
             (true, None, EngineSetting::Unset, Some(version)),
             (
                 true,
-                Some(Verdict::Relocatable),
+                Some(&Relocatable),
                 EngineSetting::Relocate,
                 Some(engine),
             ),
-            (true, Some(Verdict::Relocatable), auto, Some(engine)),
-            (true, Some(Verdict::Relocated), proot, Some(engine)),
-            (true, Some(Verdict::NotRelocatable), auto, None),
-            (true, Some(Verdict::Relocated), auto, None),
-            (true, Some(Verdict::NotChecked), EngineSetting::Unset, None),
+            (true, Some(&Relocatable), auto, Some(engine)),
+            (true, Some(&relocated), proot, Some(engine)),
+            (true, Some(&not_relocatable), auto, None),
+            (true, Some(&relocated), auto, None),
+            (true, Some(&NotChecked), EngineSetting::Unset, None),
         ] {
             assert_eq!(
-                afresh(had_layer, verdict, setting),
+                afresh(had_layer, previous, setting),
                 expected,
-                "{verdict:?} {setting:?}"
+                "{previous:?} {setting:?}"
             );
         }
     }

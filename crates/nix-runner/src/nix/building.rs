@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
 /// An expression that is cheap to build, and needs nothing to be built with.
 const PROBE: &str = r#"builtins.readDir (derivation {
@@ -163,12 +163,7 @@ impl Nix {
         command
             .args(["copy", "--no-check-sigs", "--from", &self.store().url()])
             .args(paths);
-        let output = run(command, &[])?;
-        if output.status.success() {
-            Ok(())
-        } else {
-            Err(NixError::Failed(self.trimmed_error(&output.stderr, None)))
-        }
+        self.copy(command)
     }
 
     /// Copies the closure of `paths` into a binary cache made of files, and returns its directory.
@@ -179,9 +174,13 @@ impl Nix {
             .args(["copy", "--no-check-sigs", "--to"])
             .arg(format!("file://{}?compression=none", directory.display()))
             .args(paths.iter().map(StorePath::to_absolute_path));
+        self.copy(command).map(|()| directory)
+    }
+
+    fn copy(&self, command: Command) -> Result<(), NixError> {
         let output = run(command, &[])?;
         if output.status.success() {
-            Ok(directory)
+            Ok(())
         } else {
             Err(NixError::Failed(self.trimmed_error(&output.stderr, None)))
         }
