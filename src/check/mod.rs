@@ -72,10 +72,12 @@ fn ask(arguments: &Arguments) -> Answer {
         Err(error) => return Answer::Failure(Failure::of_settings(&error)),
     };
     deploy::warn_of_ineffective_settings(settings.names());
-    settings
-        .warnings()
-        .iter()
-        .for_each(|text| log::warning(text));
+    if settings.is_part {
+        log::warning(
+            "project.toml includes or excludes files, which this check does not: check a clean checkout. \
+             Files that git does not have are named below, as a deploy would name them.",
+        );
+    }
     let prepared = match prepare(|name| settings.get(name), &arguments.directory) {
         Ok(prepared) => prepared,
         Err(error) => return Answer::Failure(Failure::of(error)),

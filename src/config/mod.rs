@@ -270,8 +270,8 @@ impl Config {
             self.caches.clone(),
             self.trust.clone(),
             netrc.then(&self.netrc),
+            self.access_tokens.clone(),
         )
-        .with_access_tokens(self.access_tokens.clone())
     }
 
     /// Whether there is something to deploy, which is all that `detect` checks.

@@ -2,6 +2,7 @@
 
 use nix_hydra_start::image::Image;
 use nix_hydra_start::links::followed;
+use serde::{Deserialize, Serialize};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -15,7 +16,7 @@ const SHELLS: [&str; 2] = ["bin/bash", "bin/sh"];
 const COMPILE_HOOKS: [&str; 2] = ["bin/heroku-compile-hook", "heroku-compile-hook"];
 
 /// What the roots have that a build needs to know.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Contents {
     /// The programs on `PATH`, in its order.
     pub programs: Vec<String>,

@@ -45,31 +45,8 @@ pub struct Member {
 }
 
 /// Programs that compile and build, as `is_compiler` knows them.
-const COMPILERS: [&str; 23] = [
-    "autoconf",
-    "automake",
-    "binutils",
-    "bison",
-    "cargo",
-    "clang",
-    "cmake",
-    "gcc",
-    "gfortran",
-    "ghc",
-    "gnumake",
-    "go",
-    "jdk",
-    "llvm",
-    "meson",
-    "ninja",
-    "openjdk",
-    "pkg-config",
-    "rustc",
-    "scala",
-    "stdenv-linux",
-    "swift",
-    "zig",
-];
+const COMPILERS: &str = "autoconf automake binutils bison cargo clang cmake gcc gfortran ghc gnumake go jdk llvm \
+    meson ninja openjdk pkg-config rustc scala stdenv-linux swift zig";
 
 /// What a store path is that programs rarely need when they run, by its name; to follow "which is".
 fn build_only(path: &str) -> Option<&'static str> {
@@ -99,7 +76,7 @@ fn is_compiler(name: &str) -> bool {
             .chars()
             .all(|c| c.is_ascii_digit() || ".+".contains(c))
     };
-    COMPILERS.iter().any(|compiler| {
+    COMPILERS.split(' ').any(|compiler| {
         let Some(rest) = name.strip_prefix(compiler) else {
             return false;
         };

@@ -234,8 +234,13 @@ fn line(app: &AppDir, path: &Path) -> Result<Option<String>, GitError> {
 
 /// A file of up to `limit` bytes. None if there is no such file.
 fn bytes(app: &AppDir, path: &Path, limit: u64) -> Result<Option<Vec<u8>>, GitError> {
-    match app.read(path, limit) {
-        Ok(bytes) => Ok(Some(bytes)),
+    if_there(app.read(path, limit), path)
+}
+
+/// What was read at `path`. None if there is nothing.
+fn if_there<T>(read: Result<T, FileError>, path: &Path) -> Result<Option<T>, GitError> {
+    match read {
+        Ok(found) => Ok(Some(found)),
         Err(FileError::Io(error)) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(source) => Err(GitError::File {
             path: path.to_path_buf(),

@@ -6,15 +6,18 @@
 
 mod download;
 mod links;
+mod metadata;
 mod planned;
 pub mod processor;
 mod relocatability;
 
 use self::download::{Download, Filled};
+use self::metadata::{FORMAT, Metadata, closure_of};
+pub use self::metadata::{previous, recall};
 use self::planned::{Planned, known_closure, plan, trust, warn_of_left_out};
 use self::processor::WrongProcessor;
 use self::relocatability::{Relocatability, relocation};
-use super::launch_layer::{LaunchLayer, LayerError, as_json};
+use super::launch_layer::{LaunchLayer, LayerError};
 use super::store_paths::{FillError, Plan, StoreLayers};
 use crate::config::Config;
 use crate::layers::describe::Contents;
@@ -31,16 +34,12 @@ use closure::relocate::blocker::NotRelocatable;
 use nix_derivation::StorePath;
 use nix_hydra_start::engine::EngineSetting;
 use nix_hydra_start::executable::Machine;
-use serde::{Deserialize, Serialize};
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 use words::paths;
 
 const NAME: &str = "closure";
-
-/// Raised whenever the metadata or content of this layer or those with the store paths changes its form.
-const FORMAT: &str = "11";
 
 /// How many files and store paths `NIX_DEBUG` lists, as the earlier buildpacks did.
 const LARGEST: usize = 20;
@@ -76,32 +75,6 @@ impl From<FillError> for ClosureLayerError {
     }
 }
 
-/// What the image's layer was made from, and what is in it.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-struct Metadata {
-    format: String,
-    /// The image's processor.
-    machine: String,
-    /// Full store paths, the one that leads `PATH` first.
-    roots: Vec<String>,
-    /// The trust settings; with others, all must be checked again.
-    trust: Vec<String>,
-    /// Count of the store paths, and bytes of their NARs.
-    paths: String,
-    size: String,
-    /// The programs and compile hooks of the roots, as [`Contents`] has them.
-    programs: Vec<String>,
-    compile_hooks: Vec<String>,
-    #[serde(with = "as_json")]
-    relocation: Relocatability,
-    /// The patterns of files that the user vouches for.
-    relocation_ignored: Vec<String>,
-    /// The layers in which the store paths are.
-    layers: Vec<String>,
-    /// What was evaluated to the roots, where the next build may know it by that.
-    memo: Option<Memo>,
-}
-
 /// What a build needs to know of a closure layer, whether it was filled or kept.
 #[derive(Debug)]
 pub struct ClosureLayer {
@@ -133,13 +106,6 @@ pub struct Target<'a> {
     pub memo: Option<&'a Key>,
     /// The image's processor.
     pub machine: Machine,
-}
-
-/// The roots that the previous image's expression evaluated to, if that was by this key.
-#[must_use]
-pub fn recall(layers_dir: &Path, key: &Key) -> Option<Vec<Root>> {
-    let previous: Metadata = LaunchLayer::new(layers_dir, NAME).previous().ok()??;
-    previous.memo?.recall(key)
 }
 
 /// Fills the layers with the closure of the roots, except for those that the previous image has already.
@@ -199,25 +165,6 @@ pub fn look_up(
     }
     report::warn_of_build_only(&planned.closure);
     Ok((planned.closure, planned.caches))
-}
-
-/// The closure of the previous image. None where there is none, or its metadata lacks a part.
-#[must_use]
-pub fn previous(layers_dir: &Path) -> Option<Closure> {
-    let layer = LaunchLayer::new(layers_dir, NAME);
-    let metadata: Metadata = layer.take().ok()??;
-    let stores = StoreLayers::take(layers_dir, metadata.format == FORMAT).ok()?;
-    // Another build may follow in the same directory.
-    let _ = stores.put_back().and_then(|()| layer.write(&metadata));
-    closure_of(&metadata, &stores)
-}
-
-fn closure_of(metadata: &Metadata, stores: &StoreLayers) -> Option<Closure> {
-    let roots = metadata.roots.iter();
-    let roots: Option<Vec<Root>> = roots
-        .map(|root| Some(Root::from_path(root.parse().ok()?)))
-        .collect();
-    known_closure(&roots?, &stores.verified())
 }
 
 /// All that decides what is in the layers, and what there is of them already.
@@ -289,8 +236,8 @@ impl<'a> ClosureBuild<'a> {
         })?;
         log::sub_bullet(format!(
             "Using the previous image's: {}, {}",
-            paths(previous.paths.parse().unwrap_or_default()),
-            bytes(previous.size.parse().unwrap_or_default()),
+            paths(closure.paths.len()),
+            bytes(closure.nar_size()),
         ));
         // What it could be was said when it was deployed first.
         if self.config.engine != EngineSetting::Unset
@@ -305,10 +252,7 @@ impl<'a> ClosureBuild<'a> {
             print_formats(&self.stores.formats(&previous.layers));
         }
         Ok(Some(ClosureLayer {
-            contents: Contents {
-                programs: previous.programs.clone(),
-                compile_hooks: previous.compile_hooks.clone(),
-            },
+            contents: previous.contents.clone(),
             is_relocated: previous.relocation.is_relocated(),
             moved: Moved {
                 paths: closure.paths.len(),
@@ -322,7 +266,7 @@ impl<'a> ClosureBuild<'a> {
     fn is_up_to_date(&self, previous: &Metadata) -> bool {
         previous.roots == self.root_names()
             && previous.trust == trust(self.config)
-            && previous.compile_hooks.is_empty()
+            && previous.contents.compile_hooks.is_empty()
             && previous.relocation_ignored == self.ignored()
             && previous.relocation.is_accepted_by(self.config.engine)
     }
@@ -349,11 +293,6 @@ impl<'a> ClosureBuild<'a> {
             };
         }
         Previous::likely(verified.into_keys().collect())
-    }
-
-    /// The closure of the previous image. None if its metadata lacks a part.
-    fn previous_closure(&self) -> Option<Closure> {
-        closure_of(self.previous.as_ref()?, &self.stores)
     }
 
     /// Plans, downloads, and writes the links and the metadata.
@@ -407,9 +346,10 @@ impl<'a> ClosureBuild<'a> {
             print_largest_files(self.layers_dir, &filled.stores.fresh, LARGEST)
                 .map_err(|(path, reason)| LayerError { path, reason })?;
         }
-        self.layer.write(&self.metadata(&closure, &filled))?;
+        self.layer.write(&self.metadata(&filled))?;
         undo.is_done = true;
-        let before = self.previous_closure();
+        let before = self.previous.as_ref();
+        let before = before.and_then(|previous| closure_of(previous, &self.stores));
         let changes = before.map(|before| report::changes(&before, &closure));
         let changes = changes.unwrap_or_default();
         let moved = self.moved(&filled.plan, &caches);
@@ -437,16 +377,13 @@ impl<'a> ClosureBuild<'a> {
         }
     }
 
-    fn metadata(&self, closure: &Closure, filled: &Filled) -> Metadata {
+    fn metadata(&self, filled: &Filled) -> Metadata {
         Metadata {
             format: FORMAT.to_string(),
             machine: self.machine.to_string(),
             roots: self.root_names(),
             trust: trust(self.config),
-            paths: closure.paths.len().to_string(),
-            size: closure.nar_size().to_string(),
-            programs: filled.contents.programs.clone(),
-            compile_hooks: filled.contents.compile_hooks.clone(),
+            contents: filled.contents.clone(),
             relocation: filled.relocatability.clone(),
             relocation_ignored: self.ignored(),
             layers: filled.stores.names(),

@@ -5,7 +5,7 @@ use super::{Nix, NixError};
 use crate::engine::Engine;
 use nix_derivation::StorePath;
 use std::collections::BTreeSet;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -112,7 +112,7 @@ impl Nix {
         &self,
         derivations: &[String],
         is_quiet: bool,
-        log: &mut dyn Write,
+        log: &mut dyn FnMut(&[u8]),
     ) -> Result<(), NixError> {
         self.copy_derivations(derivations)?;
         let mut command = self.command("nix-store", false);
@@ -135,8 +135,7 @@ impl Nix {
                 if line.starts_with(b"warning: you did not specify '--add-root'") {
                     continue;
                 }
-                // A log whose reader is gone is no reason to stop.
-                let _ = log.write_all(&line).and_then(|()| log.write_all(b"\n"));
+                log(&line);
                 let starts = line.starts_with(b"error:");
                 if starts || !said.is_empty() {
                     said.extend(line);
