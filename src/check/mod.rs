@@ -35,7 +35,6 @@ pub const NAME: &str = "check";
 const LAYERS_DIR: &str = "/layers/nix_hydra";
 
 /// Runs the command with these words after its name.
-#[must_use]
 pub fn main(words: &[OsString]) -> ExitCode {
     let arguments = match Arguments::parse(words) {
         Ok(Some(arguments)) => arguments,

@@ -139,7 +139,6 @@ pub struct Expression {
 
 impl Expression {
     /// Whether it is evaluated as a flake, which Hydra fetches in another way than an input.
-    #[must_use]
     pub fn is_flake(&self) -> bool {
         self.file.ends_with("flake.nix")
     }
@@ -258,7 +257,6 @@ impl Config {
     }
 
     /// The build's binary caches, in the form in which Nix gets them.
-    #[must_use]
     pub fn substituters(&self) -> Substituters {
         // Credentials in a URL would be on Nix's command line.
         let inputs = self

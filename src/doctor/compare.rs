@@ -288,19 +288,16 @@ fn sources(ours: &Derivation, theirs: &Derivation) -> Vec<Difference> {
 }
 
 /// A derivation's name, without `.drv`.
-#[must_use]
 pub fn name(path: &StorePath) -> &str {
     path.name().trim_end_matches(".drv")
 }
 
 /// A name without its version.
-#[must_use]
 pub fn without_version(name: &str) -> &str {
     PackageName::parse(name).name
 }
 
 /// A source's name, without the hash of the store path that it was copied from, if it was.
-#[must_use]
 pub fn plain_name(path: &StorePath) -> &str {
     let name = path.name();
     match name.split_at_checked(32) {
@@ -310,7 +307,6 @@ pub fn plain_name(path: &StorePath) -> &str {
 }
 
 /// Whether it is the name of a copy out of the store.
-#[must_use]
 pub fn was_copied(path: &StorePath) -> bool {
     plain_name(path) != path.name()
 }

@@ -121,7 +121,6 @@ fn compared(
 }
 
 /// The expression to diagnose: the deployed one, or the app's own beside a job. `None` for a store path.
-#[must_use]
 pub fn expression(config: &Config) -> Option<&Expression> {
     match &config.wanted {
         Wanted::Expression(expression) => Some(expression),

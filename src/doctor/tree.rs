@@ -122,14 +122,12 @@ impl Tree {
     }
 
     /// The directories of git submodules that it should have.
-    #[must_use]
     pub fn submodules(&self) -> Vec<String> {
         let paths = paths_of_submodules(self.content(".gitmodules"));
         paths.map(str::to_string).collect()
     }
 
     /// Those submodules of which it has nothing.
-    #[must_use]
     pub fn missing_submodules(&self) -> Vec<String> {
         let mut submodules = self.submodules();
         submodules.retain(|path| !self.has_files_in(&format!("{path}/")));
@@ -137,7 +135,6 @@ impl Tree {
     }
 
     /// Submodules, and those of submodules, that are empty here, but not in `other`.
-    #[must_use]
     pub fn submodules_empty_beside(&self, other: &Self) -> Vec<String> {
         let directories = self.empty.iter().filter(|path| other.has_files_in(path));
         let directories = directories.map(|path| path.trim_end_matches('/').to_string());
@@ -162,7 +159,6 @@ impl Tree {
     }
 
     /// Files that Git LFS would replace.
-    #[must_use]
     pub fn lfs_pointers(&self) -> Vec<String> {
         let is_pointer = |file: &File| matches!(file, File::Regular(file) if file.is_lfs_pointer);
         let files = self.files.iter().filter(|(_, file)| is_pointer(file));
@@ -170,7 +166,6 @@ impl Tree {
     }
 
     /// How this tree differs from `other`.
-    #[must_use]
     pub fn difference(&self, other: &Self) -> TreeDifference {
         let only = |one: &Self, other: &Self| {
             let names = one.files.keys();
@@ -194,12 +189,10 @@ impl Tree {
 }
 
 impl TreeDifference {
-    #[must_use]
     pub fn is_empty(&self) -> bool {
         self.count() == 0
     }
 
-    #[must_use]
     pub fn count(&self) -> usize {
         self.only_here.len() + self.only_there.len() + self.changed.len()
     }

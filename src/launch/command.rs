@@ -32,7 +32,6 @@ const SHELL_WORDS: &str = ". : [ [[ alias bg bind break builtin caller case cd c
 impl ProcessCommand {
     /// Reads a Procfile's value. The `run_proot.sh` that it may begin with is left out: every process
     /// is run so.
-    #[must_use]
     pub fn parse(value: &str) -> Self {
         let Some(mut words) = split(value) else {
             return Self::Shell(without_run_proot(value).to_string());

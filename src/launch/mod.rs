@@ -111,7 +111,6 @@ fn main_process<'a>(
 }
 
 /// The processes of `procfile`, started by the start program in the proot layer.
-#[must_use]
 pub fn processes(procfile: &Procfile, layers_dir: &Path) -> Launch {
     let default = procfile.default_process(DEFAULT_PROCESS);
     let processes = procfile.processes().filter_map(|(name, value)| {

@@ -109,7 +109,6 @@ impl Procfile {
     }
 
     /// The process that runs when none is named: `preferred`, or the only one there is.
-    #[must_use]
     pub fn default_process(&self, preferred: &str) -> Option<&str> {
         match self.processes.as_slice() {
             [(only, _)] => Some(only),

@@ -36,7 +36,6 @@ pub struct Seen {
 /// The files of the store path at `place` that any path is asked for, by their paths in it.
 ///
 /// Links are not followed, since they lead to where the store will be.
-#[must_use]
 pub fn files(place: &Path) -> Vec<String> {
     [&CERTIFICATES[..], &LOCALE_ARCHIVES, &SHELLS]
         .concat()
@@ -76,7 +75,6 @@ pub fn programs<E: From<io::Error>>(
 
 /// Describes an image that has these store paths, and these roots, as the app sees them. `bound` are
 /// those that an engine had better not reach by a link.
-#[must_use]
 pub fn describe(paths: &[Seen], roots: &[String], bound: Vec<PathBuf>) -> Image {
     let first = |files: &[&str]| {
         let mut candidates = files
@@ -95,7 +93,6 @@ pub fn describe(paths: &[Seen], roots: &[String], bound: Vec<PathBuf>) -> Image 
 }
 
 /// Looks into the roots.
-#[must_use]
 pub fn contents(paths: &[Seen], roots: &[String]) -> Contents {
     let mut contents = Contents::default();
     for root in roots {

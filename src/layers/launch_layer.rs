@@ -53,7 +53,6 @@ impl LayerError {
 }
 
 impl LaunchLayer {
-    #[must_use]
     pub fn new(layers_dir: &Path, name: &str) -> Self {
         Self {
             path: layers_dir.join(name),
@@ -79,7 +78,6 @@ impl LaunchLayer {
     }
 
     /// Whether the previous image has the layer.
-    #[must_use]
     pub fn is_declared(&self) -> bool {
         self.toml.exists() && !self.path.exists()
     }

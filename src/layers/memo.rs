@@ -33,7 +33,6 @@ struct RememberedRoot {
 impl Key {
     /// The key of an evaluation, or nothing where its inputs cannot all be named. `commit` is what flakes
     /// see of it; `evaluator` are the system, the Nix, and the texts of this program's own Nix code.
-    #[must_use]
     pub fn new(
         source: &StorePath,
         commit: Option<&Commit>,
@@ -60,7 +59,6 @@ impl Key {
 }
 
 impl Memo {
-    #[must_use]
     pub fn new(key: &Key, roots: &[Root]) -> Self {
         let roots = roots.iter().map(|root| RememberedRoot {
             path: root.path.to_absolute_path(),
@@ -73,7 +71,6 @@ impl Memo {
     }
 
     /// The roots, if the evaluation was this one.
-    #[must_use]
     pub fn recall(&self, key: &Key) -> Option<Vec<Root>> {
         let roots = self.roots.iter().map(|root| {
             let path = StoreDir::default().parse_path(root.path.as_bytes()).ok()?;

@@ -136,7 +136,6 @@ fn hint(name: &str, slip: &Slip) -> String {
 }
 
 /// The warning about a variable that has no effect.
-#[must_use]
 pub fn ineffective(variable: &Ineffective) -> String {
     match variable {
         Ineffective::Misspelt { name, nearest } => format!(
@@ -149,7 +148,6 @@ pub fn ineffective(variable: &Ineffective) -> String {
 }
 
 /// The warning about a service binding that looks like a binary cache's and is not used.
-#[must_use]
 pub fn unused_binding(binding: &UnusedBinding) -> String {
     let directory = binding.directory.display();
     let kind = binding.kind.as_ref();

@@ -19,7 +19,6 @@ pub struct Summary<'a> {
 }
 
 impl Summary<'_> {
-    #[must_use]
     pub fn lines(&self) -> Vec<String> {
         let names: Vec<&str> = self.roots.iter().map(|root| root.path.name()).collect();
         let moved = &self.closure.moved;

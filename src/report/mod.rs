@@ -75,7 +75,6 @@ pub fn print_largest_files(
 const BUILD_ONLY_SHOWN: usize = 5;
 
 /// A closure as the start program reads it, in [`members::FILE`] of the closure layer.
-#[must_use]
 pub fn members(closure: &Closure) -> members::Closure {
     let roots: Vec<String> = closure.roots.iter().map(StorePath::to_basename).collect();
     members::Closure::new(
@@ -118,7 +117,6 @@ pub fn print_formats(formats: &BTreeMap<String, usize>) {
 }
 
 /// The bytes that are free in the file system of `directory`. None where it does not say.
-#[must_use]
 pub fn free_space(directory: &Path) -> Option<u64> {
     let space = rustix::fs::statvfs(directory).ok()?;
     Some(space.f_bavail.saturating_mul(space.f_frsize))
@@ -137,7 +135,6 @@ pub fn warn_of_space(directory: &Path, free: Option<u64>, needed: u64) {
 }
 
 /// The difference between two closures, in lines of the log.
-#[must_use]
 pub fn changes(before: &Closure, after: &Closure) -> Vec<String> {
     Changes::between(&members(before), &members(after)).lines()
 }

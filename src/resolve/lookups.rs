@@ -8,7 +8,6 @@ use std::path::Path;
 use url::Url;
 
 /// The value of `NIX_PATH` for an evaluation, with `stand_in` where that is wanted.
-#[must_use]
 pub fn nix_path(config: &Config, stand_in: &Path) -> String {
     let own = config.nix_path.iter().cloned();
     let stand_in = has_stand_in(config).then(|| format!("nixpkgs={}", stand_in.display()));
@@ -38,7 +37,6 @@ pub(super) fn for_command_line(config: &Config) -> Vec<String> {
 
 /// Whether nothing that the user named has a `<nixpkgs>`. Else the stand-in would take the place of one
 /// that cannot be fetched, unseen.
-#[must_use]
 pub fn has_stand_in(config: &Config) -> bool {
     let mut entries = config
         .nix_path
@@ -53,7 +51,6 @@ pub fn has_stand_in(config: &Config) -> bool {
 
 /// The entries that Nix went on without, and why, in its words on standard error: `name=URL cannot be
 /// downloaded`, without credentials.
-#[must_use]
 pub fn unusable(stderr: &[u8], config: &Config) -> Vec<String> {
     let mut found: Vec<(String, String)> = Vec::new();
     for line in String::from_utf8_lossy(stderr).lines() {

@@ -86,7 +86,6 @@ fn check_expression(app: &AppDir, file: &Path) -> Result<(), SourceError> {
 
 /// The root that a miss is about, if it may be one that Hydra built under another path: every cache
 /// answered, and none has it.
-#[must_use]
 pub fn missing_root(misses: &[Miss]) -> Option<&StorePath> {
     let is_root = |miss: &&Miss| miss.wanted_by.is_empty() && miss.is_certain();
     misses.iter().find(is_root).map(|miss| &miss.path)

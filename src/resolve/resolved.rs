@@ -39,7 +39,6 @@ pub struct Resolved {
 
 impl Resolved {
     /// The store in which the roots' derivations are, if there is one.
-    #[must_use]
     pub fn store(&self) -> Option<&NarStore> {
         let evaluated = self.evaluated.as_ref();
         let thorough = evaluated.filter(|evaluated| evaluated.thorough);

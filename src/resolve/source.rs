@@ -94,7 +94,6 @@ impl Source {
     }
 
     /// Whether there is a file of this name at the tree's top.
-    #[must_use]
     pub fn has(&self, name: &str) -> bool {
         let name = OsStr::new(name);
         matches!(&self.tree, Node::Directory(children) if children.contains_key(name))

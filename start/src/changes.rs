@@ -35,7 +35,6 @@ pub struct Update {
 impl Changes {
     /// Compares two closures. Of paths with the same package and output, those that only one side has
     /// are paired in the order of their versions.
-    #[must_use]
     pub fn between(before: &Closure, after: &Closure) -> Self {
         let mut changes = Self {
             before: before.size(),
@@ -69,13 +68,11 @@ impl Changes {
         changes
     }
 
-    #[must_use]
     pub fn is_empty(&self) -> bool {
         self.updated.is_empty() && self.rebuilt == 0 && self.new.is_empty() && self.gone.is_empty()
     }
 
     /// The changes in words: the sum first, then a line for each package that was updated, is new or is gone.
-    #[must_use]
     pub fn lines(&self) -> Vec<String> {
         if self.is_empty() {
             return vec!["The same store paths".to_string()];

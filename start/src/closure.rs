@@ -87,7 +87,6 @@ fn is_compiler(name: &str) -> bool {
 }
 
 /// A base name without its hash.
-#[must_use]
 pub fn name(path: &str) -> &str {
     path.get(HASH..).unwrap_or(path)
 }
@@ -128,7 +127,6 @@ impl Closure {
 
     /// Reads the file's text. None if it has another format, or a path that is no base name of a store path:
     /// it may be from anywhere.
-    #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let mut lines = text.lines();
         let roots = strings(lines.next()?.strip_prefix("{\"roots\":")?);
@@ -153,24 +151,20 @@ impl Closure {
         (!closure.roots.is_empty()).then_some(closure)
     }
 
-    #[must_use]
     pub fn roots(&self) -> &[Index] {
         &self.roots
     }
 
-    #[must_use]
     pub fn paths(&self) -> &[Member] {
         &self.paths
     }
 
     /// Bytes of all NARs.
-    #[must_use]
     pub fn size(&self) -> u64 {
         self.paths.iter().map(|path| path.size).sum()
     }
 
     /// All paths, largest first.
-    #[must_use]
     pub fn by_size(&self) -> Vec<Index> {
         let mut all: Vec<Index> = (0..self.paths.len()).collect();
         all.sort_by_key(|index| std::cmp::Reverse(self.paths[*index].size));
@@ -179,7 +173,6 @@ impl Closure {
 
     /// The paths that programs rarely need when they run, largest first, each with what it is (to follow
     /// "which is"). What is deployed by name is not among them.
-    #[must_use]
     pub fn build_only(&self) -> Vec<(Index, &'static str)> {
         self.by_size()
             .into_iter()
@@ -190,7 +183,6 @@ impl Closure {
 
     /// The shortest way of references from a root to each path, both included. Where several are
     /// as short, that of the earlier root and then of the earlier name is taken.
-    #[must_use]
     pub fn chains(&self) -> Vec<Vec<Index>> {
         let mut from: Vec<Option<Index>> = vec![None; self.paths.len()];
         let mut queue: VecDeque<Index> = self.roots.iter().copied().collect();
@@ -220,7 +212,6 @@ impl Closure {
     }
 
     /// A chain in words, names without their hashes: `myapp-1.0 → python3-3.13 → zlib-1.3`.
-    #[must_use]
     pub fn chain_words(&self, chain: &[Index]) -> String {
         let names: Vec<&str> = chain
             .iter()
@@ -230,7 +221,6 @@ impl Closure {
     }
 
     /// Bytes of a path and of all that it needs.
-    #[must_use]
     pub fn size_with_references(&self, index: Index) -> u64 {
         let mut seen = BTreeSet::from([index]);
         let mut left = vec![index];
@@ -242,7 +232,6 @@ impl Closure {
     }
 
     /// The paths that refer to this one.
-    #[must_use]
     pub fn referrers(&self, index: Index) -> Vec<Index> {
         let refers = |(at, path): (Index, &Member)| path.references.contains(&index).then_some(at);
         self.paths.iter().enumerate().filter_map(refers).collect()
@@ -310,7 +299,6 @@ impl fmt::Display for Closure {
 }
 
 /// A size as people read it: `57.1 MB`, in powers of 1000.
-#[must_use]
 pub fn bytes(count: u64) -> String {
     const UNITS: [&str; 4] = ["kB", "MB", "GB", "TB"];
     if count < 1000 {

@@ -94,7 +94,6 @@ pub fn main(words: impl IntoIterator<Item = OsString>) -> ExitCode {
 }
 
 /// Runs a command of `nix-hydra`.
-#[must_use]
 pub fn command(words: &[OsString]) -> ExitCode {
     let Some((command, rest)) = words.split_first() else {
         return usage(help::HELP);

@@ -65,7 +65,6 @@ pub struct Image {
 
 impl Image {
     /// Reads a description.
-    #[must_use]
     pub fn parse(text: &str) -> Self {
         let mut image = Self::default();
         for (key, value) in text.lines().filter_map(|line| line.split_once(' ')) {
@@ -83,7 +82,6 @@ impl Image {
     }
 
     /// Whether the closure was rewritten to where it is, so that it needs no engine.
-    #[must_use]
     pub fn is_relocated(&self) -> bool {
         !self.roots.iter().any(|root| root.starts_with(STORE_DIR))
     }

@@ -68,7 +68,6 @@ impl AppDir {
         })
     }
 
-    #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }

@@ -171,7 +171,6 @@ pub fn changes(repository: &Repository) -> Result<Vec<String>, GitError> {
 
 /// The directories, below the checkout at `root` in the app, that are submodules: by git's index, else
 /// by `.gitmodules`.
-#[must_use]
 pub fn submodules(app: &AppDir, root: &Path) -> BTreeSet<PathBuf> {
     if let Ok(Some(repository)) = Repository::at(app, root)
         && let Ok(index) = repository.index()

@@ -80,7 +80,6 @@ impl Node {
     }
 
     /// The number of files and links.
-    #[must_use]
     pub fn count(&self) -> usize {
         match self {
             Self::Directory(children) => children.values().map(Self::count).sum(),
@@ -116,7 +115,6 @@ impl Node {
 }
 
 /// The names at the top of the app that a platform put there, and not git.
-#[must_use]
 pub fn left_out(app: &AppDir) -> Vec<&'static str> {
     let is_directory = |name| {
         let metadata = app.path().join(name).symlink_metadata();

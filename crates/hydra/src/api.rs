@@ -155,7 +155,6 @@ fn text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D:
 impl Evaluation {
     /// The inputs whose revision begins with `revision`, or the one named `only` if its revision
     /// does. A flake counts as the input `flake`.
-    #[must_use]
     pub fn revisions_at(&self, revision: &str, only: Option<&str>) -> Vec<InputRevision> {
         let mut found = self.revisions();
         found.retain(|found| {
@@ -170,7 +169,6 @@ impl Evaluation {
     }
 
     /// The URL of the repository that `revision` is of, without credentials and query.
-    #[must_use]
     pub fn source_of(&self, revision: &str, only: Option<&str>) -> Option<String> {
         let found = self.revisions_at(revision, only).into_iter().next()?;
         let url = match self.inputs.get(&found.input) {
@@ -182,7 +180,6 @@ impl Evaluation {
     }
 
     /// All inputs that have a revision.
-    #[must_use]
     pub fn revisions(&self) -> Vec<InputRevision> {
         let inputs = self.inputs.iter();
         let mut revisions: Vec<_> = inputs
@@ -201,7 +198,6 @@ impl Evaluation {
     }
 
     /// A flake's URL without its lock: what is the same of all evaluations of a jobset.
-    #[must_use]
     pub fn flake_source(&self) -> Option<&str> {
         let url = self.flake.as_deref()?;
         let revision = self.flake_revision()?;
@@ -210,7 +206,6 @@ impl Evaluation {
     }
 
     /// The revision that a flake's locked URL holds, in its path or as `rev`.
-    #[must_use]
     pub fn flake_revision(&self) -> Option<&str> {
         let url = self.flake.as_deref()?;
         let mut words = url.split(|c: char| !c.is_ascii_alphanumeric());
@@ -224,12 +219,10 @@ impl Evaluation {
 }
 
 impl Build {
-    #[must_use]
     pub fn is_finished(&self) -> bool {
         self.finished != 0
     }
 
-    #[must_use]
     pub fn succeeded(&self) -> bool {
         self.is_finished() && self.buildstatus == Some(0)
     }
@@ -237,7 +230,6 @@ impl Build {
 
 impl Jobset {
     /// Whether it is not being evaluated, and its last attempt did not fail.
-    #[must_use]
     pub fn is_idle(&self) -> bool {
         self.starttime.is_none()
             && self.errortime.is_none()

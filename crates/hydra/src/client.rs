@@ -54,7 +54,6 @@ impl fmt::Display for Hydra {
 
 /// Signs in to `endpoint` if it is a Hydra that requires it. Returns the endpoint with the session; None
 /// if there is no session.
-#[must_use]
 pub fn sign_in(endpoint: &Endpoint, http: &Http) -> Option<Endpoint> {
     let mut hydra = Hydra::new(endpoint.clone(), http.clone());
     hydra.request("nix-cache-info").ok()?;
@@ -64,7 +63,6 @@ pub fn sign_in(endpoint: &Endpoint, http: &Http) -> Option<Endpoint> {
 }
 
 impl Hydra {
-    #[must_use]
     pub fn new(endpoint: Endpoint, http: Http) -> Self {
         Self { endpoint, http }
     }
@@ -130,7 +128,6 @@ impl Hydra {
     }
 
     /// The URL of a page for people, such as `build/12`.
-    #[must_use]
     pub fn page(&self, path: &str) -> String {
         format!("{self}/{path}")
     }
@@ -156,7 +153,6 @@ impl Hydra {
     }
 
     /// The last lines of a build log; None if neither Hydra nor its log store has it.
-    #[must_use]
     pub fn log_tail(&self, derivation: &str, lines: usize) -> Option<Vec<String>> {
         let name = derivation.rsplit('/').next()?;
         let path = format!("log/{}?tail={lines}", segment(name));

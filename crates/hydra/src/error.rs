@@ -77,7 +77,6 @@ fn unanswered(error: &HttpError) -> &'static str {
 }
 
 /// Whether a server, or a proxy before it, wants a user and a password.
-#[must_use]
 pub fn lacks_credentials(error: &HttpError) -> bool {
     matches!(error, HttpError::Unauthorized(_) | HttpError::Status(407))
 }

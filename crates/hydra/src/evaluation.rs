@@ -297,7 +297,6 @@ pub(crate) fn excerpt(error: &str) -> String {
 }
 
 /// The first digits of a revision, as people write it.
-#[must_use]
 pub fn short(revision: &str) -> &str {
     revision.get(..12).unwrap_or(revision)
 }

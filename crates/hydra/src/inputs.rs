@@ -34,7 +34,6 @@ pub struct LeftOut {
 
 impl Inputs {
     /// Lines of the log about them. `revision` is the one that was looked for.
-    #[must_use]
     pub fn lines(&self, revision: Option<&str>) -> Vec<String> {
         let which = match (revision, self.has_revision) {
             (Some(revision), true) => format!("which has revision {revision}"),
@@ -57,7 +56,6 @@ impl Inputs {
 
     /// The entries as options of Nix, `name=URL`, without the names in the user's own `NIX_PATH`: an
     /// option would take precedence over it.
-    #[must_use]
     pub fn lookups(&self, nix_path: Option<&str>) -> Vec<String> {
         let entries = nix_path.unwrap_or_default().split(':');
         let own: Vec<&str> = entries

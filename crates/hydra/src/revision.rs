@@ -39,7 +39,6 @@ pub fn find(named: Option<&Revision>, app_dir: &Path) -> Result<Revision, Revisi
 }
 
 /// The revision that is deployed, where it is known which one that is.
-#[must_use]
 pub fn known(named: Option<&Revision>, app_dir: &Path) -> Option<Revision> {
     find(named, app_dir)
         .ok()
@@ -57,7 +56,6 @@ pub struct Commit {
 
 impl Commit {
     /// The commit that is named in full, else that of a clean `.git` in the app.
-    #[must_use]
     pub fn find(named: Option<&Revision>, app_dir: &Path) -> Option<Self> {
         let is_whole = |revision: &Revision| {
             revision.name.len() == 40 && revision.name.bytes().all(|byte| byte.is_ascii_hexdigit())
@@ -73,7 +71,6 @@ impl Commit {
     }
 
     /// What the URL of a flake has of it.
-    #[must_use]
     pub fn in_url(&self) -> String {
         let time = self.time.map(|time| format!("&lastModified={time}"));
         format!("&rev={}{}", self.revision, time.unwrap_or_default())

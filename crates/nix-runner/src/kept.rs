@@ -24,7 +24,6 @@ pub struct Kept {
 }
 
 impl Kept {
-    #[must_use]
     pub fn new(directory: PathBuf) -> Self {
         Self { directory }
     }

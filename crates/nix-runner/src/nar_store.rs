@@ -68,13 +68,11 @@ impl NarStore {
         })
     }
 
-    #[must_use]
     pub fn directory(&self) -> &Path {
         &self.directory
     }
 
     /// The parameters of a store's URL with which Nix reads NARs in place.
-    #[must_use]
     pub fn parameters(&self) -> String {
         let nars = self.directory.join("nar");
         let nars = nars.to_string_lossy();
@@ -85,7 +83,6 @@ impl NarStore {
     }
 
     /// The store as Nix takes it.
-    #[must_use]
     pub fn url(&self) -> String {
         let directory = self.directory.to_string_lossy();
         let directory = utf8_percent_encode(&directory, IN_URL);
@@ -93,13 +90,11 @@ impl NarStore {
     }
 
     /// Whether the store has a path with this hash part.
-    #[must_use]
     pub fn has(&self, hash_part: &str) -> bool {
         self.narinfo_file(hash_part).exists()
     }
 
     /// The file of the NAR with this hash.
-    #[must_use]
     pub fn nar_file(&self, nar_hash: &NixHash) -> PathBuf {
         self.directory.join("nar").join(nar_name(nar_hash))
     }
@@ -118,14 +113,12 @@ impl NarStore {
     }
 
     /// Opens the NAR of a path. None where the store does not have it.
-    #[must_use]
     pub fn nar(&self, path: &StorePath) -> Option<File> {
         let (found, nar_hash) = self.info(&hash_part(path))?;
         (found == *path).then(|| File::open(self.nar_file(&nar_hash)).ok())?
     }
 
     /// The path with this hash part, and the hash of its NAR.
-    #[must_use]
     pub fn info(&self, hash_part: &str) -> Option<(StorePath, NixHash)> {
         let text = fs::read(self.narinfo_file(hash_part)).ok()?;
         let info = NarInfo::parse_in(&StoreDir::default(), &text).ok()?;
@@ -218,7 +211,6 @@ pub fn file_in(nar: &mut dyn Read) -> Option<Vec<u8>> {
 }
 
 /// The part of a store path's name before the first dash.
-#[must_use]
 pub fn hash_part(path: &StorePath) -> String {
     let basename = path.to_basename();
     basename.split('-').next().unwrap_or_default().to_string()

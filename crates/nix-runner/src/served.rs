@@ -27,13 +27,11 @@ pub(crate) struct Address {
 }
 
 impl Address {
-    #[must_use]
     pub(crate) fn url(&self) -> String {
         format!("http://{}/{}", self.socket, self.secret)
     }
 
     /// The address without its port, as `no_proxy` takes it.
-    #[must_use]
     pub(crate) fn host(&self) -> String {
         self.socket.ip().to_string()
     }

@@ -26,7 +26,6 @@ impl fmt::Debug for AccessTokens {
 
 impl AccessTokens {
     /// Reads tokens that are separated by white space. None where one has no host.
-    #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let tokens = text.split_whitespace().map(|token| {
             let (host, secret) = token.split_once('=')?;
@@ -55,7 +54,6 @@ pub struct Substituters {
 }
 
 impl Substituters {
-    #[must_use]
     pub fn new(
         caches: Vec<CacheUrl>,
         trust: TrustSettings,
@@ -72,7 +70,6 @@ impl Substituters {
     }
 
     /// The caches as this project's own client asks them.
-    #[must_use]
     pub fn caches(&self) -> &Caches {
         self.opened.get_or_init(|| {
             let trust = self.trust.clone();
@@ -80,13 +77,11 @@ impl Substituters {
         })
     }
 
-    #[must_use]
     pub fn trust(&self) -> &TrustSettings {
         &self.trust
     }
 
     /// Lines of `nix.conf`.
-    #[must_use]
     pub fn settings(&self) -> String {
         let urls: Vec<String> = self.caches.iter().map(|cache| self.url(cache)).collect();
         let keys: Vec<String> = self

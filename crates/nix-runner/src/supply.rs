@@ -93,12 +93,10 @@ impl Supply {
         })
     }
 
-    #[must_use]
     pub fn store(&self) -> &NarStore {
         &self.store
     }
 
-    #[must_use]
     pub fn substituters(&self) -> &Substituters {
         &self.substituters
     }

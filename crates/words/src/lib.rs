@@ -4,20 +4,17 @@ use std::borrow::Borrow;
 use std::time::Duration;
 
 /// `1 file`, `30 files`.
-#[must_use]
 pub fn count(count: usize, noun: &str) -> String {
     let plural = if count == 1 { "" } else { "s" };
     format!("{count} {noun}{plural}")
 }
 
 /// `1 store path`, `30 store paths`.
-#[must_use]
 pub fn paths(count: usize) -> String {
     self::count(count, "store path")
 }
 
 /// `a`, `a and b`, `a, b and c`.
-#[must_use]
 pub fn list<T: Borrow<str>>(items: &[T]) -> String {
     match items {
         [] => String::new(),
@@ -27,7 +24,6 @@ pub fn list<T: Borrow<str>>(items: &[T]) -> String {
 }
 
 /// The first `shown` of some lines, and a last one with the number of the others.
-#[must_use]
 pub fn first<T: ToString>(lines: &[T], shown: usize) -> Vec<String> {
     let mut first: Vec<String> = lines.iter().take(shown).map(T::to_string).collect();
     if lines.len() > shown {
@@ -37,7 +33,6 @@ pub fn first<T: ToString>(lines: &[T], shown: usize) -> Vec<String> {
 }
 
 /// The same as a text, with `indent` before each line.
-#[must_use]
 pub fn listed<T: ToString>(lines: &[T], shown: usize, indent: &str) -> String {
     let mut text = String::new();
     for line in first(lines, shown) {
@@ -47,7 +42,6 @@ pub fn listed<T: ToString>(lines: &[T], shown: usize, indent: &str) -> String {
 }
 
 /// `40 seconds`, `3 minutes`, `2 hours`, `5 days`.
-#[must_use]
 pub fn duration(time: Duration) -> String {
     let seconds = usize::try_from(time.as_secs()).unwrap_or(usize::MAX);
     match seconds {

@@ -37,14 +37,12 @@ pub(super) struct Metadata {
 }
 
 /// The roots that the previous image's expression evaluated to, if that was by this key.
-#[must_use]
 pub fn recall(layers_dir: &Path, key: &Key) -> Option<Vec<Root>> {
     let previous: Metadata = LaunchLayer::new(layers_dir, NAME).previous().ok()??;
     previous.memo?.recall(key)
 }
 
 /// The closure of the previous image. None where there is none, or its metadata lacks a part.
-#[must_use]
 pub fn previous(layers_dir: &Path) -> Option<Closure> {
     let layer = LaunchLayer::new(layers_dir, NAME);
     let metadata: Metadata = layer.take().ok()??;

@@ -102,7 +102,6 @@ impl StoreLayers {
     }
 
     /// Whether the previous image has none of them.
-    #[must_use]
     pub fn are_new(&self) -> bool {
         self.previous.is_empty()
     }
@@ -126,14 +125,12 @@ impl StoreLayers {
     }
 
     /// What an earlier build verified of store paths.
-    #[must_use]
     pub fn verified(&self) -> BTreeMap<StorePath, PathInfo> {
         let lines = self.previous.values().flat_map(|metadata| &metadata.paths);
         kept::read_lines(lines.map(String::as_str))
     }
 
     /// How many files with references are of which format in the layers called `names`.
-    #[must_use]
     pub fn formats(&self, names: &[String]) -> BTreeMap<String, usize> {
         let mut all = RelocationReport::default();
         let layers = names.iter().filter_map(|name| self.previous.get(name));
@@ -144,7 +141,6 @@ impl StoreLayers {
     }
 
     /// What an earlier build found in the files of `closure` that prevents a relocation.
-    #[must_use]
     pub fn blockers(&self, closure: &Closure) -> Vec<Blocker> {
         let names: BTreeSet<String> = closure.paths.keys().map(StorePath::to_basename).collect();
         let layers = self.previous.values();
@@ -161,7 +157,6 @@ impl StoreLayers {
     ///
     /// A layer whose references are rewritten is not, if it refers to a path that came into the closure
     /// later, and that no narinfo declares: its key does not tell.
-    #[must_use]
     pub fn reusable(&self, plan: &Plan) -> BTreeSet<String> {
         let all = plan.closure.paths.keys().filter_map(hash_part);
         let all: BTreeSet<HashPart> = all.collect();
@@ -358,7 +353,6 @@ impl FilledStores {
     }
 
     /// The processors of a root's programs, as far as files that are here tell.
-    #[must_use]
     pub fn machines(&self, plan: &Plan, root: &StorePath) -> Vec<Machine> {
         let root = plan.seen_at(root);
         let now = plan.now(&self.fresh);
@@ -377,7 +371,6 @@ impl FilledStores {
     }
 
     /// The names of all the layers.
-    #[must_use]
     pub fn names(&self) -> Vec<String> {
         self.layers.keys().cloned().collect()
     }

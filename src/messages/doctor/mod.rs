@@ -58,7 +58,6 @@ struct Told {
 
 impl Diagnosis {
     /// The answer, in one line.
-    #[must_use]
     pub fn answer(&self) -> String {
         let page = self.page();
         let Some(revision) = self.other_revision() else {
@@ -77,13 +76,11 @@ impl Diagnosis {
     }
 
     /// The answer for a deploy whose root no binary cache has.
-    #[must_use]
     pub fn answer_to_miss(&self) -> String {
         self.page().on_miss.unwrap_or_else(|| self.answer())
     }
 
     /// Both sides, the evidence, and the next step.
-    #[must_use]
     pub fn explanation(&self) -> String {
         let page = self.page();
         let mut text = self.sides() + "\n";
@@ -96,7 +93,6 @@ impl Diagnosis {
     }
 
     /// Whether Hydra built the same as is deployed here.
-    #[must_use]
     pub fn is_same(&self) -> bool {
         matches!(self.finding, Finding::Same)
     }

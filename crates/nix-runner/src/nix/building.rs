@@ -31,7 +31,6 @@ pub(super) enum Building {
 
 impl Nix {
     /// Whether derivations may be built.
-    #[must_use]
     pub fn builds(&self) -> bool {
         self.building != Building::No
     }

@@ -141,7 +141,6 @@ impl Nix {
 
     /// What Nix wrote to standard error, without what is about this program's own function, and of a trace
     /// that leads through the source `own` little else.
-    #[must_use]
     pub fn trimmed_error(&self, stderr: &[u8], own: Option<&StorePath>) -> String {
         let text = String::from_utf8_lossy(stderr);
         let own = own.map(StorePath::to_absolute_path);

@@ -104,7 +104,6 @@ impl Nix {
 
     /// The store paths that evaluations have taken from binary caches and URLs, with the hashes of
     /// their NARs.
-    #[must_use]
     pub fn taken(&self) -> Vec<(StorePath, NixHash)> {
         let taken = lock(&self.taken);
         let paths = taken.iter().filter_map(|hash| self.store().info(hash));
@@ -169,7 +168,6 @@ impl Nix {
     }
 
     /// Whether an evaluation has fetched something by its URL, rather than from a binary cache.
-    #[must_use]
     pub fn has_fetched(&self) -> bool {
         let cache = self.scratch.path().join("home/cache/nix");
         std::fs::read_dir(cache).is_ok_and(|entries| {

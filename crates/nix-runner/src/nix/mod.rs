@@ -153,7 +153,6 @@ impl Nix {
     }
 
     /// The directory of the Nix on `path` (a value of `PATH`), where that is new enough.
-    #[must_use]
     pub fn on_path(path: &OsStr) -> Option<(PathBuf, Version)> {
         std::env::split_paths(path)
             .filter(|directory| directory.join("nix-instantiate").exists())
@@ -168,7 +167,6 @@ impl Nix {
     }
 
     /// How its programs are started.
-    #[must_use]
     pub fn engine(&self) -> &Engine {
         &self.engine
     }
@@ -191,19 +189,16 @@ impl Nix {
     }
 
     /// The store of NARs that it evaluates in.
-    #[must_use]
     pub fn store(&self) -> &NarStore {
         self.supply.store()
     }
 
     /// What that store is filled from.
-    #[must_use]
     pub fn supply(&self) -> &Supply {
         &self.supply
     }
 
     /// A directory for files that only this evaluation needs.
-    #[must_use]
     pub fn scratch(&self) -> &Path {
         self.scratch.path()
     }
