@@ -110,7 +110,7 @@ fn look(arguments: &Arguments, prepared: Prepared) -> Result<Found, BuildpackErr
         arch: &arguments.arch,
         config: &config,
         http: &http,
-        open_nix_store: &|| NixStoreLayer::at(kept.path()).map_err(|error| error.to_string()),
+        open_nix_store: &|| NixStoreLayer::at(&kept.path).map_err(|error| error.to_string()),
     };
     let mut resolved = resolve::resolve(&build, hydra.as_mut())?;
     let found = deploy::from_caches(&build, &mut resolved, hydra.as_ref(), |resolved, caches| {
@@ -180,9 +180,5 @@ impl Kept {
             _lock: None,
             _temporary: temporary,
         }
-    }
-
-    fn path(&self) -> &Path {
-        &self.path
     }
 }

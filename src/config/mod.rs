@@ -19,6 +19,7 @@ mod tools;
 pub use self::app::EXPRESSION_FILES;
 pub use self::attribute::{Attribute, AttributeError};
 pub use self::caches::DEFAULT_NETRC_FILE;
+pub(crate) use self::caches::with_credentials;
 pub use self::names::{Ineffective, ineffective};
 pub use self::read::{Invalid, Slip};
 pub use self::table::{Default, RETIRED, SETTINGS, Setting, setting};
@@ -164,7 +165,6 @@ pub enum Problem {
         name: &'static str,
         partner: &'static str,
     },
-    /// `NIX_TARGET` is none of the attributes.
     #[error("NIX_TARGET is `{target}`, which is not one of {attributes:?}")]
     UnknownTarget {
         target: String,

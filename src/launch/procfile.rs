@@ -34,13 +34,11 @@ pub struct BadLine {
 /// The fault of a line of a Procfile.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum LineError {
-    /// It has no `name:` at its beginning.
     #[error("no `name:` at its beginning")]
     NoKey,
     /// The name has characters, or a length, that a process type cannot have.
     #[error("not a name of a process")]
     BadKey,
-    /// There is nothing after the colon.
     #[error("no command after the colon")]
     NoCommand,
 }

@@ -142,16 +142,11 @@ pub(super) fn miss_hint(misses: &[Miss], unusable: &[Unusable]) -> String {
 }
 
 pub(super) fn fetch(error: &FetchError) -> Message {
-    let FetchError {
-        path,
-        cache,
-        reason,
-        ..
-    } = error;
+    let path = &error.path;
     let failed = |what: String, next: &str| {
         Message::new(
             "Failed to download a store path",
-            match cache {
+            match &error.cache {
                 Some(cache) => format!("{path}\nfrom {cache}: {what}.\n\n{next}"),
                 None => format!("{path}: {what}.\n\n{next}"),
             },
@@ -162,7 +157,7 @@ pub(super) fn fetch(error: &FetchError) -> Message {
                     a broken file, and the path must be put into it again.";
         failed(what, next)
     };
-    match reason {
+    match &error.reason {
         FetchFailure::Open(error) if error.is_absent() => failed(
             error.to_string(),
             "The binary cache describes this path, but does not have its content: it was\n\
@@ -288,11 +283,7 @@ pub(super) fn over_budget(over: &OverBudget) -> Message {
 }
 
 pub(super) fn wrong_processor(wrong: &WrongProcessor) -> Message {
-    let WrongProcessor {
-        root,
-        programs,
-        image,
-    } = wrong;
+    let (root, programs, image) = (&wrong.root, wrong.programs, wrong.image);
     Message::new(
         format!("What is deployed is for {programs}, not {image}"),
         format!(

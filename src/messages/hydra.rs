@@ -222,29 +222,14 @@ pub(super) fn deploy(error: &DeployError) -> Message {
 }
 
 fn not_evaluated(error: &NotEvaluated) -> Message {
-    let NotEvaluated {
-        revision,
-        page,
-        job,
-        input,
-        looked_at,
-        newest,
-        waited,
-        doing,
-        disabled,
-        fetched,
-        error,
-    } = error;
-    let evaluations = match looked_at {
+    let (job, revision, newest) = (&error.job, &error.revision, error.newest.as_ref());
+    let evaluations = match error.looked_at {
         0 => "There is no evaluation yet, so none has".to_string(),
         1 => "Looked at 1 evaluation, which has not".to_string(),
         count => format!("Looked at {count} evaluations, none of which has"),
     };
-    let input_name = input.as_deref();
-    let input = input.as_ref().map_or_else(
-        || "an input".to_string(),
-        |input| format!("the input {input}"),
-    );
+    let input_name = error.input.as_deref();
+    let input = input_name.map_or("an input".into(), |input| format!("the input {input}"));
     let header = format!(
         "Hydra has not evaluated revision {} of {}:{}",
         short(&revision.name),
@@ -252,10 +237,11 @@ fn not_evaluated(error: &NotEvaluated) -> Message {
         job.jobset
     );
     let mut body = format!(
-        "{evaluations} {} ({}) as {input}{}.\n{page}\n\n",
+        "{evaluations} {} ({}) as {input}{}.\n{}\n\n",
         revision.name,
         revision.from,
-        after(*waited),
+        after(error.waited),
+        error.page
     );
     // Writing to a string does not fail.
     if let Some(newest) = newest {
@@ -271,8 +257,8 @@ fn not_evaluated(error: &NotEvaluated) -> Message {
             list(&inputs)
         );
     }
-    let _ = writeln!(body, "{doing}.\n");
-    if let Some(error) = error {
+    let _ = writeln!(body, "{}.\n", error.doing);
+    if let Some(error) = &error.error {
         let _ = writeln!(body, "Its last attempt failed:\n\n{}", quoted(error));
     }
     let candidates = newest.iter().flat_map(|newest| &newest.revisions);
@@ -280,7 +266,9 @@ fn not_evaluated(error: &NotEvaluated) -> Message {
         .filter(|found| input_name.is_none_or(|input| input == found.input))
         .map(|found| found.revision.as_str());
     let built: Vec<&str> = built.collect();
-    if *fetched && let [revision, ..] = built.as_slice() {
+    if error.fetched
+        && let [revision, ..] = built.as_slice()
+    {
         let _ = write!(
             body,
             "Hydra has fetched this revision, and it brought no new builds: what it builds is what the\n\
@@ -288,9 +276,9 @@ fn not_evaluated(error: &NotEvaluated) -> Message {
         );
         return Message::new(header, body);
     }
-    body.push_str(if *disabled {
+    body.push_str(if error.disabled {
         "The jobset is disabled, so waiting does not help: enable it on Hydra."
-    } else if error.is_some() {
+    } else if error.error.is_some() {
         "Fix that, push, and deploy the new revision."
     } else {
         "Check that it was pushed to the branch that the jobset watches, and that Hydra checks it\n\
@@ -302,14 +290,9 @@ fn not_evaluated(error: &NotEvaluated) -> Message {
 }
 
 fn no_job(error: &NoJob) -> Message {
-    let NoJob {
-        job,
-        page,
-        jobs,
-        error,
-    } = error;
-    let header = format!("The evaluation has no job named {}", job.job);
-    if let Some(error) = error {
+    let (page, jobs) = (&error.page, &error.jobs);
+    let header = format!("The evaluation has no job named {}", error.job.job);
+    if let Some(error) = &error.error {
         let error = quoted(error);
         return Message::new(
             header,
@@ -332,23 +315,20 @@ fn no_job(error: &NoJob) -> Message {
 }
 
 fn not_finished(not_finished: &NotFinished) -> Message {
-    let NotFinished {
-        page,
-        doing,
-        waited,
-        finished,
-    } = not_finished;
     let mut body = formatdoc! {"
         {doing}.
         {page}
 
         Deploy again when it is done, or set NIX_HYDRA_WAIT to a longer time.
-    "};
-    if let Some(finished) = finished {
+    ", doing = not_finished.doing, page = not_finished.page};
+    if let Some(finished) = &not_finished.finished {
         let path = &finished.path;
         let _ = write!(body, "\n{finished}\nNIX_STORE_PATH={path} deploys that.\n");
     }
-    Message::new(format!("Hydra is not done{}", after(*waited)), body)
+    Message::new(
+        format!("Hydra is not done{}", after(not_finished.waited)),
+        body,
+    )
 }
 
 fn build_failed(failed: &Failed) -> Message {

@@ -159,19 +159,15 @@ fn cause_since_before(cause: &Cause) -> (String, Vec<String>) {
 
 /// What the binary caches have of what the root is made from.
 fn in_caches(inputs: &Inputs, root: &str) -> Compared {
-    let Inputs {
-        direct,
-        direct_missing,
-        first_missing,
-        cut_short,
-    } = inputs;
+    let (direct, direct_missing) = (inputs.direct, &inputs.direct_missing);
+    let (first_missing, cut_short) = (&inputs.first_missing, inputs.cut_short);
     let names = |paths: &[StorePath]| {
         let names = paths.iter().map(|path| name(path).to_string());
         names.collect::<Vec<_>>()
     };
     let some_of = |paths| some(&names(paths).iter().map(String::as_str).collect::<Vec<_>>());
     let missing = direct_missing.len();
-    let mut evidence = match (*direct, missing) {
+    let mut evidence = match (direct, missing) {
         (0, _) => String::new(),
         (1, 0) => "The binary caches have the one derivation that it is made from.\n".to_string(),
         (all, 0) => format!("The binary caches have all {all} derivations that it is made from.\n"),
@@ -197,7 +193,7 @@ fn in_caches(inputs: &Inputs, root: &str) -> Compared {
             "Only {root} itself is missing, and the binary caches have all that it is made from: this \
              revision may not have been built yet"
         )),
-        (all, missing, _) if *all == missing && (*cut_short || *all > 1) => Some(format!(
+        (all, missing, _) if all == missing && (cut_short || all > 1) => Some(format!(
             "No binary cache has anything that {root} is made from, as with another nixpkgs, or without the \
              cache of its nixpkgs: {}",
             some_of(direct_missing)

@@ -85,10 +85,8 @@ pub(super) fn by_evaluation(
         ));
         print_roots(&roots);
         return Ok(Resolved {
-            origin: None,
-            roots,
             memo: key,
-            evaluated: None,
+            ..Resolved::known(roots)
         });
     }
 

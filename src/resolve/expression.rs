@@ -74,14 +74,12 @@ pub enum ExpressionError {
     /// What Nix answered is not what this program asked for.
     #[error("the result of the evaluation cannot be read: {0}")]
     Answer(String),
-    /// This derivation must be built before the expression can be evaluated.
     #[error("{derivation} must be built before the expression can be evaluated")]
     MustBuild {
         derivation: String,
         /// What no binary cache has of it.
         outputs: Vec<String>,
     },
-    /// The expression takes this from `<nixpkgs>`, which nothing pins.
     #[error("the expression takes {0} from <nixpkgs>, which nothing pins")]
     Unpinned(String),
     /// A fetcher of the `<nixpkgs>` that stands in cannot do what is asked of it; what that is.
@@ -96,16 +94,13 @@ pub enum ExpressionError {
         /// The names of the derivations in it, where it is a set of some.
         derivations: Vec<String>,
     },
-    /// These attributes are missing.
     #[error("{} of the attributes to deploy are missing", .0.len())]
     Missing(Vec<MissingAttribute>),
     /// The value at this attribute is what `mkShell` makes.
     #[error("the expression gives a shell, not a package")]
     Shell(Option<String>),
-    /// A source could not be downloaded.
     #[error("{} could not be downloaded: {}", .0.url, .0.why)]
     Download(Box<FailedDownload>),
-    /// The store path of a content-addressed derivation is not known before it is built.
     #[error("a content-addressed derivation has no store path before it is built")]
     ContentAddressed,
     /// Something is fetched by git, and there is none; what Nix said.

@@ -1,11 +1,10 @@
 //! Where `<name>` is looked up: in `NIX_PATH`, the jobset's inputs, and what stands in for an unpinned
 //! `<nixpkgs>`.
 
-use crate::config::Config;
+use crate::config::{Config, with_credentials};
 use http_client::without_credentials;
 use nix_runner::WARNING;
 use std::path::Path;
-use url::Url;
 
 /// The value of `NIX_PATH` for an evaluation, with `stand_in` where that is wanted.
 pub fn nix_path(config: &Config, stand_in: &Path) -> String {
@@ -16,22 +15,15 @@ pub fn nix_path(config: &Config, stand_in: &Path) -> String {
 
 /// The jobset's inputs without the credentials in their URLs, which Nix has in its netrc file.
 pub(super) fn for_command_line(config: &Config) -> Vec<String> {
-    let lookups = config.lookups.iter().map(|lookup| {
-        let (name, url) = lookup.split_once('=')?;
-        let mut url = Url::parse(url).ok()?;
-        // A name alone is no secret, and SSH needs it.
-        if url.password().is_none() && (url.username().is_empty() || url.scheme().contains("ssh")) {
-            return None;
-        }
-        url.set_username("")
-            .and_then(|()| url.set_password(None))
-            .ok()?;
+    let without = |lookup: &String| {
+        let (name, mut url) = with_credentials(lookup)?;
+        url.set_username("").ok()?;
+        url.set_password(None).ok()?;
         Some(format!("{name}={url}"))
-    });
-    let own = config.lookups.iter().cloned();
+    };
+    let lookups = config.lookups.iter();
     lookups
-        .zip(own)
-        .map(|(without, own)| without.unwrap_or(own))
+        .map(|lookup| without(lookup).unwrap_or_else(|| lookup.clone()))
         .collect()
 }
 

@@ -44,20 +44,13 @@ pub fn resolve(build: &Build, hydra: Option<&mut Hydra>) -> Result<Resolved, Res
         Wanted::StorePath(path) => {
             print::bullet("Store path of NIX_STORE_PATH");
             log::deploying(path);
-            Ok(Resolved {
-                origin: None,
-                roots: vec![Root::from_path(path.clone())],
-                memo: None,
-                evaluated: None,
-            })
+            Ok(Resolved::known(vec![Root::from_path(path.clone())]))
         }
         Wanted::HydraJob(job, _) => {
             let (roots, origin) = by_hydra(build, job, hydra)?;
             Ok(Resolved {
-                roots,
                 origin: Some(origin),
-                memo: None,
-                evaluated: None,
+                ..Resolved::known(roots)
             })
         }
         Wanted::Expression(expression) => {
@@ -79,7 +72,7 @@ pub fn resolve(build: &Build, hydra: Option<&mut Hydra>) -> Result<Resolved, Res
 /// Checks that Nix would find a file, or a directory with one, where the expression is.
 fn check_expression(app: &AppDir, file: &Path) -> Result<(), SourceError> {
     match app.open(file) {
-        Ok(_) | Err(FileError::NotAFile(app_dir::Kind::Directory)) => Ok(()),
+        Ok(_) | Err(FileError::Directory) => Ok(()),
         Err(error) => Err(SourceError::Read(app.path().join(file), error.into())),
     }
 }

@@ -73,7 +73,7 @@ pub fn realise(
         |log, _| {
             let mut log = Folded::new(log, build.config.debug);
             let result = nix.realise(&derivations, !build.config.debug, &mut |line| {
-                log.line(line)
+                log.line(line);
             });
             log.finish();
             result

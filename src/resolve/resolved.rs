@@ -38,6 +38,16 @@ pub struct Resolved {
 }
 
 impl Resolved {
+    /// Roots that were not evaluated.
+    pub(super) fn known(roots: Vec<Root>) -> Self {
+        Self {
+            roots,
+            origin: None,
+            memo: None,
+            evaluated: None,
+        }
+    }
+
     /// The store in which the roots' derivations are, if there is one.
     pub fn store(&self) -> Option<&NarStore> {
         let evaluated = self.evaluated.as_ref();

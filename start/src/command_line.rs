@@ -5,10 +5,9 @@
 
 use crate::app::End;
 use crate::changes::Changes;
-use crate::choose::try_all;
+use crate::choose::{first_working, try_all};
 use crate::closure::Closure;
 use crate::doctor;
-use crate::engine::Engine;
 use crate::errors::{self, RunError};
 use crate::help;
 use crate::image::{Found, STORE_DIR};
@@ -361,22 +360,9 @@ fn list(found: &Found) -> ExitCode {
         println!("The closure is relocated: commands need no engine.");
         return exit_code(!plan.is_error());
     }
-    let mut working: Vec<Engine> = Vec::new();
-    for (engine, tried) in try_all(plan.named, found) {
-        match tried {
-            Ok(()) => {
-                println!("{:<10} works", engine.name());
-                working.push(engine);
-            }
-            Err(reason) => {
-                let reason = errors::reason(&reason);
-                println!("{:<10} does not work: {reason}", engine.name());
-            }
-        }
-    }
-    let mut engines = plan.engines.iter();
-    let taken = engines.find(|engine| working.contains(engine));
-    let taken = taken.filter(|_| !plan.is_error());
+    let tried = try_all(plan.named, found);
+    println!("{}", errors::tried(&tried).join("\n"));
+    let taken = first_working(&plan.engines, &tried).filter(|_| !plan.is_error());
     match taken {
         Some(engine) => println!("{}: commands are run by {engine}.", plan.setting()),
         None => println!("{}: no command can be run.", plan.setting()),

@@ -1,7 +1,7 @@
 //! The start program's errors and their messages.
 
 use crate::app::End;
-use crate::choose::Reason;
+use crate::choose::{Reason, Tried};
 use crate::engine::{EXPECTED, Engine, SETTING};
 use crate::executable::{Kind, Machine};
 use crate::in_proot::PRootFailure;
@@ -194,6 +194,15 @@ fn no_engine(tried: &[(Engine, Reason)], by_name: bool) -> String {
          the\ncontainer allow ptrace or user namespaces.",
     );
     message
+}
+
+/// Whether each engine works, a line each.
+pub(crate) fn tried(tried: &Tried) -> Vec<String> {
+    let lines = tried.iter().map(|(engine, result)| match result {
+        Ok(()) => format!("{:<10} works", engine.name()),
+        Err(why) => format!("{:<10} does not work: {}", engine.name(), reason(why)),
+    });
+    lines.collect()
 }
 
 /// Why an engine does not work, in one line.

@@ -81,6 +81,12 @@ impl Image {
         image
     }
 
+    /// The directory in which the app sees the closure's paths.
+    pub(crate) fn store(&self) -> &Path {
+        let store = self.roots.first().and_then(|root| root.parent());
+        store.unwrap_or(Path::new(STORE_DIR))
+    }
+
     /// Whether the closure was rewritten to where it is, so that it needs no engine.
     pub fn is_relocated(&self) -> bool {
         !self.roots.iter().any(|root| root.starts_with(STORE_DIR))

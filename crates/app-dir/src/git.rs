@@ -77,7 +77,7 @@ impl<'a> Repository<'a> {
                 None => return Err(GitError::Format(dot_git)),
             },
             Err(GitError::File {
-                source: FileError::NotAFile(crate::Kind::Directory),
+                source: FileError::Directory,
                 ..
             }) => dot_git,
             Err(error) => return Err(error),

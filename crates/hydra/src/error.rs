@@ -91,7 +91,6 @@ pub enum DeployError {
     Revision(#[from] RevisionError),
     #[error("Hydra has not evaluated the revision")]
     NotEvaluated(Box<NotEvaluated>),
-    /// A short revision is the beginning of several.
     #[error("the revision {revision} is the beginning of several")]
     Ambiguous {
         revision: String,

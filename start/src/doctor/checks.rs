@@ -3,13 +3,13 @@
 use super::members::{self, Damage};
 use super::remains::{self, Seen};
 use super::{Check, NAMED, State, full};
-use crate::choose::try_all;
+use crate::choose::{first_working, try_all};
 use crate::closure::{Closure, Index, bytes};
 use crate::engine::{Engine, SETTING};
 use crate::environment;
 use crate::errors::{self, RunError};
 use crate::executable::{Kind, Machine, behind};
-use crate::image::{Found, STORE_DIR};
+use crate::image::Found;
 use crate::plan::Plan;
 use crate::shell;
 use rustix::fs::{Access, StatVfsMountFlags, access, statvfs};
@@ -177,27 +177,18 @@ fn working_engine(found: &Found, plan: &Plan) -> Check {
         );
     }
     let tried = try_all(plan.named, found);
-    let lines = tried.iter().map(|(engine, result)| match result {
-        Ok(()) => format!("{:<10} works", engine.name()),
-        Err(why) => format!("{:<10} does not: {}", engine.name(), errors::reason(why)),
-    });
-    let lines: Vec<String> = lines.collect();
-    let works = |engine: &&Engine| {
-        let mut tried = tried.iter();
-        tried.any(|(own, result)| own == *engine && result.is_ok())
-    };
     let setting = plan.setting();
-    match plan.engines.iter().find(works) {
+    match first_working(&plan.engines, &tried) {
         Some(engine) => Check::ok(format!("{setting}: commands are run by {engine}")),
         None => Check::problem(
             format!("{setting}: no command can be run"),
-            match Engine::ALL.iter().find(works) {
+            match first_working(&Engine::ALL, &tried) {
                 Some(other) => format!("Unset it: commands are then run by {other}"),
                 None => NO_ENGINE.to_string(),
             },
         ),
     }
-    .with_details(lines)
+    .with_details(errors::tried(&tried))
 }
 
 /// The roots' programs.
@@ -264,8 +255,8 @@ fn machine(found: &Found, program: &Path) -> Option<Machine> {
 /// The shell for commands that need one.
 fn interpreter(found: &Found) -> Check {
     match shell::find(found) {
-        Ok(shell) => Check::ok(shell.display().to_string()),
-        Err(_) => Check::warning(
+        Some(shell) => Check::ok(shell.display().to_string()),
+        None => Check::warning(
             "neither the run image nor the closure has bash or sh: commands that need one do not run",
             "Use a run image with a shell, or add bash to what is deployed",
         ),
@@ -347,8 +338,7 @@ fn temporary(variable: impl Fn(&str) -> Option<OsString>) -> Check {
 
 /// Whether libraries of the run image come into the closure's programs.
 fn libraries(found: &Found, variable: impl Fn(&str) -> Option<OsString>) -> Check {
-    let store = found.image.roots.first().and_then(|root| root.parent());
-    let store = store.unwrap_or(Path::new(STORE_DIR));
+    let store = found.image.store();
     let foreign = |name: &str, separators: &[char]| -> Vec<String> {
         let value = variable(name).unwrap_or_default();
         let value = value.to_string_lossy();
