@@ -25,88 +25,80 @@ fn hydra(error: &HydraError) -> Message {
         HydraError::NoHydra {
             asked: caches,
             unreached,
-        } if unreached.is_empty() => Message::new(
-            "There is no Hydra to ask",
-            formatdoc! {"
-                {asked}
+        } if unreached.is_empty() => Message::of(&formatdoc! {"
+            There is no Hydra to ask
 
-                Set NIX_HYDRA_URL to the URL of the Hydra that has the job.
-            ", asked = match caches.as_slice() {
-                [] => "NIX_HYDRA_JOB is set, but neither NIX_HYDRA_URL nor a binary cache is.".to_string(),
-                caches => format!("NIX_HYDRA_JOB is set, but none of the binary caches is a Hydra: {}.", list(caches)),
-            }},
-        ),
+            {asked}
+
+            Set NIX_HYDRA_URL to the URL of the Hydra that has the job.
+        ", asked = match caches.as_slice() {
+            [] => "NIX_HYDRA_JOB is set, but neither NIX_HYDRA_URL nor a binary cache is.".to_string(),
+            caches => format!("NIX_HYDRA_JOB is set, but none of the binary caches is a Hydra: {}.", list(caches)),
+        }}),
         HydraError::NoHydra {
             asked: caches,
             unreached,
-        } => Message::new(
-            "No binary cache has answered as a Hydra does",
-            formatdoc! {"
-                The binary caches are {caches}. These did not answer:
+        } => Message::of(&formatdoc! {"
+            No binary cache has answered as a Hydra does
 
-                {unreached}
-                Check that they can be reached from where the image is built; or set NIX_HYDRA_URL to the
-                URL of the right Hydra.
-            ", caches = list(caches), unreached = listed(unreached, usize::MAX, INDENT)},
-        ),
-        HydraError::Http { url, error } if lacks_credentials(error) => Message::new(
-            "Hydra cannot be asked without credentials",
-            formatdoc! {"
-                {url}: {error}. A proxy in front of Hydra refused the request.
+            The binary caches are {caches}. These did not answer:
 
-                Give its user and password: in a service binding of type
-                `nix-binary-cache` with the Hydra's URL, in the netrc file that NIX_NETRC_FILE names, or
-                in NIX_HYDRA_URL.
-            "},
-        ),
-        HydraError::Http { url, error } => Message::new(
-            "Hydra did not answer",
-            formatdoc! {"
-                {url}: {error}.
+            {unreached}
+            Check that they can be reached from where the image is built; or set NIX_HYDRA_URL to the
+            URL of the right Hydra.
+        ", caches = list(caches), unreached = listed(unreached, usize::MAX, INDENT)}),
+        HydraError::Http { url, error } if lacks_credentials(error) => Message::of(&formatdoc! {"
+            Hydra cannot be asked without credentials
 
-                Check NIX_HYDRA_URL (or NIX_EXTRA_BINARY_CACHE, where that is the Hydra), and that it
-                can be reached from where the image is built.
-            "},
-        ),
+            {url}: {error}. A proxy in front of Hydra refused the request.
+
+            Give its user and password: in a service binding of type
+            `nix-binary-cache` with the Hydra's URL, in the netrc file that NIX_NETRC_FILE names, or
+            in NIX_HYDRA_URL.
+        "}),
+        HydraError::Http { url, error } => Message::of(&formatdoc! {"
+            Hydra did not answer
+
+            {url}: {error}.
+
+            Check NIX_HYDRA_URL (or NIX_EXTRA_BINARY_CACHE, where that is the Hydra), and that it
+            can be reached from where the image is built.
+        "}),
         HydraError::Refused {
             url,
             status,
             message,
-        } => Message::new(
-            "Hydra refused to answer",
-            formatdoc! {"
-                {url}: {message} (HTTP status {status})
+        } => Message::of(&formatdoc! {"
+            Hydra refused to answer
 
-                Check the names in NIX_HYDRA_JOB, and that this is the Hydra that has the job.
-            "},
-        ),
-        HydraError::Answer { url, reason } => Message::new(
-            "This does not seem to be a Hydra",
-            formatdoc! {"
-                {url}: the answer cannot be used: {reason}.
+            {url}: {message} (HTTP status {status})
 
-                Check that NIX_HYDRA_URL is the Hydra's own URL, as a browser shows it, without
-                what follows its host (or the prefix under which it is served).
-            "},
-        ),
-        HydraError::Private { url } => Message::new(
-            "This Hydra is private",
-            formatdoc! {"
-                {url} shows its builds to signed-in users only.
+            Check the names in NIX_HYDRA_JOB, and that this is the Hydra that has the job.
+        "}),
+        HydraError::Answer { url, reason } => Message::of(&formatdoc! {"
+            This does not seem to be a Hydra
 
-                Give the user and password of an account on it: in a service binding of type `nix-binary-cache` with
-                its URL, in the netrc file that NIX_NETRC_FILE names, or in NIX_HYDRA_URL.
-            "},
-        ),
-        HydraError::SignIn { url, message } => Message::new(
-            "Signing in to Hydra failed",
-            formatdoc! {"
-                {url}: {message}
+            {url}: the answer cannot be used: {reason}.
 
-                Check the user and password for this host: in the service binding, the netrc file, or
-                the URL. An account that signs in through Google or GitHub has no password to give here.
-            "},
-        ),
+            Check that NIX_HYDRA_URL is the Hydra's own URL, as a browser shows it, without
+            what follows its host (or the prefix under which it is served).
+        "}),
+        HydraError::Private { url } => Message::of(&formatdoc! {"
+            This Hydra is private
+
+            {url} shows its builds to signed-in users only.
+
+            Give the user and password of an account on it: in a service binding of type `nix-binary-cache` with
+            its URL, in the netrc file that NIX_NETRC_FILE names, or in NIX_HYDRA_URL.
+        "}),
+        HydraError::SignIn { url, message } => Message::of(&formatdoc! {"
+            Signing in to Hydra failed
+
+            {url}: {message}
+
+            Check the user and password for this host: in the service binding, the netrc file, or
+            the URL. An account that signs in through Google or GitHub has no password to give here.
+        "}),
     }
 }
 
@@ -166,58 +158,53 @@ pub(super) fn deploy(error: &DeployError) -> Message {
         DeployError::Ambiguous {
             revision,
             candidates,
-        } => Message::new(
-            format!("The short revision {revision} is ambiguous"),
-            formatdoc! {"
-                One evaluation has {inputs}.
+        } => Message::of(&formatdoc! {"
+            The short revision {revision} is ambiguous
 
-                Set NIX_REVISION to the whole revision, or NIX_HYDRA_INPUT to the right input.
-            ", inputs = list(&candidates.iter().map(|found| format!("{} as input {}", found.revision, found.input)).collect::<Vec<_>>())},
-        ),
+            One evaluation has {inputs}.
+
+            Set NIX_REVISION to the whole revision, or NIX_HYDRA_INPUT to the right input.
+        ", inputs = list(&candidates.iter().map(|found| format!("{} as input {}", found.revision, found.input)).collect::<Vec<_>>())}),
         DeployError::NoInput {
             input,
             inputs: names,
-        } => Message::new(
-            format!("The jobset has no input named {input}"),
-            formatdoc! {"
-                NIX_HYDRA_INPUT is set to `{input}`. The newest evaluation has {names}.
+        } => Message::of(&formatdoc! {"
+            The jobset has no input named {input}
 
-                Set it to the input that is the app's repository, or unset it to look at all inputs.
-            ", names = if names.is_empty() { "no inputs (a flake counts as `flake`)".to_string() } else { list(names) }},
-        ),
+            NIX_HYDRA_INPUT is set to `{input}`. The newest evaluation has {names}.
+
+            Set it to the input that is the app's repository, or unset it to look at all inputs.
+        ", names = if names.is_empty() { "no inputs (a flake counts as `flake`)".to_string() } else { list(names) }}),
         DeployError::NoJob(error) => no_job(error),
-        DeployError::NoLatest { job, system } => Message::new(
-            format!("Hydra never built {job}"),
-            formatdoc! {"
-                No build of this job for {system} has succeeded yet.
+        DeployError::NoLatest { job, system } => Message::of(&formatdoc! {"
+            Hydra never built {job}
 
-                Check the name in NIX_HYDRA_JOB, and the job's page on Hydra.
-            "},
-        ),
+            No build of this job for {system} has succeeded yet.
+
+            Check the name in NIX_HYDRA_JOB, and the job's page on Hydra.
+        "}),
         DeployError::NotFinished(not_finished) => self::not_finished(not_finished),
         DeployError::Failed(failed) => build_failed(failed),
         DeployError::System {
             page,
             system,
             wanted,
-        } => Message::new(
-            format!("Hydra built this job for {system}"),
-            formatdoc! {"
-                {page}
-                is for {system}, but the image is for {wanted}.
+        } => Message::of(&formatdoc! {"
+            Hydra built this job for {system}
 
-                Set NIX_HYDRA_JOB to the job for {wanted}; its name often ends with the system.
-            "},
-        ),
-        DeployError::NoOutput(page) => Message::new(
-            "Hydra does not say which store path it built",
-            formatdoc! {"
-                {page}
-                succeeded, but its outputs have no store path. Content-addressed derivations are like this.
+            {page}
+            is for {system}, but the image is for {wanted}.
 
-                Set NIX_STORE_PATH to the store path, or unset NIX_HYDRA_JOB to evaluate the expression.
-            "},
-        ),
+            Set NIX_HYDRA_JOB to the job for {wanted}; its name often ends with the system.
+        "}),
+        DeployError::NoOutput(page) => Message::of(&formatdoc! {"
+            Hydra does not say which store path it built
+
+            {page}
+            succeeded, but its outputs have no store path. Content-addressed derivations are like this.
+
+            Set NIX_STORE_PATH to the store path, or unset NIX_HYDRA_JOB to evaluate the expression.
+        "}),
     }
 }
 

@@ -107,14 +107,13 @@ pub fn not_detected() -> String {
 /// The message for a build that a signal has ended.
 pub fn interrupted(signal: i32) -> Message {
     let name = signal_hook::low_level::signal_name(signal).unwrap_or("a signal");
-    Message::new(
-        "The build was interrupted",
-        formatdoc! {"
-            It received {name}: it was stopped, or ran out of time.
+    Message::of(&formatdoc! {"
+        The build was interrupted
 
-            Nothing half-written was kept; an image that was there before stays as it is. Build again.
-        "},
-    )
+        It received {name}: it was stopped, or ran out of time.
+
+        Nothing half-written was kept; an image that was there before stays as it is. Build again.
+    "})
 }
 
 fn resolve(error: &ResolveError) -> Message {
