@@ -1,6 +1,6 @@
 //! Words for a root that no binary cache has, where there is no Hydra to compare with.
 
-use super::doctor::{Alone, SHOWN, difference_in, shown, some};
+use super::doctor::{Alone, SHOWN, difference_in, differing, shown, some};
 use crate::doctor::before::{Before, Change};
 use crate::doctor::cause::Cause;
 use crate::doctor::compare::{Difference, name};
@@ -67,13 +67,13 @@ fn since_before(Before { root, change }: &Before) -> Compared {
             root.name()
         )),
         Change::Causes(causes) => {
-            let mut told = causes.iter().take(SHOWN).map(cause_since_before);
-            let first = told.next();
-            let mut lines: Vec<String> = told.map(|(answer, _)| answer).collect();
-            let first = first.map(|(answer, details)| {
-                lines.splice(..0, details);
-                answer
-            });
+            let mut answers = causes.iter().take(SHOWN).map(cause_since_before);
+            let first = answers.next();
+            let mut lines = match causes.first() {
+                Some(Cause::Source(source)) => differing(&source.difference, BEFORE, |_| "differs"),
+                _ => Vec::new(),
+            };
+            lines.extend(answers);
             evidence.push_str(&shown(&lines));
             first
         }
@@ -117,43 +117,29 @@ fn another_nixpkgs(here: &str, there: &str) -> String {
     )
 }
 
-/// A cause in one line, and lines of details.
-fn cause_since_before(cause: &Cause) -> (String, Vec<String>) {
+/// A cause in one line.
+fn cause_since_before(cause: &Cause) -> String {
     match cause {
         Cause::Source(source) => {
-            let difference = &source.difference;
-            let names: Vec<&str> = difference.names().collect();
+            let names: Vec<&str> = source.difference.names().collect();
             let told = if names.is_empty() {
                 String::new()
             } else {
                 format!(": {}", some(&names))
             };
-            let here = difference.only_here.iter();
-            let there = difference.only_there.iter();
-            let changed = difference.changed.iter();
-            let lines = here
-                .map(|name| format!("{name}  only here"))
-                .chain(there.map(|name| format!("{name}  only in the previous image's")))
-                .chain(changed.map(|(name, _)| format!("{name}  differs")));
-            (
-                format!(
-                    "The source is new since the previous image, and no binary cache has a build of it yet{told}"
-                ),
-                lines.collect(),
+            format!(
+                "The source is new since the previous image, and no binary cache has a build of it yet{told}"
             )
         }
-        Cause::System(here, there) => (
-            format!("It is for {here} here, but for {there} in the previous image"),
-            Vec::new(),
-        ),
-        Cause::Dependencies(cause) => (another_nixpkgs(&cause.ours, &cause.theirs), Vec::new()),
+        Cause::System(here, there) => {
+            format!("It is for {here} here, but for {there} in the previous image")
+        }
+        Cause::Dependencies(cause) => another_nixpkgs(&cause.ours, &cause.theirs),
         Cause::Revision(derivation, variable, here, there) => {
             let variable = Difference::Variable(variable.clone(), here.clone(), there.clone());
-            (difference_in(derivation, &variable, BEFORE), Vec::new())
+            difference_in(derivation, &variable, BEFORE)
         }
-        Cause::Other(derivation, difference) => {
-            (difference_in(derivation, difference, BEFORE), Vec::new())
-        }
+        Cause::Other(derivation, difference) => difference_in(derivation, difference, BEFORE),
     }
 }
 
@@ -165,7 +151,6 @@ fn in_caches(inputs: &Inputs, root: &str) -> Compared {
         let names = paths.iter().map(|path| name(path).to_string());
         names.collect::<Vec<_>>()
     };
-    let some_of = |paths| some(&names(paths).iter().map(String::as_str).collect::<Vec<_>>());
     let missing = direct_missing.len();
     let mut evidence = match (direct, missing) {
         (0, _) => String::new(),
@@ -187,6 +172,10 @@ fn in_caches(inputs: &Inputs, root: &str) -> Compared {
         evidence.push_str("What is missing below these:\n");
         evidence.push_str(&shown(&deeper));
     }
+    let not_only = |paths| {
+        let paths = some(&names(paths));
+        format!("Not only {root} is missing, but also what it is made from: {paths}")
+    };
     let answer = match (direct, missing, first_missing.as_slice()) {
         (0, ..) => None,
         (_, 0, _) => Some(format!(
@@ -196,16 +185,10 @@ fn in_caches(inputs: &Inputs, root: &str) -> Compared {
         (all, missing, _) if all == missing && (cut_short || all > 1) => Some(format!(
             "No binary cache has anything that {root} is made from, as with another nixpkgs, or without the \
              cache of its nixpkgs: {}",
-            some_of(direct_missing)
+            some(&names(direct_missing))
         )),
-        (_, _, first) => Some(format!(
-            "Not only {root} is missing, but also what it is made from: {}",
-            some_of(if first.is_empty() {
-                direct_missing
-            } else {
-                first
-            })
-        )),
+        (_, _, []) => Some(not_only(direct_missing)),
+        (_, _, first) => Some(not_only(first)),
     };
     Compared { answer, evidence }
 }

@@ -47,7 +47,7 @@ impl BuildpackError {
             Self::Config(error) => settings::config(error),
             Self::Resolve(error) => resolve(error),
             Self::ClosureLayer(ClosureLayerError::Miss { misses, unusable }) => {
-                closure::miss(misses, &closure::miss_hint(misses, unusable))
+                closure::miss(misses, closure::miss_hint(misses, unusable))
             }
             Self::NotKept {
                 misses,

@@ -11,7 +11,7 @@ pub(super) use self::alone::Alone;
 use self::alone::alone;
 pub(super) use self::derivation::difference_in;
 use self::derivation::{dependencies, value};
-pub(super) use self::lists::{SHOWN, shown, some};
+pub(super) use self::lists::{SHOWN, differing, shown, some};
 use self::source::source;
 use super::miss;
 use crate::doctor::cause::Cause;
