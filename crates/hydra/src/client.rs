@@ -181,19 +181,31 @@ impl Hydra {
     #[must_use]
     pub fn log_tail(&self, derivation: &str, lines: usize) -> Option<Vec<String>> {
         let name = derivation.rsplit('/').next()?;
-        let path = format!("log/{}?tail={lines}", segment(name));
-        let url = self.endpoint.base.join(&path).ok()?;
         // A redirect to a log store, which gets no credentials, sends the whole log.
+        let log = self.open(&format!("log/{}?tail={lines}", segment(name)))?;
+        let end = tail_of(log).ok()?;
+        let end = String::from_utf8_lossy(&end);
+        let all: Vec<String> = end.lines().map(str::to_string).collect();
+        Some(all[all.len().saturating_sub(lines)..].to_vec())
+    }
+
+    /// The HTML of the page for people at `path`; None if there is none.
+    pub(crate) fn html(&self, path: &str) -> Option<String> {
+        let mut html = String::new();
+        self.open(path)?.read_to_string(&mut html).ok()?;
+        Some(html)
+    }
+
+    /// Opens `path` as a browser would.
+    fn open(&self, path: &str) -> Option<impl Read + use<>> {
+        let url = self.endpoint.base.join(path).ok()?;
         let body = self
             .http
             .get(&url, self.endpoint.credentials.as_ref(), Size::Large)
             .ok()?;
         let encoding = body.content_encoding().unwrap_or("identity").to_string();
         let text = content_decoder(Box::new(body), &encoding).ok()?;
-        let end = tail_of(text.take(MAX_ANSWER_SIZE)).ok()?;
-        let end = String::from_utf8_lossy(&end);
-        let all: Vec<String> = end.lines().map(str::to_string).collect();
-        Some(all[all.len().saturating_sub(lines)..].to_vec())
+        Some(text.take(MAX_ANSWER_SIZE))
     }
 
     /// Sends a request for `path`; follows redirects and signs in once if that is required.
