@@ -713,6 +713,34 @@ fn the_first_binary_cache_that_is_a_hydra_is_asked() {
 }
 
 #[test]
+fn of_several_caches_the_hydra_that_has_the_jobset_is_asked() {
+    let refuses = |status, body: Value| {
+        let hook = move |_: &_| Some(Response::new(status).body(body.to_string()));
+        Server::with_hook("/nonexistent", hook).unwrap()
+    };
+    let attic = refuses(
+        404,
+        json!({ "code": 404, "error": "NotFound", "message": "The URL you requested was not found." }),
+    );
+    let other = refuses(404, json!({ "error": "Project ‘acme’ doesn't exist." }));
+    let asked = Asked::new(one);
+    let job: Job = "acme/main/myapp".parse().unwrap();
+    let found = |servers: &[&Server]| {
+        let caches: Vec<CacheUrl> = servers
+            .iter()
+            .map(|server| server.url().parse().unwrap())
+            .collect();
+        let found = Hydra::find(&caches, Some(&job), &Http::new());
+        found.map(|hydra| hydra.to_string())
+    };
+    let own = asked.server.url();
+    assert_eq!(found(&[&attic, &other, &asked.server]).unwrap(), own);
+    assert_eq!(found(&[&attic, &other]).unwrap(), other.url());
+    let none = found(&[&attic]).unwrap_err();
+    assert!(matches!(none, HydraError::NoHydra { .. }), "{none:?}");
+}
+
+#[test]
 fn a_cache_that_may_be_the_hydra_is_told_with_what_it_said() {
     let job: Job = "acme/main/myapp".parse().unwrap();
     let no_hydra = Server::start("/nonexistent").unwrap();
