@@ -105,14 +105,19 @@ pub struct Jobset {
     /// When Hydra last looked for changes.
     #[serde(default, deserialize_with = "optional_number")]
     pub lastcheckedtime: Option<u64>,
+    /// Seconds between two looks; 0: it is evaluated only when Hydra is told to.
+    #[serde(default, deserialize_with = "optional_number")]
+    pub checkinterval: Option<u64>,
+    /// Since when it is to be evaluated, while it is.
+    #[serde(default, deserialize_with = "optional_number")]
+    pub triggertime: Option<u64>,
     /// Since when it is being evaluated, while it is.
     #[serde(default, deserialize_with = "optional_number")]
     pub starttime: Option<u64>,
-    /// When its last evaluation failed.
-    #[serde(default, deserialize_with = "optional_number")]
-    pub errortime: Option<u64>,
+    /// Why an input could not be fetched.
     #[serde(default, deserialize_with = "text")]
     pub fetcherrormsg: Option<String>,
+    /// The errors of the last evaluation; none in `jobset/P/J`.
     #[serde(default, deserialize_with = "text")]
     pub errormsg: Option<String>,
 }
@@ -229,12 +234,9 @@ impl Build {
 }
 
 impl Jobset {
-    /// Whether it is not being evaluated, and its last attempt did not fail.
+    /// Whether it is neither being evaluated nor about to be.
     pub fn is_idle(&self) -> bool {
-        self.starttime.is_none()
-            && self.errortime.is_none()
-            && self.fetcherrormsg.is_none()
-            && self.errormsg.is_none()
+        self.starttime.is_none() && self.triggertime.is_none()
     }
 }
 

@@ -23,15 +23,16 @@ pub fn build_of(
     match hydra.get(&path) {
         Err(HydraError::Refused { status: 404, .. }) => {
             let builds = hydra.get::<Vec<Build>>(&format!("eval/{}/builds", evaluation.id));
-            let mut jobs: Vec<String> = builds
-                .map(|builds| builds.into_iter().map(|build| build.job).collect())
-                .unwrap_or_default();
-            jobs.sort();
+            let jobs = builds.map(|builds| {
+                let mut jobs: Vec<String> = builds.into_iter().map(|build| build.job).collect();
+                jobs.sort();
+                jobs
+            });
             let error = evaluation_error(hydra, job, Some(&job.job));
             Err(DeployError::NoJob(Box::new(NoJob {
                 job: job.clone(),
                 page: hydra.page(&format!("eval/{}", evaluation.id)),
-                jobs,
+                jobs: jobs.ok(),
                 error: error.map(|error| excerpt(&error)),
             })))
         }

@@ -27,8 +27,8 @@ pub use build::build_of;
 pub use client::{Hydra, sign_in};
 pub use deploy::{Deployed, deploy};
 pub use error::{
-    DeployError, Failed, Finished, HydraError, Newest, NoJob, NotEvaluated, NotFinished, Unreached,
-    lacks_credentials,
+    DeployError, Failed, Fetched, Finished, HydraError, Newest, NoJob, NotEvaluated, NotFinished,
+    Unreached, lacks_credentials,
 };
 pub use evaluation::{Target, evaluation_at, short};
 pub use job::{Job, Revision};
