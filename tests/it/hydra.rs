@@ -239,14 +239,16 @@ fn the_latest_build_of_a_jobset_that_is_not_there_is_told_apart_from_none() {
     assert!(message("acem:main:myapp").contains("Project ‘acem’ doesn't exist."));
 }
 
+/// An evaluation of a flake, with new builds or without.
+fn of_flake(id: u64, digit: char, new: u64) -> Value {
+    let mut evaluation = eval(id, &json!({}));
+    evaluation["flake"] = json!(format!("git+{APP}?ref=main&rev={}", revision(digit)));
+    evaluation["hasnewbuilds"] = json!(new);
+    evaluation
+}
+
 #[test]
 fn a_flake_s_evaluation_without_new_builds_is_deployed_as_the_one_before() {
-    let of_flake = |id, digit, new: u64| {
-        let mut evaluation = eval(id, &json!({}));
-        evaluation["flake"] = json!(format!("git+{APP}?ref=main&rev={}", revision(digit)));
-        evaluation["hasnewbuilds"] = json!(new);
-        evaluation
-    };
     let mut asked = Asked::new(|state| {
         state.add(of_flake(1, 'c', 1), build(10, &[1], PATH));
         // Another jobset's is between them, and a number that was never used.
@@ -261,6 +263,21 @@ fn a_flake_s_evaluation_without_new_builds_is_deployed_as_the_one_before() {
         said.contains("Evaluation 4 has revision dddddddddddd and brought no new builds: it built the same as evaluation 1"),
         "{said}"
     );
+}
+
+#[test]
+fn a_flake_s_evaluation_that_comes_about_between_two_requests_is_deployed_itself() {
+    let mut asked = Asked::new(|state| {
+        state.add(of_flake(1, 'c', 1), build(10, &[1], PATH));
+    });
+    asked.server_state.on(|state, _| {
+        // The list was read, and is asked about the jobset itself.
+        if state.evals.len() == 1 && state.times("/jobset/acme/main") == 1 {
+            state.add(of_flake(2, 'd', 1), build(20, &[2], PATH));
+        }
+    });
+    let deployed = asked.deploy(&revision('d'), PATIENT).unwrap();
+    assert_eq!(deployed.build.id, 20);
 }
 
 /// A jobset with an evaluation of a's revision, of a repository of which those of f's, a's and b's are

@@ -138,6 +138,11 @@ impl State {
         self.evals.insert(0, eval);
     }
 
+    /// How often a path was asked for, of those that events are for.
+    pub fn times(&self, path: &str) -> usize {
+        self.asked.get(path).copied().unwrap_or_default()
+    }
+
     fn find_eval(&self, number: &str) -> Option<&Value> {
         self.evals
             .iter()

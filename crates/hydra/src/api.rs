@@ -19,6 +19,9 @@ pub struct Evaluations {
 pub struct Evaluation {
     #[serde(deserialize_with = "number")]
     pub id: u64,
+    /// 0: it brought no new builds, and is in no list.
+    #[serde(default, deserialize_with = "optional_number")]
+    pub hasnewbuilds: Option<u64>,
     /// The locked URL of a flake's jobset.
     #[serde(default)]
     pub flake: Option<String>,

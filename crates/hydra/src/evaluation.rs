@@ -268,6 +268,10 @@ fn find_unlisted(
             && evaluation
                 .flake_revision()
                 .is_some_and(|found| found.starts_with(revision));
+        if has_revision && evaluation.hasnewbuilds != Some(0) {
+            // It came about since the list was read, and is in the next.
+            return None;
+        }
         // Another jobset may have the same flake. Only the page for people names the jobset.
         let link = format!("/{}\"", jobset_path(job));
         if has_revision && hydra.html(&page).is_some_and(|page| page.contains(&link)) {
