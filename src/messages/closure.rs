@@ -98,7 +98,8 @@ pub(super) fn answer_in_words(answer: &Answer) -> String {
 
 const GIVE_CREDENTIALS: &str = "The binary cache requires credentials, or refused the ones it got: give the build\n\
      credentials for it in a service binding of type `nix-binary-cache`, a netrc file\n\
-     (NIX_NETRC_FILE) or the URL.";
+     (NIX_NETRC_FILE) or the URL. Check the cache's name in its URL as well: attic refuses one\n\
+     that it does not have.";
 
 /// The next step, by the likeliest cause: a wrong signature, then a cache that did not answer, then
 /// paths that differ.

@@ -4,7 +4,9 @@ use super::Message;
 use binary_cache::Unusable;
 use http_client::HttpError;
 use hydra::revision::RevisionError;
-use hydra::{DeployError, Failed, HydraError, Job, NoJob, NotEvaluated, NotFinished, short};
+use hydra::{
+    DeployError, Failed, Fetched, HydraError, Job, NoJob, NotEvaluated, NotFinished, short,
+};
 use indoc::formatdoc;
 use std::fmt::Write as _;
 use words::list;
@@ -276,12 +278,20 @@ fn not_evaluated(error: &NotEvaluated) -> Message {
         .filter(|found| input_name.is_none_or(|input| input == found.input))
         .map(|found| found.revision.as_str());
     let built: Vec<&str> = built.collect();
-    if *fetched && let [revision, ..] = built.as_slice() {
-        let _ = write!(
-            body,
-            "Hydra has fetched this revision, and it brought no new builds: what it builds is what the\n\
-             newest evaluation has. Deploy that with NIX_REVISION={revision}."
-        );
+    if let Some(fetched) = fetched
+        && let [revision, ..] = built.as_slice()
+    {
+        body.push_str(match fetched {
+            Fetched::After => {
+                "Hydra has fetched this revision, and it brought no new builds: what it builds is what the\n\
+                 newest evaluation has."
+            }
+            Fetched::Before => {
+                "Hydra has fetched this revision, and has evaluated a later one: of commits that are\n\
+                 pushed together, only the last is evaluated."
+            }
+        });
+        let _ = write!(body, " Deploy that with NIX_REVISION={revision}.");
         return Message::new(header, body);
     }
     body.push_str(if *disabled {
@@ -316,9 +326,10 @@ fn no_job(error: &NoJob) -> Message {
             ),
         );
     }
-    let there = match jobs.as_slice() {
-        [] => "Its jobs could not be listed.".to_string(),
-        jobs => format!("There are:\n\n{}", indented(jobs, *count).trim_end()),
+    let there = match jobs.as_deref() {
+        None => "Its jobs could not be listed.".to_string(),
+        Some([]) => "It has no jobs.".to_string(),
+        Some(jobs) => format!("There are:\n\n{}", indented(jobs, *count).trim_end()),
     };
     Message::new(
         header,
@@ -534,7 +545,7 @@ mod tests {
                 waited: Duration::from_mins(5),
                 doing: "The jobset is to be evaluated next".into(),
                 disabled,
-                fetched: false,
+                fetched: None,
                 error,
             })));
         }
@@ -564,7 +575,7 @@ mod tests {
             errors.push(DeployError::NoJob(Box::new(NoJob {
                 job: job(),
                 page: page(),
-                jobs: vec!["web".into(), "worker".into()],
+                jobs: Some(vec!["web".into(), "worker".into()]),
                 count: 5,
                 error,
             })));

@@ -19,6 +19,9 @@ pub struct Evaluations {
 pub struct Evaluation {
     #[serde(deserialize_with = "number")]
     pub id: u64,
+    /// 0: it brought no new builds, and is in no list.
+    #[serde(default, deserialize_with = "optional_number")]
+    pub hasnewbuilds: Option<u64>,
     /// The locked URL of a flake's jobset.
     #[serde(default)]
     pub flake: Option<String>,
@@ -105,14 +108,19 @@ pub struct Jobset {
     /// When Hydra last looked for changes.
     #[serde(default, deserialize_with = "optional_number")]
     pub lastcheckedtime: Option<u64>,
+    /// Seconds between two looks; 0: it is evaluated only when Hydra is told to.
+    #[serde(default, deserialize_with = "optional_number")]
+    pub checkinterval: Option<u64>,
+    /// Since when it is to be evaluated, while it is.
+    #[serde(default, deserialize_with = "optional_number")]
+    pub triggertime: Option<u64>,
     /// Since when it is being evaluated, while it is.
     #[serde(default, deserialize_with = "optional_number")]
     pub starttime: Option<u64>,
-    /// When its last evaluation failed.
-    #[serde(default, deserialize_with = "optional_number")]
-    pub errortime: Option<u64>,
+    /// Blank unless an input could not be fetched.
     #[serde(default)]
     pub fetcherrormsg: Option<String>,
+    /// Blank unless the last evaluation had errors, and in `jobset/P/J` always.
     #[serde(default)]
     pub errormsg: Option<String>,
 }
@@ -235,14 +243,18 @@ impl Build {
 }
 
 impl Jobset {
-    /// Whether it is not being evaluated, and its last attempt did not fail.
+    /// Whether it is neither being evaluated nor about to be.
     #[must_use]
     pub fn is_idle(&self) -> bool {
-        let failed = |error: &Option<String>| error.as_ref().is_some_and(|error| !error.is_empty());
-        self.starttime.is_none()
-            && self.errortime.is_none()
-            && !failed(&self.fetcherrormsg)
-            && !failed(&self.errormsg)
+        self.starttime.is_none() && self.triggertime.is_none()
+    }
+
+    /// Why Hydra could not fetch its inputs.
+    #[must_use]
+    pub fn fetch_error(&self) -> Option<&str> {
+        self.fetcherrormsg
+            .as_deref()
+            .filter(|error| !error.is_empty())
     }
 }
 

@@ -26,17 +26,19 @@ pub fn build_of(
     match hydra.get(&path) {
         Err(HydraError::Refused { status: 404, .. }) => {
             let builds = hydra.get::<Vec<Build>>(&format!("eval/{}/builds", evaluation.id));
-            let mut jobs: Vec<String> = builds
-                .map(|builds| builds.into_iter().map(|build| build.job).collect())
-                .unwrap_or_default();
-            jobs.sort();
-            let count = jobs.len();
-            jobs.truncate(JOBS_SHOWN);
+            let jobs = builds.map(|builds| {
+                let mut jobs: Vec<String> = builds.into_iter().map(|build| build.job).collect();
+                jobs.sort();
+                jobs
+            });
+            let count = jobs.as_ref().map_or(0, Vec::len);
             let error = evaluation_error(hydra, job, Some(&job.job));
             Err(DeployError::NoJob(Box::new(NoJob {
                 job: job.clone(),
                 page: hydra.page(&format!("eval/{}", evaluation.id)),
-                jobs,
+                jobs: jobs
+                    .ok()
+                    .map(|jobs| jobs.into_iter().take(JOBS_SHOWN).collect()),
                 count,
                 error: error.map(|error| excerpt(&error)),
             })))

@@ -40,8 +40,9 @@ pub struct Hydra {
     http: Http,
 }
 
-/// Hydra's errors as JSON.
+/// Hydra's errors as JSON. Those of other servers, such as attic, have more.
 #[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Refusal {
     error: String,
 }
@@ -49,28 +50,6 @@ struct Refusal {
 impl fmt::Display for Hydra {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.endpoint.fmt(formatter)
-    }
-}
-
-/// How Hydra answered one request.
-enum Kind {
-    Success,
-    Redirect,
-    /// It wants a session.
-    MustSignIn,
-    Failure,
-}
-
-impl Kind {
-    fn of(response: &ApiResponse) -> Self {
-        match response.status {
-            200..=299 => Self::Success,
-            300..=399 => Self::Redirect,
-            403 if message(&response.body).is_some_and(|text| text.contains("sign in")) => {
-                Self::MustSignIn
-            }
-            _ => Self::Failure,
-        }
     }
 }
 
@@ -91,10 +70,11 @@ impl Hydra {
         Self { endpoint, http }
     }
 
-    /// The first of `caches` that is a Hydra: that has the jobset of `job`, or a queue if no job is
-    /// known.
+    /// The first of `caches` that is a Hydra and has the jobset of `job`, else the first that is one.
+    /// Without a job, the first that has a queue.
     pub fn find(caches: &[CacheUrl], job: Option<&Job>, http: &Http) -> Result<Self, HydraError> {
         let path = job.map_or_else(|| "api/queue?nr=1".to_string(), jobset_path);
+        let mut without_jobset = None;
         let mut unreached = Vec::new();
         for cache in caches {
             if cache.endpoint.base.scheme() == "file" {
@@ -102,7 +82,10 @@ impl Hydra {
             }
             let mut hydra = Self::new(cache.endpoint.clone(), http.clone());
             match hydra.get::<serde_json::Value>(&path) {
-                Ok(_) | Err(HydraError::Refused { .. }) => return Ok(hydra),
+                Ok(_) => return Ok(hydra),
+                Err(HydraError::Refused { .. }) => {
+                    without_jobset.get_or_insert(hydra);
+                }
                 Err(error @ (HydraError::Private { .. } | HydraError::SignIn { .. })) => {
                     return Err(error);
                 }
@@ -111,6 +94,9 @@ impl Hydra {
                 }
                 Err(_) => {}
             }
+        }
+        if let Some(hydra) = without_jobset {
+            return Ok(hydra);
         }
         // The only candidate: its error is the answer.
         if unreached.len() == 1
@@ -181,19 +167,31 @@ impl Hydra {
     #[must_use]
     pub fn log_tail(&self, derivation: &str, lines: usize) -> Option<Vec<String>> {
         let name = derivation.rsplit('/').next()?;
-        let path = format!("log/{}?tail={lines}", segment(name));
-        let url = self.endpoint.base.join(&path).ok()?;
         // A redirect to a log store, which gets no credentials, sends the whole log.
+        let log = self.open(&format!("log/{}?tail={lines}", segment(name)))?;
+        let end = tail_of(log).ok()?;
+        let end = String::from_utf8_lossy(&end);
+        let all: Vec<String> = end.lines().map(str::to_string).collect();
+        Some(all[all.len().saturating_sub(lines)..].to_vec())
+    }
+
+    /// The HTML of the page for people at `path`; None if there is none.
+    pub(crate) fn html(&self, path: &str) -> Option<String> {
+        let mut html = String::new();
+        self.open(path)?.read_to_string(&mut html).ok()?;
+        Some(html)
+    }
+
+    /// Opens `path` as a browser would.
+    fn open(&self, path: &str) -> Option<impl Read + use<>> {
+        let url = self.endpoint.base.join(path).ok()?;
         let body = self
             .http
             .get(&url, self.endpoint.credentials.as_ref(), Size::Large)
             .ok()?;
         let encoding = body.content_encoding().unwrap_or("identity").to_string();
         let text = content_decoder(Box::new(body), &encoding).ok()?;
-        let end = tail_of(text.take(MAX_ANSWER_SIZE)).ok()?;
-        let end = String::from_utf8_lossy(&end);
-        let all: Vec<String> = end.lines().map(str::to_string).collect();
-        Some(all[all.len().saturating_sub(lines)..].to_vec())
+        Some(text.take(MAX_ANSWER_SIZE))
     }
 
     /// Sends a request for `path`; follows redirects and signs in once if that is required.
@@ -203,14 +201,14 @@ impl Hydra {
         let mut has_signed_in = false;
         for _ in 0..=MAX_REDIRECTS {
             let response = self.send(path, &url)?;
-            match Kind::of(&response) {
-                Kind::Success => return Ok(response),
-                Kind::Redirect => url = self.redirect(path, &url, &response)?,
-                Kind::MustSignIn if !has_signed_in => {
+            match response.status {
+                200..=299 => return Ok(response),
+                300..=399 => url = self.redirect(path, &url, &response)?,
+                403 if !has_signed_in && must_sign_in(&response) => {
                     self.sign_in()?;
                     has_signed_in = true;
                 }
-                Kind::MustSignIn | Kind::Failure => return Err(self.failure(path, &response)),
+                _ => return Err(self.failure(path, &response)),
             }
         }
         Err(self.not_hydra(path, "it redirects too often"))
@@ -370,6 +368,11 @@ fn referer_in(refusal: &str) -> Option<String> {
 /// password. Any other server has no such page.
 fn may_be_hydra(error: &HttpError) -> bool {
     error.is_outage() || matches!(error, HttpError::Unauthorized(_) | HttpError::Status(407))
+}
+
+/// Whether Hydra wants a session.
+fn must_sign_in(response: &ApiResponse) -> bool {
+    message(&response.body).is_some_and(|text| text.contains("sign in"))
 }
 
 /// The message of one of Hydra's errors; None if the answer is not one.

@@ -167,10 +167,19 @@ pub struct NotEvaluated {
     pub doing: String,
     /// The jobset is never evaluated.
     pub disabled: bool,
-    /// Hydra has fetched the revision, and it brought no new builds.
-    pub fetched: bool,
+    /// Hydra has fetched the revision, and will not evaluate it any more.
+    pub fetched: Option<Fetched>,
     /// Hydra's error, if its last attempt to fetch or evaluate failed.
     pub error: Option<String>,
+}
+
+/// Where a revision that Hydra has fetched is in the history.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fetched {
+    /// Before the newest evaluation's: a later one was evaluated in its place.
+    Before,
+    /// After the newest evaluation's: it brought no new builds.
+    After,
 }
 
 /// The newest evaluation of a jobset.
@@ -194,8 +203,8 @@ impl Newest {
 pub struct NoJob {
     pub job: Job,
     pub page: String,
-    /// Some of the evaluation's jobs, and the number of all.
-    pub jobs: Vec<String>,
+    /// Some of the evaluation's jobs, if they could be listed, and the number of all.
+    pub jobs: Option<Vec<String>>,
     pub count: usize,
     /// Hydra's error, if the job could not be evaluated.
     pub error: Option<String>,

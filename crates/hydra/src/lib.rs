@@ -27,7 +27,8 @@ pub use build::build_of;
 pub use client::{Hydra, sign_in};
 pub use deploy::{Deployed, deploy};
 pub use error::{
-    DeployError, Failed, Finished, HydraError, Newest, NoJob, NotEvaluated, NotFinished, Unreached,
+    DeployError, Failed, Fetched, Finished, HydraError, Newest, NoJob, NotEvaluated, NotFinished,
+    Unreached,
 };
 pub use evaluation::{Search, Target, find_evaluation, short};
 pub use job::{Job, Revision};
