@@ -228,18 +228,32 @@ fn the_latest_build_of_a_renamed_jobset_is_found_though_hydra_s_redirect_loses_t
 }
 
 #[test]
-fn a_flake_s_evaluation_without_new_builds_is_deployed_as_the_one_before() {
-    let of_flake = |id, digit, new: u64| {
-        let mut evaluation = eval(id, &json!({}));
-        evaluation["flake"] = json!(format!("git+{APP}?ref=main&rev={}", revision(digit)));
-        evaluation["hasnewbuilds"] = json!(new);
-        evaluation
+fn the_latest_build_of_a_jobset_that_is_not_there_is_told_apart_from_none() {
+    let mut asked = Asked::new(one);
+    let mut message = |job| {
+        let error = asked.deploy_job(job, "latest", Settings::default());
+        asked.text(error.unwrap_err())
     };
+    assert!(message("acme:main:myap").contains("Hydra never built acme:main:myap"));
+    assert!(message("acme:mian:myapp").contains("Jobset ‘mian’ doesn't exist."));
+    assert!(message("acem:main:myapp").contains("Project ‘acem’ doesn't exist."));
+}
+
+/// An evaluation of a flake, with new builds or without.
+fn of_flake(id: u64, digit: char, new: u64) -> Value {
+    let mut evaluation = eval(id, &json!({}));
+    evaluation["flake"] = json!(format!("git+{APP}?ref=main&rev={}", revision(digit)));
+    evaluation["hasnewbuilds"] = json!(new);
+    evaluation
+}
+
+#[test]
+fn a_flake_s_evaluation_without_new_builds_is_deployed_as_the_one_before() {
     let mut asked = Asked::new(|state| {
         state.add(of_flake(1, 'c', 1), build(10, &[1], PATH));
         // Another jobset's is between them, and a number that was never used.
-        state.evals.insert(0, eval(2, &at('d')));
-        state.evals[0]["hasnewbuilds"] = json!(0);
+        state.evals.insert(0, of_flake(2, 'd', 0));
+        state.of_other.push(2);
         state.evals.insert(0, of_flake(4, 'd', 0));
     });
     let deployed = asked.deploy(&revision('d'), PATIENT).unwrap();
@@ -252,17 +266,84 @@ fn a_flake_s_evaluation_without_new_builds_is_deployed_as_the_one_before() {
 }
 
 #[test]
-fn a_revision_that_hydra_has_fetched_and_that_brought_nothing_new_is_not_waited_for() {
+fn a_flake_s_evaluation_that_comes_about_between_two_requests_is_deployed_itself() {
     let mut asked = Asked::new(|state| {
-        one(state);
-        state.fetched.push(revision('b'));
+        state.add(of_flake(1, 'c', 1), build(10, &[1], PATH));
     });
-    let started = Instant::now();
-    let message = asked.message_with(&revision('b'), PATIENT);
-    assert!(started.elapsed() < Duration::from_secs(10));
+    asked.server_state.on(|state, _| {
+        // The list was read, and is asked about the jobset itself.
+        if state.evals.len() == 1 && state.times("/jobset/acme/main") == 1 {
+            state.add(of_flake(2, 'd', 1), build(20, &[2], PATH));
+        }
+    });
+    let deployed = asked.deploy(&revision('d'), PATIENT).unwrap();
+    assert_eq!(deployed.build.id, 20);
+}
+
+/// A jobset with an evaluation of a's revision, of a repository of which those of f's, a's and b's are
+/// fetched. Hydra looks at it while it is waited for, if `is_checked`.
+fn fetched(is_checked: bool) -> Asked {
+    let asked = Asked::new(|state| {
+        one(state);
+        state.fetched = ['f', 'a', 'b'].map(revision).into();
+    });
+    asked.server_state.on(move |state, before| {
+        if is_checked && before == 1 {
+            state.jobset["lastcheckedtime"] = json!(now());
+        }
+    });
+    asked
+}
+
+#[test]
+fn a_revision_that_hydra_has_fetched_and_does_not_evaluate_is_not_waited_for() {
     let advice = format!("Deploy that with NIX_REVISION={}.", revision('a'));
-    assert!(message.contains("it brought no new builds"), "{message}");
+    for (digit, why) in [
+        ('b', "it brought no new builds"),
+        ('f', "has evaluated a later one"),
+    ] {
+        let mut asked = fetched(true);
+        let started = Instant::now();
+        let message = asked.message_with(&revision(digit), PATIENT);
+        assert!(started.elapsed() < Duration::from_secs(10));
+        assert!(message.contains(why), "{message}");
+        assert!(message.contains(&advice), "{message}");
+    }
+    // Where Hydra only evaluates when it is told to, nothing is to be waited for.
+    let mut asked = fetched(false);
+    asked.server_state.state().jobset["checkinterval"] = json!(0);
+    let message = asked.message_with(&revision('b'), PATIENT);
     assert!(message.contains(&advice), "{message}");
+}
+
+#[test]
+fn a_revision_that_hydra_has_fetched_for_another_jobset_or_is_to_evaluate_is_waited_for() {
+    let brief = Settings {
+        wait: Duration::from_millis(300),
+        input: None,
+    };
+    let waits = |asked: &mut Asked| {
+        let message = asked.message_with(&revision('b'), brief);
+        assert!(
+            message.contains("wait longer with NIX_HYDRA_WAIT"),
+            "{message}"
+        );
+    };
+    waits(&mut fetched(false));
+    let mut triggered = fetched(true);
+    triggered.server_state.state().jobset["triggertime"] = json!(now() - 5);
+    waits(&mut triggered);
+    assert!(
+        triggered
+            .said()
+            .contains("Hydra was told to evaluate the jobset 5 seconds ago")
+    );
+    // The errors of single jobs are those of an evaluation that came about.
+    let mut with_errors = fetched(true);
+    with_errors.server_state.state().errormsg = "in job ‘other’:\nerror: x\n\n".to_string();
+    let message = with_errors.message_with(&revision('b'), PATIENT);
+    assert!(message.contains("it brought no new builds"), "{message}");
+    assert!(!message.contains("error: x"), "{message}");
 }
 
 #[test]
@@ -646,6 +727,34 @@ fn the_first_binary_cache_that_is_a_hydra_is_asked() {
         .to_string();
     let messages = [none, nobody, wrong, refused, down].join("\n\n==========\n\n");
     insta::assert_snapshot!(messages.replace(&other.url(), "http://other"));
+}
+
+#[test]
+fn of_several_caches_the_hydra_that_has_the_jobset_is_asked() {
+    let refuses = |status, body: Value| {
+        let hook = move |_: &_| Some(Response::new(status).body(body.to_string()));
+        Server::with_hook("/nonexistent", hook).unwrap()
+    };
+    let attic = refuses(
+        404,
+        json!({ "code": 404, "error": "NotFound", "message": "The URL you requested was not found." }),
+    );
+    let other = refuses(404, json!({ "error": "Project ‘acme’ doesn't exist." }));
+    let asked = Asked::new(one);
+    let job: Job = "acme/main/myapp".parse().unwrap();
+    let found = |servers: &[&Server]| {
+        let caches: Vec<CacheUrl> = servers
+            .iter()
+            .map(|server| server.url().parse().unwrap())
+            .collect();
+        let found = Hydra::find(&caches, Some(&job), &Http::new());
+        found.map(|hydra| hydra.to_string())
+    };
+    let own = asked.server.url();
+    assert_eq!(found(&[&attic, &other, &asked.server]).unwrap(), own);
+    assert_eq!(found(&[&attic, &other]).unwrap(), other.url());
+    let none = found(&[&attic]).unwrap_err();
+    assert!(matches!(none, HydraError::NoHydra { .. }), "{none:?}");
 }
 
 #[test]

@@ -1,8 +1,9 @@
 //! A Hydra as its sources have it: the same paths, shapes, statuses, headers and sentences.
 //!
 //! Sources: `Controller/{Root,User,Jobset,JobsetEval,Job,Build,BuildStep}.pm`, `Component/ToJSON.pm`
-//! and `Schema/Result/*.pm` of NixOS/hydra, and the examples of its `hydra-api.yaml`. Where JSON is
-//! not asked for, it answers with pages; it redirects to the URL that it believes to have.
+//! and `Schema/Result/*.pm` of NixOS/hydra, and the examples of its `hydra-api.yaml`. Held against the
+//! web of August 2026 itself, request by request. Where JSON is not asked for, it answers with pages; it
+//! redirects to the URL that it believes to have.
 
 use platform::server::{Request, Response};
 use serde_json::{Value, json};
@@ -16,6 +17,7 @@ const PAGE: usize = 20;
 pub const USER: &str = "deploy";
 pub const PASSWORD: &str = "hunter2";
 pub const COOKIE: &str = "hydra_session=0a1b2c3d4e5f60718293a4b5c6d7e8f901234567";
+const ATTRIBUTES: &str = "; path=/; expires=Fri, 05-Feb-2038 10:00:00 GMT; HttpOnly; SameSite=Lax";
 
 /// What happens to a Hydra before it answers: the state, and how often this was asked before.
 type Event = Box<dyn FnMut(&mut State, usize) + Send>;
@@ -33,6 +35,8 @@ pub struct State {
     pub errormsg: String,
     /// Newest first.
     pub evals: Vec<Value>,
+    /// The numbers of those that are of another jobset, `acme/other`.
+    pub of_other: Vec<u64>,
     /// The build's number, of an evaluation's number and a job.
     pub jobs: BTreeMap<(u64, String), u64>,
     pub builds: BTreeMap<u64, Value>,
@@ -41,7 +45,7 @@ pub struct State {
     pub is_old: bool,
     /// The builds of which a step is busy.
     pub busy: Vec<u64>,
-    /// Revisions that it has fetched, whether or not they are in an evaluation.
+    /// Revisions that it has fetched, whether or not they are in an evaluation, the oldest first.
     pub fetched: Vec<String>,
     /// By the derivation's base name.
     pub logs: BTreeMap<String, String>,
@@ -99,7 +103,8 @@ impl Default for State {
             stores_elsewhere: false,
             log_prefix: None,
             jobset: json!({
-                "errortime": null, "lastcheckedtime": now() - 240, "triggertime": null,
+                // It is when it was last evaluated, with an error or without.
+                "errortime": now() - 240, "lastcheckedtime": now() - 240, "triggertime": null,
                 "enabled": 1, "keepnr": 3, "checkinterval": 300, "schedulingshares": 100,
                 "starttime": null, "name": "main", "project": "acme", "description": "",
                 "nixexprinput": "my-project", "nixexprpath": "release.nix", "errormsg": "",
@@ -109,6 +114,7 @@ impl Default for State {
             }),
             errormsg: String::new(),
             evals: Vec::new(),
+            of_other: Vec::new(),
             jobs: BTreeMap::new(),
             builds: BTreeMap::new(),
             steps: BTreeMap::new(),
@@ -130,6 +136,11 @@ impl State {
             .insert((number(&eval), "myapp".to_string()), number(&build));
         self.builds.insert(number(&build), build);
         self.evals.insert(0, eval);
+    }
+
+    /// How often a path was asked for, of those that events are for.
+    pub fn times(&self, path: &str) -> usize {
+        self.asked.get(path).copied().unwrap_or_default()
     }
 
     fn find_eval(&self, number: &str) -> Option<&Value> {
@@ -160,14 +171,14 @@ impl HydraServer {
         let this = self.clone();
         move |request| {
             let answer = this.state().answer(request)?;
-            // A session is prolonged with each answer.
-            Some(match request.header("cookie") {
-                Some(cookie) if request.path != "/login" => {
-                    let cookie = format!("{cookie}; path=/; HttpOnly; SameSite=Lax");
-                    answer.header("Set-Cookie", &cookie)
-                }
-                _ => answer,
-            })
+            if request.path == "/login" {
+                return Some(answer);
+            }
+            // A session is prolonged with each answer, and begun with the first.
+            let session = request
+                .header("cookie")
+                .unwrap_or("hydra_session=anonymous");
+            Some(answer.header("Set-Cookie", &format!("{session}{ATTRIBUTES}")))
         }
     }
 }
@@ -186,7 +197,7 @@ impl State {
         let signed_in = request.header("cookie") == Some(COOKIE);
         if self.private && !signed_in {
             let said = "This page requires you to sign in.";
-            return Some(error(request, 403, said).header("Set-Cookie", "hydra_session=anonymous"));
+            return Some(error(request, 403, said));
         }
         if let ["jobset" | "build", ..] = parts[..]
             && let Some(mut event) = self.event.take()
@@ -218,22 +229,17 @@ impl State {
                 let to = format!("{}/job/acme/main/{job}/{action}", self.base);
                 return Some(redirect(301, &to));
             }
-            ["eval" | "build", number, ..] if number.parse::<u64>().is_err() => {
-                return Some(error(request, 500, "Page not found."));
+            // PostgreSQL's integers have 32 bits.
+            ["eval" | "build", number, ..] if number.parse::<i32>().is_err() => {
+                let said = "DBIx::Class::Storage::DBI::_dbh_execute(): DBI Exception: invalid input syntax";
+                return Some(error(request, 500, said));
             }
-            ["api", "scmdiff"] => {
-                let revision = request.query.rsplit("rev2=").next().unwrap_or_default();
-                let is_fetched = self.fetched.iter().any(|known| known == revision);
-                let diff = if is_fetched {
-                    "diff --git a/x b/x"
-                } else {
-                    " "
-                };
-                let plain = Response::new(200).header("Content-Type", "text/plain");
-                return Some(plain.body(diff));
-            }
+            ["api", "scmdiff"] => return Some(self.difference(&request.query)),
             ["jobset", "acme", name, ..] => Err(format!("Jobset ‘{name}’ doesn't exist.")),
             ["jobset", name, ..] => Err(format!("Project ‘{name}’ doesn't exist.")),
+            ["eval", number] if request.header("accept") != Some("application/json") => {
+                return self.find_eval(number).map(|eval| self.html_of(eval));
+            }
             ["eval", number] => self
                 .find_eval(number)
                 .cloned()
@@ -253,10 +259,15 @@ impl State {
                     None => Err("This evaluation has no job with the specified name.".to_string()),
                 }
             }
-            ["job", "acme", "main", "myapp", "latest-for"] => Err("Page not found.".to_string()),
-            ["job", "acme", "main", "myapp", "latest-for", system] => {
+            ["job", "acme", "main", _, "latest-for"] => {
+                Err("You need to specify a platform type in the URL.".to_string())
+            }
+            ["job", "acme", "main", job, "latest-for", system] => {
                 let newest = self.builds.iter().rev().find(|(_, build)| {
-                    build["buildstatus"] == 0 && build["finished"] == 1 && build["system"] == system
+                    build["job"] == job
+                        && build["buildstatus"] == 0
+                        && build["finished"] == 1
+                        && build["system"] == system
                 });
                 match newest {
                     Some((build, _)) => {
@@ -267,6 +278,8 @@ impl State {
                     )),
                 }
             }
+            // The project is not looked for.
+            ["job", _, jobset, ..] => Err(format!("Jobset ‘{jobset}’ doesn't exist.")),
             ["build", number] => self
                 .builds
                 .get(&number.parse().unwrap())
@@ -308,7 +321,8 @@ impl State {
     }
 
     fn page(&self, query: &str) -> Value {
-        let number: usize = query.trim_start_matches("page=").parse().unwrap_or(1);
+        let number: Result<usize, _> = query.trim_start_matches("page=").parse();
+        let number = number.unwrap_or_default().max(1);
         let listed = || self.evals.iter().filter(|eval| eval["hasnewbuilds"] == 1);
         let pages = listed().count().div_ceil(PAGE);
         let evals: Vec<_> = listed().skip((number - 1) * PAGE).take(PAGE).collect();
@@ -324,6 +338,40 @@ impl State {
         page
     }
 
+    fn html_of(&self, eval: &Value) -> Response {
+        let other = self.of_other.contains(&eval["id"].as_u64().unwrap());
+        let jobset = if other { "other" } else { "main" };
+        let page = format!(
+            "<!DOCTYPE html>\n<html lang=\"en\"><a class=\"dropdown-item\"href=\"{}/jobset/acme/{jobset}\" >\
+             Overview</a></html>",
+            self.base
+        );
+        Response::new(200)
+            .header("Vary", "Accept")
+            .header("Content-Type", "text/html; charset=UTF-8")
+            .body(page)
+    }
+
+    /// `scmdiff`: the commits after `rev1` up to `rev2`, and how their files differ.
+    fn difference(&self, query: &str) -> Response {
+        let parameter = |name: &str| query.split('&').find_map(|pair| pair.strip_prefix(name));
+        let age = |name: &str| {
+            let revision = parameter(name).unwrap();
+            self.fetched.iter().position(|known| known == revision)
+        };
+        let diff = match (age("rev1="), age("rev2=")) {
+            (Some(one), Some(two)) if one < two => {
+                "commit 2\nAuthor: t\n\n    c\ndiff --git a/x b/x\n"
+            }
+            (Some(one), Some(two)) if one > two => "diff --git a/x b/x\n",
+            _ => " ",
+        };
+        Response::new(200)
+            .header("Vary", "Accept")
+            .header("Content-Type", "text/plain; charset=utf-8")
+            .body(diff)
+    }
+
     fn login(&self, request: &Request) -> Response {
         let referer = request.header("referer").unwrap_or_default();
         if !format!("{referer}/").starts_with(&format!("{}/", self.base)) {
@@ -335,9 +383,7 @@ impl State {
         if sent != json!({ "username": USER, "password": PASSWORD }) {
             return error(request, 403, "Bad username or password.");
         }
-        let cookie = format!(
-            "{COOKIE}; path=/; expires=Fri, 05-Feb-2038 10:00:00 GMT; HttpOnly; SameSite=Lax"
-        );
+        let cookie = format!("{COOKIE}{ATTRIBUTES}");
         let user = json!({
             "username": USER, "fullname": "", "emailaddress": "", "userroles": [],
         });

@@ -10,7 +10,7 @@ pub enum HttpError {
     #[error("HTTP status 401 Unauthorized; {0}")]
     Unauthorized(String),
     /// A bucket of S3 refuses a request: the status, and S3's word for the reason.
-    #[error("HTTP status {} (`{_1}`)", in_words(*.0))]
+    #[error("HTTP status {} (`{_1}`{})", in_words(*.0), meaning(_1))]
     Bucket(u16, String),
     /// The server sent no answer within [`Patience`](crate::Patience).
     #[error("no answer in time")]
@@ -61,6 +61,14 @@ impl HttpError {
 }
 
 /// `404 Not Found`, or the number alone where it has no name.
+/// What to do about a reason of S3's, where the word does not say it.
+fn meaning(code: &str) -> &'static str {
+    match code {
+        "ExpiredToken" => ": the session is over, and needs a new key with its token",
+        _ => "",
+    }
+}
+
 fn in_words(status: u16) -> String {
     let name = ureq::http::StatusCode::from_u16(status)
         .ok()

@@ -19,6 +19,9 @@ pub struct Evaluations {
 pub struct Evaluation {
     #[serde(deserialize_with = "number")]
     pub id: u64,
+    /// 0: it brought no new builds, and is in no list.
+    #[serde(default, deserialize_with = "optional_number")]
+    pub hasnewbuilds: Option<u64>,
     /// The locked URL of a flake's jobset.
     #[serde(default)]
     pub flake: Option<String>,
@@ -105,15 +108,20 @@ pub struct Jobset {
     /// When Hydra last looked for changes.
     #[serde(default, deserialize_with = "optional_number")]
     pub lastcheckedtime: Option<u64>,
+    /// Seconds between two looks; 0: it is evaluated only when Hydra is told to.
+    #[serde(default, deserialize_with = "optional_number")]
+    pub checkinterval: Option<u64>,
+    /// Since when it is to be evaluated, while it is.
+    #[serde(default, deserialize_with = "optional_number")]
+    pub triggertime: Option<u64>,
     /// Since when it is being evaluated, while it is.
     #[serde(default, deserialize_with = "optional_number")]
     pub starttime: Option<u64>,
-    /// When its last evaluation failed.
-    #[serde(default, deserialize_with = "optional_number")]
-    pub errortime: Option<u64>,
-    #[serde(default)]
+    /// Why an input could not be fetched.
+    #[serde(default, deserialize_with = "text")]
     pub fetcherrormsg: Option<String>,
-    #[serde(default)]
+    /// The errors of the last evaluation; none in `jobset/P/J`.
+    #[serde(default, deserialize_with = "text")]
     pub errormsg: Option<String>,
 }
 
@@ -146,21 +154,21 @@ fn optional_number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<
     }
 }
 
+/// A text; none if it is empty.
+fn text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    let text = Option::<String>::deserialize(deserializer)?;
+    Ok(text.filter(|text| !text.is_empty()))
+}
+
 impl Evaluation {
     /// The inputs whose revision begins with `revision`, or the one named `only` if its revision
     /// does. A flake counts as the input `flake`.
-    #[must_use]
     pub fn revisions_at(&self, revision: &str, only: Option<&str>) -> Vec<InputRevision> {
         let mut found = self.revisions();
-        found.retain(
-            |InputRevision {
-                 input,
-                 revision: at,
-             }| {
-                only.is_none_or(|only| only == input)
-                    && at.to_ascii_lowercase().starts_with(revision)
-            },
-        );
+        found.retain(|found| {
+            only.is_none_or(|only| only == found.input)
+                && found.revision.to_ascii_lowercase().starts_with(revision)
+        });
         // The flake counts only where no other input has it.
         if found.iter().any(|found| found.input != FLAKE) {
             found.retain(|found| found.input != FLAKE);
@@ -169,7 +177,6 @@ impl Evaluation {
     }
 
     /// The URL of the repository that `revision` is of, without credentials and query.
-    #[must_use]
     pub fn source_of(&self, revision: &str, only: Option<&str>) -> Option<String> {
         let found = self.revisions_at(revision, only).into_iter().next()?;
         let url = match self.inputs.get(&found.input) {
@@ -181,7 +188,6 @@ impl Evaluation {
     }
 
     /// All inputs that have a revision.
-    #[must_use]
     pub fn revisions(&self) -> Vec<InputRevision> {
         let inputs = self.inputs.iter();
         let mut revisions: Vec<_> = inputs
@@ -200,7 +206,6 @@ impl Evaluation {
     }
 
     /// A flake's URL without its lock: what is the same of all evaluations of a jobset.
-    #[must_use]
     pub fn flake_source(&self) -> Option<&str> {
         let url = self.flake.as_deref()?;
         let revision = self.flake_revision()?;
@@ -209,7 +214,6 @@ impl Evaluation {
     }
 
     /// The revision that a flake's locked URL holds, in its path or as `rev`.
-    #[must_use]
     pub fn flake_revision(&self) -> Option<&str> {
         let url = self.flake.as_deref()?;
         let mut words = url.split(|c: char| !c.is_ascii_alphanumeric());
@@ -223,26 +227,19 @@ impl Evaluation {
 }
 
 impl Build {
-    #[must_use]
     pub fn is_finished(&self) -> bool {
         self.finished != 0
     }
 
-    #[must_use]
     pub fn succeeded(&self) -> bool {
         self.is_finished() && self.buildstatus == Some(0)
     }
 }
 
 impl Jobset {
-    /// Whether it is not being evaluated, and its last attempt did not fail.
-    #[must_use]
+    /// Whether it is neither being evaluated nor about to be.
     pub fn is_idle(&self) -> bool {
-        let failed = |error: &Option<String>| error.as_ref().is_some_and(|error| !error.is_empty());
-        self.starttime.is_none()
-            && self.errortime.is_none()
-            && !failed(&self.fetcherrormsg)
-            && !failed(&self.errormsg)
+        self.starttime.is_none() && self.triggertime.is_none()
     }
 }
 

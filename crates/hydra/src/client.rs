@@ -1,6 +1,6 @@
 //! The connection to one Hydra: signing in, following its redirects, reading its JSON.
 
-use crate::error::{HydraError, Unreached};
+use crate::error::{HydraError, Unreached, lacks_credentials};
 use crate::{Job, jobset_path, segment};
 use binary_cache::{CacheUrl, content_decoder};
 use http_client::{
@@ -40,8 +40,9 @@ pub struct Hydra {
     http: Http,
 }
 
-/// Hydra's errors as JSON.
+/// Hydra's errors as JSON. Those of other servers, such as attic, have more.
 #[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Refusal {
     error: String,
 }
@@ -52,31 +53,8 @@ impl fmt::Display for Hydra {
     }
 }
 
-/// How Hydra answered one request.
-enum Kind {
-    Success,
-    Redirect,
-    /// It wants a session.
-    MustSignIn,
-    Failure,
-}
-
-impl Kind {
-    fn of(response: &ApiResponse) -> Self {
-        match response.status {
-            200..=299 => Self::Success,
-            300..=399 => Self::Redirect,
-            403 if message(&response.body).is_some_and(|text| text.contains("sign in")) => {
-                Self::MustSignIn
-            }
-            _ => Self::Failure,
-        }
-    }
-}
-
 /// Signs in to `endpoint` if it is a Hydra that requires it. Returns the endpoint with the session; None
 /// if there is no session.
-#[must_use]
 pub fn sign_in(endpoint: &Endpoint, http: &Http) -> Option<Endpoint> {
     let mut hydra = Hydra::new(endpoint.clone(), http.clone());
     hydra.request("nix-cache-info").ok()?;
@@ -86,15 +64,15 @@ pub fn sign_in(endpoint: &Endpoint, http: &Http) -> Option<Endpoint> {
 }
 
 impl Hydra {
-    #[must_use]
     pub fn new(endpoint: Endpoint, http: Http) -> Self {
         Self { endpoint, http }
     }
 
-    /// The first of `caches` that is a Hydra: that has the jobset of `job`, or a queue if no job is
-    /// known.
+    /// The first of `caches` that is a Hydra and has the jobset of `job`, else the first that is one.
+    /// Without a job, the first that has a queue.
     pub fn find(caches: &[CacheUrl], job: Option<&Job>, http: &Http) -> Result<Self, HydraError> {
         let path = job.map_or_else(|| "api/queue?nr=1".to_string(), jobset_path);
+        let mut without_jobset = None;
         let mut unreached = Vec::new();
         for cache in caches {
             if cache.endpoint.base.scheme() == "file" {
@@ -102,7 +80,10 @@ impl Hydra {
             }
             let mut hydra = Self::new(cache.endpoint.clone(), http.clone());
             match hydra.get::<serde_json::Value>(&path) {
-                Ok(_) | Err(HydraError::Refused { .. }) => return Ok(hydra),
+                Ok(_) => return Ok(hydra),
+                Err(HydraError::Refused { .. }) => {
+                    without_jobset.get_or_insert(hydra);
+                }
                 Err(error @ (HydraError::Private { .. } | HydraError::SignIn { .. })) => {
                     return Err(error);
                 }
@@ -111,6 +92,9 @@ impl Hydra {
                 }
                 Err(_) => {}
             }
+        }
+        if let Some(hydra) = without_jobset {
+            return Ok(hydra);
         }
         // The only candidate: its error is the answer.
         if unreached.len() == 1
@@ -152,7 +136,6 @@ impl Hydra {
     }
 
     /// The URL of a page for people, such as `build/12`.
-    #[must_use]
     pub fn page(&self, path: &str) -> String {
         format!("{self}/{path}")
     }
@@ -178,22 +161,33 @@ impl Hydra {
     }
 
     /// The last lines of a build log; None if neither Hydra nor its log store has it.
-    #[must_use]
     pub fn log_tail(&self, derivation: &str, lines: usize) -> Option<Vec<String>> {
         let name = derivation.rsplit('/').next()?;
-        let path = format!("log/{}?tail={lines}", segment(name));
-        let url = self.endpoint.base.join(&path).ok()?;
         // A redirect to a log store, which gets no credentials, sends the whole log.
+        let log = self.open(&format!("log/{}?tail={lines}", segment(name)))?;
+        let end = tail_of(log).ok()?;
+        let end = String::from_utf8_lossy(&end);
+        let all: Vec<String> = end.lines().map(str::to_string).collect();
+        Some(all[all.len().saturating_sub(lines)..].to_vec())
+    }
+
+    /// The HTML of the page for people at `path`; None if there is none.
+    pub(crate) fn html(&self, path: &str) -> Option<String> {
+        let mut html = String::new();
+        self.open(path)?.read_to_string(&mut html).ok()?;
+        Some(html)
+    }
+
+    /// Opens `path` as a browser would.
+    fn open(&self, path: &str) -> Option<impl Read + use<>> {
+        let url = self.endpoint.base.join(path).ok()?;
         let body = self
             .http
             .get(&url, self.endpoint.credentials.as_ref(), Size::Large)
             .ok()?;
         let encoding = body.content_encoding().unwrap_or("identity").to_string();
         let text = content_decoder(Box::new(body), &encoding).ok()?;
-        let end = tail_of(text.take(MAX_ANSWER_SIZE)).ok()?;
-        let end = String::from_utf8_lossy(&end);
-        let all: Vec<String> = end.lines().map(str::to_string).collect();
-        Some(all[all.len().saturating_sub(lines)..].to_vec())
+        Some(text.take(MAX_ANSWER_SIZE))
     }
 
     /// Sends a request for `path`; follows redirects and signs in once if that is required.
@@ -203,14 +197,14 @@ impl Hydra {
         let mut has_signed_in = false;
         for _ in 0..=MAX_REDIRECTS {
             let response = self.send(path, &url)?;
-            match Kind::of(&response) {
-                Kind::Success => return Ok(response),
-                Kind::Redirect => url = self.redirect(path, &url, &response)?,
-                Kind::MustSignIn if !has_signed_in => {
+            match response.status {
+                200..=299 => return Ok(response),
+                300..=399 => url = self.redirect(path, &url, &response)?,
+                403 if !has_signed_in && must_sign_in(&response) => {
                     self.sign_in()?;
                     has_signed_in = true;
                 }
-                Kind::MustSignIn | Kind::Failure => return Err(self.failure(path, &response)),
+                _ => return Err(self.failure(path, &response)),
             }
         }
         Err(self.not_hydra(path, "it redirects too often"))
@@ -339,14 +333,8 @@ impl Hydra {
     }
 
     fn post_login(&self, json: &str, referer: &str) -> Result<ApiResponse, HydraError> {
-        let url = self
-            .endpoint
-            .base
-            .join("login")
-            .map_err(|_| HydraError::SignIn {
-                url: self.to_string(),
-                message: "its URL cannot be made".to_string(),
-            })?;
+        let url = self.endpoint.base.join("login");
+        let url = url.map_err(|_| self.not_hydra("login", "its URL cannot be made"))?;
         let credentials = self.endpoint.credentials.as_ref();
         let request = ApiRequest::Post { json, referer };
         let response = self
@@ -369,7 +357,12 @@ fn referer_in(refusal: &str) -> Option<String> {
 /// Whether a server with this error may be a Hydra: it is down, or behind a proxy that wants a
 /// password. Any other server has no such page.
 fn may_be_hydra(error: &HttpError) -> bool {
-    error.is_outage() || matches!(error, HttpError::Unauthorized(_) | HttpError::Status(407))
+    error.is_outage() || lacks_credentials(error)
+}
+
+/// Whether Hydra wants a session.
+fn must_sign_in(response: &ApiResponse) -> bool {
+    message(&response.body).is_some_and(|text| text.contains("sign in"))
 }
 
 /// The message of one of Hydra's errors; None if the answer is not one.

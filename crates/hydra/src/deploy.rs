@@ -3,7 +3,7 @@
 
 use crate::api::{Build, Evaluation, Jobset};
 use crate::build::{build_of, failed, outputs, wait_for_build};
-use crate::error::{DeployError, Finished, HydraError, NotFinished};
+use crate::error::{DeployError, Finished, HydraError};
 use crate::evaluation::{Target, of_input, wait_for_evaluation};
 use crate::wait::{Polling, Say, Wait};
 use crate::{Hydra, Job, jobset_path, segment};
@@ -44,13 +44,7 @@ pub fn deploy(
     if let Some(finished) = &finished {
         say(&finished.to_string());
     }
-    let build = wait_for_build(hydra, build, &mut wait, say).map_err(|error| match error {
-        DeployError::NotFinished(not_finished) => DeployError::NotFinished(NotFinished {
-            finished,
-            ..not_finished
-        }),
-        other => other,
-    })?;
+    let build = wait_for_build(hydra, build, finished, &mut wait, say)?;
     let page = hydra.page(&format!("build/{}", build.id));
     if build.system != target.system {
         return Err(DeployError::System {
@@ -92,20 +86,18 @@ fn finished_before(
 
 /// The newest successful build. Its revision is logged.
 fn latest(hydra: &mut Hydra, target: &Target, say: &mut Say) -> Result<Build, DeployError> {
-    let build = match latest_for(hydra, target.job, target.system) {
-        Err(HydraError::Refused { status: 404, .. }) => {
-            let never = || DeployError::NoLatest {
-                job: target.job.clone(),
-                system: target.system.to_string(),
-            };
-            let job = renamed(hydra, target.job).ok_or_else(never)?;
-            match latest_for(hydra, &job, target.system) {
-                Err(HydraError::Refused { status: 404, .. }) => return Err(never()),
-                other => other?,
-            }
-        }
-        other => other?,
+    let build = match latest_for(hydra, target.job, target.system)? {
+        Some(build) => Some(build),
+        // Hydra's redirect for a renamed jobset loses the system at the end of the path.
+        None => match renamed(hydra, target.job)? {
+            Some(job) => latest_for(hydra, &job, target.system)?,
+            None => None,
+        },
     };
+    let build = build.ok_or_else(|| DeployError::NoLatest {
+        job: target.job.clone(),
+        system: target.system.to_string(),
+    })?;
     // A build that nothing changed is part of many evaluations.
     if let Some(newest) = build.jobsetevals.iter().max() {
         let evaluation: Evaluation = hydra.get(&format!("eval/{newest}"))?;
@@ -118,23 +110,23 @@ fn latest(hydra: &mut Hydra, target: &Target, say: &mut Say) -> Result<Build, De
     Ok(build)
 }
 
-fn latest_for(hydra: &mut Hydra, job: &Job, system: &str) -> Result<Build, HydraError> {
-    hydra.get(&format!(
+fn latest_for(hydra: &mut Hydra, job: &Job, system: &str) -> Result<Option<Build>, HydraError> {
+    let path = format!(
         "job/{}/{}/{}/latest-for/{}",
         segment(&job.project),
         segment(&job.jobset),
         segment(&job.job),
         segment(system)
-    ))
+    );
+    match hydra.get(&path) {
+        Err(HydraError::Refused { status: 404, .. }) => Ok(None),
+        other => other.map(Some),
+    }
 }
 
-/// The job in the jobset's new name, if it was renamed: Hydra's redirect for a renamed jobset loses
-/// the system at the end of the path.
-fn renamed(hydra: &mut Hydra, job: &Job) -> Option<Job> {
-    let jobset: Jobset = hydra.get(&jobset_path(job)).ok()?;
-    let name = jobset.name.filter(|name| *name != job.jobset)?;
-    Some(Job {
-        jobset: name,
-        ..job.clone()
-    })
+/// The job in the jobset's new name, if it was renamed. An error if there is no such jobset.
+fn renamed(hydra: &mut Hydra, job: &Job) -> Result<Option<Job>, HydraError> {
+    let jobset: Jobset = hydra.get(&jobset_path(job))?;
+    let present = job.in_jobset(jobset.name.as_deref());
+    Ok((present != *job).then_some(present))
 }

@@ -1,15 +1,22 @@
 //! The evaluation that has a revision as an input, and waiting for it.
 
 use crate::api::{Evaluation, Evaluations, InputRevision, Jobset};
-use crate::error::{DeployError, Newest, NotEvaluated};
+use crate::error::{DeployError, Fetched, Newest, NotEvaluated};
 use crate::wait::{Say, Wait, since};
-use crate::{Hydra, HydraError, Job, Revision, jobset_path, segment};
+use crate::{Hydra, Job, Revision, jobset_path, segment};
+use std::collections::BTreeSet;
 
 /// Pages of evaluations that are searched for a revision: 20 evaluations each.
 const PAGES: u64 = 25;
 
-/// Evaluations that are looked at by their numbers, since Hydra lists none without new builds.
+/// The same where the newest evaluation will do as well: older ones have other inputs anyway.
+const RECENT_PAGES: u64 = 5;
+
+/// Evaluations that are looked at by their numbers at a time, since Hydra lists none without new builds.
 const UNLISTED: u64 = 100;
+
+/// Numbers in a row that no evaluation has, before the last one is taken to be reached.
+const MISSING: u64 = 3;
 
 /// Inputs for which Hydra is asked whether it has fetched a revision.
 const DIFFS: usize = 3;
@@ -27,7 +34,7 @@ pub struct Target<'a> {
 
 /// The result of a search for a revision.
 #[derive(Debug)]
-pub enum Search {
+enum Search {
     /// The newest evaluation that has it, and the one before on the same page that has it as well.
     Found(Evaluation, Option<Evaluation>),
     /// None of `looked_at` evaluations has it; the newest of them.
@@ -38,7 +45,7 @@ pub enum Search {
 }
 
 /// Searches the newest `pages` pages of evaluations for `revision`, which may be the beginning of one.
-pub fn find_evaluation(
+fn find_evaluation(
     hydra: &mut Hydra,
     job: &Job,
     revision: &str,
@@ -84,6 +91,27 @@ pub fn find_evaluation(
     Ok(Search::Missing { looked_at, newest })
 }
 
+/// The evaluation that has `revision`, else the newest one, with the number of those that were searched for
+/// the revision in vain.
+pub fn evaluation_at(
+    hydra: &mut Hydra,
+    job: &Job,
+    revision: Option<&str>,
+    input: Option<&str>,
+) -> Result<(Option<Evaluation>, Option<usize>), DeployError> {
+    let Some(revision) = revision else {
+        let path = format!("{}/evals?page=1", jobset_path(job));
+        let page: Evaluations = hydra.get(&path)?;
+        return Ok((page.evals.into_iter().next(), None));
+    };
+    Ok(
+        match find_evaluation(hydra, job, revision, input, RECENT_PAGES)? {
+            Search::Found(evaluation, _) => (Some(evaluation), None),
+            Search::Missing { looked_at, newest } => (newest, Some(looked_at)),
+        },
+    )
+}
+
 /// Checks that the newest evaluation has the input that the user names.
 fn check_input(input: Option<&str>, newest: Option<&Evaluation>) -> Result<(), DeployError> {
     match (input, newest) {
@@ -94,6 +122,42 @@ fn check_input(input: Option<&str>, newest: Option<&Evaluation>) -> Result<(), D
             })
         }
         _ => Ok(()),
+    }
+}
+
+/// What the looks for a revision have shown so far.
+#[derive(Debug, Default)]
+struct Looks {
+    /// How many evaluations the first searched, which reads all pages.
+    looked_at: Option<usize>,
+    /// When Hydra had last looked at the jobset, as of the first.
+    last_check: Option<u64>,
+    /// Whether Hydra had fetched the revision, as of the last.
+    fetched: Option<Fetched>,
+    /// Numbers of unlisted evaluations that are of another jobset or revision.
+    others: BTreeSet<u64>,
+}
+
+impl Looks {
+    /// Whether Hydra has fetched the revision, and will not evaluate it any more.
+    fn are_final(
+        &mut self,
+        hydra: &mut Hydra,
+        target: &Target,
+        jobset: &Jobset,
+        newest: Option<&Evaluation>,
+    ) -> bool {
+        // Another jobset of the same repository may have fetched it, so Hydra is to look at this one
+        // first.
+        let is_checked =
+            jobset.checkinterval == Some(0) || jobset.lastcheckedtime != self.last_check;
+        let fetched = newest
+            .filter(|_| is_checked && jobset.is_idle() && jobset.fetcherrormsg.is_none())
+            .and_then(|newest| has_fetched(hydra, target, newest));
+        // The second look is for an evaluation that ended between two requests.
+        let is_final = fetched.is_some() && self.fetched.is_some();
+        self.fetched = fetched;
+        is_final
     }
 }
 
@@ -110,22 +174,26 @@ pub(crate) fn wait_for_evaluation(
         input,
         ..
     } = *target;
-    let mut pages = PAGES;
-    let mut first_look = None;
-    let mut times_fetched = 0;
+    let mut looks = Looks::default();
     loop {
+        // A new evaluation appears on the first page.
+        let pages = if looks.looked_at.is_none() { PAGES } else { 1 };
         let found = wait.ask(say, || {
             find_evaluation(hydra, job, &revision.name, input, pages)
         })?;
-        let (looked_at, newest) = match found {
+        let (count, newest) = match found {
             Search::Found(evaluation, before) => return Ok((evaluation, before)),
             Search::Missing { looked_at, newest } => (looked_at, newest),
         };
-        // A new evaluation appears on the first page.
-        pages = 1;
-        let looked_at = *first_look.get_or_insert(looked_at);
+        let jobset: Jobset = wait.ask(say, || hydra.get(&jobset_path(job)))?;
+        let looked_at = *looks.looked_at.get_or_insert_with(|| {
+            looks.last_check = jobset.lastcheckedtime;
+            count
+        });
+        let job = &job.in_jobset(jobset.name.as_deref());
         if let Some(newest) = &newest
-            && let Some(unlisted) = find_unlisted(hydra, newest, &revision.name)
+            && let Some(unlisted) =
+                find_unlisted(hydra, job, newest, &revision.name, &mut looks.others)
         {
             say(&format!(
                 "Evaluation {unlisted} has revision {} and brought no new builds: it built the same as \
@@ -135,15 +203,9 @@ pub(crate) fn wait_for_evaluation(
             ));
             return Ok((newest.clone(), None));
         }
-        let jobset: Jobset = wait.ask(say, || hydra.get(&jobset_path(job)))?;
-        // Hydra fetches before it evaluates, so what it has fetched while it is idle is evaluated. The
-        // second look is for an evaluation that ended between two requests.
-        let newest = newest.as_ref();
-        let is_fetched = jobset.is_idle()
-            && newest.is_some_and(|newest| has_fetched(hydra, newest, revision, input));
-        times_fetched = if is_fetched { times_fetched + 1 } else { 0 };
-        let may_wait = jobset.enabled != Some(0) && times_fetched < 2;
-        if may_wait
+        let is_final = looks.are_final(hydra, target, &jobset, newest.as_ref());
+        if jobset.enabled != Some(0)
+            && !is_final
             && wait.pause(say, || {
                 let short = short(&revision.name);
                 format!(
@@ -154,10 +216,7 @@ pub(crate) fn wait_for_evaluation(
         {
             continue;
         }
-        let fetch_error = jobset
-            .fetcherrormsg
-            .clone()
-            .filter(|error| !error.is_empty());
+        let fetch_error = jobset.fetcherrormsg.clone();
         let error = fetch_error.or_else(|| evaluation_error(hydra, job, None));
         return Err(DeployError::NotEvaluated(Box::new(NotEvaluated {
             revision: revision.clone(),
@@ -165,81 +224,116 @@ pub(crate) fn wait_for_evaluation(
             job: job.clone(),
             input: input.map(str::to_string),
             looked_at,
-            newest: newest.map(Newest::of),
+            newest: newest.as_ref().map(Newest::of),
             waited: wait.waited(),
             doing: in_words(&jobset),
             disabled: jobset.enabled == Some(0),
-            fetched: is_fetched,
+            fetched: looks.fetched,
             error: error.map(|error| excerpt(&error)),
         })));
     }
 }
 
-/// Looks for an evaluation of the same flake as `newest`, with `revision`, among those after `newest`
-/// that Hydra does not list because they brought no new builds. Returns its number.
+/// Looks for an evaluation of the job's jobset with `revision` among those after `newest` that Hydra
+/// does not list because they brought no new builds. Returns its number. Only those of flakes have a
+/// revision. `others` are passed over, and added to.
 ///
-/// The numbers are one sequence for all jobsets of a Hydra, with gaps.
-fn find_unlisted(hydra: &mut Hydra, newest: &Evaluation, revision: &str) -> Option<u64> {
+/// The numbers are one sequence for all jobsets of a Hydra. One that is missing may appear later.
+fn find_unlisted(
+    hydra: &mut Hydra,
+    job: &Job,
+    newest: &Evaluation,
+    revision: &str,
+    others: &mut BTreeSet<u64>,
+) -> Option<u64> {
     let flake = newest.flake_source()?;
+    let mut asked = 0;
     let mut missing = 0;
-    for number in newest.id + 1..=newest.id + UNLISTED {
-        let evaluation: Evaluation = match hydra.get(&format!("eval/{number}")) {
-            Ok(evaluation) => evaluation,
-            Err(_) if missing == 3 => return None,
-            Err(_) => {
-                missing += 1;
-                continue;
-            }
+    for number in newest.id + 1.. {
+        if others.contains(&number) {
+            missing = 0;
+            continue;
+        }
+        if asked == UNLISTED || missing > MISSING {
+            break;
+        }
+        asked += 1;
+        let page = format!("eval/{number}");
+        let Ok(evaluation) = hydra.get::<Evaluation>(&page) else {
+            missing += 1;
+            continue;
         };
         missing = 0;
-        let is_same = evaluation.flake_source() == Some(flake);
-        if is_same && evaluation.flake_revision()?.starts_with(revision) {
+        let has_revision = evaluation.flake_source() == Some(flake)
+            && evaluation
+                .flake_revision()
+                .is_some_and(|found| found.starts_with(revision));
+        if has_revision && evaluation.hasnewbuilds != Some(0) {
+            // It came about since the list was read, and is in the next.
+            return None;
+        }
+        // Another jobset may have the same flake. Only the page for people names the jobset.
+        let link = format!("/{}\"", jobset_path(job));
+        if has_revision && hydra.html(&page).is_some_and(|page| page.contains(&link)) {
             return Some(number);
         }
+        others.insert(number);
     }
     None
 }
 
-/// Whether Hydra has fetched `revision` for an input, though no evaluation has it: it brought no new
-/// builds. Source: `scmdiff` of Hydra's `Controller/API.pm`, whose answer is blank for a revision
-/// that Hydra does not have.
-fn has_fetched(
-    hydra: &mut Hydra,
-    newest: &Evaluation,
-    revision: &Revision,
-    input: Option<&str>,
-) -> bool {
-    let mut diffs = newest
+/// Whether Hydra has fetched `revision` for an input and evaluated what it fetched, though no evaluation
+/// that it lists has it.
+fn has_fetched(hydra: &mut Hydra, target: &Target, newest: &Evaluation) -> Option<Fetched> {
+    if evaluation_error(hydra, target.job, None).is_some() {
+        return None;
+    }
+    newest
         .inputs
         .iter()
-        .filter(|(name, _)| input.is_none_or(|input| input == name.as_str()))
+        .filter(|(name, _)| target.input.is_none_or(|input| input == name.as_str()))
         .filter(|(_, input)| input.kind == "git")
         .filter_map(|(_, input)| input.uri.as_deref().zip(input.revision.as_deref()))
         .take(DIFFS)
-        .map(|(uri, known)| -> Result<String, HydraError> {
-            hydra.text(&format!(
+        .find_map(|(uri, known)| {
+            let path = format!(
                 "api/scmdiff?type=git&branch=&uri={}&rev1={}&rev2={}",
                 segment(uri),
                 segment(known),
-                segment(&revision.name)
-            ))
-        });
-    diffs.any(|diff| diff.is_ok_and(|diff| !diff.trim().is_empty()))
+                segment(&target.revision.name)
+            );
+            Fetched::of(&hydra.text(&path).ok()?)
+        })
+}
+
+impl Fetched {
+    /// Reads the answer of `scmdiff` of Hydra's `Controller/API.pm`: the commits between the newest
+    /// evaluation's revision and another, and the difference of their files. It is blank for a
+    /// revision that Hydra does not have.
+    fn of(diff: &str) -> Option<Self> {
+        match diff.trim_start() {
+            "" => None,
+            text if text.starts_with("commit ") => Some(Self::After),
+            _ => Some(Self::Before),
+        }
+    }
 }
 
 /// What Hydra does about a jobset at the moment.
 fn in_words(jobset: &Jobset) -> String {
-    let fetch_error = jobset
-        .fetcherrormsg
-        .as_ref()
-        .filter(|error| !error.is_empty());
-    match (jobset.starttime, jobset.lastcheckedtime) {
-        (Some(start), _) => format!("Hydra is evaluating for {}", since(start)),
-        (None, _) if fetch_error.is_some() => "Hydra cannot fetch an input".to_string(),
-        (None, Some(checked)) => {
-            format!("Hydra last looked at the jobset {} ago", since(checked))
-        }
-        (None, None) => "Hydra has never looked at the jobset".to_string(),
+    if let Some(start) = jobset.starttime {
+        format!("Hydra is evaluating for {}", since(start))
+    } else if jobset.fetcherrormsg.is_some() {
+        "Hydra cannot fetch an input".to_string()
+    } else if let Some(triggered) = jobset.triggertime {
+        format!(
+            "Hydra was told to evaluate the jobset {} ago",
+            since(triggered)
+        )
+    } else if let Some(checked) = jobset.lastcheckedtime {
+        format!("Hydra last looked at the jobset {} ago", since(checked))
+    } else {
+        "Hydra has never looked at the jobset".to_string()
     }
 }
 
@@ -250,24 +344,21 @@ pub(crate) fn evaluation_error(hydra: &mut Hydra, job: &Job, of: Option<&str>) -
     job_error(&jobset.errormsg?, of)
 }
 
-/// The error about `job` in a jobset's errors; about the whole, or else the first, if none is named.
-/// Format: `hydra-eval-jobset` writes `in job ‘name’:` or `at top-level:` before each.
+/// The error about `job` in a jobset's errors, or about the whole if none is named.
+/// Format: `hydra-eval-jobset` writes `in job ‘name’:` or `at top-level:` before each error of an
+/// evaluation, and nothing before the error of an evaluation that did not come about.
 fn job_error(errors: &str, job: Option<&str>) -> Option<String> {
+    const JOB: &str = "in job ‘";
+    const TOP: &str = "at top-level:";
     let errors = errors.trim();
-    if errors.is_empty() {
-        return None;
-    }
-    let heading = job.map_or_else(
-        || "at top-level:".to_string(),
-        |job| format!("in job ‘{job}’:"),
-    );
-    let start = match (errors.find(&heading), job) {
-        (Some(start), _) => start + heading.len(),
-        (None, Some(_)) => return None,
-        (None, None) => 0,
+    let heading = job.map_or_else(|| TOP.to_string(), |job| format!("{JOB}{job}’:"));
+    let start = match errors.find(&heading) {
+        Some(start) => start + heading.len(),
+        None if job.is_some() || errors.is_empty() || errors.starts_with(JOB) => return None,
+        None => 0,
     };
     let rest = &errors[start..];
-    let next = ["\n\nin job ‘", "\n\nat top-level:"];
+    let next = [JOB, TOP].map(|heading| format!("\n\n{heading}"));
     let end = next.iter().filter_map(|heading| rest.find(heading)).min();
     Some(rest[..end.unwrap_or(rest.len())].trim().to_string())
 }
@@ -280,7 +371,6 @@ pub(crate) fn excerpt(error: &str) -> String {
 }
 
 /// The first digits of a revision, as people write it.
-#[must_use]
 pub fn short(revision: &str) -> &str {
     revision.get(..12).unwrap_or(revision)
 }
@@ -313,6 +403,12 @@ mod tests {
             job_error("at top-level:\nerror: x\n\n", None).as_deref(),
             Some("error: x")
         );
+        assert_eq!(
+            job_error("nix-eval-jobs returned exit code 1:\nerror: x\n", None).as_deref(),
+            Some("nix-eval-jobs returned exit code 1:\nerror: x")
+        );
+        // The others were evaluated.
+        assert_eq!(job_error("in job ‘a’:\nerror: one\n\n", None), None);
         assert_eq!(job_error("\n", None), None);
     }
 }

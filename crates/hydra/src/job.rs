@@ -19,6 +19,16 @@ pub struct Job {
     pub job: String,
 }
 
+impl Job {
+    /// The job of the same name in another jobset of the project, if one is named.
+    pub(crate) fn in_jobset(&self, name: Option<&str>) -> Self {
+        Self {
+            jobset: name.unwrap_or(&self.jobset).to_string(),
+            ..self.clone()
+        }
+    }
+}
+
 impl FromStr for Job {
     type Err = ();
 
