@@ -40,6 +40,17 @@ pub struct Previous {
     pub likely: Vec<StorePath>,
 }
 
+impl Previous {
+    /// Paths of which nothing is known but that they are probably needed again.
+    #[must_use]
+    pub fn likely(paths: Vec<StorePath>) -> Self {
+        Self {
+            likely: paths,
+            ..Self::default()
+        }
+    }
+}
+
 impl Miss {
     /// Whether every cache says that it does not have the path.
     #[must_use]
