@@ -26,7 +26,6 @@ pub struct Build<'a> {
 impl Build<'_> {
     /// What no builder may see: the credentials that the platform and the user give the build, and the
     /// layers.
-    #[must_use]
     pub fn hidden_from_builders(&self) -> Vec<PathBuf> {
         let given = ["CNB_PLATFORM_DIR", "SERVICE_BINDING_ROOT", "NIX_NETRC_FILE"];
         let given = given.into_iter().filter_map(std::env::var_os);

@@ -95,8 +95,7 @@ pub fn deploy(
     launch::hook::run(hooks, build.layers_dir, build.app_dir)?;
     let programs = &closure.contents.programs;
     let mut launch = launch::launch(procfile, &resolved.roots, programs, build.layers_dir)?;
-    let revision = revision::find(build.config.hydra.revision.as_ref(), build.app_dir).ok();
-    let revision = revision.filter(|revision| revision.name != "latest");
+    let revision = revision::known(build.config.hydra.revision.as_ref(), build.app_dir);
     launch.labels = labels(&resolved, revision.as_ref());
     if !closure.changes.is_empty() {
         print::bullet("Changes since the previous image");
@@ -143,7 +142,7 @@ fn fill_or_build(
     resolved: &mut Resolved,
     machine: Machine,
     hydra: Option<&Hydra>,
-) -> Result<(ClosureLayer, bool), Failure> {
+) -> Result<(ClosureLayer, bool), BuildpackError> {
     let fill = |resolved: &Resolved, caches: &[CacheUrl]| {
         let target = Target {
             roots: &resolved.roots,
@@ -155,7 +154,7 @@ fn fill_or_build(
         })
     };
     match from_caches(build, resolved, hydra, fill) {
-        Err(Failure::Closure(ClosureLayerError::Miss { misses, unusable })) => {
+        Err(BuildpackError::ClosureLayer(ClosureLayerError::Miss { misses, unusable })) => {
             match resolve::realise(build, resolved, &misses)? {
                 Some(cache) => {
                     print::bullet("Closure with what was built here");
@@ -175,7 +174,7 @@ pub(crate) fn from_caches<T>(
     resolved: &mut Resolved,
     hydra: Option<&Hydra>,
     take: impl Fn(&Resolved, &[CacheUrl]) -> Result<T, ClosureLayerError>,
-) -> Result<T, Failure> {
+) -> Result<T, BuildpackError> {
     let mut caches = build.config.caches.clone();
     // It may have signed in meanwhile.
     if let Some(hydra) = hydra {
@@ -204,24 +203,6 @@ pub(crate) fn open(build: &Build, caches: &[CacheUrl]) -> Caches {
     )
 }
 
-/// Why there is no closure: a miss is explained, the others say all there is to say.
-pub(crate) enum Failure {
-    Resolve(ResolveError),
-    Closure(ClosureLayerError),
-}
-
-impl From<ResolveError> for Failure {
-    fn from(error: ResolveError) -> Self {
-        Self::Resolve(error)
-    }
-}
-
-impl From<ClosureLayerError> for Failure {
-    fn from(error: ClosureLayerError) -> Self {
-        Self::Closure(error)
-    }
-}
-
 /// Compares `root` with what Hydra has or, where no binary cache has it and there is no Hydra, with what
 /// the caches and the previous image have. Nothing where it was not evaluated here.
 fn examine(
@@ -244,9 +225,9 @@ fn examine(
     let evaluated = doctor::Evaluated {
         store,
         root,
-        source: &source.path,
-        source_files: source.files,
-        system: resolve::system(build.arch)?,
+        source: &source,
+        expression,
+        system: &resolve::system(build.arch)?,
         is_missing,
         before: before.as_ref(),
     };
@@ -270,14 +251,7 @@ fn examine(
         }
         open(build, &urls)
     };
-    let diagnosis = doctor::diagnose(
-        &evaluated,
-        expression,
-        build.config,
-        build.app_dir,
-        hydra,
-        open_caches,
-    );
+    let diagnosis = doctor::diagnose(&evaluated, build.config, hydra, open_caches);
     timer.done();
     Ok(Some(diagnosis))
 }
@@ -326,17 +300,18 @@ fn report(
     Ok(())
 }
 
-/// Adds to a failed closure why its root is missing, where that can be found out.
+/// Adds to a miss why the root is missing, where that can be found out. Other errors say all there is to say.
 pub(crate) fn explain(
-    failure: Failure,
+    error: BuildpackError,
     build: &Build,
     resolved: &Resolved,
     hydra: Option<&mut Hydra>,
 ) -> BuildpackError {
-    let (misses, unusable) = match failure {
-        Failure::Closure(ClosureLayerError::Miss { misses, unusable }) => (misses, unusable),
-        Failure::Closure(error) => return error.into(),
-        Failure::Resolve(error) => return error.into(),
+    let (misses, unusable) = match error {
+        BuildpackError::ClosureLayer(ClosureLayerError::Miss { misses, unusable }) => {
+            (misses, unusable)
+        }
+        other => return other,
     };
     for named in &build.config.not_asked {
         log::warning(&format!(

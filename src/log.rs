@@ -4,10 +4,12 @@ use bullet_stream::global::print;
 use closure::relocate::blocker::{Blocker, BlockerReason, NotRelocatable};
 use nix_derivation::StorePath;
 pub(crate) use nix_hydra_start::closure::bytes;
+use words::count;
 
 /// The line for a closure that was relocated.
 pub(crate) fn relocated(files: usize, references: usize) -> String {
-    format!("Relocated: {}", extent(files, references))
+    let (references, files) = (count(references, "reference"), count(files, "file"));
+    format!("Relocated: {references} in {files}")
 }
 
 /// The line for one that would be run by PRoot, and that could be relocated.
@@ -18,7 +20,7 @@ pub(crate) const RELOCATABLE: &str =
 pub(crate) fn not_relocatable(reason: &NotRelocatable) -> String {
     let why = match reason {
         NotRelocatable::DirectoryTooLong(..) => "the layer's directory has too long a name".into(),
-        NotRelocatable::SamePlace(_) => "two store paths would have the same place".into(),
+        NotRelocatable::SamePlace(..) => "two store paths would have the same place".into(),
         NotRelocatable::Blockers(blockers) => match blockers.as_slice() {
             [] => return String::new(),
             [only] => blocker(only),
@@ -26,15 +28,6 @@ pub(crate) fn not_relocatable(reason: &NotRelocatable) -> String {
         },
     };
     format!("Needs an engine, since it cannot be relocated: {why}")
-}
-
-fn extent(files: usize, references: usize) -> String {
-    let count = |count, noun| match count {
-        1 => format!("1 {noun}"),
-        count => format!("{count} {noun}s"),
-    };
-    let (references, files) = (count(references, "reference"), count(files, "file"));
-    format!("{references} in {files}")
 }
 
 /// A file that prevents a relocation, and why.
@@ -162,7 +155,7 @@ mod tests {
             BlockerReason::Checksum("lib/a.so".into()),
             BlockerReason::Checksums,
             BlockerReason::TooMany,
-            BlockerReason::Unfound(path.parse().unwrap()),
+            BlockerReason::Unfound(path.into()),
             BlockerReason::Format("SQLite database".into()),
             BlockerReason::UnknownFormat("ff45584500616263".into()),
             BlockerReason::Sealed("git pack".into()),

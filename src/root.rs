@@ -12,7 +12,6 @@ pub struct Root {
 
 impl Root {
     /// A root of which nothing but its path is known.
-    #[must_use]
     pub fn from_path(path: StorePath) -> Self {
         Self {
             path,

@@ -16,7 +16,7 @@ use nix_runner::archive::ArchiveError;
 use nix_runner::archive::{Target, unpack_release};
 use nix_runner::programs::{self, Programs};
 use nix_runner::supply::Supply;
-use nix_runner::{Nix, Substituters};
+use nix_runner::{AccessTokens, Nix, Substituters};
 use platform::bench::{Options, Takes};
 use platform::fixtures::{self, Fixtures};
 use std::fmt::Write as _;
@@ -147,7 +147,8 @@ fn kept(fixtures: &Fixtures, work: &Path) -> Result<PathBuf> {
     let url = format!("file://{}", cache.path().display());
     let url = url.parse().map_err(text)?;
     let trust = trust(fixtures).context("the key of the fixtures")?;
-    let substituters = Substituters::new(vec![url], trust, Netrc::default());
+    let substituters =
+        Substituters::new(vec![url], trust, Netrc::default(), AccessTokens::default());
     let supply = Supply::new(substituters).map_err(text)?;
     let kept = work.join("nix");
     programs::fetch(&kept, &fixtures.nix.parse().map_err(text)?, &supply).map_err(text)?;

@@ -22,7 +22,6 @@ impl Report {
     pub const SIZE: usize = 8;
 
     /// The message as it is written.
-    #[must_use]
     pub fn to_bytes(self) -> [u8; Self::SIZE] {
         let (kind, number): (u64, i32) = match self {
             Self::Hidden => (0, 0),
@@ -36,7 +35,6 @@ impl Report {
     }
 
     /// The message that was written so.
-    #[must_use]
     pub fn from_bytes(bytes: [u8; Self::SIZE]) -> Option<Self> {
         let message = u64::from_ne_bytes(bytes);
         let number = u32::try_from(message & u64::from(u32::MAX))

@@ -28,14 +28,18 @@ const MAX_ERROR: isize = 4095;
 /// The size of the kernel's set of signals in bytes.
 const SIGNAL_SET_SIZE: usize = 8;
 
-/// Makes a system call with up to four arguments. Returns its result or the number of its error.
+/// Makes a system call with these arguments, and zeros after them. Returns its result or the number of its
+/// error.
 ///
 /// Addresses among them are given with `expose_provenance`, so that the compiler knows that the kernel
 /// may read and write there.
 ///
 /// # Safety
 /// As that call demands.
-unsafe fn call(number: c_long, a: usize, b: usize, c: usize, d: usize) -> Result<usize, i32> {
+unsafe fn call<const N: usize>(number: c_long, arguments: [usize; N]) -> Result<usize, i32> {
+    const { assert!(N <= 4, "no call here has more") };
+    let argument = |at: usize| arguments.get(at).copied().unwrap_or_default();
+    let (a, b, c, d) = (argument(0), argument(1), argument(2), argument(3));
     let number = isize::try_from(number).unwrap_or_default();
     let result: isize;
     #[cfg(target_arch = "x86_64")]
@@ -156,10 +160,11 @@ impl Process {
         let result = unsafe {
             call(
                 libc::SYS_execve,
-                file.as_ptr().expose_provenance(),
-                self.words.add(first).expose_provenance(),
-                self.environment.expose_provenance(),
-                0,
+                [
+                    file.as_ptr().expose_provenance(),
+                    self.words.add(first).expose_provenance(),
+                    self.environment.expose_provenance(),
+                ],
             )
         };
         result.err().unwrap_or_default()
@@ -218,7 +223,7 @@ impl PathBuffer {
 pub(crate) fn exit(status: i32) -> ! {
     loop {
         // SAFETY: it touches no memory.
-        let _ = unsafe { call(libc::SYS_exit_group, register(status), 0, 0, 0) };
+        let _ = unsafe { call(libc::SYS_exit_group, [register(status)]) };
     }
 }
 
@@ -227,10 +232,11 @@ pub(crate) fn write(to: i32, bytes: &[u8]) {
     let _ = unsafe {
         call(
             libc::SYS_write,
-            register(to),
-            bytes.as_ptr().expose_provenance(),
-            bytes.len(),
-            0,
+            [
+                register(to),
+                bytes.as_ptr().expose_provenance(),
+                bytes.len(),
+            ],
         )
     };
 }
@@ -240,10 +246,11 @@ pub(crate) fn close_on_execute(fd: i32) {
     let _ = unsafe {
         call(
             libc::SYS_fcntl,
-            register(fd),
-            register(libc::F_SETFD),
-            register(libc::FD_CLOEXEC),
-            0,
+            [
+                register(fd),
+                register(libc::F_SETFD),
+                register(libc::FD_CLOEXEC),
+            ],
         )
     };
 }
@@ -255,10 +262,12 @@ pub(crate) fn is_there(path: &CStr) -> bool {
     let answer = unsafe {
         call(
             libc::SYS_newfstatat,
-            register(libc::AT_FDCWD),
-            path.as_ptr().expose_provenance(),
-            status.as_mut_ptr().expose_provenance(),
-            register(libc::AT_SYMLINK_NOFOLLOW),
+            [
+                register(libc::AT_FDCWD),
+                path.as_ptr().expose_provenance(),
+                status.as_mut_ptr().expose_provenance(),
+                register(libc::AT_SYMLINK_NOFOLLOW),
+            ],
         )
     };
     answer.is_ok()
@@ -272,15 +281,16 @@ pub(crate) fn is_elf(path: &CStr) -> bool {
     unsafe {
         let file = call(
             libc::SYS_openat,
-            register(libc::AT_FDCWD),
-            path.as_ptr().expose_provenance(),
-            register(libc::O_RDONLY | libc::O_CLOEXEC),
-            0,
+            [
+                register(libc::AT_FDCWD),
+                path.as_ptr().expose_provenance(),
+                register(libc::O_RDONLY | libc::O_CLOEXEC),
+            ],
         );
         let Ok(file) = file else { return false };
         let place = start.as_mut_ptr().expose_provenance();
-        let _ = call(libc::SYS_read, file, place, start.len(), 0);
-        let _ = call(libc::SYS_close, file, 0, 0, 0);
+        let _ = call(libc::SYS_read, [file, place, start.len()]);
+        let _ = call(libc::SYS_close, [file]);
     }
     is_same(&start, MAGIC)
 }
@@ -309,10 +319,12 @@ fn set_mask(set: u64) -> u64 {
     let _ = unsafe {
         call(
             libc::SYS_rt_sigprocmask,
-            register(libc::SIG_SETMASK),
-            ptr::from_ref(&set).expose_provenance(),
-            ptr::from_mut(&mut before).expose_provenance(),
-            SIGNAL_SET_SIZE,
+            [
+                register(libc::SIG_SETMASK),
+                ptr::from_ref(&set).expose_provenance(),
+                ptr::from_mut(&mut before).expose_provenance(),
+                SIGNAL_SET_SIZE,
+            ],
         )
     };
     before
@@ -321,13 +333,13 @@ fn set_mask(set: u64) -> u64 {
 /// Puts this process into a process group of its own.
 pub(crate) fn lead_group() {
     // SAFETY: it touches no memory.
-    let _ = unsafe { call(libc::SYS_setpgid, 0, 0, 0, 0) };
+    let _ = unsafe { call(libc::SYS_setpgid, []) };
 }
 
 /// This process's id.
 pub(crate) fn pid() -> i32 {
     // SAFETY: it touches no memory.
-    let pid = unsafe { call(libc::SYS_getpid, 0, 0, 0, 0) };
+    let pid = unsafe { call(libc::SYS_getpid, []) };
     pid.ok()
         .and_then(|pid| i32::try_from(pid).ok())
         .unwrap_or_default()
@@ -339,12 +351,9 @@ pub(crate) fn become_standard_error(fd: i32) {
     unsafe {
         let _ = call(
             libc::SYS_dup3,
-            register(fd),
-            register(libc::STDERR_FILENO),
-            0,
-            0,
+            [register(fd), register(libc::STDERR_FILENO)],
         );
-        let _ = call(libc::SYS_close, register(fd), 0, 0, 0);
+        let _ = call(libc::SYS_close, [register(fd)]);
     }
 }
 
@@ -360,10 +369,11 @@ pub(crate) fn install_filter(program: &[libc::sock_filter]) {
     let _ = unsafe {
         call(
             libc::SYS_prctl,
-            register(libc::PR_SET_SECCOMP),
-            usize::try_from(libc::SECCOMP_MODE_FILTER).unwrap_or_default(),
-            ptr::from_ref(&program).expose_provenance(),
-            0,
+            [
+                register(libc::PR_SET_SECCOMP),
+                usize::try_from(libc::SECCOMP_MODE_FILTER).unwrap_or_default(),
+                ptr::from_ref(&program).expose_provenance(),
+            ],
         )
     };
 }
@@ -374,21 +384,22 @@ pub(crate) fn take_terminal() {
     unsafe {
         let terminal = call(
             libc::SYS_openat,
-            register(libc::AT_FDCWD),
-            c"/dev/tty".as_ptr().expose_provenance(),
-            register(libc::O_RDWR | libc::O_CLOEXEC),
-            0,
+            [
+                register(libc::AT_FDCWD),
+                c"/dev/tty".as_ptr().expose_provenance(),
+                register(libc::O_RDWR | libc::O_CLOEXEC),
+            ],
         );
-        let group =
-            call(libc::SYS_getpgid, 0, 0, 0, 0).map(|group| i32::try_from(group).unwrap_or(0));
+        let group = call(libc::SYS_getpgid, []).map(|group| i32::try_from(group).unwrap_or(0));
         if let (Ok(terminal), Ok(group)) = (terminal, group) {
             let group = ptr::from_ref(&group).expose_provenance();
             let _ = call(
                 libc::SYS_ioctl,
-                terminal,
-                usize::try_from(libc::TIOCSPGRP).unwrap_or_default(),
-                group,
-                0,
+                [
+                    terminal,
+                    usize::try_from(libc::TIOCSPGRP).unwrap_or_default(),
+                    group,
+                ],
             );
         }
     }

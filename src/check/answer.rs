@@ -106,7 +106,7 @@ impl Answer {
 
 impl Found {
     fn text(&self) -> String {
-        let names: Vec<String> = self.roots().map(|root| root.name().to_string()).collect();
+        let names: Vec<&str> = self.roots().map(StorePath::name).collect();
         let mut text = format!(
             "Hit: the binary caches have {} and all that {}.\n\n",
             list(&names),

@@ -35,7 +35,6 @@ pub const NAME: &str = "check";
 const LAYERS_DIR: &str = "/layers/nix_hydra";
 
 /// Runs the command with these words after its name.
-#[must_use]
 pub fn main(words: &[OsString]) -> ExitCode {
     let arguments = match Arguments::parse(words) {
         Ok(Some(arguments)) => arguments,
@@ -72,10 +71,12 @@ fn ask(arguments: &Arguments) -> Answer {
         Err(error) => return Answer::Failure(Failure::of_settings(&error)),
     };
     deploy::warn_of_ineffective_settings(settings.names());
-    settings
-        .warnings()
-        .iter()
-        .for_each(|text| log::warning(text));
+    if settings.is_part {
+        log::warning(
+            "project.toml includes or excludes files, which this check does not: check a clean checkout. \
+             Files that git does not have are named below, as a deploy would name them.",
+        );
+    }
     let prepared = match prepare(|name| settings.get(name), &arguments.directory) {
         Ok(prepared) => prepared,
         Err(error) => return Answer::Failure(Failure::of(error)),
@@ -109,7 +110,7 @@ fn look(arguments: &Arguments, prepared: Prepared) -> Result<Found, BuildpackErr
         arch: &arguments.arch,
         config: &config,
         http: &http,
-        open_nix_store: &|| NixStoreLayer::at(kept.path()).map_err(|error| error.to_string()),
+        open_nix_store: &|| NixStoreLayer::at(&kept.path).map_err(|error| error.to_string()),
     };
     let mut resolved = resolve::resolve(&build, hydra.as_mut())?;
     let found = deploy::from_caches(&build, &mut resolved, hydra.as_ref(), |resolved, caches| {
@@ -118,7 +119,7 @@ fn look(arguments: &Arguments, prepared: Prepared) -> Result<Found, BuildpackErr
         })
     });
     let (closure, caches) =
-        found.map_err(|failure| deploy::explain(failure, &build, &resolved, hydra.as_mut()))?;
+        found.map_err(|error| deploy::explain(error, &build, &resolved, hydra.as_mut()))?;
     deploy::compare_if_asked(&build, &resolved, hydra.as_mut());
     let main_program = resolved.roots.first();
     Ok(Found {
@@ -179,9 +180,5 @@ impl Kept {
             _lock: None,
             _temporary: temporary,
         }
-    }
-
-    fn path(&self) -> &Path {
-        &self.path
     }
 }

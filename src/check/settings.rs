@@ -16,14 +16,13 @@ const MAX_PROJECT: u64 = 1 << 20;
 /// Variables of Nix's own that a laptop has for its Nix, and no build image has.
 const OF_THE_MACHINE: [&str; 2] = ["NIX_PATH", "NIX_CONFIG"];
 
-/// Variables by name: an option of the command, then the environment, then `project.toml`.
+/// Variables by name: an option of the command comes before the environment, and that before
+/// `project.toml`.
 #[derive(Debug)]
 pub(super) struct Settings {
-    options: BTreeMap<String, String>,
-    environment: BTreeMap<String, String>,
-    project: BTreeMap<String, String>,
+    variables: BTreeMap<String, String>,
     /// Whether `project.toml` has platforms leave files out.
-    is_part: bool,
+    pub is_part: bool,
 }
 
 /// `project.toml` cannot be read; the reason.
@@ -77,47 +76,28 @@ impl Settings {
         let project = Project::read(&arguments.directory)?;
         let (new, old) = (project.io.buildpacks, project.build);
         let patterns = [&new.include, &new.exclude, &old.include, &old.exclude];
-        let variables = old.env.into_iter().chain(new.build.env);
+        let of_project = old.env.into_iter().chain(new.build.env);
+        let of_project = of_project.map(|variable| (variable.name, variable.value));
         Ok(Self {
-            options: arguments.env.iter().cloned().collect(),
-            environment: environment.collect(),
             is_part: patterns.into_iter().any(|patterns| !patterns.is_empty()),
-            project: variables
-                .map(|variable| (variable.name, variable.value))
+            variables: of_project
+                .chain(environment)
+                .chain(arguments.env.iter().cloned())
                 .collect(),
         })
     }
 
-    fn all(&self) -> [&BTreeMap<String, String>; 3] {
-        [&self.options, &self.environment, &self.project]
-    }
-
     pub(super) fn get(&self, name: &str) -> Option<String> {
-        self.all()
-            .into_iter()
-            .find_map(|from| from.get(name))
-            .cloned()
+        self.variables.get(name).cloned()
     }
 
     /// The names of those that are not empty.
-    pub(super) fn names(&self) -> Vec<String> {
-        let mut names: Vec<String> = self
-            .all()
-            .into_iter()
-            .flatten()
-            .filter(|(_, value)| !value.trim().is_empty())
-            .map(|(name, _)| name.clone())
-            .collect();
-        names.sort();
-        names.dedup();
-        names
-    }
-
-    /// How a build may differ for another reason than its settings.
-    pub(super) fn warnings(&self) -> Vec<String> {
-        let part = "project.toml includes or excludes files, which this check does not: check a clean \
-                    checkout. Files that git does not have are named below, as a deploy would name them.";
-        self.is_part.then(|| part.to_string()).into_iter().collect()
+    pub(super) fn names(&self) -> impl Iterator<Item = String> {
+        let set = self
+            .variables
+            .iter()
+            .filter(|(_, value)| !value.trim().is_empty());
+        set.map(|(name, _)| name.clone())
     }
 }
 
@@ -159,15 +139,15 @@ mod tests {
         let found = settings(both, &[("NIX_TARGET", "worker")]).unwrap();
         assert_eq!(found.get("NIX_FILE").as_deref(), Some("new.nix"));
         assert_eq!(found.get("NIX_TARGET").as_deref(), Some("worker"));
-        assert!(found.names().contains(&"NIX_FILE".to_string()));
+        assert!(found.names().any(|name| name == "NIX_FILE"));
         assert!(found.get("PATH").is_some(), "of the environment");
-        assert_eq!(found.warnings(), [] as [&str; 0]);
+        assert!(!found.is_part);
     }
 
     #[test]
-    fn files_that_a_platform_leaves_out_are_a_warning() {
+    fn files_that_a_platform_leaves_out_are_noticed() {
         let part = settings("[io.buildpacks]\nexclude = [\"result\"]\n", &[]).unwrap();
-        assert_eq!(part.warnings().len(), 1);
+        assert!(part.is_part);
     }
 
     #[test]

@@ -126,14 +126,18 @@ pub(super) fn all_access_tokens(own: AccessTokens, bindings: &[Binding]) -> Acce
     bound.fold(own, AccessTokens::then)
 }
 
+/// The name and the URL of an input, as `name=URL`, if the URL has credentials. A user alone that SSH needs
+/// is none.
+pub(crate) fn with_credentials(lookup: &str) -> Option<(&str, Url)> {
+    let (name, url) = lookup.split_once('=')?;
+    let url = Url::parse(url).ok()?;
+    let has_user = !url.username().is_empty() && !url.scheme().contains("ssh");
+    (has_user || url.password().is_some()).then_some((name, url))
+}
+
 /// The credentials in the URL of an input, for its host.
 pub(super) fn credentials_in(lookup: &str) -> Option<Netrc> {
-    let (_, url) = lookup.split_once('=')?;
-    let url = Url::parse(url).ok()?;
-    // What SSH names is a user of its own.
-    if url.password().is_none() && (url.username().is_empty() || url.scheme().contains("ssh")) {
-        return None;
-    }
+    let (_, url) = with_credentials(lookup)?;
     let word = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
     let password = word(url.password().unwrap_or_default());
     Some(Netrc::of(url.host_str()?, &word(url.username()), &password))

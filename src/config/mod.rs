@@ -19,6 +19,7 @@ mod tools;
 pub use self::app::EXPRESSION_FILES;
 pub use self::attribute::{Attribute, AttributeError};
 pub use self::caches::DEFAULT_NETRC_FILE;
+pub(crate) use self::caches::with_credentials;
 pub use self::names::{Ineffective, ineffective};
 pub use self::read::{Invalid, Slip};
 pub use self::table::{Default, RETIRED, SETTINGS, Setting, setting};
@@ -139,7 +140,6 @@ pub struct Expression {
 
 impl Expression {
     /// Whether it is evaluated as a flake, which Hydra fetches in another way than an input.
-    #[must_use]
     pub fn is_flake(&self) -> bool {
         self.file.ends_with("flake.nix")
     }
@@ -165,7 +165,6 @@ pub enum Problem {
         name: &'static str,
         partner: &'static str,
     },
-    /// `NIX_TARGET` is none of the attributes.
     #[error("NIX_TARGET is `{target}`, which is not one of {attributes:?}")]
     UnknownTarget {
         target: String,
@@ -258,7 +257,6 @@ impl Config {
     }
 
     /// The build's binary caches, in the form in which Nix gets them.
-    #[must_use]
     pub fn substituters(&self) -> Substituters {
         // Credentials in a URL would be on Nix's command line.
         let inputs = self
@@ -270,8 +268,8 @@ impl Config {
             self.caches.clone(),
             self.trust.clone(),
             netrc.then(&self.netrc),
+            self.access_tokens.clone(),
         )
-        .with_access_tokens(self.access_tokens.clone())
     }
 
     /// Whether there is something to deploy, which is all that `detect` checks.

@@ -9,18 +9,18 @@ use std::path::Path;
 /// Bytes of a file that is read for this.
 const MAX_SIZE: u64 = 1024 * 1024;
 
-/// What one place names, each as `name` and words.
-struct Named {
-    place: &'static str,
-    settings: Vec<(String, Vec<String>)>,
-}
-
 /// Adds what the app's configuration names to `values`, if that is accepted. Returns the binary caches
 /// that are not asked because it is not.
 pub(super) fn apply(values: &mut Values, get: &Get, app_dir: &Path) -> Vec<NotAsked> {
+    let file = |name: &str| app_dir::read_to_string(app_dir, Path::new(name), MAX_SIZE).ok();
+    let places = [
+        ("flake.nix", file("flake.nix").map(|text| of_flake(&text))),
+        ("nix.conf", file("nix.conf").map(|text| of_lines(&text))),
+        ("NIX_CONFIG", get("NIX_CONFIG").map(|text| of_lines(&text))),
+    ];
     let mut not_asked = Vec::new();
-    for Named { place, settings } in named(get, app_dir) {
-        for (name, words) in settings {
+    for (place, settings) in places {
+        for (name, words) in settings.into_iter().flatten() {
             let text = words.join(" ");
             let name = name.trim_start_matches("extra-");
             match name {
@@ -47,23 +47,7 @@ pub(super) fn apply(values: &mut Values, get: &Get, app_dir: &Path) -> Vec<NotAs
     not_asked
 }
 
-fn named(get: &Get, app_dir: &Path) -> Vec<Named> {
-    let file = |name: &str| app_dir::read_to_string(app_dir, Path::new(name), MAX_SIZE).ok();
-    let places = [
-        ("flake.nix", file("flake.nix").map(|text| of_flake(&text))),
-        ("nix.conf", file("nix.conf").map(|text| of_lines(&text))),
-        ("NIX_CONFIG", get("NIX_CONFIG").map(|text| of_lines(&text))),
-    ];
-    let found = places.into_iter().filter_map(|(place, settings)| {
-        Some(Named {
-            place,
-            settings: settings?,
-        })
-    });
-    found.collect()
-}
-
-/// The lines of a `nix.conf`.
+/// The lines of a `nix.conf`: names, and the words of each.
 fn of_lines(text: &str) -> Vec<(String, Vec<String>)> {
     let lines = text.lines().filter_map(|line| {
         let (name, value) = line.split('#').next()?.split_once('=')?;

@@ -347,7 +347,6 @@ pub(super) const OTHERS: [&str; 6] = [
 ];
 
 /// Returns the setting of this name.
-#[must_use]
 pub fn setting(name: &str) -> Option<&'static Setting> {
     SETTINGS.iter().find(|setting| setting.name == name)
 }

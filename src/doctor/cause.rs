@@ -2,7 +2,7 @@
 
 use super::compare::{Comparison, Difference, Site, name, plain_name, was_copied};
 use super::hydra_side::Built;
-use super::our_side::{Evaluated, OurSide, is_of_app};
+use super::our_side::{OurSide, is_of_app};
 use super::stores::Store;
 use super::tree::{Change, Tree, TreeDifference};
 use hydra::api::InputRevision;
@@ -82,11 +82,13 @@ pub struct Dependencies {
 }
 
 /// The causes that show without Hydra's derivation.
-pub(super) fn of_facts(built: &Built, derivation: &StorePath, evaluated: &Evaluated) -> Vec<Cause> {
+pub(super) fn of_facts(built: &Built, derivation: &StorePath, system: &str) -> Vec<Cause> {
     let mut causes = Vec::new();
-    if built.build.system != evaluated.system {
-        let systems = (evaluated.system.to_string(), built.build.system.clone());
-        causes.push(Cause::System(systems.0, systems.1));
+    if built.build.system != system {
+        causes.push(Cause::System(
+            system.to_string(),
+            built.build.system.clone(),
+        ));
     }
     let ours = name(derivation);
     if let Some(theirs) = built.derivation.as_ref().map(name)
@@ -160,16 +162,8 @@ impl Classifier<'_> {
             Difference::Source(variable, one, other)
                 if is_of_app(one, &self.ours.tree, self.here) =>
             {
-                let paths = (one, other);
-                let source = source(
-                    derivation,
-                    variable.clone(),
-                    paths,
-                    self.ours,
-                    self.here,
-                    self.there,
-                );
-                Cause::Source(Box::new(source))
+                let variable = variable.clone();
+                Cause::Source(Box::new(self.source(derivation, variable, one, other)))
             }
             Difference::Variable(variable, one, other)
                 if !site.fixed
@@ -195,6 +189,62 @@ impl Classifier<'_> {
             })),
         }
     }
+
+    fn source(
+        &mut self,
+        derivation: String,
+        variable: Option<String>,
+        one: &StorePath,
+        other: &StorePath,
+    ) -> SourceCause {
+        let mut cause = SourceCause {
+            derivation,
+            variable,
+            ours: one.clone(),
+            theirs: other.clone(),
+            kind: SourceKind::Unreadable,
+            difference: TreeDifference::default(),
+            filtered: false,
+        };
+        let (Some(mut our_tree), Some(mut their_tree)) =
+            (self.here.tree(one), self.there.tree(other))
+        else {
+            return cause;
+        };
+        // A source that is a single file.
+        for tree in [&mut our_tree, &mut their_tree] {
+            if let Some(file) = tree.files.remove("") {
+                tree.files.insert(plain_name(one).to_string(), file);
+            }
+        }
+        cause.difference = our_tree.difference(&their_tree);
+        let names = (plain_name(one), plain_name(other));
+        if cause.difference.is_empty() && names.0 == names.1 && was_copied(one) && was_copied(other)
+        {
+            cause.filtered = true;
+            let wholes = (copied_from(one), copied_from(other));
+            let (Some(our_whole), Some(their_whole)) = (
+                wholes.0.and_then(|path| self.here.tree(&path)),
+                wholes.1.and_then(|path| self.there.tree(&path)),
+            ) else {
+                cause.kind = SourceKind::NamedAfterWhole;
+                return cause;
+            };
+            (our_tree, their_tree) = (our_whole, their_whole);
+            cause.difference = our_tree.difference(&their_tree);
+        }
+        cause.kind = if cause.difference.is_empty() {
+            match names {
+                (_, "git-export") => SourceKind::GitExport,
+                _ if was_copied(one) && !was_copied(other) => SourceKind::OutsideTheStore,
+                (one, other) if one == other => SourceKind::OtherPath,
+                _ => SourceKind::OtherName,
+            }
+        } else {
+            kind(&our_tree, &their_tree, &cause.difference, self.ours)
+        };
+        cause
+    }
 }
 
 impl Cause {
@@ -213,60 +263,6 @@ impl Cause {
     fn explains(&self, difference: &Difference) -> bool {
         matches!((self, difference), (Self::Source(known), Difference::Source(_, one, _)) if known.ours == *one)
     }
-}
-
-fn source(
-    derivation: String,
-    variable: Option<String>,
-    (one, other): (&StorePath, &StorePath),
-    ours: &OurSide,
-    here: &mut dyn Store,
-    there: &mut dyn Store,
-) -> SourceCause {
-    let mut cause = SourceCause {
-        derivation,
-        variable,
-        ours: one.clone(),
-        theirs: other.clone(),
-        kind: SourceKind::Unreadable,
-        difference: TreeDifference::default(),
-        filtered: false,
-    };
-    let (Some(mut our_tree), Some(mut their_tree)) = (here.tree(one), there.tree(other)) else {
-        return cause;
-    };
-    // A source that is a single file.
-    for tree in [&mut our_tree, &mut their_tree] {
-        if let Some(file) = tree.files.remove("") {
-            tree.files.insert(plain_name(one).to_string(), file);
-        }
-    }
-    cause.difference = our_tree.difference(&their_tree);
-    let names = (plain_name(one), plain_name(other));
-    if cause.difference.is_empty() && names.0 == names.1 && was_copied(one) && was_copied(other) {
-        cause.filtered = true;
-        let wholes = (copied_from(one), copied_from(other));
-        let (Some(our_whole), Some(their_whole)) = (
-            wholes.0.and_then(|path| here.tree(&path)),
-            wholes.1.and_then(|path| there.tree(&path)),
-        ) else {
-            cause.kind = SourceKind::NamedAfterWhole;
-            return cause;
-        };
-        (our_tree, their_tree) = (our_whole, their_whole);
-        cause.difference = our_tree.difference(&their_tree);
-    }
-    cause.kind = if cause.difference.is_empty() {
-        match names {
-            (_, "git-export") => SourceKind::GitExport,
-            _ if was_copied(one) && !was_copied(other) => SourceKind::OutsideTheStore,
-            (one, other) if one == other => SourceKind::OtherPath,
-            _ => SourceKind::OtherName,
-        }
-    } else {
-        kind(&our_tree, &their_tree, &cause.difference, ours)
-    };
-    cause
 }
 
 /// The store path that a source was copied from, as its name has it.

@@ -2,7 +2,8 @@
 
 use super::stores::Store;
 use nix_derivation::{Derivation, StorePath};
-use std::collections::{BTreeMap, HashSet, VecDeque};
+use nix_hydra_start::package_name::PackageName;
+use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 
 /// Pairs of derivations that are looked at: more of them say nothing more, and each costs a
 /// question to a binary cache.
@@ -119,50 +120,77 @@ fn same_fixed_output(one: &Derivation, other: &Derivation) -> bool {
         && matches!((one.resolved_outputs(), other.resolved_outputs()), (Ok(one), Ok(other)) if one == other)
 }
 
+/// Paths of which only one side has each, without those that are on both.
+fn apart<'a>(
+    ours: impl Iterator<Item = &'a StorePath>,
+    theirs: impl Iterator<Item = &'a StorePath>,
+) -> (Vec<StorePath>, Vec<StorePath>) {
+    let (ours, theirs): (BTreeSet<_>, BTreeSet<_>) = (ours.collect(), theirs.collect());
+    let only = |one: &BTreeSet<&StorePath>, other: &BTreeSet<&StorePath>| {
+        one.difference(other).map(|path| (*path).clone()).collect()
+    };
+    (only(&ours, &theirs), only(&theirs, &ours))
+}
+
+/// Takes pairs that play the same part out of paths that only one side has: those for which `counterpart`
+/// returns the place of the other among theirs.
+fn take_pairs(
+    here: &mut Vec<StorePath>,
+    there: &mut Vec<StorePath>,
+    counterpart: impl Fn(&StorePath, &[StorePath]) -> Option<usize>,
+) -> Vec<(StorePath, StorePath)> {
+    let mut pairs = Vec::new();
+    here.retain(|one| match counterpart(one, there) {
+        Some(other) => {
+            pairs.push((one.clone(), there.remove(other)));
+            false
+        }
+        None => true,
+    });
+    pairs
+}
+
+/// The two that are left alone on both sides, which belong together.
+fn take_last(
+    here: &mut Vec<StorePath>,
+    there: &mut Vec<StorePath>,
+) -> Option<(StorePath, StorePath)> {
+    let are_alone = here.len() == 1 && there.len() == 1;
+    are_alone.then(|| here.pop().zip(there.pop()))?
+}
+
+/// Differences of paths that only one side has.
+fn only(
+    here: Vec<StorePath>,
+    there: Vec<StorePath>,
+    difference: fn(Side, StorePath) -> Difference,
+) -> impl Iterator<Item = Difference> {
+    let here = here.into_iter().map(|path| (Side::Here, path));
+    let there = there.into_iter().map(|path| (Side::There, path));
+    here.chain(there)
+        .map(move |(side, path)| difference(side, path))
+}
+
 /// Pairs of input derivations that differ and play the same part, and those without a counterpart.
 fn inputs(
     ours: &Derivation,
     theirs: &Derivation,
 ) -> (Vec<(StorePath, StorePath)>, Vec<Difference>) {
-    let only = |one: &Derivation, other: &Derivation| -> Vec<StorePath> {
-        let paths = one.input_derivations().keys();
-        paths
-            .filter(|path| !other.input_derivations().contains_key(*path))
-            .cloned()
-            .collect()
-    };
-    let mut here = only(ours, theirs);
-    let mut there = only(theirs, ours);
+    let (mut here, mut there) = apart(
+        ours.input_derivations().keys(),
+        theirs.input_derivations().keys(),
+    );
     let mut pairs = Vec::new();
-    // By name first, then by name without the version; what is left alone on both sides belongs
-    // together.
-    for key in [
-        |path: &StorePath| name(path).to_string(),
-        |path: &StorePath| without_version(name(path)).to_string(),
-    ] {
-        here.retain(|one| {
-            let other = there.iter().position(|other| key(one) == key(other));
-            match other {
-                Some(other) => {
-                    pairs.push((one.clone(), there.remove(other)));
-                    false
-                }
-                None => true,
-            }
-        });
+    // By name first, then by name without the version.
+    let keys: [fn(&StorePath) -> &str; 2] = [name, |path| without_version(name(path))];
+    for key in keys {
+        let of = |one: &StorePath, others: &[StorePath]| {
+            others.iter().position(|other| key(one) == key(other))
+        };
+        pairs.append(&mut take_pairs(&mut here, &mut there, of));
     }
-    if let ([one], [other]) = (&here[..], &there[..]) {
-        pairs.push((one.clone(), other.clone()));
-        here.clear();
-        there.clear();
-    }
-    let here = here
-        .into_iter()
-        .map(|path| Difference::InputOnly(Side::Here, path));
-    let there = there
-        .into_iter()
-        .map(|path| Difference::InputOnly(Side::There, path));
-    (pairs, here.chain(there).collect())
+    pairs.extend(take_last(&mut here, &mut there));
+    (pairs, only(here, there, Difference::InputOnly).collect())
 }
 
 /// What differs in two derivations themselves.
@@ -230,77 +258,46 @@ fn variables(derivation: &Derivation) -> BTreeMap<String, String> {
 }
 
 fn sources(ours: &Derivation, theirs: &Derivation) -> Vec<Difference> {
-    let only = |one: &Derivation, other: &Derivation| -> Vec<StorePath> {
-        let paths = one.input_sources().iter();
-        paths
-            .filter(|path| !other.input_sources().contains(*path))
-            .cloned()
-            .collect()
-    };
-    let mut here = only(ours, theirs);
-    let mut there = only(theirs, ours);
+    let (mut here, mut there) = apart(ours.input_sources().iter(), theirs.input_sources().iter());
     let (our_variables, their_variables) = (variables(ours), variables(theirs));
-    let mut differences = Vec::new();
-    // By the variable that names them, then by what they are called.
-    here.retain(|one| {
-        let variable = our_variables
+    let variable = |path: &StorePath| {
+        let path = path.to_absolute_path();
+        let mut named = our_variables
             .iter()
-            .find(|(_, value)| value.contains(&one.to_absolute_path()))
-            .map(|(name, _)| name.clone());
-        let other = variable
-            .as_ref()
-            .and_then(|variable| their_variables.get(variable))
-            .and_then(|value| {
-                there
-                    .iter()
-                    .position(|other| value.contains(&other.to_absolute_path()))
-            })
-            .or_else(|| {
-                there
-                    .iter()
-                    .position(|other| plain_name(other) == plain_name(one))
-            });
-        match other {
-            Some(other) => {
-                let other = there.remove(other);
-                differences.push(Difference::Source(variable, one.clone(), other));
-                false
-            }
-            None => true,
-        }
+            .filter(|(_, value)| value.contains(&path));
+        named.next().map(|(name, _)| name.clone())
+    };
+    // By the variable that names them, then by what they are called.
+    let pairs = take_pairs(&mut here, &mut there, |one, others| {
+        let value = variable(one).and_then(|variable| their_variables.get(&variable));
+        let is_named = |other: &StorePath| {
+            value.is_some_and(|value| value.contains(&other.to_absolute_path()))
+        };
+        let is_alike = |other: &StorePath| plain_name(other) == plain_name(one);
+        let by_name = || others.iter().position(is_alike);
+        others.iter().position(is_named).or_else(by_name)
     });
-    if let ([one], [other]) = (&here[..], &there[..]) {
-        differences.push(Difference::Source(None, one.clone(), other.clone()));
-        return differences;
-    }
-    let here = here
+    let mut differences: Vec<Difference> = pairs
         .into_iter()
-        .map(|path| Difference::SourceOnly(Side::Here, path));
-    let there = there
-        .into_iter()
-        .map(|path| Difference::SourceOnly(Side::There, path));
-    differences.extend(here.chain(there));
+        .map(|(one, other)| Difference::Source(variable(&one), one, other))
+        .collect();
+    let last = take_last(&mut here, &mut there);
+    differences.extend(last.map(|(one, other)| Difference::Source(None, one, other)));
+    differences.extend(only(here, there, Difference::SourceOnly));
     differences
 }
 
 /// A derivation's name, without `.drv`.
-#[must_use]
 pub fn name(path: &StorePath) -> &str {
     path.name().trim_end_matches(".drv")
 }
 
-/// A name without its version, as Nix's `parseDrvName` tells them apart: at the first dash that no
-/// letter follows.
-#[must_use]
+/// A name without its version.
 pub fn without_version(name: &str) -> &str {
-    let at = name
-        .match_indices('-')
-        .find(|(at, _)| !name[at + 1..].starts_with(|c: char| c.is_ascii_alphabetic()));
-    at.map_or(name, |(at, _)| &name[..at])
+    PackageName::parse(name).name
 }
 
 /// A source's name, without the hash of the store path that it was copied from, if it was.
-#[must_use]
 pub fn plain_name(path: &StorePath) -> &str {
     let name = path.name();
     match name.split_at_checked(32) {
@@ -310,7 +307,6 @@ pub fn plain_name(path: &StorePath) -> &str {
 }
 
 /// Whether it is the name of a copy out of the store.
-#[must_use]
 pub fn was_copied(path: &StorePath) -> bool {
     plain_name(path) != path.name()
 }

@@ -2,12 +2,9 @@
 
 use super::compare::name;
 use crate::config::Config;
-use hydra::api::{Build, Evaluation, Evaluations, Found, InputRevision};
-use hydra::{DeployError, Hydra, Job, Search, build_of, find_evaluation, jobset_path, segment};
+use hydra::api::{Build, Evaluation, Found, InputRevision};
+use hydra::{DeployError, Hydra, Job, build_of, evaluation_at, segment};
 use nix_derivation::StorePath;
-
-/// Pages of evaluations that are searched for the revision.
-const PAGES: u64 = 5;
 
 /// Builds of the same name that are looked at for the revision, where no job is named.
 const BUILDS: usize = 5;
@@ -40,6 +37,16 @@ pub struct Built {
     pub looked_at: Option<usize>,
 }
 
+impl Built {
+    /// Whether the build has succeeded and made `root`, which is what `derivation` makes.
+    pub(super) fn has_made(&self, root: &StorePath, derivation: &StorePath) -> bool {
+        let root = root.to_absolute_path();
+        let mut outputs = self.build.outputs.values();
+        let is_output = outputs.any(|output| output.path.as_ref() == Some(&root));
+        (self.derivation.as_ref() == Some(derivation) || is_output) && self.build.succeeded()
+    }
+}
+
 /// Finds the build to compare `derivation` with: of the job that the settings name, else of a
 /// derivation with the same name; of the same revision, where that is known.
 pub(super) fn look(
@@ -65,17 +72,8 @@ fn of_job(
     input: Option<&str>,
 ) -> Result<HydraSide, DeployError> {
     let jobset = format!("{}:{}", job.project, job.jobset);
-    let (evaluation, looked_at) = if let Some(revision) = revision {
-        match find_evaluation(hydra, job, revision, input, PAGES)? {
-            Search::Found(evaluation, _) => (Some(evaluation), None),
-            // Hydra lists no evaluation that brought nothing new, so the newest may stand for it.
-            Search::Missing { looked_at, newest } => (newest, Some(looked_at)),
-        }
-    } else {
-        let path = format!("{}/evals?page=1", jobset_path(job));
-        let page: Evaluations = hydra.get(&path)?;
-        (page.evals.into_iter().next(), None)
-    };
+    // Hydra lists no evaluation that brought nothing new, so the newest may stand for it.
+    let (evaluation, looked_at) = evaluation_at(hydra, job, revision, input)?;
     let Some(evaluation) = evaluation else {
         return Ok(HydraSide::Unasked(format!(
             "{jobset} has no evaluation yet"

@@ -2,7 +2,7 @@
 
 use super::stores::Store;
 use binary_cache::{Answer, Caches};
-use closure::parallel;
+use closure::parallel::{self, lock};
 use nix_derivation::{Derivation, StorePath};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, PoisonError};
@@ -124,8 +124,4 @@ fn is_present(paths: &[StorePath], caches: &Caches) -> Option<bool> {
         }
     }
     Some(false)
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -25,28 +25,23 @@ use hydra::{Hydra, revision};
 use hydra_side::{Built, HydraSide};
 use nix_derivation::StorePath;
 use our_side::OurSide;
-use std::path::Path;
 use stores::{CacheStore, EvaluatedStore, Store};
 
 /// Compares our evaluation with Hydra's build, as far as its derivations can be read. `hydra` is an
 /// error, with the reason, where there is none. `open_caches` is called after Hydra has signed us in.
 pub fn diagnose(
     evaluated: &Evaluated,
-    expression: &Expression,
     config: &Config,
-    app_dir: &Path,
     mut hydra: Result<&mut Hydra, String>,
     open_caches: impl FnOnce(Option<&Hydra>) -> Caches,
 ) -> Diagnosis {
     let mut store = EvaluatedStore(evaluated.store);
     let derivation = store.deriver(evaluated.root);
-    let revision = revision::find(config.hydra.revision.as_ref(), app_dir);
-    let mut ours = our_side::look(evaluated, expression, config, app_dir, &mut store);
+    let app_dir = evaluated.source.app.path();
+    let revision = revision::known(config.hydra.revision.as_ref(), app_dir);
+    let mut ours = our_side::look(evaluated, config, &mut store);
     ours.derivation.clone_from(&derivation);
-    ours.revision = revision
-        .ok()
-        .filter(|revision| revision.name != "latest")
-        .map(|revision| revision.name);
+    ours.revision = revision.map(|revision| revision.name);
     let mut diagnosis = Diagnosis {
         finding: Finding::Alone(String::new()),
         root: evaluated.root.clone(),
@@ -84,7 +79,13 @@ pub fn diagnose(
         HydraSide::Built(built) => {
             // A session with Hydra is good for its binary cache as well.
             let caches = open_caches(hydra.ok().as_deref());
-            let finding = against(&built, &derivation, evaluated, ours, &mut store, &caches);
+            let finding = if !built.build.is_finished() {
+                Finding::NotBuilt(NotBuilt::Unfinished)
+            } else if built.has_made(evaluated.root, &derivation) {
+                Finding::Same
+            } else {
+                compared(&built, &derivation, ours, &mut store, &caches)
+            };
             diagnosis.build = Some(built);
             finding
         }
@@ -92,23 +93,14 @@ pub fn diagnose(
     diagnosis
 }
 
-fn against(
+/// The difference between a derivation and that of a build which is finished.
+fn compared(
     built: &Built,
     derivation: &StorePath,
-    evaluated: &Evaluated,
     ours: &OurSide,
     store: &mut EvaluatedStore,
     caches: &Caches,
 ) -> Finding {
-    let root = evaluated.root.to_absolute_path();
-    let mut outputs = built.build.outputs.values();
-    let is_output = outputs.any(|output| output.path.as_ref() == Some(&root));
-    if !built.build.is_finished() {
-        return Finding::NotBuilt(NotBuilt::Unfinished);
-    }
-    if (built.derivation.as_ref() == Some(derivation) || is_output) && built.build.succeeded() {
-        return Finding::Same;
-    }
     let theirs = built.derivation.as_ref();
     let mut cache = CacheStore::new(caches);
     let readable = theirs.filter(|theirs| cache.derivation(theirs).is_some());
@@ -117,7 +109,7 @@ fn against(
             return Finding::NotBuilt(NotBuilt::Failed);
         }
         return Finding::Unreadable {
-            causes: cause::of_facts(built, derivation, evaluated),
+            causes: cause::of_facts(built, derivation, &ours.system),
         };
     };
     let comparison = compare::compare(derivation, theirs, store, &mut cache);
@@ -129,7 +121,6 @@ fn against(
 }
 
 /// The expression to diagnose: the deployed one, or the app's own beside a job. `None` for a store path.
-#[must_use]
 pub fn expression(config: &Config) -> Option<&Expression> {
     match &config.wanted {
         Wanted::Expression(expression) => Some(expression),

@@ -5,13 +5,13 @@ use super::stores::{EvaluatedStore, Store};
 use super::tree::Tree;
 use crate::config::{Config, Expression};
 use crate::resolve::pins::{self, Unpinned};
+use crate::resolve::source::Source;
 use closure::Closure;
 use http_client::without_credentials;
 use hydra::revision;
 use nix_derivation::StorePath;
 use nix_runner::nar_store::NarStore;
 use std::collections::{BTreeSet, VecDeque};
-use std::path::Path;
 
 /// The evaluation that is compared with Hydra's.
 #[derive(Debug)]
@@ -19,9 +19,8 @@ pub struct Evaluated<'a> {
     /// The store that was evaluated in.
     pub store: &'a NarStore,
     pub root: &'a StorePath,
-    /// The app's source in the store.
-    pub source: &'a StorePath,
-    pub source_files: usize,
+    pub source: &'a Source,
+    pub expression: &'a Expression,
     pub system: &'a str,
     /// Whether no binary cache has the root.
     pub is_missing: bool,
@@ -61,23 +60,18 @@ pub struct Sources {
 }
 
 /// Collects everything that the comparison needs from the evaluated store.
-pub(super) fn look(
-    evaluated: &Evaluated,
-    expression: &Expression,
-    config: &Config,
-    app_dir: &Path,
-    store: &mut EvaluatedStore,
-) -> OurSide {
-    let tree = store.tree(evaluated.source).unwrap_or_default();
+pub(super) fn look(evaluated: &Evaluated, config: &Config, store: &mut EvaluatedStore) -> OurSide {
+    let (source, expression) = (evaluated.source, evaluated.expression);
+    let tree = store.tree(&source.path).unwrap_or_default();
     OurSide {
         system: evaluated.system.to_string(),
-        source: Some(evaluated.source.clone()),
-        source_files: evaluated.source_files,
+        source: Some(source.path.clone()),
+        source_files: source.files,
         sources: sources(evaluated.root, &tree, store),
         tree,
-        unpinned: pins::unpinned(app_dir, expression, config),
+        unpinned: pins::unpinned(source, expression, config),
         is_flake: expression.is_flake(),
-        changes: revision::changes(app_dir).unwrap_or_default(),
+        changes: revision::changes(source.app.path()).unwrap_or_default(),
         nix_path: config.nix_path.as_deref().map(without_credentials),
         ..OurSide::default()
     }

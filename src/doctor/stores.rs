@@ -26,7 +26,6 @@ pub struct EvaluatedStore<'a>(pub &'a NarStore);
 
 impl EvaluatedStore<'_> {
     /// The derivation in this store that makes `output`.
-    #[must_use]
     pub fn deriver(&mut self, output: &StorePath) -> Option<StorePath> {
         let mut paths: Vec<StorePath> = self.0.paths().filter(StorePath::is_derivation).collect();
         // An output's name begins with its derivation's, so the right one is among the first.
@@ -45,7 +44,6 @@ impl EvaluatedStore<'_> {
     }
 
     /// What all derivations in this store make.
-    #[must_use]
     pub fn outputs(&mut self) -> BTreeSet<StorePath> {
         let derivations: Vec<StorePath> = self.0.paths().filter(StorePath::is_derivation).collect();
         let outputs = derivations.iter().filter_map(|path| {
@@ -74,7 +72,6 @@ pub struct CacheStore<'a> {
 }
 
 impl<'a> CacheStore<'a> {
-    #[must_use]
     pub fn new(caches: &'a Caches) -> Self {
         Self {
             caches,

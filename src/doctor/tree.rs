@@ -4,11 +4,7 @@ use app_dir::git::paths_of_submodules;
 use nix_archive::nar::{self, Event, decode_events_reader};
 use nix_derivation::{HashAlgorithm, NixHash, NixHasher};
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
 use std::io::{self, Read, Write};
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
 
 /// Files up to this size are looked into.
 const MAX_LOOKED_INTO: u64 = 16 * 1024 * 1024;
@@ -27,17 +23,15 @@ pub struct Tree {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum File {
     Link(String),
-    Regular {
-        executable: bool,
-        hash: NixHash,
-        text: Text,
-    },
+    Regular(Regular),
 }
 
-/// What a file's content looks like.
+/// A regular file, and what its content looks like.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Text {
-    /// Of the content with every CRLF made LF, where there is one.
+pub struct Regular {
+    executable: bool,
+    hash: NixHash,
+    /// The hash of the content with every CRLF made LF, where there is one.
     without_crlf: Option<NixHash>,
     is_lfs_pointer: bool,
     /// It has placeholders that `git archive` fills in (`export-subst`).
@@ -71,39 +65,6 @@ pub struct TreeDifference {
 }
 
 impl Tree {
-    /// Reads a file or directory.
-    pub fn read(path: &Path) -> io::Result<Self> {
-        let mut tree = Self::default();
-        tree.read_below(path, String::new())?;
-        Ok(tree)
-    }
-
-    fn read_below(&mut self, path: &Path, name: String) -> io::Result<()> {
-        let metadata = fs::symlink_metadata(path)?;
-        if metadata.is_dir() {
-            let mut is_empty = true;
-            for entry in fs::read_dir(path)? {
-                is_empty = false;
-                let entry = entry?;
-                let file_name = String::from_utf8_lossy(entry.file_name().as_bytes()).into_owned();
-                self.read_below(&entry.path(), joined(&name, &file_name))?;
-            }
-            if is_empty && !name.is_empty() {
-                self.empty.insert(format!("{name}/"));
-            }
-        } else if metadata.is_symlink() {
-            let target = fs::read_link(path)?.to_string_lossy().into_owned();
-            self.files.insert(name, File::Link(target));
-        } else if metadata.is_file() {
-            let executable = metadata.permissions().mode() & 0o100 != 0;
-            let mut sink = FileSink::new(metadata.len());
-            io::copy(&mut fs::File::open(path)?, &mut sink)?;
-            let file = sink.finish(&name, executable);
-            self.files.insert(name, file);
-        }
-        Ok(())
-    }
-
     /// Reads a NAR.
     pub fn of_nar(nar: &mut dyn Read) -> Result<Self, nar::Error> {
         let mut tree = Self::default();
@@ -155,20 +116,18 @@ impl Tree {
     /// The whole of `.gitmodules` or `.gitattributes`.
     fn content(&self, name: &str) -> &str {
         match self.files.get(name) {
-            Some(File::Regular { text, .. }) => text.content.as_deref().unwrap_or_default(),
+            Some(File::Regular(file)) => file.content.as_deref().unwrap_or_default(),
             _ => "",
         }
     }
 
     /// The directories of git submodules that it should have.
-    #[must_use]
     pub fn submodules(&self) -> Vec<String> {
         let paths = paths_of_submodules(self.content(".gitmodules"));
         paths.map(str::to_string).collect()
     }
 
     /// Those submodules of which it has nothing.
-    #[must_use]
     pub fn missing_submodules(&self) -> Vec<String> {
         let mut submodules = self.submodules();
         submodules.retain(|path| !self.has_files_in(&format!("{path}/")));
@@ -176,7 +135,6 @@ impl Tree {
     }
 
     /// Submodules, and those of submodules, that are empty here, but not in `other`.
-    #[must_use]
     pub fn submodules_empty_beside(&self, other: &Self) -> Vec<String> {
         let directories = self.empty.iter().filter(|path| other.has_files_in(path));
         let directories = directories.map(|path| path.trim_end_matches('/').to_string());
@@ -201,16 +159,13 @@ impl Tree {
     }
 
     /// Files that Git LFS would replace.
-    #[must_use]
     pub fn lfs_pointers(&self) -> Vec<String> {
-        let is_pointer =
-            |file: &File| matches!(file, File::Regular { text, .. } if text.is_lfs_pointer);
+        let is_pointer = |file: &File| matches!(file, File::Regular(file) if file.is_lfs_pointer);
         let files = self.files.iter().filter(|(_, file)| is_pointer(file));
         files.map(|(name, _)| name.clone()).collect()
     }
 
     /// How this tree differs from `other`.
-    #[must_use]
     pub fn difference(&self, other: &Self) -> TreeDifference {
         let only = |one: &Self, other: &Self| {
             let names = one.files.keys();
@@ -234,12 +189,10 @@ impl Tree {
 }
 
 impl TreeDifference {
-    #[must_use]
     pub fn is_empty(&self) -> bool {
         self.count() == 0
     }
 
-    #[must_use]
     pub fn count(&self) -> usize {
         self.only_here.len() + self.only_there.len() + self.changed.len()
     }
@@ -271,16 +224,14 @@ impl FileSink {
         let bytes = self.content.as_deref().unwrap_or_default();
         let file_name = name.rsplit('/').next().unwrap_or_default();
         let is_told = matches!(file_name, ".gitmodules" | ".gitattributes");
-        File::Regular {
+        File::Regular(Regular {
             executable,
             hash: self.hasher.finalize(),
-            text: Text {
-                without_crlf: without_crlf(bytes),
-                is_lfs_pointer: bytes.starts_with(LFS_POINTER),
-                has_placeholders: memchr::memmem::find(bytes, b"$Format:").is_some(),
-                content: is_told.then(|| String::from_utf8_lossy(bytes).into_owned()),
-            },
-        }
+            without_crlf: without_crlf(bytes),
+            is_lfs_pointer: bytes.starts_with(LFS_POINTER),
+            has_placeholders: memchr::memmem::find(bytes, b"$Format:").is_some(),
+            content: is_told.then(|| String::from_utf8_lossy(bytes).into_owned()),
+        })
     }
 }
 
@@ -300,42 +251,30 @@ impl Write for FileSink {
 
 impl File {
     fn change(&self, other: &Self) -> Option<Change> {
-        let (here, there) = match (self, other) {
-            (Self::Link(here), Self::Link(there)) if here == there => return None,
-            (Self::Link(_), Self::Link(_)) => return Some(Change::Content),
-            (Self::Link(_), Self::Regular { .. }) => return Some(Change::Link(true)),
-            (Self::Regular { .. }, Self::Link(_)) => return Some(Change::Link(false)),
-            (here, there) => (here, there),
-        };
-        let (
-            Self::Regular {
-                executable,
-                hash,
-                text,
-            },
-            Self::Regular {
-                executable: other_executable,
-                hash: other_hash,
-                text: other_text,
-            },
-        ) = (here, there)
-        else {
-            return None;
-        };
-        if hash == other_hash {
-            return (executable != other_executable).then_some(Change::Executable(*executable));
+        match (self, other) {
+            (Self::Link(here), Self::Link(there)) => (here != there).then_some(Change::Content),
+            (Self::Link(_), Self::Regular(_)) => Some(Change::Link(true)),
+            (Self::Regular(_), Self::Link(_)) => Some(Change::Link(false)),
+            (Self::Regular(here), Self::Regular(there)) => here.change(there),
         }
-        let lf = |text: &Text, hash: &NixHash| text.without_crlf.clone().unwrap_or(hash.clone());
-        if lf(text, hash) == lf(other_text, other_hash) {
-            return Some(Change::LineEndings(text.without_crlf.is_some()));
+    }
+}
+
+impl Regular {
+    fn change(&self, other: &Self) -> Option<Change> {
+        let lf = |file: &Self| file.without_crlf.clone().unwrap_or(file.hash.clone());
+        if self.hash == other.hash {
+            let differs = self.executable != other.executable;
+            differs.then_some(Change::Executable(self.executable))
+        } else if lf(self) == lf(other) {
+            Some(Change::LineEndings(self.without_crlf.is_some()))
+        } else if self.is_lfs_pointer != other.is_lfs_pointer {
+            Some(Change::Lfs(self.is_lfs_pointer))
+        } else if self.has_placeholders != other.has_placeholders {
+            Some(Change::Substituted(!self.has_placeholders))
+        } else {
+            Some(Change::Content)
         }
-        if text.is_lfs_pointer != other_text.is_lfs_pointer {
-            return Some(Change::Lfs(text.is_lfs_pointer));
-        }
-        if text.has_placeholders != other_text.has_placeholders {
-            return Some(Change::Substituted(!text.has_placeholders));
-        }
-        Some(Change::Content)
     }
 }
 

@@ -22,92 +22,16 @@ const SPECIAL_QUOTED: &str = "$`";
 
 /// First words that only a shell knows, or knows otherwise than the program of that name: bash's
 /// reserved words and builtins, which include those of sh.
-const SHELL_WORDS: [&str; 79] = [
-    ".",
-    ":",
-    "[",
-    "[[",
-    "alias",
-    "bg",
-    "bind",
-    "break",
-    "builtin",
-    "caller",
-    "case",
-    "cd",
-    "command",
-    "compgen",
-    "complete",
-    "compopt",
-    "continue",
-    "coproc",
-    "declare",
-    "dirs",
-    "disown",
-    "do",
-    "done",
-    "echo",
-    "elif",
-    "else",
-    "enable",
-    "esac",
-    "eval",
-    "exec",
-    "exit",
-    "export",
-    "false",
-    "fc",
-    "fg",
-    "fi",
-    "for",
-    "function",
-    "getopts",
-    "hash",
-    "help",
-    "history",
-    "if",
-    "in",
-    "jobs",
-    "kill",
-    "let",
-    "local",
-    "logout",
-    "mapfile",
-    "popd",
-    "printf",
-    "pushd",
-    "pwd",
-    "read",
-    "readarray",
-    "readonly",
-    "return",
-    "select",
-    "set",
-    "shift",
-    "shopt",
-    "source",
-    "suspend",
-    "test",
-    "then",
-    "time",
-    "times",
-    "trap",
-    "true",
-    "type",
-    "typeset",
-    "ulimit",
-    "umask",
-    "unalias",
-    "unset",
-    "until",
-    "wait",
-    "while",
-];
+const SHELL_WORDS: &str = ". : [ [[ alias bg bind break builtin caller case cd command compgen complete compopt \
+    continue coproc declare dirs disown do done echo elif else enable esac eval exec exit \
+    export false fc fg fi for function getopts hash help history if in jobs kill let local \
+    logout mapfile popd printf pushd pwd read readarray readonly return select set shift \
+    shopt source suspend test then time times trap true type typeset ulimit umask unalias \
+    unset until wait while";
 
 impl ProcessCommand {
     /// Reads a Procfile's value. The `run_proot.sh` that it may begin with is left out: every process
     /// is run so.
-    #[must_use]
     pub fn parse(value: &str) -> Self {
         let Some(mut words) = split(value) else {
             return Self::Shell(without_run_proot(value).to_string());
@@ -128,7 +52,7 @@ impl ProcessCommand {
 }
 
 fn needs_shell(first: &str) -> bool {
-    first.contains('=') || SHELL_WORDS.contains(&first)
+    first.contains('=') || SHELL_WORDS.split(' ').any(|word| word == first)
 }
 
 fn without_run_proot(value: &str) -> &str {

@@ -10,7 +10,7 @@ use crate::root::Root;
 use app_dir::FileError;
 use bullet_stream::global::print;
 use command::ProcessCommand;
-use libcnb::data::launch::{Launch, LaunchBuilder, ProcessBuilder, ProcessType};
+use libcnb::data::launch::{Launch, LaunchBuilder, Process, ProcessBuilder};
 use nix_hydra_start::package_name::PackageName;
 use procfile::{Procfile, ProcfileError, ProcfileWarning};
 use std::io;
@@ -78,15 +78,8 @@ pub fn launch(
             "{DEFAULT_PROCESS}: {program}, {why}, since there is no `Procfile`"
         ));
         let command = ProcessCommand::Words(vec![program.to_string()]);
-        let mut launch = LaunchBuilder::new();
-        if let Ok(process_type) = DEFAULT_PROCESS.parse() {
-            launch.process(
-                ProcessBuilder::new(process_type, wrapped(command, layers_dir))
-                    .default(true)
-                    .build(),
-            );
-        }
-        return Ok(launch.build());
+        let process = process(DEFAULT_PROCESS, command, layers_dir, true);
+        return Ok(LaunchBuilder::new().processes(process).build());
     };
     for (name, value) in procfile.processes() {
         match ProcessCommand::parse(value) {
@@ -118,23 +111,25 @@ fn main_process<'a>(
 }
 
 /// The processes of `procfile`, started by the start program in the proot layer.
-#[must_use]
 pub fn processes(procfile: &Procfile, layers_dir: &Path) -> Launch {
     let default = procfile.default_process(DEFAULT_PROCESS);
-    let mut launch = LaunchBuilder::new();
-    for (name, value) in procfile.processes() {
-        // Procfile names are a subset of the process types that the specification allows.
-        let Ok(process_type) = name.parse::<ProcessType>() else {
-            continue;
-        };
-        let command = wrapped(ProcessCommand::parse(value), layers_dir);
-        launch.process(
-            ProcessBuilder::new(process_type, command)
-                .default(Some(name) == default)
-                .build(),
-        );
-    }
-    launch.build()
+    let processes = procfile.processes().filter_map(|(name, value)| {
+        let command = ProcessCommand::parse(value);
+        process(name, command, layers_dir, Some(name) == default)
+    });
+    LaunchBuilder::new().processes(processes).build()
+}
+
+fn process(
+    name: &str,
+    command: ProcessCommand,
+    layers_dir: &Path,
+    is_default: bool,
+) -> Option<Process> {
+    // Procfile names are a subset of the process types that the specification allows.
+    let process_type = name.parse().ok()?;
+    let mut process = ProcessBuilder::new(process_type, wrapped(command, layers_dir));
+    Some(process.default(is_default).build())
 }
 
 /// The whole command of a process. Arguments that the image is run with are added to it.

@@ -34,13 +34,11 @@ pub struct BadLine {
 /// The fault of a line of a Procfile.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum LineError {
-    /// It has no `name:` at its beginning.
     #[error("no `name:` at its beginning")]
     NoKey,
     /// The name has characters, or a length, that a process type cannot have.
     #[error("not a name of a process")]
     BadKey,
-    /// There is nothing after the colon.
     #[error("no command after the colon")]
     NoCommand,
 }
@@ -109,7 +107,6 @@ impl Procfile {
     }
 
     /// The process that runs when none is named: `preferred`, or the only one there is.
-    #[must_use]
     pub fn default_process(&self, preferred: &str) -> Option<&str> {
         match self.processes.as_slice() {
             [(only, _)] => Some(only),

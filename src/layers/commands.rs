@@ -9,6 +9,7 @@
 //! must go on to find those that they were made for, so links with such names are in a directory at the
 //! end of `PATH`.
 
+use super::launch_layer::LayerError;
 use super::proot::START_PROGRAM;
 use std::fs;
 use std::io;
@@ -32,7 +33,7 @@ const UTILITIES: &str = "[ arch awk b2sum base32 base64 basename basenc bash bc 
     whoami xargs yes zcat zgrep";
 
 /// Makes the links of `programs` in the layer at `directory`, whose `bin` has the start program.
-pub(super) fn link(directory: &Path, programs: &[String]) -> Result<(), (PathBuf, io::Error)> {
+pub(super) fn link(directory: &Path, programs: &[String]) -> Result<(), LayerError> {
     let is_utility = |program: &&String| UTILITIES.split_whitespace().any(|name| name == *program);
     let (utilities, others): (Vec<_>, Vec<_>) = programs.iter().partition(is_utility);
     for program in others {
@@ -44,7 +45,7 @@ pub(super) fn link(directory: &Path, programs: &[String]) -> Result<(), (PathBuf
     let last = directory.join(LAST);
     let environment = directory.join("env.launch");
     for made in [&last, &environment] {
-        fs::create_dir_all(made).map_err(|error| (made.clone(), error))?;
+        fs::create_dir_all(made).map_err(LayerError::at(made))?;
     }
     for program in utilities {
         link_to(&format!("../bin/{START_PROGRAM}"), last.join(program))?;
@@ -52,15 +53,17 @@ pub(super) fn link(directory: &Path, programs: &[String]) -> Result<(), (PathBuf
     let last = last.to_string_lossy().into_owned();
     for (name, value) in [("PATH.append", last.as_str()), ("PATH.delim", ":")] {
         let file = environment.join(name);
-        fs::write(&file, value).map_err(|error| (file, error))?;
+        fs::write(&file, value).map_err(LayerError::at(file))?;
     }
     Ok(())
 }
 
-fn link_to(target: &str, link: PathBuf) -> Result<(), (PathBuf, io::Error)> {
+fn link_to(target: &str, link: PathBuf) -> Result<(), LayerError> {
     match symlink(target, &link) {
         // A deployed program may have one of the start program's own names, which it does not get.
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err((link, error)),
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+            Err(LayerError::at(link)(error))
+        }
         _ => Ok(()),
     }
 }

@@ -1,23 +1,22 @@
 //! What the image says of itself to the start program, and what the roots bring for processes.
 
 use nix_hydra_start::image::Image;
+use nix_hydra_start::links::followed;
+use serde::{Deserialize, Serialize};
 use std::fs;
 use std::io;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 /// Files that a closure may have anywhere, by what they are used for.
 const CERTIFICATES: [&str; 1] = ["etc/ssl/certs/ca-bundle.crt"];
 const LOCALE_ARCHIVES: [&str; 1] = ["lib/locale/locale-archive"];
 const SHELLS: [&str; 2] = ["bin/bash", "bin/sh"];
 
-/// Links that are followed one after the other, as many as Linux follows.
-const MAX_LINKS: usize = 40;
-
 /// A program that earlier buildpacks ran at the end of a build, in a root or its `bin`.
 const COMPILE_HOOKS: [&str; 2] = ["bin/heroku-compile-hook", "heroku-compile-hook"];
 
 /// What the roots have that a build needs to know.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Contents {
     /// The programs on `PATH`, in its order.
     pub programs: Vec<String>,
@@ -37,7 +36,6 @@ pub struct Seen {
 /// The files of the store path at `place` that any path is asked for, by their paths in it.
 ///
 /// Links are not followed, since they lead to where the store will be.
-#[must_use]
 pub fn files(place: &Path) -> Vec<String> {
     [&CERTIFICATES[..], &LOCALE_ARCHIVES, &SHELLS]
         .concat()
@@ -75,49 +73,8 @@ pub fn programs<E: From<io::Error>>(
     Ok(files)
 }
 
-/// Where a path that the app sees is now, with all links in it followed.
-pub(super) fn followed<E>(
-    seen: &Path,
-    now: impl Fn(&Path) -> Result<Option<PathBuf>, E>,
-) -> Result<Option<PathBuf>, E> {
-    let mut seen = seen.to_path_buf();
-    for _ in 0..MAX_LINKS {
-        let mut prefixes: Vec<&Path> = seen.ancestors().collect();
-        prefixes.reverse();
-        let mut link = None;
-        for prefix in prefixes {
-            let place = now(prefix)?;
-            if let Some(target) = place.and_then(|place| place.read_link().ok()) {
-                link = Some((prefix, target));
-                break;
-            }
-        }
-        let Some((link, target)) = link else { break };
-        let rest = seen.strip_prefix(link).unwrap_or(Path::new(""));
-        let parent = link.parent().unwrap_or(Path::new("/"));
-        // An absolute target takes the parent's place.
-        seen = without_dots(&parent.join(target).join(rest));
-    }
-    now(&seen)
-}
-
-fn without_dots(path: &Path) -> PathBuf {
-    let mut plain = PathBuf::new();
-    for part in path.components() {
-        match part {
-            Component::ParentDir => {
-                plain.pop();
-            }
-            Component::CurDir => {}
-            part => plain.push(part),
-        }
-    }
-    plain
-}
-
 /// Describes an image that has these store paths, and these roots, as the app sees them. `bound` are
 /// those that an engine had better not reach by a link.
-#[must_use]
 pub fn describe(paths: &[Seen], roots: &[String], bound: Vec<PathBuf>) -> Image {
     let first = |files: &[&str]| {
         let mut candidates = files
@@ -136,7 +93,6 @@ pub fn describe(paths: &[Seen], roots: &[String], bound: Vec<PathBuf>) -> Image 
 }
 
 /// Looks into the roots.
-#[must_use]
 pub fn contents(paths: &[Seen], roots: &[String]) -> Contents {
     let mut contents = Contents::default();
     for root in roots {

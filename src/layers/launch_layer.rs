@@ -6,7 +6,7 @@
 //! layer API leaves this case out, so the files are written here, with its data types.
 //!
 //! The lifecycle keeps metadata as JSON, which gives integers back as floats: metadata is made of
-//! strings, lists and tables.
+//! strings, lists and tables, and whatever has numbers is kept as text ([`as_json`]).
 
 use libcnb_data::generic::GenericMetadata;
 use libcnb_data::layer_content_metadata::{LayerContentMetadata, LayerTypes};
@@ -41,8 +41,18 @@ pub struct LayerError {
     pub reason: io::Error,
 }
 
+impl LayerError {
+    /// Makes an error of a reason, for `map_err`.
+    pub fn at(path: impl Into<PathBuf>) -> impl Fn(io::Error) -> Self {
+        let path = path.into();
+        move |reason| Self {
+            path: path.clone(),
+            reason,
+        }
+    }
+}
+
 impl LaunchLayer {
-    #[must_use]
     pub fn new(layers_dir: &Path, name: &str) -> Self {
         Self {
             path: layers_dir.join(name),
@@ -68,7 +78,6 @@ impl LaunchLayer {
     }
 
     /// Whether the previous image has the layer.
-    #[must_use]
     pub fn is_declared(&self) -> bool {
         self.toml.exists() && !self.path.exists()
     }
@@ -89,7 +98,7 @@ impl LaunchLayer {
         let text = match fs::read_to_string(&self.toml) {
             Ok(text) => Some(text),
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-            Err(error) => return Err(self.error(error)),
+            Err(error) => return Err(LayerError::at(&self.path)(error)),
         };
         let text = text.filter(|_| !self.path.exists());
         // Metadata of another version of this buildpack may have any shape: then it does not hold.
@@ -104,7 +113,7 @@ impl LaunchLayer {
     /// Makes an empty directory to fill.
     pub fn create(&self) -> Result<(), LayerError> {
         self.remove()?;
-        fs::create_dir_all(&self.path).map_err(|error| self.error(error))
+        fs::create_dir_all(&self.path).map_err(LayerError::at(&self.path))
     }
 
     /// Declares the layer, with its metadata. Call this once its content is whole.
@@ -120,7 +129,7 @@ impl LaunchLayer {
         toml::to_string(&content)
             .map_err(io::Error::other)
             .and_then(|text| fs::write(&self.toml, text))
-            .map_err(|error| self.error(error))
+            .map_err(LayerError::at(&self.path))
     }
 
     /// Removes the directory and its declaration, so that nothing half-made is left.
@@ -128,14 +137,29 @@ impl LaunchLayer {
         // A build that is killed in between must not leave what looks like a layer of the previous image.
         absent(fs::remove_file(&self.toml))
             .and_then(|()| absent(fs::remove_dir_all(&self.path)))
-            .map_err(|error| self.error(error))
+            .map_err(LayerError::at(&self.path))
+    }
+}
+
+/// Keeps a part of a layer's metadata as a text of JSON.
+pub mod as_json {
+    use serde::Deserialize;
+    use serde::de::{DeserializeOwned, Deserializer, Error as _};
+    use serde::ser::{Error as _, Serialize, Serializer};
+
+    pub fn serialize<T: Serialize, S: Serializer>(
+        value: &T,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        let text = serde_json::to_string(value).map_err(S::Error::custom)?;
+        serializer.serialize_str(&text)
     }
 
-    fn error(&self, reason: io::Error) -> LayerError {
-        LayerError {
-            path: self.path.clone(),
-            reason,
-        }
+    pub fn deserialize<'de, T: DeserializeOwned, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<T, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        serde_json::from_str(&text).map_err(D::Error::custom)
     }
 }
 

@@ -27,87 +27,66 @@ impl<'a> Loaders<'a> {
         let mut loaders = Self::default();
         for at in memmem::find_iter(program, MAGIC).filter(|at| *at > 0) {
             let file = &program[at..];
-            let (slot, layout) = match file.get(4) {
-                Some(2) => (&mut loaders.loader, &LAYOUT_64),
-                Some(1) => (&mut loaders.loader_32, &LAYOUT_32),
-                _ => continue,
-            };
-            if slot.is_none() {
-                *slot = layout.executable(file);
+            match file.get(4) {
+                Some(2) => loaders.loader = loaders.loader.or_else(|| executable(file, 64)),
+                Some(1) => loaders.loader_32 = loaders.loader_32.or_else(|| executable(file, 32)),
+                _ => {}
             }
         }
         loaders
     }
 }
 
-/// Where the fields of a header are: offset and size in bytes.
-struct Layout {
-    sections_offset: (usize, usize),
-    header_size: (usize, usize),
-    section_size: (usize, usize),
-    section_count: (usize, usize),
-    /// What `header_size` and `section_size` must be.
-    sizes: (u64, u64),
-}
-
-const LAYOUT_64: Layout = Layout {
-    sections_offset: (0x28, 8),
-    header_size: (0x34, 2),
-    section_size: (0x3a, 2),
-    section_count: (0x3c, 2),
-    sizes: (64, 64),
-};
-
-const LAYOUT_32: Layout = Layout {
-    sections_offset: (0x20, 4),
-    header_size: (0x28, 2),
-    section_size: (0x2e, 2),
-    section_count: (0x30, 2),
-    sizes: (52, 40),
-};
-
-impl Layout {
-    /// The executable file that `bytes` begin with, if they do: it ends with its section headers.
-    fn executable<'a>(&self, bytes: &'a [u8]) -> Option<&'a [u8]> {
-        let field = |(at, size): (usize, usize)| {
-            let field = bytes.get(at..at + size)?;
-            let value = field.iter().rev();
-            Some(value.fold(0u64, |value, byte| value << 8 | u64::from(*byte)))
-        };
-        let is_sound = *bytes.get(5)? == LITTLE_ENDIAN
-            && field((0x10, 2))? == TYPE_EXECUTABLE
-            && (field(self.header_size)?, field(self.section_size)?) == self.sizes;
-        let sections = field(self.section_size)? * field(self.section_count)?;
-        let end = field(self.sections_offset)?.checked_add(sections)?;
-        bytes.get(..usize::try_from(end).ok()?).filter(|_| is_sound)
-    }
+/// The executable file, for programs of so many bits, that `bytes` begin with, if they do: it ends with its
+/// section headers.
+fn executable(bytes: &[u8], bits: usize) -> Option<&[u8]> {
+    let field = |at: usize, size: usize| {
+        let field = bytes.get(at..at + size)?;
+        let value = field.iter().rev();
+        Some(value.fold(0u64, |value, byte| value << 8 | u64::from(*byte)))
+    };
+    // Where the sections' headers are; then the size of the file's header, which a size and a count
+    // follow before that of a section's header, and the count of these.
+    let (sections_at, sizes_at, expected) = match bits {
+        64 => (0x28, 0x34, (64, 64)),
+        _ => (0x20, 0x28, (52, 40)),
+    };
+    let sizes = (field(sizes_at, 2)?, field(sizes_at + 6, 2)?);
+    let is_sound =
+        *bytes.get(5)? == LITTLE_ENDIAN && field(0x10, 2)? == TYPE_EXECUTABLE && sizes == expected;
+    let sections = sizes.1 * field(sizes_at + 8, 2)?;
+    let end = field(sections_at, bits / 8)?.checked_add(sections)?;
+    bytes.get(..usize::try_from(end).ok()?).filter(|_| is_sound)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// A file of `layout` with two section headers behind ten bytes of content.
-    fn file(class: u8, layout: &Layout) -> Vec<u8> {
-        let (header, section) = layout.sizes;
-        let offset = header + 10;
-        let size = usize::try_from(offset + 2 * section).unwrap_or_default();
-        let mut bytes = vec![0; size];
-        bytes[..6].copy_from_slice(&[0x7f, b'E', b'L', b'F', class, LITTLE_ENDIAN]);
-        let mut put = |(at, size): (usize, usize), value: u64| {
-            bytes[at..at + size].copy_from_slice(&value.to_le_bytes()[..size]);
+    /// A file for programs of so many bits, with two section headers behind ten bytes of content.
+    fn file(bits: usize) -> Vec<u8> {
+        let (class, header, section, sections_at, sizes_at) = match bits {
+            64 => (2, 64_u16, 64_u16, 0x28, 0x34),
+            _ => (1, 52, 40, 0x20, 0x28),
         };
-        put((0x10, 2), TYPE_EXECUTABLE);
-        put(layout.sections_offset, offset);
-        put(layout.header_size, header);
-        put(layout.section_size, section);
-        put(layout.section_count, 2);
+        let offset = header + 10;
+        let mut bytes = vec![0; usize::from(offset + 2 * section)];
+        bytes[..6].copy_from_slice(&[0x7f, b'E', b'L', b'F', class, LITTLE_ENDIAN]);
+        for (at, value) in [
+            (0x10, 2),
+            (sections_at, offset),
+            (sizes_at, header),
+            (sizes_at + 6, section),
+            (sizes_at + 8, 2),
+        ] {
+            bytes[at..at + 2].copy_from_slice(&value.to_le_bytes());
+        }
         bytes
     }
 
     #[test]
     fn both_loaders_are_found_whole_among_other_data() {
-        let (one, other) = (file(2, &LAYOUT_64), file(1, &LAYOUT_32));
+        let (one, other) = (file(64), file(32));
         let whole = [
             b"\x7fELF\x02\x01, the program, with \x7fELF in its text".as_slice(),
             &one,

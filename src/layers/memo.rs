@@ -31,18 +31,14 @@ struct RememberedRoot {
 }
 
 impl Key {
-    /// The key of an evaluation, or nothing where its inputs cannot all be named. `nix` says which
-    /// Nix evaluates, `functions` are the texts of this program's own Nix code; `commit` is what flakes
-    /// see of it.
-    #[must_use]
+    /// The key of an evaluation, or nothing where its inputs cannot all be named. `commit` is what flakes
+    /// see of it; `evaluator` are the system, the Nix, and the texts of this program's own Nix code.
     pub fn new(
         source: &StorePath,
         commit: Option<&Commit>,
         expression: &Expression,
         config: &Config,
-        system: &str,
-        nix: &str,
-        functions: &[&str],
+        evaluator: [&str; 4],
     ) -> Option<Self> {
         // What is in these places may change.
         if config.nix_path.is_some() {
@@ -56,16 +52,13 @@ impl Key {
             expression.target,
             // Hydra names these by their revisions.
             config.lookups,
-            system,
-            nix,
-            functions,
+            evaluator,
         ]);
         Some(Self(hex::encode(Sha256::digest(inputs.to_string()))))
     }
 }
 
 impl Memo {
-    #[must_use]
     pub fn new(key: &Key, roots: &[Root]) -> Self {
         let roots = roots.iter().map(|root| RememberedRoot {
             path: root.path.to_absolute_path(),
@@ -78,7 +71,6 @@ impl Memo {
     }
 
     /// The roots, if the evaluation was this one.
-    #[must_use]
     pub fn recall(&self, key: &Key) -> Option<Vec<Root>> {
         let roots = self.roots.iter().map(|root| {
             let path = StoreDir::default().parse_path(root.path.as_bytes()).ok()?;
@@ -116,15 +108,8 @@ mod tests {
         };
         let commit = Commit::find(config.hydra.revision.as_ref(), app.path());
         let source = root(source).path;
-        Key::new(
-            &source,
-            commit.as_ref(),
-            expression,
-            &config,
-            system,
-            nix,
-            &["x"],
-        )
+        let evaluator = [system, nix, "x", "y"];
+        Key::new(&source, commit.as_ref(), expression, &config, evaluator)
     }
 
     #[test]

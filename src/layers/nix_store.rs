@@ -95,7 +95,7 @@ impl NixStoreLayer {
         taken.retain(|(path, _)| path != app);
         let path = self.path.join(SOURCES);
         let kept = Kept::new(path.clone()).keep(nix.store(), &taken);
-        kept.map_err(|reason| LayerError { path, reason })
+        kept.map_err(LayerError::at(path))
     }
 
     /// The Nix that `source` names: the layer's, from a binary cache of `supply`, or the release.

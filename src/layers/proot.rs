@@ -100,20 +100,16 @@ pub fn handle(
     let inside = source.map(|_| read(&programs.inside)).transpose()?;
     let wanted = Metadata {
         format: FORMAT.to_string(),
-        proot: source
-            .map(|source| hex::encode(source.download.sha256))
-            .unwrap_or_default(),
+        proot: source.map_or_else(String::new, |source| hex::encode(source.download.sha256)),
         start_program: hex::encode(Sha256::digest(&start)),
         inside: inside
             .as_ref()
-            .map(|program| hex::encode(Sha256::digest(program)))
-            .unwrap_or_default(),
+            .map_or_else(String::new, |program| hex::encode(Sha256::digest(program))),
         commands: needed.commands.to_vec(),
     };
     let layer = LaunchLayer::new(layers_dir, "proot");
-    let state = layer
-        .keep_if::<Metadata>(|previous| !needed.by_this_build && *previous == wanted)
-        .map_err(PRootLayerError::Layer)?;
+    let state =
+        layer.keep_if::<Metadata>(|previous| !needed.by_this_build && *previous == wanted)?;
     if source.is_some() {
         print::bullet("PRoot");
     }
@@ -127,15 +123,14 @@ pub fn handle(
         if source.is_some() {
             check_proot(&layer.path.join(PROOT), needed.machine)?;
         }
-        commands::link(&layer.path, needed.commands)
-            .map_err(|(path, reason)| PRootLayerError::Layer(LayerError { path, reason }))
+        Ok(commands::link(&layer.path, needed.commands)?)
     });
     if let Err(error) = filled {
         // The first error is the one to tell.
         let _ = layer.remove();
         return Err(error);
     }
-    layer.write(&wanted).map_err(PRootLayerError::Layer)
+    Ok(layer.write(&wanted)?)
 }
 
 /// Checks that the programs that come with the buildpack are for the image's processor: an emulator may
@@ -168,10 +163,9 @@ fn fill(
     inside: Option<&[u8]>,
     http: &Http,
 ) -> Result<(), PRootLayerError> {
-    let layer_error = |path: PathBuf| |reason| PRootLayerError::Layer(LayerError { path, reason });
     for name in ["bin", "libexec"] {
         let path = directory.join(name);
-        fs::create_dir_all(&path).map_err(layer_error(path))?;
+        fs::create_dir_all(&path).map_err(LayerError::at(path))?;
     }
     let proot = source
         .map(|source| download(source, &directory.join("download"), http))
@@ -186,18 +180,23 @@ fn fill(
         (INSIDE, inside),
         (&start_file, Some(start_program)),
     ] {
-        let Some(bytes) = bytes else { continue };
-        let path = directory.join(name);
-        OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o755)
-            .open(&path)
-            .and_then(|mut file| file.write_all(bytes))
-            .map_err(layer_error(path))?;
+        if let Some(bytes) = bytes {
+            write_program(&directory.join(name), bytes)?;
+        }
     }
     let link = directory.join("bin").join(RUN_PROOT);
-    symlink(START_PROGRAM, &link).map_err(layer_error(link))
+    Ok(symlink(START_PROGRAM, &link).map_err(LayerError::at(link))?)
+}
+
+/// Writes a new file that all may execute.
+fn write_program(path: &Path, bytes: &[u8]) -> Result<(), LayerError> {
+    OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o755)
+        .open(path)
+        .and_then(|mut file| file.write_all(bytes))
+        .map_err(LayerError::at(path))
 }
 
 /// Puts PRoot alone into `directory`, for a build that needs it, and returns its path.
@@ -209,28 +208,13 @@ pub fn program_in(
     let path = directory.join("proot");
     if !path.exists() {
         let program = download(source, &directory.join("download"), http)?;
-        OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o755)
-            .open(&path)
-            .and_then(|mut file| file.write_all(&program))
-            .map_err(|reason| {
-                let path = path.clone();
-                PRootLayerError::Layer(LayerError { path, reason })
-            })?;
+        write_program(&path, &program)?;
     }
     Ok(path)
 }
 
 /// Downloads PRoot by way of the file `to`.
 fn download(source: &ToolSource, to: &Path, http: &Http) -> Result<Vec<u8>, PRootLayerError> {
-    let layer_error = |reason| {
-        PRootLayerError::Layer(LayerError {
-            path: to.to_path_buf(),
-            reason,
-        })
-    };
     let name = tool_name(source);
     // Only the one that comes with the buildpack has a version.
     if source.version.is_some() {
@@ -242,8 +226,8 @@ fn download(source: &ToolSource, to: &Path, http: &Http) -> Result<Vec<u8>, PRoo
         timer.done();
         downloaded?;
     }
-    let bytes = fs::read(to).map_err(layer_error)?;
-    fs::remove_file(to).map_err(layer_error)?;
+    let bytes = fs::read(to).map_err(LayerError::at(to))?;
+    fs::remove_file(to).map_err(LayerError::at(to))?;
     program(bytes)
 }
 
@@ -283,17 +267,15 @@ fn program(bytes: Vec<u8>) -> Result<Vec<u8>, PRootLayerError> {
         }
         let size = entry.size();
         let mut program = Vec::new();
-        entry
-            .take(MAX_PROGRAM_SIZE)
-            .read_to_end(&mut program)
-            .map_err(unreadable)?;
-        if program.len() as u64 != size {
-            return Err(refuse("its `proot` is cut short"));
-        }
-        if program.starts_with(b"\x7fELF") {
-            return Ok(program);
-        }
-        return Err(refuse("its `proot` is no ELF program"));
+        let mut entry = entry.take(MAX_PROGRAM_SIZE);
+        entry.read_to_end(&mut program).map_err(unreadable)?;
+        return if program.len() as u64 != size {
+            Err(refuse("its `proot` is cut short"))
+        } else if program.starts_with(b"\x7fELF") {
+            Ok(program)
+        } else {
+            Err(refuse("its `proot` is no ELF program"))
+        };
     }
     Err(refuse("it holds no file named `proot` or `proot.static`"))
 }

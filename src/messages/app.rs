@@ -9,6 +9,7 @@ use crate::resolve::expression::{ExpressionError, FailedDownload, MissingAttribu
 use crate::resolve::source::SourceError;
 use indoc::formatdoc;
 use std::fmt::Write as _;
+use words::listed;
 
 /// How many store paths are named that were looked for before a download.
 const PATHS_SHOWN: usize = 3;
@@ -30,24 +31,22 @@ const PROGRAMS_SHOWN: usize = 20;
 
 pub(super) fn source(error: &SourceError) -> Message {
     match error {
-        SourceError::Read(path, error) => Message::new(
-            "Failed to read the app's source",
-            formatdoc! {"
-                {path} could not be read: {error}.
+        SourceError::Read(path, error) => Message::of(&formatdoc! {"
+            Failed to read the app's source
 
-                Hydra puts every file of the app into its store, so each must be readable by
-                the user that builds the image.
-            ", path = path.display()},
-        ),
+            {path} could not be read: {error}.
+
+            Hydra puts every file of the app into its store, so each must be readable by
+            the user that builds the image.
+        ", path = path.display()}),
         SourceError::Write(path, error) => disk("Failed to copy the app's source", path, error),
-        SourceError::Encode(reason) => Message::new(
-            "The app's source cannot be a store path",
-            formatdoc! {"
-                Nix cannot take this tree as a source: {reason}.
+        SourceError::Encode(reason) => Message::of(&formatdoc! {"
+            The app's source cannot be a store path
 
-                Rename or remove the file, and let Hydra build the app again.
-            "},
-        ),
+            Nix cannot take this tree as a source: {reason}.
+
+            Rename or remove the file, and let Hydra build the app again.
+        "}),
     }
 }
 
@@ -55,112 +54,104 @@ pub(super) fn expression(error: &ExpressionError) -> Message {
     match error {
         ExpressionError::Source(error) => source(error),
         ExpressionError::Nix(error) => nix(error),
-        ExpressionError::Evaluation(said) => Message::new(
-            "The expression cannot be evaluated",
-            formatdoc! {"
-                {said}
+        ExpressionError::Evaluation(said) => Message::of(&formatdoc! {"
+            The expression cannot be evaluated
 
-                {next}
-            ", next = next_of_evaluation(said)},
-        ),
-        ExpressionError::Lookups(said, entries) => Message::new(
-            "The expression cannot be evaluated, with a part of NIX_PATH missing",
-            formatdoc! {"
-                Nix had to go on without these entries of NIX_PATH and the jobset's inputs:
+            {said}
 
-                  {entries}
+            {next}
+        ", next = next_of_evaluation(said)}),
+        ExpressionError::Lookups(said, entries) => Message::of(&formatdoc! {"
+            The expression cannot be evaluated, with a part of NIX_PATH missing
 
-                Then it said:
+            Nix had to go on without these entries of NIX_PATH and the jobset's inputs:
 
-                {said}
+              {entries}
 
-                If the expression needs it, check that it exists and can be fetched from here;
-                a private server's password goes into a netrc file (NIX_NETRC_FILE). NIX_PATH is split
-                at each colon, also in a URL that has a port.
-            ", entries = entries.join("\n  ")},
-        ),
+            Then it said:
+
+            {said}
+
+            If the expression needs it, check that it exists and can be fetched from here;
+            a private server's password goes into a netrc file (NIX_NETRC_FILE). NIX_PATH is split
+            at each colon, also in a URL that has a port.
+        ", entries = entries.join("\n  ")}),
         ExpressionError::Answer(reason) => {
             internal("Nix printed a result that cannot be read", reason)
         }
         ExpressionError::MustBuild {
             derivation,
             outputs,
-        } => Message::new(
-            "To evaluate the expression, something must be built that no binary cache has",
-            formatdoc! {"
-                The expression reads what this derivation makes (import from derivation):
+        } => Message::of(&formatdoc! {"
+            To evaluate the expression, something must be built that no binary cache has
 
-                    {derivation}
+            The expression reads what this derivation makes (import from derivation):
 
-                No binary cache has its output:
+                {derivation}
 
-                    {outputs}
+            No binary cache has its output:
 
-                Have Hydra build that as a job of its own, so that its binary cache keeps it. Or set
-                NIX_ON_MISS=build, and it is built here, during each build.
-            ", outputs = outputs.join("\n    ")},
-        ),
-        ExpressionError::Unpinned(name) => Message::new(
-            "The expression uses a nixpkgs that is not pinned",
-            formatdoc! {"
-                This expression takes `{name}` from `<nixpkgs>`, which is not pinned: which nixpkgs
-                that is depends on the machine, and so would the store path.
+                {outputs}
 
-                Pin it in the expression, as with
+            Have Hydra build that as a job of its own, so that its binary cache keeps it. Or set
+            NIX_ON_MISS=build, and it is built here, during each build.
+        ", outputs = outputs.join("\n    ")}),
+        ExpressionError::Unpinned(name) => Message::of(&formatdoc! {"
+            The expression uses a nixpkgs that is not pinned
 
-                    nixpkgs = import (fetchTarball {{
-                      url = \"https://github.com/NixOS/nixpkgs/archive/REVISION.tar.gz\";
-                      sha256 = \"HASH\";
-                    }}) {{ }};
+            This expression takes `{name}` from `<nixpkgs>`, which is not pinned: which nixpkgs
+            that is depends on the machine, and so would the store path.
 
-                or name Hydra's in NIX_PATH. Unpinned, `<nixpkgs>` has nothing but
-                fetchers: fetchFromGitHub, fetchFromGitLab, fetchzip, fetchurl, fetchgit, fetchTarball.
-            "},
-        ),
-        ExpressionError::Fetcher(problem) => Message::new(
-            "A fetcher of an unpinned nixpkgs cannot do this",
-            formatdoc! {"
-                {problem}.
+            Pin it in the expression, as with
 
-                Use the unpinned fetcher only for nixpkgs itself, with its hash, and take all other fetchers
-                from that nixpkgs; or name Hydra's `<nixpkgs>` in NIX_PATH.
-            "},
-        ),
-        ExpressionError::Shell(attribute) => Message::new(
-            "The expression is a shell to develop in",
-            formatdoc! {"
-                The {what} evaluates to the result of `mkShell`: an environment for `nix-shell`, with no
-                program to deploy.
+                nixpkgs = import (fetchTarball {{
+                  url = \"https://github.com/NixOS/nixpkgs/archive/REVISION.tar.gz\";
+                  sha256 = \"HASH\";
+                }}) {{ }};
 
-                Name the package in NIX_FILE or NIX_ATTRIBUTES, or add a `deploy.nix`, which comes
-                before `shell.nix`.
-            ", what = what(attribute.as_deref())},
-        ),
+            or name Hydra's in NIX_PATH. Unpinned, `<nixpkgs>` has nothing but
+            fetchers: fetchFromGitHub, fetchFromGitLab, fetchzip, fetchurl, fetchgit, fetchTarball.
+        "}),
+        ExpressionError::Fetcher(problem) => Message::of(&formatdoc! {"
+            A fetcher of an unpinned nixpkgs cannot do this
+
+            {problem}.
+
+            Use the unpinned fetcher only for nixpkgs itself, with its hash, and take all other fetchers
+            from that nixpkgs; or name Hydra's `<nixpkgs>` in NIX_PATH.
+        "}),
+        ExpressionError::Shell(attribute) => Message::of(&formatdoc! {"
+            The expression is a shell to develop in
+
+            The {what} evaluates to the result of `mkShell`: an environment for `nix-shell`, with no
+            program to deploy.
+
+            Name the package in NIX_FILE or NIX_ATTRIBUTES, or add a `deploy.nix`, which comes
+            before `shell.nix`.
+        ", what = what(attribute.as_deref())}),
         ExpressionError::NotADerivation {
             attribute,
             kind,
             derivations,
         } => not_a_derivation(attribute.as_deref(), kind, derivations),
-        ExpressionError::NoFlakeLock(input) => Message::new(
-            format!("The flake's input `{input}` is not locked"),
-            formatdoc! {"
-                The `flake.lock` beside `flake.nix` is missing, or does not have this input as
-                `flake.nix` has it. So it is not pinned, and the store path could be another one than
-                Hydra built.
+        ExpressionError::NoFlakeLock(input) => Message::of(&formatdoc! {"
+            The flake's input `{input}` is not locked
 
-                Run `nix flake lock`, and commit `flake.lock`.
-            "},
-        ),
+            The `flake.lock` beside `flake.nix` is missing, or does not have this input as
+            `flake.nix` has it. So it is not pinned, and the store path could be another one than
+            Hydra built.
+
+            Run `nix flake lock`, and commit `flake.lock`.
+        "}),
         ExpressionError::Missing(missing) => missing_attributes(missing),
         ExpressionError::Download(failed) => download(failed),
-        ExpressionError::ContentAddressed => Message::new(
-            "The expression is a content-addressed derivation",
-            formatdoc! {"
-                Its store path is known once it is built, so no binary cache can be asked for it before.
+        ExpressionError::ContentAddressed => Message::of(&formatdoc! {"
+            The expression is a content-addressed derivation
 
-                Set NIX_STORE_PATH to the path that was built, or leave `__contentAddressed` out.
-            "},
-        ),
+            Its store path is known once it is built, so no binary cache can be asked for it before.
+
+            Set NIX_STORE_PATH to the path that was built, or leave `__contentAddressed` out.
+        "}),
         ExpressionError::NoGit(said) => no_git(said),
     }
 }
@@ -194,16 +185,15 @@ pub(super) fn what(attribute: Option<&str>) -> String {
 }
 
 fn no_git(said: &str) -> Message {
-    Message::new(
-        "Something is fetched by git, and the builder has no git",
-        formatdoc! {"
-            {said}
+    Message::of(&formatdoc! {"
+        Something is fetched by git, and the builder has no git
 
-            No binary cache has it, so Nix would fetch it with `git`, which is not on PATH here. Use a
-            builder that has git, or an input that is fetched as an archive, such as
-            `github:OWNER/REPOSITORY`; or have Hydra keep the input in its binary cache.
-        "},
-    )
+        {said}
+
+        No binary cache has it, so Nix would fetch it with `git`, which is not on PATH here. Use a
+        builder that has git, or an input that is fetched as an archive, such as
+        `github:OWNER/REPOSITORY`; or have Hydra keep the input in its binary cache.
+    "})
 }
 
 fn download(failed: &FailedDownload) -> Message {
@@ -211,9 +201,7 @@ fn download(failed: &FailedDownload) -> Message {
     let mut body = format!("{url} could not be downloaded: {why}.\n\n");
     if !failed.asked.is_empty() {
         body.push_str("Before, no binary cache had what was asked for:\n\n");
-        for path in failed.asked.iter().take(PATHS_SHOWN) {
-            let _ = writeln!(body, "    {path}");
-        }
+        body.push_str(&listed(&failed.asked, PATHS_SHOWN, "    "));
         body.push('\n');
     }
     for path in &failed.other_names {
@@ -282,20 +270,16 @@ pub(super) fn not_a_derivation(
     derivations: &[String],
 ) -> Message {
     let what = what(attribute);
-    let next = match (derivations, attribute) {
-        ([], _) => "It must be a derivation, as `nix-build` takes it.".to_string(),
-        (names, None) => format!(
+    let within = attribute.map_or_else(String::new, |attribute| format!("{attribute}."));
+    let names = derivations.iter().map(|name| format!("{within}{name}"));
+    let names: Vec<String> = names.collect();
+    let next = if names.is_empty() {
+        "It must be a derivation, as `nix-build` takes it.".to_string()
+    } else {
+        format!(
             "Name the attribute to deploy in NIX_ATTRIBUTES. There are: {}.",
             names.join(", ")
-        ),
-        (names, Some(attribute)) => format!(
-            "Name the attribute to deploy in NIX_ATTRIBUTES. There are: {}.",
-            names
-                .iter()
-                .map(|name| format!("{attribute}.{name}"))
-                .collect::<Vec<_>>()
-                .join(", ")
-        ),
+        )
     };
     let article = if kind == "int" { "an" } else { "a" };
     Message::new(
@@ -340,11 +324,7 @@ pub(super) fn no_process(
         programs,
     }: &NoProcess,
 ) -> Message {
-    let shown = programs.iter().take(PROGRAMS_SHOWN);
-    let mut names: String = shown.fold(String::new(), |names, name| names + "    " + name + "\n");
-    if programs.len() > PROGRAMS_SHOWN {
-        let _ = writeln!(names, "    and {} more", programs.len() - PROGRAMS_SHOWN);
-    }
+    let names = listed(programs, PROGRAMS_SHOWN, "    ");
     let why = match (main_program, programs.as_slice()) {
         (_, []) => "The deployed package has no programs in `bin`.\n".to_string(),
         (Some(main), _) => format!(
@@ -368,15 +348,14 @@ pub(super) fn hook(error: &HookError) -> Message {
         HookError::Start(hook, error) => (hook, format!("could not be started: {error}")),
         HookError::Failed(hook, status) => (hook, format!("failed: {status}")),
     };
-    Message::new(
-        "The compile hook failed",
-        formatdoc! {"
-            {hook}
-            {reason}.
+    Message::of(&formatdoc! {"
+        The compile hook failed
 
-            It is part of the deployed package, and runs at the end of each build. Its output is above.
-        "},
-    )
+        {hook}
+        {reason}.
+
+        It is part of the deployed package, and runs at the end of each build. Its output is above.
+    "})
 }
 
 #[cfg(test)]

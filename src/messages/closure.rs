@@ -11,9 +11,10 @@ use closure::plan::Miss;
 use closure::relocate::blocker::NotRelocatable;
 use closure::unpack::UnpackError;
 use http_client::HttpError;
+use indoc::formatdoc;
 use nix_derivation::StorePath;
 use std::fmt::Write as _;
-use words::list;
+use words::{list, listed};
 
 /// How many forbidden paths are listed; the rest are counted.
 const FORBIDDEN_SHOWN: usize = 20;
@@ -103,56 +104,46 @@ const GIVE_CREDENTIALS: &str = "The binary cache requires credentials, or refuse
 
 /// The next step, by the likeliest cause: a wrong signature, then a cache that did not answer, then
 /// paths that differ.
-pub(super) fn miss_hint(misses: &[Miss], unusable: &[Unusable]) -> String {
+pub(super) fn miss_hint(misses: &[Miss], unusable: &[Unusable]) -> &'static str {
     let answers = || {
         let answers = misses.iter().flat_map(|miss| &miss.answers);
         answers.map(|asked| &asked.answer)
     };
     if answers().next().is_none() {
-        return "No binary cache is configured: set NIX_EXTRA_BINARY_CACHE.".to_string();
+        return "No binary cache is configured: set NIX_EXTRA_BINARY_CACHE.";
     }
     let forged =
         answers().any(|answer| matches!(answer, Answer::Untrusted(Untrusted::BadSignature(_))));
     if forged {
         return "The signature does not match the narinfo: the narinfo was changed since it was signed, or\n\
-                another key is in use under the same name. Nothing of it was used."
-            .to_string();
+                another key is in use under the same name. Nothing of it was used.";
     }
     if misses.iter().any(Miss::is_untrusted) {
         return "Add the key that signs this binary cache's paths to NIX_TRUSTED_PUBLIC_KEYS, as\n\
-                `name:base64`, or have the cache sign them."
-            .to_string();
+                `name:base64`, or have the cache sign them.";
     }
     if answers().any(|answer| matches!(answer, Answer::Refused(_))) {
-        return GIVE_CREDENTIALS.to_string();
+        return GIVE_CREDENTIALS;
     }
     let failed = answers().any(|answer| matches!(answer, Answer::Failed(_)));
     if failed || !unusable.is_empty() {
         return "Check the URLs in NIX_EXTRA_BINARY_CACHE, and that they can be reached from where\n\
-                the image is built."
-            .to_string();
+                the image is built.";
     }
     if misses.iter().any(|miss| miss.wanted_by.is_empty()) {
         return "Either Hydra has not built this revision (yet), or it evaluated it to another store path:\n\
-                its checkout, the expression or an unpinned input differs. Nothing was compiled."
-            .to_string();
+                its checkout, the expression or an unpinned input differs. Nothing was compiled.";
     }
     "The binary caches have only a part of the closure: the rest was garbage-collected, or is in\n\
      a cache that is not named in NIX_EXTRA_BINARY_CACHE. Nothing was compiled."
-        .to_string()
 }
 
 pub(super) fn fetch(error: &FetchError) -> Message {
-    let FetchError {
-        path,
-        cache,
-        reason,
-        ..
-    } = error;
+    let path = &error.path;
     let failed = |what: String, next: &str| {
         Message::new(
             "Failed to download a store path",
-            match cache {
+            match &error.cache {
                 Some(cache) => format!("{path}\nfrom {cache}: {what}.\n\n{next}"),
                 None => format!("{path}: {what}.\n\n{next}"),
             },
@@ -163,7 +154,7 @@ pub(super) fn fetch(error: &FetchError) -> Message {
                     a broken file, and the path must be put into it again.";
         failed(what, next)
     };
-    match reason {
+    match &error.reason {
         FetchFailure::Open(error) if error.is_absent() => failed(
             error.to_string(),
             "The binary cache describes this path, but does not have its content: it was\n\
@@ -213,11 +204,10 @@ pub(super) fn lost(path: &StorePath, answers: &[CacheAnswer]) -> Message {
     let hint = if answers.iter().all(is_absent) {
         "An earlier build had it. Since then it was garbage-collected, or the binary cache that\n\
          has it is no longer named."
-            .to_string()
     } else {
         miss_hint(&misses, &[])
     };
-    miss(&misses, &hint)
+    miss(&misses, hint)
 }
 
 pub(super) fn relocation(reason: &NotRelocatable) -> Message {
@@ -231,8 +221,7 @@ pub(super) fn relocation(reason: &NotRelocatable) -> Message {
             directory.display(),
             error.excess
         ),
-        NotRelocatable::SamePlace(paths) => {
-            let [one, other] = &**paths;
+        NotRelocatable::SamePlace(one, other) => {
             format!("{one} and {other} would both have the same place in the image.")
         }
         NotRelocatable::Blockers(blockers) => {
@@ -240,12 +229,8 @@ pub(super) fn relocation(reason: &NotRelocatable) -> Message {
                 "These files name store paths where they cannot be rewritten, or would not work \
                  once they are:\n\n",
             );
-            for blocker in blockers.iter().take(LISTED) {
-                let _ = writeln!(text, "- {}", log::blocker(blocker));
-            }
-            if blockers.len() > LISTED {
-                let _ = writeln!(text, "- and {} more", blockers.len() - LISTED);
-            }
+            let blockers: Vec<String> = blockers.iter().map(log::blocker).collect();
+            text.push_str(&listed(&blockers, LISTED, "- "));
             text.push_str(
                 "\nIf the app does not use such a file, pass it over: NIX_RELOCATE_IGNORE takes patterns \
                  of file names, separated by spaces, such as `*/share/doc/*`.",
@@ -257,56 +242,39 @@ pub(super) fn relocation(reason: &NotRelocatable) -> Message {
 }
 
 pub(super) fn over_budget(over: &OverBudget) -> Message {
-    let listed = |lines: Vec<String>| {
-        let mut text = String::new();
-        for line in lines.iter().take(FORBIDDEN_SHOWN) {
-            let _ = writeln!(text, "- {line}");
-        }
-        if lines.len() > FORBIDDEN_SHOWN {
-            let _ = writeln!(text, "- and {} more", lines.len() - FORBIDDEN_SHOWN);
-        }
-        text
+    let lines: Vec<String> = match over {
+        OverBudget::TooLarge { largest, .. } => largest
+            .iter()
+            .map(|(size, chain)| format!("{}  {chain}", bytes(*size)))
+            .collect(),
+        OverBudget::Forbidden(paths) => paths
+            .iter()
+            .map(|(pattern, chain)| format!("`{pattern}`: {chain}"))
+            .collect(),
     };
+    let lines = listed(&lines, FORBIDDEN_SHOWN, "- ");
     match over {
-        OverBudget::TooLarge {
-            size,
-            limit,
-            largest,
-        } => {
-            let largest = largest.iter();
-            let largest = largest.map(|(size, chain)| format!("{}  {chain}", bytes(*size)));
-            Message::new(
-                "The closure is too large",
-                format!(
-                    "It has {}, but NIX_CLOSURE_LIMIT is {}. Its largest store paths:\n\n{}\n\
-                     Remove a reference to one of them, or raise the limit. Nothing of it was kept.",
-                    bytes(*size),
-                    bytes(*limit),
-                    listed(largest.collect())
-                ),
-            )
-        }
-        OverBudget::Forbidden(paths) => {
-            let paths = paths.iter();
-            let paths = paths.map(|(pattern, chain)| format!("`{pattern}`: {chain}"));
-            Message::new(
-                "The closure has forbidden packages",
-                format!(
-                    "NIX_FORBID has patterns of these, each with the references that bring it:\n\n{}\n\
-                     Remove the reference, or the pattern. Nothing of it was kept.",
-                    listed(paths.collect())
-                ),
-            )
-        }
+        OverBudget::TooLarge { size, limit, .. } => Message::of(&formatdoc! {"
+            The closure is too large
+
+            It has {size}, but NIX_CLOSURE_LIMIT is {limit}. Its largest store paths:
+
+            {lines}
+            Remove a reference to one of them, or raise the limit. Nothing of it was kept.
+        ", size = bytes(*size), limit = bytes(*limit)}),
+        OverBudget::Forbidden(_) => Message::of(&formatdoc! {"
+            The closure has forbidden packages
+
+            NIX_FORBID has patterns of these, each with the references that bring it:
+
+            {lines}
+            Remove the reference, or the pattern. Nothing of it was kept.
+        "}),
     }
 }
 
 pub(super) fn wrong_processor(wrong: &WrongProcessor) -> Message {
-    let WrongProcessor {
-        root,
-        programs,
-        image,
-    } = wrong;
+    let (root, programs, image) = (&wrong.root, wrong.programs, wrong.image);
     Message::new(
         format!("What is deployed is for {programs}, not {image}"),
         format!(
@@ -433,7 +401,7 @@ mod tests {
                 "/a/very/long/layers/directory/closure".into(),
                 Relocation::new(Path::new("/a/very/long/layers/directory/closure")).unwrap_err(),
             ),
-            NotRelocatable::SamePlace(Box::new([path("zlib-1.3"), path("zlib-1.2")])),
+            NotRelocatable::SamePlace(path("zlib-1.3").to_string(), path("zlib-1.2").to_string()),
             NotRelocatable::Blockers(blockers(1).collect()),
             NotRelocatable::Blockers(blockers(22).collect()),
         ] {

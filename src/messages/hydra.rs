@@ -2,105 +2,102 @@
 
 use super::Message;
 use binary_cache::Unusable;
-use http_client::HttpError;
 use hydra::revision::RevisionError;
 use hydra::{
-    DeployError, Failed, Fetched, HydraError, Job, NoJob, NotEvaluated, NotFinished, short,
+    DeployError, Failed, Fetched, HydraError, Job, NoJob, NotEvaluated, NotFinished,
+    lacks_credentials, short,
 };
 use indoc::formatdoc;
 use std::fmt::Write as _;
-use words::list;
+use std::time::Duration;
+use words::{duration, list, listed};
+
+/// Before each line of a list.
+const INDENT: &str = "    ";
+
+/// How many jobs, and files that differ, are named; the rest are counted.
+const JOBS_SHOWN: usize = 10;
+const FILES_SHOWN: usize = 5;
 
 fn hydra(error: &HydraError) -> Message {
     match error {
         HydraError::NoHydra {
             asked: caches,
             unreached,
-        } if unreached.is_empty() => Message::new(
-            "There is no Hydra to ask",
-            formatdoc! {"
-                {asked}
+        } if unreached.is_empty() => Message::of(&formatdoc! {"
+            There is no Hydra to ask
 
-                Set NIX_HYDRA_URL to the URL of the Hydra that has the job.
-            ", asked = match caches.as_slice() {
-                [] => "NIX_HYDRA_JOB is set, but neither NIX_HYDRA_URL nor a binary cache is.".to_string(),
-                caches => format!("NIX_HYDRA_JOB is set, but none of the binary caches is a Hydra: {}.", list(caches)),
-            }},
-        ),
+            {asked}
+
+            Set NIX_HYDRA_URL to the URL of the Hydra that has the job.
+        ", asked = match caches.as_slice() {
+            [] => "NIX_HYDRA_JOB is set, but neither NIX_HYDRA_URL nor a binary cache is.".to_string(),
+            caches => format!("NIX_HYDRA_JOB is set, but none of the binary caches is a Hydra: {}.", list(caches)),
+        }}),
         HydraError::NoHydra {
             asked: caches,
             unreached,
-        } => Message::new(
-            "No binary cache has answered as a Hydra does",
-            formatdoc! {"
-                The binary caches are {caches}. These did not answer:
+        } => Message::of(&formatdoc! {"
+            No binary cache has answered as a Hydra does
 
-                {unreached}
-                Check that they can be reached from where the image is built; or set NIX_HYDRA_URL to the
-                URL of the right Hydra.
-            ", caches = list(caches), unreached = indented(&unreached.iter().map(ToString::to_string).collect::<Vec<_>>(), unreached.len())},
-        ),
-        HydraError::Http {
-            url,
-            error: error @ (HttpError::Unauthorized(_) | HttpError::Status(407)),
-        } => Message::new(
-            "Hydra cannot be asked without credentials",
-            formatdoc! {"
-                {url}: {error}. A proxy in front of Hydra refused the request.
+            The binary caches are {caches}. These did not answer:
 
-                Give its user and password: in a service binding of type
-                `nix-binary-cache` with the Hydra's URL, in the netrc file that NIX_NETRC_FILE names, or
-                in NIX_HYDRA_URL.
-            "},
-        ),
-        HydraError::Http { url, error } => Message::new(
-            "Hydra did not answer",
-            formatdoc! {"
-                {url}: {error}.
+            {unreached}
+            Check that they can be reached from where the image is built; or set NIX_HYDRA_URL to the
+            URL of the right Hydra.
+        ", caches = list(caches), unreached = listed(unreached, usize::MAX, INDENT)}),
+        HydraError::Http { url, error } if lacks_credentials(error) => Message::of(&formatdoc! {"
+            Hydra cannot be asked without credentials
 
-                Check NIX_HYDRA_URL (or NIX_EXTRA_BINARY_CACHE, where that is the Hydra), and that it
-                can be reached from where the image is built.
-            "},
-        ),
+            {url}: {error}. A proxy in front of Hydra refused the request.
+
+            Give its user and password: in a service binding of type
+            `nix-binary-cache` with the Hydra's URL, in the netrc file that NIX_NETRC_FILE names, or
+            in NIX_HYDRA_URL.
+        "}),
+        HydraError::Http { url, error } => Message::of(&formatdoc! {"
+            Hydra did not answer
+
+            {url}: {error}.
+
+            Check NIX_HYDRA_URL (or NIX_EXTRA_BINARY_CACHE, where that is the Hydra), and that it
+            can be reached from where the image is built.
+        "}),
         HydraError::Refused {
             url,
             status,
             message,
-        } => Message::new(
-            "Hydra refused to answer",
-            formatdoc! {"
-                {url}: {message} (HTTP status {status})
+        } => Message::of(&formatdoc! {"
+            Hydra refused to answer
 
-                Check the names in NIX_HYDRA_JOB, and that this is the Hydra that has the job.
-            "},
-        ),
-        HydraError::Answer { url, reason } => Message::new(
-            "This does not seem to be a Hydra",
-            formatdoc! {"
-                {url}: the answer cannot be used: {reason}.
+            {url}: {message} (HTTP status {status})
 
-                Check that NIX_HYDRA_URL is the Hydra's own URL, as a browser shows it, without
-                what follows its host (or the prefix under which it is served).
-            "},
-        ),
-        HydraError::Private { url } => Message::new(
-            "This Hydra is private",
-            formatdoc! {"
-                {url} shows its builds to signed-in users only.
+            Check the names in NIX_HYDRA_JOB, and that this is the Hydra that has the job.
+        "}),
+        HydraError::Answer { url, reason } => Message::of(&formatdoc! {"
+            This does not seem to be a Hydra
 
-                Give the user and password of an account on it: in a service binding of type `nix-binary-cache` with
-                its URL, in the netrc file that NIX_NETRC_FILE names, or in NIX_HYDRA_URL.
-            "},
-        ),
-        HydraError::SignIn { url, message } => Message::new(
-            "Signing in to Hydra failed",
-            formatdoc! {"
-                {url}: {message}
+            {url}: the answer cannot be used: {reason}.
 
-                Check the user and password for this host: in the service binding, the netrc file, or
-                the URL. An account that signs in through Google or GitHub has no password to give here.
-            "},
-        ),
+            Check that NIX_HYDRA_URL is the Hydra's own URL, as a browser shows it, without
+            what follows its host (or the prefix under which it is served).
+        "}),
+        HydraError::Private { url } => Message::of(&formatdoc! {"
+            This Hydra is private
+
+            {url} shows its builds to signed-in users only.
+
+            Give the user and password of an account on it: in a service binding of type `nix-binary-cache` with
+            its URL, in the netrc file that NIX_NETRC_FILE names, or in NIX_HYDRA_URL.
+        "}),
+        HydraError::SignIn { url, message } => Message::of(&formatdoc! {"
+            Signing in to Hydra failed
+
+            {url}: {message}
+
+            Check the user and password for this host: in the service binding, the netrc file, or
+            the URL. An account that signs in through Google or GitHub has no password to give here.
+        "}),
     }
 }
 
@@ -139,15 +136,15 @@ fn revision(error: &RevisionError) -> Message {
                 Set NIX_REVISION to the git revision.
             "},
         ),
-        RevisionError::Changed(files, count) => Message::new(
+        RevisionError::Changed(files) => Message::new(
             header,
             formatdoc! {"
-                The app has a `.git`, but differs from its revision in {count} {noun}:
+                The app has a `.git`, but differs from its revision in {count}:
 
                 {files}
                 Hydra builds revisions, so it has not built this. Commit the changes, or remove these
                 files; or set NIX_REVISION to the revision to deploy anyway.
-            ", noun = if *count == 1 { "file" } else { "files" }, files = indented(files, *count)},
+            ", count = words::count(files.len(), "file"), files = listed(files, FILES_SHOWN, INDENT)},
         ),
     }
 }
@@ -160,85 +157,65 @@ pub(super) fn deploy(error: &DeployError) -> Message {
         DeployError::Ambiguous {
             revision,
             candidates,
-        } => Message::new(
-            format!("The short revision {revision} is ambiguous"),
-            formatdoc! {"
-                One evaluation has {inputs}.
+        } => Message::of(&formatdoc! {"
+            The short revision {revision} is ambiguous
 
-                Set NIX_REVISION to the whole revision, or NIX_HYDRA_INPUT to the right input.
-            ", inputs = list(&candidates.iter().map(|found| format!("{} as input {}", found.revision, found.input)).collect::<Vec<_>>())},
-        ),
+            One evaluation has {inputs}.
+
+            Set NIX_REVISION to the whole revision, or NIX_HYDRA_INPUT to the right input.
+        ", inputs = list(&candidates.iter().map(|found| format!("{} as input {}", found.revision, found.input)).collect::<Vec<_>>())}),
         DeployError::NoInput {
             input,
             inputs: names,
-        } => Message::new(
-            format!("The jobset has no input named {input}"),
-            formatdoc! {"
-                NIX_HYDRA_INPUT is set to `{input}`. The newest evaluation has {names}.
+        } => Message::of(&formatdoc! {"
+            The jobset has no input named {input}
 
-                Set it to the input that is the app's repository, or unset it to look at all inputs.
-            ", names = if names.is_empty() { "no inputs (a flake counts as `flake`)".to_string() } else { list(names) }},
-        ),
+            NIX_HYDRA_INPUT is set to `{input}`. The newest evaluation has {names}.
+
+            Set it to the input that is the app's repository, or unset it to look at all inputs.
+        ", names = if names.is_empty() { "no inputs (a flake counts as `flake`)".to_string() } else { list(names) }}),
         DeployError::NoJob(error) => no_job(error),
-        DeployError::NoLatest { job, system } => Message::new(
-            format!("Hydra never built {job}"),
-            formatdoc! {"
-                No build of this job for {system} has succeeded yet.
+        DeployError::NoLatest { job, system } => Message::of(&formatdoc! {"
+            Hydra never built {job}
 
-                Check the name in NIX_HYDRA_JOB, and the job's page on Hydra.
-            "},
-        ),
+            No build of this job for {system} has succeeded yet.
+
+            Check the name in NIX_HYDRA_JOB, and the job's page on Hydra.
+        "}),
         DeployError::NotFinished(not_finished) => self::not_finished(not_finished),
         DeployError::Failed(failed) => build_failed(failed),
         DeployError::System {
             page,
             system,
             wanted,
-        } => Message::new(
-            format!("Hydra built this job for {system}"),
-            formatdoc! {"
-                {page}
-                is for {system}, but the image is for {wanted}.
+        } => Message::of(&formatdoc! {"
+            Hydra built this job for {system}
 
-                Set NIX_HYDRA_JOB to the job for {wanted}; its name often ends with the system.
-            "},
-        ),
-        DeployError::NoOutput(page) => Message::new(
-            "Hydra does not say which store path it built",
-            formatdoc! {"
-                {page}
-                succeeded, but its outputs have no store path. Content-addressed derivations are like this.
+            {page}
+            is for {system}, but the image is for {wanted}.
 
-                Set NIX_STORE_PATH to the store path, or unset NIX_HYDRA_JOB to evaluate the expression.
-            "},
-        ),
+            Set NIX_HYDRA_JOB to the job for {wanted}; its name often ends with the system.
+        "}),
+        DeployError::NoOutput(page) => Message::of(&formatdoc! {"
+            Hydra does not say which store path it built
+
+            {page}
+            succeeded, but its outputs have no store path. Content-addressed derivations are like this.
+
+            Set NIX_STORE_PATH to the store path, or unset NIX_HYDRA_JOB to evaluate the expression.
+        "}),
     }
 }
 
 fn not_evaluated(error: &NotEvaluated) -> Message {
-    let NotEvaluated {
-        revision,
-        page,
-        job,
-        input,
-        looked_at,
-        newest,
-        waited,
-        doing,
-        disabled,
-        fetched,
-        error,
-    } = error;
-    let evaluations = match looked_at {
+    let (job, revision, newest) = (&error.job, &error.revision, error.newest.as_ref());
+    let evaluations = match error.looked_at {
         0 => "There is no evaluation yet, so none has".to_string(),
         1 => "Looked at 1 evaluation, which has not".to_string(),
         count => format!("Looked at {count} evaluations, none of which has"),
     };
-    let input_name = input.as_deref();
-    let input = input.as_ref().map_or_else(
-        || "an input".to_string(),
-        |input| format!("the input {input}"),
-    );
+    let input_name = error.input.as_deref();
+    let input = input_name.map_or("an input".into(), |input| format!("the input {input}"));
     let header = format!(
         "Hydra has not evaluated revision {} of {}:{}",
         short(&revision.name),
@@ -246,10 +223,11 @@ fn not_evaluated(error: &NotEvaluated) -> Message {
         job.jobset
     );
     let mut body = format!(
-        "{evaluations} {} ({}) as {input}{}.\n{page}\n\n",
+        "{evaluations} {} ({}) as {input}{}.\n{}\n\n",
         revision.name,
         revision.from,
-        DeployError::waited(*waited),
+        after(error.waited),
+        error.page
     );
     // Writing to a string does not fail.
     if let Some(newest) = newest {
@@ -265,20 +243,16 @@ fn not_evaluated(error: &NotEvaluated) -> Message {
             list(&inputs)
         );
     }
-    let _ = writeln!(body, "{doing}.\n");
-    if let Some(error) = error {
-        let _ = writeln!(body, "Its last attempt failed:\n");
-        for line in error.lines() {
-            let _ = writeln!(body, "    {line}");
-        }
-        body.push('\n');
+    let _ = writeln!(body, "{}.\n", error.doing);
+    if let Some(error) = &error.error {
+        let _ = writeln!(body, "Its last attempt failed:\n\n{}", quoted(error));
     }
     let candidates = newest.iter().flat_map(|newest| &newest.revisions);
     let built = candidates
         .filter(|found| input_name.is_none_or(|input| input == found.input))
         .map(|found| found.revision.as_str());
     let built: Vec<&str> = built.collect();
-    if let Some(fetched) = fetched
+    if let Some(fetched) = error.fetched
         && let [revision, ..] = built.as_slice()
     {
         body.push_str(match fetched {
@@ -294,9 +268,9 @@ fn not_evaluated(error: &NotEvaluated) -> Message {
         let _ = write!(body, " Deploy that with NIX_REVISION={revision}.");
         return Message::new(header, body);
     }
-    body.push_str(if *disabled {
+    body.push_str(if error.disabled {
         "The jobset is disabled, so waiting does not help: enable it on Hydra."
-    } else if error.is_some() {
+    } else if error.error.is_some() {
         "Fix that, push, and deploy the new revision."
     } else {
         "Check that it was pushed to the branch that the jobset watches, and that Hydra checks it\n\
@@ -308,17 +282,10 @@ fn not_evaluated(error: &NotEvaluated) -> Message {
 }
 
 fn no_job(error: &NoJob) -> Message {
-    let NoJob {
-        job,
-        page,
-        jobs,
-        count,
-        error,
-    } = error;
-    let header = format!("The evaluation has no job named {}", job.job);
-    if let Some(error) = error {
-        let lines: Vec<String> = error.lines().map(str::to_string).collect();
-        let error = indented(&lines, lines.len());
+    let (page, jobs) = (&error.page, &error.jobs);
+    let header = format!("The evaluation has no job named {}", error.job.job);
+    if let Some(error) = &error.error {
+        let error = quoted(error);
         return Message::new(
             header,
             format!(
@@ -329,7 +296,10 @@ fn no_job(error: &NoJob) -> Message {
     let there = match jobs.as_deref() {
         None => "Its jobs could not be listed.".to_string(),
         Some([]) => "It has no jobs.".to_string(),
-        Some(jobs) => format!("There are:\n\n{}", indented(jobs, *count).trim_end()),
+        Some(jobs) => format!(
+            "There are:\n\n{}",
+            listed(jobs, JOBS_SHOWN, INDENT).trim_end()
+        ),
     };
     Message::new(
         header,
@@ -338,40 +308,32 @@ fn no_job(error: &NoJob) -> Message {
 }
 
 fn not_finished(not_finished: &NotFinished) -> Message {
-    let NotFinished {
-        page,
-        doing,
-        waited,
-        finished,
-    } = not_finished;
     let mut body = formatdoc! {"
         {doing}.
         {page}
 
         Deploy again when it is done, or set NIX_HYDRA_WAIT to a longer time.
-    "};
-    if let Some(finished) = finished {
+    ", doing = not_finished.doing, page = not_finished.page};
+    if let Some(finished) = &not_finished.finished {
         let path = &finished.path;
         let _ = write!(body, "\n{finished}\nNIX_STORE_PATH={path} deploys that.\n");
     }
-    let waited = DeployError::waited(*waited);
-    Message::new(format!("Hydra is not done{waited}"), body)
+    Message::new(
+        format!("Hydra is not done{}", after(not_finished.waited)),
+        body,
+    )
 }
 
 fn build_failed(failed: &Failed) -> Message {
     let (what, next) = status(failed.status, &failed.system);
     let mut body = format!("{}\n\n", failed.page);
-    match &failed.tail {
+    let _ = match &failed.tail {
         Some(lines) => {
-            let _ = writeln!(body, "The end of its log, {}:\n", failed.log);
-            for line in lines {
-                let _ = writeln!(body, "    {line}");
-            }
+            let lines = listed(lines, usize::MAX, INDENT);
+            write!(body, "The end of its log, {}:\n\n{lines}", failed.log)
         }
-        None => {
-            let _ = writeln!(body, "Its log: {}", failed.log);
-        }
-    }
+        None => writeln!(body, "Its log: {}", failed.log),
+    };
     let _ = write!(body, "\n{next}");
     Message::new(format!("Hydra's build of {} {what}", failed.job), body)
 }
@@ -421,16 +383,17 @@ fn status(status: Option<u64>, system: &str) -> (String, String) {
     }
 }
 
-/// Items on lines of their own, and how many more there are.
-fn indented(items: &[String], count: usize) -> String {
-    let mut text = String::new();
-    for item in items {
-        let _ = writeln!(text, "    {item}");
+/// The lines of a text, indented.
+fn quoted(text: &str) -> String {
+    listed(&text.lines().collect::<Vec<_>>(), usize::MAX, INDENT)
+}
+
+/// How long was waited, as a clause, or an empty text.
+fn after(waited: Duration) -> String {
+    match waited.as_secs() {
+        0 => String::new(),
+        _ => format!(", after {}", duration(waited)),
     }
-    if count > items.len() {
-        let _ = writeln!(text, "    … and {} more", count - items.len());
-    }
-    text
 }
 
 #[cfg(test)]
@@ -439,10 +402,10 @@ mod tests {
     use crate::messages::tests::texts;
     use crate::resolve::ResolveError;
     use app_dir::git::GitError;
+    use http_client::HttpError;
     use hydra::Revision;
     use hydra::api::InputRevision;
     use hydra::{Finished, Newest, Unreached};
-    use std::time::Duration;
 
     fn job() -> Job {
         Job {
@@ -503,11 +466,12 @@ mod tests {
     }
 
     fn of_the_revision() -> Vec<DeployError> {
-        let files = vec!["main.py".to_string(), "new.py".to_string()];
+        let mut files = vec!["main.py".to_string(), "new.py".to_string()];
+        files.resize(12, "other.py".to_string());
         let mut errors: Vec<_> = [
             RevisionError::Unknown,
             RevisionError::Git(GitError::Format("/workspace/.git/HEAD".into())),
-            RevisionError::Changed(files, 12),
+            RevisionError::Changed(files),
         ]
         .map(DeployError::Revision)
         .into();
@@ -575,8 +539,7 @@ mod tests {
             errors.push(DeployError::NoJob(Box::new(NoJob {
                 job: job(),
                 page: page(),
-                jobs: Some(vec!["web".into(), "worker".into()]),
-                count: 5,
+                jobs: Some((0..12).map(|number| format!("job-{number}")).collect()),
                 error,
             })));
         }

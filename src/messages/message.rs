@@ -20,6 +20,12 @@ impl Message {
         }
     }
 
+    /// A message as it is written: the header, an empty line, and the body.
+    pub(super) fn of(text: &str) -> Self {
+        let (header, body) = text.split_once("\n\n").unwrap_or((text, ""));
+        Self::new(header, body)
+    }
+
     /// Adds the page of the documentation to read.
     pub(super) fn see(mut self, page: &str) -> Self {
         self.body = format!("{}\n\nSee {page} of the buildpack.", self.body);

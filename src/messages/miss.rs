@@ -1,15 +1,12 @@
 //! Words for a root that no binary cache has, where there is no Hydra to compare with.
 
-use super::doctor::{Alone, difference_in, shown, some};
+use super::doctor::{Alone, SHOWN, difference_in, differing, shown, some};
 use crate::doctor::before::{Before, Change};
 use crate::doctor::cause::Cause;
 use crate::doctor::compare::{Difference, name};
 use crate::doctor::inputs::Inputs;
 use nix_derivation::StorePath;
 use std::fmt::Write as _;
-
-/// Causes, and details of each, that are shown.
-const SHOWN: usize = 8;
 
 /// Where the other side of a comparison is.
 const BEFORE: &str = "in the previous image's";
@@ -70,13 +67,13 @@ fn since_before(Before { root, change }: &Before) -> Compared {
             root.name()
         )),
         Change::Causes(causes) => {
-            let mut told = causes.iter().take(SHOWN).map(cause_since_before);
-            let first = told.next();
-            let mut lines: Vec<String> = told.map(|(answer, _)| answer).collect();
-            let first = first.map(|(answer, details)| {
-                lines.splice(..0, details);
-                answer
-            });
+            let mut answers = causes.iter().take(SHOWN).map(cause_since_before);
+            let first = answers.next();
+            let mut lines = match causes.first() {
+                Some(Cause::Source(source)) => differing(&source.difference, BEFORE, |_| "differs"),
+                _ => Vec::new(),
+            };
+            lines.extend(answers);
             evidence.push_str(&shown(&lines));
             first
         }
@@ -120,62 +117,42 @@ fn another_nixpkgs(here: &str, there: &str) -> String {
     )
 }
 
-/// A cause in one line, and lines of details.
-fn cause_since_before(cause: &Cause) -> (String, Vec<String>) {
+/// A cause in one line.
+fn cause_since_before(cause: &Cause) -> String {
     match cause {
         Cause::Source(source) => {
-            let difference = &source.difference;
-            let names: Vec<&str> = difference.names().collect();
+            let names: Vec<&str> = source.difference.names().collect();
             let told = if names.is_empty() {
                 String::new()
             } else {
                 format!(": {}", some(&names))
             };
-            let here = difference.only_here.iter();
-            let there = difference.only_there.iter();
-            let changed = difference.changed.iter();
-            let lines = here
-                .map(|name| format!("{name}  only here"))
-                .chain(there.map(|name| format!("{name}  only in the previous image's")))
-                .chain(changed.map(|(name, _)| format!("{name}  differs")));
-            (
-                format!(
-                    "The source is new since the previous image, and no binary cache has a build of it yet{told}"
-                ),
-                lines.collect(),
+            format!(
+                "The source is new since the previous image, and no binary cache has a build of it yet{told}"
             )
         }
-        Cause::System(here, there) => (
-            format!("It is for {here} here, but for {there} in the previous image"),
-            Vec::new(),
-        ),
-        Cause::Dependencies(cause) => (another_nixpkgs(&cause.ours, &cause.theirs), Vec::new()),
+        Cause::System(here, there) => {
+            format!("It is for {here} here, but for {there} in the previous image")
+        }
+        Cause::Dependencies(cause) => another_nixpkgs(&cause.ours, &cause.theirs),
         Cause::Revision(derivation, variable, here, there) => {
             let variable = Difference::Variable(variable.clone(), here.clone(), there.clone());
-            (difference_in(derivation, &variable, BEFORE), Vec::new())
+            difference_in(derivation, &variable, BEFORE)
         }
-        Cause::Other(derivation, difference) => {
-            (difference_in(derivation, difference, BEFORE), Vec::new())
-        }
+        Cause::Other(derivation, difference) => difference_in(derivation, difference, BEFORE),
     }
 }
 
 /// What the binary caches have of what the root is made from.
 fn in_caches(inputs: &Inputs, root: &str) -> Compared {
-    let Inputs {
-        direct,
-        direct_missing,
-        first_missing,
-        cut_short,
-    } = inputs;
+    let (direct, direct_missing) = (inputs.direct, &inputs.direct_missing);
+    let (first_missing, cut_short) = (&inputs.first_missing, inputs.cut_short);
     let names = |paths: &[StorePath]| {
-        paths
-            .iter()
-            .map(|path| name(path).to_string())
-            .collect::<Vec<_>>()
+        let names = paths.iter().map(|path| name(path).to_string());
+        names.collect::<Vec<_>>()
     };
     let missing = direct_missing.len();
-    let mut evidence = match (*direct, missing) {
+    let mut evidence = match (direct, missing) {
         (0, _) => String::new(),
         (1, 0) => "The binary caches have the one derivation that it is made from.\n".to_string(),
         (all, 0) => format!("The binary caches have all {all} derivations that it is made from.\n"),
@@ -195,35 +172,23 @@ fn in_caches(inputs: &Inputs, root: &str) -> Compared {
         evidence.push_str("What is missing below these:\n");
         evidence.push_str(&shown(&deeper));
     }
+    let not_only = |paths| {
+        let paths = some(&names(paths));
+        format!("Not only {root} is missing, but also what it is made from: {paths}")
+    };
     let answer = match (direct, missing, first_missing.as_slice()) {
         (0, ..) => None,
         (_, 0, _) => Some(format!(
             "Only {root} itself is missing, and the binary caches have all that it is made from: this \
              revision may not have been built yet"
         )),
-        (all, missing, _) if *all == missing && (*cut_short || *all > 1) => Some(format!(
+        (all, missing, _) if all == missing && (cut_short || all > 1) => Some(format!(
             "No binary cache has anything that {root} is made from, as with another nixpkgs, or without the \
              cache of its nixpkgs: {}",
-            some(
-                &names(direct_missing)
-                    .iter()
-                    .map(String::as_str)
-                    .collect::<Vec<_>>()
-            )
+            some(&names(direct_missing))
         )),
-        (_, _, first) => {
-            let first = if first.is_empty() {
-                direct_missing
-            } else {
-                first
-            };
-            let first = names(first);
-            let first: Vec<&str> = first.iter().map(String::as_str).collect();
-            Some(format!(
-                "Not only {root} is missing, but also what it is made from: {}",
-                some(&first)
-            ))
-        }
+        (_, _, []) => Some(not_only(direct_missing)),
+        (_, _, first) => Some(not_only(first)),
     };
     Compared { answer, evidence }
 }

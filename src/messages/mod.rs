@@ -28,7 +28,6 @@ use words::list;
 const PLATFORM: &str = "Failed to work with the platform";
 
 /// The message for a failure of the framework, or of the buildpack itself.
-#[must_use]
 pub fn message(error: &libcnb::Error<BuildpackError>) -> Message {
     match error {
         libcnb::Error::BuildpackError(error) => error.message().see(error.page()),
@@ -43,13 +42,12 @@ pub fn message(error: &libcnb::Error<BuildpackError>) -> Message {
 
 impl BuildpackError {
     /// What its user reads.
-    #[must_use]
     pub fn message(&self) -> Message {
         match self {
             Self::Config(error) => settings::config(error),
             Self::Resolve(error) => resolve(error),
             Self::ClosureLayer(ClosureLayerError::Miss { misses, unusable }) => {
-                closure::miss(misses, &closure::miss_hint(misses, unusable))
+                closure::miss(misses, closure::miss_hint(misses, unusable))
             }
             Self::NotKept {
                 misses,
@@ -98,7 +96,6 @@ impl BuildpackError {
 }
 
 /// Why the buildpack takes no part in a build, in one line.
-#[must_use]
 pub fn not_detected() -> String {
     let files = EXPRESSION_FILES.map(|file| format!("`{file}`"));
     format!(
@@ -108,17 +105,15 @@ pub fn not_detected() -> String {
 }
 
 /// The message for a build that a signal has ended.
-#[must_use]
 pub fn interrupted(signal: i32) -> Message {
     let name = signal_hook::low_level::signal_name(signal).unwrap_or("a signal");
-    Message::new(
-        "The build was interrupted",
-        formatdoc! {"
-            It received {name}: it was stopped, or ran out of time.
+    Message::of(&formatdoc! {"
+        The build was interrupted
 
-            Nothing half-written was kept; an image that was there before stays as it is. Build again.
-        "},
-    )
+        It received {name}: it was stopped, or ran out of time.
+
+        Nothing half-written was kept; an image that was there before stays as it is. Build again.
+    "})
 }
 
 fn resolve(error: &ResolveError) -> Message {

@@ -27,47 +27,43 @@ pub(super) fn config(error: &ConfigError) -> Message {
 fn problem(problem: &Problem) -> Message {
     match problem {
         Problem::Invalid { setting, invalid } => wrong_value(setting, invalid),
-        Problem::UnknownTarget { target, attributes } => Message::new(
-            "The setting NIX_TARGET cannot be used",
-            formatdoc! {"
-                NIX_TARGET is set to `{target}`.
+        Problem::UnknownTarget { target, attributes } => Message::of(&formatdoc! {"
+            The setting NIX_TARGET cannot be used
 
-                It takes one of the attributes in NIX_ATTRIBUTES{attributes}.
-            ", attributes = match attributes[..] {
-                [] => ", which is not set".to_string(),
-                _ => format!(": {}", attributes.join(", ")),
-            }},
-        ),
+            NIX_TARGET is set to `{target}`.
+
+            It takes one of the attributes in NIX_ATTRIBUTES{attributes}.
+        ", attributes = match attributes[..] {
+            [] => ", which is not set".to_string(),
+            _ => format!(": {}", attributes.join(", ")),
+        }}),
         Problem::MissingPartner {
             name: name @ "NIX_HYDRA_INPUTS",
             partner,
-        } => Message::new(
-            format!("The setting {name} needs {partner}"),
-            formatdoc! {"
-                {name} is set, but {partner} is not, which says whose inputs to use.
+        } => Message::of(&formatdoc! {"
+            The setting {name} needs {partner}
 
-                Set {partner} to a job of the jobset: `project/jobset/job`.
-            "},
-        ),
-        Problem::MissingPartner { name, partner } => Message::new(
-            format!("The setting {name} needs {partner}"),
-            formatdoc! {"
-                {name} is set, but {partner} is not. A tool from elsewhere is only used
-                together with its hash.
+            {name} is set, but {partner} is not, which says whose inputs to use.
 
-                Set both of them, or neither.
-            "},
-        ),
+            Set {partner} to a job of the jobset: `project/jobset/job`.
+        "}),
+        Problem::MissingPartner { name, partner } => Message::of(&formatdoc! {"
+            The setting {name} needs {partner}
+
+            {name} is set, but {partner} is not. A tool from elsewhere is only used
+            together with its hash.
+
+            Set both of them, or neither.
+        "}),
         Problem::Credentials(error) => credentials(error),
-        Problem::NothingToDeploy => Message::new(
-            "There is nothing to deploy",
-            formatdoc! {"
-                The app has none of {files}, and neither
-                NIX_FILE nor NIX_STORE_PATH nor NIX_HYDRA_JOB is set.
+        Problem::NothingToDeploy => Message::of(&formatdoc! {"
+            There is nothing to deploy
 
-                Add an expression to the app, or set NIX_FILE to the one it has.
-            ", files = list(&EXPRESSION_FILES.map(|file| format!("`{file}`")))},
-        ),
+            The app has none of {files}, and neither
+            NIX_FILE nor NIX_STORE_PATH nor NIX_HYDRA_JOB is set.
+
+            Add an expression to the app, or set NIX_FILE to the one it has.
+        ", files = list(&EXPRESSION_FILES.map(|file| format!("`{file}`")))}),
     }
 }
 
@@ -136,7 +132,6 @@ fn hint(name: &str, slip: &Slip) -> String {
 }
 
 /// The warning about a variable that has no effect.
-#[must_use]
 pub fn ineffective(variable: &Ineffective) -> String {
     match variable {
         Ineffective::Misspelt { name, nearest } => format!(
@@ -149,7 +144,6 @@ pub fn ineffective(variable: &Ineffective) -> String {
 }
 
 /// The warning about a service binding that looks like a binary cache's and is not used.
-#[must_use]
 pub fn unused_binding(binding: &UnusedBinding) -> String {
     let directory = binding.directory.display();
     let kind = binding.kind.as_ref();
@@ -161,39 +155,35 @@ pub fn unused_binding(binding: &UnusedBinding) -> String {
 
 fn credentials(error: &CredentialsError) -> Message {
     match error {
-        CredentialsError::Read(path, error) => Message::new(
-            "Failed to read the credentials of a binary cache",
-            formatdoc! {"
-                {path} could not be read: {error}.
+        CredentialsError::Read(path, error) => Message::of(&formatdoc! {"
+            Failed to read the credentials of a binary cache
 
-                It must be a text file that the user who builds the image may read.
-            ", path = path.display()},
-        ),
-        CredentialsError::Url(path, _) => Message::new(
-            "A service binding cannot be used",
-            formatdoc! {"
-                {path} does not hold the URL of a binary cache.
+            {path} could not be read: {error}.
 
-                It takes one, such as `https://cache.example.org`.
-            ", path = path.display()},
-        ),
-        CredentialsError::PublicKey(path) => Message::new(
-            "A service binding cannot be used",
-            formatdoc! {"
-                {path} holds something that is not a public key.
+            It must be a text file that the user who builds the image may read.
+        ", path = path.display()}),
+        CredentialsError::Url(path, _) => Message::of(&formatdoc! {"
+            A service binding cannot be used
 
-                It takes public keys, `name:base64`, separated by spaces. If this is a secret key,
-                replace it, since others can read it here.
-            ", path = path.display()},
-        ),
-        CredentialsError::NoUrl(directory) => Message::new(
-            "A service binding cannot be used",
-            formatdoc! {"
-                {directory} has a user or a token, but no `url` to use them for.
+            {path} does not hold the URL of a binary cache.
 
-                Add a `url`; or a `netrc`, which names the hosts itself.
-            ", directory = directory.display()},
-        ),
+            It takes one, such as `https://cache.example.org`.
+        ", path = path.display()}),
+        CredentialsError::PublicKey(path) => Message::of(&formatdoc! {"
+            A service binding cannot be used
+
+            {path} holds something that is not a public key.
+
+            It takes public keys, `name:base64`, separated by spaces. If this is a secret key,
+            replace it, since others can read it here.
+        ", path = path.display()}),
+        CredentialsError::NoUrl(directory) => Message::of(&formatdoc! {"
+            A service binding cannot be used
+
+            {directory} has a user or a token, but no `url` to use them for.
+
+            Add a `url`; or a `netrc`, which names the hosts itself.
+        ", directory = directory.display()}),
     }
 }
 

@@ -19,13 +19,8 @@ pub struct Summary<'a> {
 }
 
 impl Summary<'_> {
-    #[must_use]
     pub fn lines(&self) -> Vec<String> {
-        let names: Vec<String> = self
-            .roots
-            .iter()
-            .map(|root| root.path.name().to_string())
-            .collect();
+        let names: Vec<&str> = self.roots.iter().map(|root| root.path.name()).collect();
         let moved = &self.closure.moved;
         let mut lines = vec![
             match self.revision {

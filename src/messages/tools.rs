@@ -13,68 +13,62 @@ use nix_runner::{MIN_VERSION, NixError};
 pub(super) fn tool(error: &ToolError) -> Message {
     match error {
         ToolError::Inventory(reason) => internal("A tool is not in the inventory", reason),
-        ToolError::Http(url, error) => Message::new(
-            "Failed to download a tool",
-            formatdoc! {"
-                {url} could not be downloaded: {error}.
+        ToolError::Http(url, error) => Message::of(&formatdoc! {"
+            Failed to download a tool
 
-                Build again. Where this address cannot be reached, put the file where it can
-                be, and set NIX_ARCHIVE_URL and NIX_ARCHIVE_SHA256 (for Nix) or
-                NIX_PROOT_URL and NIX_PROOT_SHA256 (for PRoot).
-            ", url = without_credentials(url.as_str())},
-        ),
-        ToolError::Read(url, error) => Message::new(
-            "Failed to download a tool",
-            formatdoc! {"
-                {url} could not be read to its end: {error}.
+            {url} could not be downloaded: {error}.
 
-                Build again. If you set this URL, check it.
-            ", url = without_credentials(url.as_str())},
-        ),
-        ToolError::TooLarge(url) => Message::new(
-            "A tool is too large",
-            formatdoc! {"
-                {url} is larger than any release of Nix or PRoot.
+            Build again. Where this address cannot be reached, put the file where it can
+            be, and set NIX_ARCHIVE_URL and NIX_ARCHIVE_SHA256 (for Nix) or
+            NIX_PROOT_URL and NIX_PROOT_SHA256 (for PRoot).
+        ", url = without_credentials(url.as_str())}),
+        ToolError::Read(url, error) => Message::of(&formatdoc! {"
+            Failed to download a tool
 
-                Check NIX_ARCHIVE_URL and NIX_PROOT_URL.
-            ", url = without_credentials(url.as_str())},
-        ),
+            {url} could not be read to its end: {error}.
+
+            Build again. If you set this URL, check it.
+        ", url = without_credentials(url.as_str())}),
+        ToolError::TooLarge(url) => Message::of(&formatdoc! {"
+            A tool is too large
+
+            {url} is larger than any release of Nix or PRoot.
+
+            Check NIX_ARCHIVE_URL and NIX_PROOT_URL.
+        ", url = without_credentials(url.as_str())}),
         ToolError::Write(path, error) => disk("Failed to write a tool", path, error),
         ToolError::Temporary(error) => temporary(error),
-        ToolError::NotPackaged(path, error) => Message::new(
-            "The buildpack comes without PRoot",
-            formatdoc! {"
-                {path} could not be read: {error}.
+        ToolError::NotPackaged(path, error) => Message::of(&formatdoc! {"
+            The buildpack comes without PRoot
 
-                Use a released package of this buildpack, or package it anew: `script/setup proot` makes
-                what it needs. Or set NIX_PROOT_URL and NIX_PROOT_SHA256.
-            ", path = path.display()},
-        ),
-        ToolError::NotInCaches(path, error) => Message::new(
-            "No binary cache gives the Nix to evaluate with",
-            formatdoc! {"
-                {path} is the Nix of NIX_EVALUATOR: {error}.
+            {path} could not be read: {error}.
 
-                Push it with its closure, signed by a key of NIX_TRUSTED_PUBLIC_KEYS, to a binary cache of this
-                build; or name a release for this case in NIX_ARCHIVE_URL and NIX_ARCHIVE_SHA256.
-            "},
-        ),
+            Use a released package of this buildpack, or package it anew: `script/setup proot` makes
+            what it needs. Or set NIX_PROOT_URL and NIX_PROOT_SHA256.
+        ", path = path.display()}),
+        ToolError::NotInCaches(path, error) => Message::of(&formatdoc! {"
+            No binary cache gives the Nix to evaluate with
+
+            {path} is the Nix of NIX_EVALUATOR: {error}.
+
+            Push it with its closure, signed by a key of NIX_TRUSTED_PUBLIC_KEYS, to a binary cache of this
+            build; or name a release for this case in NIX_ARCHIVE_URL and NIX_ARCHIVE_SHA256.
+        "}),
         ToolError::WrongHash {
             url,
             expected,
             actual,
-        } => Message::new(
-            "A downloaded tool has the wrong hash",
-            formatdoc! {"
-                {url} does not have the expected SHA-256:
+        } => Message::of(&formatdoc! {"
+            A downloaded tool has the wrong hash
 
-                expected  {expected}
-                received  {actual}
+            {url} does not have the expected SHA-256:
 
-                It was not used. If you set this URL, set the hash of its file; otherwise the file was
-                changed on its way.
-            ", url = without_credentials(url.as_str())},
-        ),
+            expected  {expected}
+            received  {actual}
+
+            It was not used. If you set this URL, set the hash of its file; otherwise the file was
+            changed on its way.
+        ", url = without_credentials(url.as_str())}),
     }
 }
 
@@ -106,62 +100,57 @@ pub(super) fn nix_archive(error: &ArchiveError) -> Message {
 
 pub(super) fn nix(error: &NixError) -> Message {
     match error {
-        NixError::Serve(error) => Message::new(
-            "Sources cannot be given to Nix",
-            formatdoc! {"
-                Nix reads pinned sources over HTTP from this build, on an address of loopback. That
-                could not be opened: {error}.
+        NixError::Serve(error) => Message::of(&formatdoc! {"
+            Sources cannot be given to Nix
 
-                Let the build container have loopback.
-            "},
-        ),
+            Nix reads pinned sources over HTTP from this build, on an address of loopback. That
+            could not be opened: {error}.
+
+            Let the build container have loopback.
+        "}),
         NixError::Write(path, error) => disk("Failed to set up Nix", path, error),
         NixError::Temporary(error) => temporary(error),
-        NixError::Start(program, error) => Message::new(
-            "Nix cannot be started",
-            formatdoc! {"
-                {program} could not be run: {error}.
+        NixError::Start(program, error) => Message::of(&formatdoc! {"
+            Nix cannot be started
 
-                If this is a Nix of your own, check that it is one for this system, and that
-                programs may run from the directory it is in.
-            ", program = program.display()},
-        ),
+            {program} could not be run: {error}.
+
+            If this is a Nix of your own, check that it is one for this system, and that
+            programs may run from the directory it is in.
+        ", program = program.display()}),
         NixError::Archive(error) => nix_archive(error),
-        NixError::TooOld(version) => Message::new(
-            "This Nix is too old",
-            formatdoc! {"
-                NIX_EVALUATOR or NIX_ARCHIVE_URL gives Nix {version}. Evaluating without `/nix` needs {MIN_VERSION} or newer.
+        NixError::TooOld(version) => Message::of(&formatdoc! {"
+            This Nix is too old
 
-                Name a newer one in NIX_EVALUATOR or NIX_ARCHIVE_URL, or set neither.
-            "},
-        ),
+            NIX_EVALUATOR or NIX_ARCHIVE_URL gives Nix {version}. Evaluating without `/nix` needs {MIN_VERSION} or newer.
+
+            Name a newer one in NIX_EVALUATOR or NIX_ARCHIVE_URL, or set neither.
+        "}),
         NixError::NoEngine(tried) => {
             let tried: Vec<String> = tried
                 .iter()
                 .map(|(how, why)| format!("  {how}: {why}"))
                 .collect();
-            Message::new(
-                "Nix cannot work in this build container",
-                formatdoc! {"
-                    It needs a store at `/nix` for this, and there is no way to provide one:
+            Message::of(&formatdoc! {"
+                Nix cannot work in this build container
 
-                    {tried}
+                It needs a store at `/nix` for this, and there is no way to provide one:
 
-                    Allow user namespaces or `ptrace` in the container; or have Hydra build the app, without
-                    import from derivation.
-                ", tried = tried.join("\n")},
-            )
+                {tried}
+
+                Allow user namespaces or `ptrace` in the container; or have Hydra build the app, without
+                import from derivation.
+            ", tried = tried.join("\n")})
         }
-        NixError::Build(said) => Message::new(
-            "The app could not be built",
-            formatdoc! {"
-                {said}
+        NixError::Build(said) => Message::of(&formatdoc! {"
+            The app could not be built
 
-                No binary cache has it, so it was built here, since NIX_ON_MISS=build. The builder's
-                output is above. It is better to have Hydra build it, and to name its binary cache in
-                NIX_EXTRA_BINARY_CACHE.
-            "},
-        ),
+            {said}
+
+            No binary cache has it, so it was built here, since NIX_ON_MISS=build. The builder's
+            output is above. It is better to have Hydra build it, and to name its binary cache in
+            NIX_EXTRA_BINARY_CACHE.
+        "}),
         NixError::Failed(said) => internal(
             "Nix failed to set up its store",
             &format!("It said:\n\n{said}"),
@@ -172,15 +161,14 @@ pub(super) fn nix(error: &NixError) -> Message {
 pub(super) fn proot(error: &PRootLayerError) -> Message {
     match error {
         PRootLayerError::Tool(error) => tool(error),
-        PRootLayerError::Program(reason) => Message::new(
-            "The downloaded PRoot cannot be used",
-            formatdoc! {"
-                It has not the expected form: {reason}.
+        PRootLayerError::Program(reason) => Message::of(&formatdoc! {"
+            The downloaded PRoot cannot be used
 
-                NIX_PROOT_URL takes a static program, or a `.tar.gz` or `.apk` with one that is
-                named `proot` or `proot.static`.
-            "},
-        ),
+            It has not the expected form: {reason}.
+
+            NIX_PROOT_URL takes a static program, or a `.tar.gz` or `.apk` with one that is
+            named `proot` or `proot.static`.
+        "}),
         PRootLayerError::StartProgram(path, error) => internal(
             "The buildpack is incomplete",
             &format!(
@@ -188,14 +176,13 @@ pub(super) fn proot(error: &PRootLayerError) -> Message {
                 path.display()
             ),
         ),
-        PRootLayerError::OtherPackage(path, machine) => Message::new(
-            "This package of the buildpack is for another processor",
-            formatdoc! {"
-                The image is for {machine}, and {path} is not. Commands of the image would not start.
+        PRootLayerError::OtherPackage(path, machine) => Message::of(&formatdoc! {"
+            This package of the buildpack is for another processor
 
-                Use the buildpack's package or image for {machine}.
-            ", path = path.display()},
-        ),
+            The image is for {machine}, and {path} is not. Commands of the image would not start.
+
+            Use the buildpack's package or image for {machine}.
+        ", path = path.display()}),
         PRootLayerError::Layer(error) => layer(error),
     }
 }
@@ -207,15 +194,14 @@ pub(super) fn layer(error: &LayerError) -> Message {
 pub(super) fn temporary(NoTemporary(tried): &NoTemporary) -> Message {
     let tried = tried.iter();
     let tried = tried.map(|(directory, why)| format!("  {}: {why}\n", directory.display()));
-    Message::new(
-        "There is no place for temporary files",
-        formatdoc! {"
-            Nix is unpacked to evaluate, and none of these directories can be written:
+    Message::of(&formatdoc! {"
+        There is no place for temporary files
 
-            {tried}
-            Let the build write one of them, or set TMPDIR to a directory that it may write.
-        ", tried = tried.collect::<String>()},
-    )
+        Nix is unpacked to evaluate, and none of these directories can be written:
+
+        {tried}
+        Let the build write one of them, or set TMPDIR to a directory that it may write.
+    ", tried = tried.collect::<String>()})
 }
 
 #[cfg(test)]

@@ -35,7 +35,6 @@ pub enum OverBudget {
 
 impl Budget {
     /// Whether there are any limits.
-    #[must_use]
     pub fn is_set(&self) -> bool {
         self.limit.is_some() || !self.forbid.is_empty()
     }

@@ -13,60 +13,56 @@ use closure::Closure;
 use nix_derivation::StorePath;
 use nix_hydra_start::changes::Changes;
 use nix_hydra_start::closure as members;
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Write as _;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// The `count` largest regular files below `directory`, largest first: bytes, and the path in it.
-fn largest_files(directory: &Path, count: usize) -> io::Result<Vec<(u64, PathBuf)>> {
-    let mut files = Vec::new();
-    let mut directories = vec![directory.to_path_buf()];
-    while let Some(next) = directories.pop() {
-        for entry in fs::read_dir(next)? {
-            let entry = entry?;
-            let metadata = entry.metadata()?;
-            if metadata.is_dir() {
-                directories.push(entry.path());
-            } else if metadata.is_file() {
-                files.push((metadata.len(), entry.path()));
+/// A directory that cannot be read.
+type Unread = (PathBuf, io::Error);
+
+/// Files, largest first, then by name: their bytes, and their path in the directory.
+type Largest = BTreeSet<(Reverse<u64>, PathBuf)>;
+
+/// The `count` largest regular files below `directories`.
+fn largest_files(
+    directories: impl Iterator<Item = PathBuf>,
+    count: usize,
+) -> Result<Largest, Unread> {
+    let mut files = BTreeSet::new();
+    for top in directories {
+        let unread = |error| (top.clone(), error);
+        let mut left = vec![top.clone()];
+        while let Some(next) = left.pop() {
+            for entry in fs::read_dir(next).map_err(unread)? {
+                let path = entry.map_err(unread)?.path();
+                let metadata = path.symlink_metadata().map_err(unread)?;
+                if metadata.is_dir() {
+                    left.push(path);
+                } else if metadata.is_file() {
+                    let inside = path.strip_prefix(&top).unwrap_or(&path);
+                    files.insert((Reverse(metadata.len()), inside.to_path_buf()));
+                }
+            }
+            while files.len() > count {
+                files.pop_last();
             }
         }
     }
-    keep_largest(&mut files, count);
-    Ok(files
-        .into_iter()
-        .map(|(size, path)| {
-            let inside = path.strip_prefix(directory).map(Path::to_path_buf);
-            (size, inside.unwrap_or(path))
-        })
-        .collect())
+    Ok(files)
 }
 
-/// Keeps the `count` largest of some files, largest first, then by name.
-fn keep_largest(files: &mut Vec<(u64, PathBuf)>, count: usize) {
-    files.sort_by(|(one_size, one), (other_size, other)| {
-        other_size.cmp(one_size).then_with(|| one.cmp(other))
-    });
-    files.truncate(count);
-}
-
-/// Prints the `count` largest files of the `layers` that were downloaded. An error has the directory that
-/// cannot be read.
+/// Prints the `count` largest files of the `layers` that were downloaded.
 pub fn print_largest_files(
     layers_dir: &Path,
     layers: &BTreeSet<String>,
     count: usize,
-) -> Result<(), (PathBuf, io::Error)> {
-    let mut files = Vec::new();
-    for name in layers {
-        let path = layers_dir.join(name);
-        files.extend(largest_files(&path, count).map_err(|error| (path, error))?);
-    }
-    keep_largest(&mut files, count);
+) -> Result<(), Unread> {
+    let layers = layers.iter().map(|name| layers_dir.join(name));
+    let files = largest_files(layers, count)?;
     print::bullet("Largest files of what was downloaded, since NIX_DEBUG is set");
-    for (size, path) in files {
+    for (Reverse(size), path) in files {
         log::sub_bullet(format!("{}  {}", bytes(size), path.display()));
     }
     Ok(())
@@ -76,7 +72,6 @@ pub fn print_largest_files(
 const BUILD_ONLY_SHOWN: usize = 5;
 
 /// A closure as the start program reads it, in [`members::FILE`] of the closure layer.
-#[must_use]
 pub fn members(closure: &Closure) -> members::Closure {
     let roots: Vec<String> = closure.roots.iter().map(StorePath::to_basename).collect();
     members::Closure::new(
@@ -119,7 +114,6 @@ pub fn print_formats(formats: &BTreeMap<String, usize>) {
 }
 
 /// The bytes that are free in the file system of `directory`. None where it does not say.
-#[must_use]
 pub fn free_space(directory: &Path) -> Option<u64> {
     let space = rustix::fs::statvfs(directory).ok()?;
     Some(space.f_bavail.saturating_mul(space.f_frsize))
@@ -138,7 +132,6 @@ pub fn warn_of_space(directory: &Path, free: Option<u64>, needed: u64) {
 }
 
 /// The difference between two closures, in lines of the log.
-#[must_use]
 pub fn changes(before: &Closure, after: &Closure) -> Vec<String> {
     Changes::between(&members(before), &members(after)).lines()
 }
@@ -166,20 +159,14 @@ fn build_only(closure: &members::Closure) -> Option<String> {
         bytes(size),
         if found.len() == 1 { "is" } else { "are" },
     );
-    for (index, kind) in found.iter().take(BUILD_ONLY_SHOWN) {
+    let lines = found.iter().map(|(index, kind)| {
         let path = &closure.paths()[*index];
-        let _ = writeln!(
-            text,
-            "- {} ({}), {}:\n  {}",
-            members::name(&path.path),
-            bytes(path.size),
-            kind.words(),
-            closure.chain_words(&chains[*index])
-        );
-    }
-    if let Some(more @ 1..) = found.len().checked_sub(BUILD_ONLY_SHOWN) {
-        let _ = writeln!(text, "- and {more} more");
-    }
+        let (name, size) = (members::name(&path.path), bytes(path.size));
+        let chain = closure.chain_words(&chains[*index]);
+        format!("{name} ({size}), {kind}:\n  {chain}")
+    });
+    let lines: Vec<String> = lines.collect();
+    text.push_str(&words::listed(&lines, BUILD_ONLY_SHOWN, "- "));
     text.push_str(
         "\nWhat stands before it in its chain is the package to look at: often it keeps a path to the \
          compiler that made it (Nix's `removeReferencesTo` takes that out), or has programs and headers \
@@ -246,11 +233,10 @@ mod tests {
             fs::write(directory.path().join(name), vec![0; size]).unwrap();
         }
         std::os::unix::fs::symlink("three", directory.path().join("link")).unwrap();
-        let files = largest_files(directory.path(), 3).unwrap();
+        let directories = [directory.path().to_path_buf()].into_iter();
+        let files = largest_files(directories, 3).unwrap();
         let expected = [(3, "a/three"), (3, "three"), (2, "a/two")];
-        assert_eq!(
-            files,
-            expected.map(|(size, path)| (size, PathBuf::from(path)))
-        );
+        let expected = expected.map(|(size, path)| (Reverse(size), PathBuf::from(path)));
+        assert!(files.into_iter().eq(expected));
     }
 }

@@ -11,7 +11,6 @@ const PURL: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'~');
 
 /// The package URL: `pkg:nix/openssl@3.4.1`, with the output as a qualifier if it is not `out`.
-#[must_use]
 pub fn purl(name: &str) -> String {
     let package = PackageName::parse(name);
     let encode = |text| utf8_percent_encode(text, PURL);

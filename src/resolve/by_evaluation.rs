@@ -57,13 +57,13 @@ pub(super) fn by_evaluation(
     nix: Option<Nix>,
 ) -> Result<Resolved, ResolveError> {
     let system = system(build.arch)?;
+    let config = build.config;
     // A thorough evaluation is part of the step that needs it.
     if effort == Effort::Least {
         print::bullet("Nix");
     }
     let layer = (build.open_nix_store)().map_err(ResolveError::Platform)?;
     let on_path = std::env::var_os("PATH").and_then(|path| Nix::on_path(&path));
-    let config = build.config;
     let tool = NixSource::new(
         config.nix_archive.as_ref(),
         config.evaluator.as_ref(),
@@ -74,16 +74,9 @@ pub(super) fn by_evaluation(
         None => tool.key(),
     };
     let commit = commit(build, expression);
-    let key = Key::new(
-        &source.path,
-        commit.as_ref(),
-        expression,
-        build.config,
-        system,
-        &version,
-        &[ROOTS_NIX, NIXPKGS_NIX],
-    );
-    let key = key.filter(|_| !pins::may_tell_time(build.app_dir, expression));
+    let nix_code = [&system, &version, ROOTS_NIX, NIXPKGS_NIX];
+    let key = Key::new(&source.path, commit.as_ref(), expression, config, nix_code);
+    let key = key.filter(|_| !pins::may_tell_time(source, expression));
     let known = key.as_ref().filter(|_| effort == Effort::Least);
     if let Some(roots) = known.and_then(|key| layers::closure::recall(build.layers_dir, key)) {
         log::sub_bullet(format!(
@@ -92,10 +85,8 @@ pub(super) fn by_evaluation(
         ));
         print_roots(&roots);
         return Ok(Resolved {
-            origin: None,
-            roots,
             memo: key,
-            evaluated: None,
+            ..Resolved::known(roots)
         });
     }
 
@@ -103,7 +94,8 @@ pub(super) fn by_evaluation(
         Some(nix) => nix,
         None => new_nix(build, &layer, &tool, on_path)?,
     };
-    let outcome = evaluate(build, &mut nix, source, expression, system, commit, effort)?;
+    let evaluator = Evaluator::new(&nix, source, expression, config, &system)?.at(commit);
+    let outcome = evaluate(build, &mut nix, &evaluator, effort)?;
     layer.keep_sources(&nix, &source.path)?;
     print_roots(&outcome.roots);
     for entry in &outcome.unusable {
@@ -115,7 +107,7 @@ pub(super) fn by_evaluation(
     let key = key.filter(|_| outcome.unusable.is_empty());
     let key = key.filter(|_| outcome.unpinned.is_none());
     if let Some(unpinned) = &outcome.unpinned {
-        tell_unpinned(build, expression, unpinned);
+        tell_unpinned(build, source, expression, unpinned);
     }
     Ok(Resolved {
         origin: None,
@@ -137,11 +129,11 @@ fn commit(build: &Build, expression: &Expression) -> Option<Commit> {
 }
 
 /// Without a hash Nix cannot tell what it would fetch another time, but a revision pins it as well.
-fn tell_unpinned(build: &Build, expression: &Expression, unpinned: &str) {
+fn tell_unpinned(build: &Build, source: &Source, expression: &Expression, unpinned: &str) {
     let what =
         "The expression fetches something without a hash, so every build evaluates it again.";
     let said = format!("Without a way to the network, Nix says: {unpinned}");
-    if pins::by_revision(build.app_dir, expression, build.config) {
+    if pins::by_revision(source, expression, build.config) {
         log::sub_bullet(format!("{what} {said}"));
     } else {
         log::warning(&format!(
@@ -210,26 +202,19 @@ fn unpacked_nix(
 fn evaluate(
     build: &Build,
     nix: &mut Nix,
-    source: &Source,
-    expression: &Expression,
-    system: &str,
-    commit: Option<Commit>,
+    evaluator: &Evaluator,
     effort: Effort,
 ) -> Result<Outcome, ResolveError> {
-    let thorough = effort == Effort::Full;
-    let timer = print::sub_start_timer(format!("Evaluating `{}`", expression.file.display()));
-    let evaluator = Evaluator::new(nix, source, expression, build.config, system)
-        .map(|evaluator| evaluator.at(commit));
-    let evaluated = evaluator.map(|evaluator| (evaluator.evaluate(nix, thorough), evaluator));
+    let timer = print::sub_start_timer(format!("Evaluating `{}`", evaluator.file().display()));
+    let outcome = evaluator.evaluate(nix, effort == Effort::Full);
     timer.done();
-    let (outcome, evaluator) = evaluated.map_err(ResolveError::Expression)?;
     let derivation = match outcome {
         Err(ExpressionError::MustBuild { derivation, .. })
             if build.config.on_miss == OnMiss::Build =>
         {
             derivation
         }
-        outcome => return outcome.map_err(ResolveError::Expression),
+        outcome => return Ok(outcome?),
     };
     log::sub_bullet(format!(
         "{derivation} must be built to evaluate (import from derivation): no binary cache has it"
@@ -240,7 +225,7 @@ fn evaluate(
     let timer = print::sub_start_timer(format!("Building it {engine}, and evaluating again"));
     let outcome = evaluator.evaluate(nix, true);
     timer.done();
-    let outcome = outcome.map_err(ResolveError::Expression)?;
+    let outcome = outcome?;
     for derivation in &outcome.built {
         log::sub_bullet(format!("Built {derivation}"));
     }
@@ -272,10 +257,6 @@ pub fn machine(arch: &str) -> Result<Machine, ResolveError> {
 }
 
 /// Nix's name for the system of an image's architecture.
-pub fn system(arch: &str) -> Result<&'static str, ResolveError> {
-    match arch {
-        "amd64" => Ok("x86_64-linux"),
-        "arm64" => Ok("aarch64-linux"),
-        other => Err(ResolveError::Architecture(other.to_string())),
-    }
+pub fn system(arch: &str) -> Result<String, ResolveError> {
+    machine(arch).map(|machine| format!("{machine}-linux"))
 }

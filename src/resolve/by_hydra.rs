@@ -29,8 +29,7 @@ pub fn set_up(
     hydra.add_to(&mut config.caches);
     if let Some(job) = job.filter(|_| settings.inputs) {
         print::bullet("Hydra");
-        let revision = revision::find(settings.revision.as_ref(), app_dir).ok();
-        let revision = revision.filter(|revision| revision.name != "latest");
+        let revision = revision::known(settings.revision.as_ref(), app_dir);
         let name = revision.as_ref().map(|revision| revision.name.as_str());
         let inputs = inputs::find(&mut hydra, job, name, settings.input.as_deref())?;
         match inputs {
@@ -43,6 +42,7 @@ pub fn set_up(
     }
     Ok(Some(hydra))
 }
+
 /// Returns the outputs of Hydra's build of the deployed revision, and where the build comes from.
 pub(super) fn by_hydra(
     build: &Build,
@@ -65,7 +65,7 @@ pub(super) fn by_hydra(
         job,
         revision: &revision,
         input: settings.input.as_deref(),
-        system: system(build.arch)?,
+        system: &system(build.arch)?,
     };
     let polling = Polling::of(settings.wait);
     let deployed = hydra::deploy(hydra, &target, polling, &mut |line| log::sub_bullet(line))?;

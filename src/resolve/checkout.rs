@@ -16,7 +16,6 @@ const NAMES_SHOWN: usize = 10;
 
 /// Every reason to doubt that `source` gets the store path that it has on Hydra, in
 /// words for the user.
-#[must_use]
 pub fn warnings(source: &Source, is_flake: bool) -> Vec<String> {
     let app = &source.app;
     let mut warnings: Vec<String> = dirty(source, is_flake).into_iter().collect();

@@ -1,5 +1,6 @@
 //! Evaluates the app's expression inside the store, as Hydra does, to the store paths it stands for.
 
+use super::answer::Evaluated;
 use super::named_sources::named_sources;
 use super::said::{
     built, cannot_build, failed_download, is_by_git, last_error, missing_name, unlocked_input,
@@ -9,17 +10,16 @@ use super::{Root, lookups, pins};
 use crate::config::{Config, Expression};
 use http_client::without_credentials;
 use hydra::revision::Commit;
-use nix_derivation::{Derivation, StoreDir, StorePath};
+use nix_derivation::{Derivation, StorePath};
 use nix_runner::nar_store::{file_in, hash_part};
 use nix_runner::{Evaluation, Flakes, Imports, NOWHERE, Nix, NixError, Writes};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
-use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 
-/// The Nix function that turns an expression's value into what [`Evaluated`] holds.
+/// The Nix function that turns an expression's value into [`Evaluated`]s.
 pub const ROOTS_NIX: &str = include_str!("roots.nix");
 
 /// What `<nixpkgs>` is where nothing says so.
@@ -74,14 +74,12 @@ pub enum ExpressionError {
     /// What Nix answered is not what this program asked for.
     #[error("the result of the evaluation cannot be read: {0}")]
     Answer(String),
-    /// This derivation must be built before the expression can be evaluated.
     #[error("{derivation} must be built before the expression can be evaluated")]
     MustBuild {
         derivation: String,
         /// What no binary cache has of it.
         outputs: Vec<String>,
     },
-    /// The expression takes this from `<nixpkgs>`, which nothing pins.
     #[error("the expression takes {0} from <nixpkgs>, which nothing pins")]
     Unpinned(String),
     /// A fetcher of the `<nixpkgs>` that stands in cannot do what is asked of it; what that is.
@@ -96,16 +94,13 @@ pub enum ExpressionError {
         /// The names of the derivations in it, where it is a set of some.
         derivations: Vec<String>,
     },
-    /// These attributes are missing.
     #[error("{} of the attributes to deploy are missing", .0.len())]
     Missing(Vec<MissingAttribute>),
     /// The value at this attribute is what `mkShell` makes.
     #[error("the expression gives a shell, not a package")]
     Shell(Option<String>),
-    /// A source could not be downloaded.
     #[error("{} could not be downloaded: {}", .0.url, .0.why)]
     Download(Box<FailedDownload>),
-    /// The store path of a content-addressed derivation is not known before it is built.
     #[error("a content-addressed derivation has no store path before it is built")]
     ContentAddressed,
     /// Something is fetched by git, and there is none; what Nix said.
@@ -141,29 +136,6 @@ pub struct MissingAttribute {
     pub name: String,
     /// What there is instead.
     pub names: Vec<String>,
-}
-
-/// What `roots.nix` returns for one attribute.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-struct Evaluated {
-    attribute: Option<String>,
-    kind: String,
-    /// Of the derivations in a set, or of all that is where an attribute is missing.
-    names: Vec<String>,
-    at: Vec<String>,
-    name: String,
-    /// The outputs to deploy, best first.
-    outputs: Vec<Output>,
-    /// The derivation's store path.
-    derivation: Option<String>,
-    main_program: Option<String>,
-}
-
-#[derive(Debug, Deserialize)]
-struct Output {
-    output: String,
-    path: String,
 }
 
 /// How an expression is evaluated, as [`Evaluation`] has it.
@@ -234,6 +206,11 @@ impl<'a> Evaluator<'a> {
     #[must_use]
     pub fn at(self, commit: Option<Commit>) -> Self {
         Self { commit, ..self }
+    }
+
+    /// The expression's file in the app.
+    pub(super) fn file(&self) -> &Path {
+        &self.expression.file
     }
 
     /// The flake that the expression is, as Nix takes it; nothing where it is none.
@@ -315,7 +292,7 @@ impl<'a> Evaluator<'a> {
     /// Whether the expression may fetch by `fetchTree`, itself or in flake-compat, which is elsewhere.
     fn may_fetch_trees(&self) -> bool {
         !self.expression.is_flake()
-            && (self.source.has("flake.lock") || pins::may_fetch_trees(self.source.app.path()))
+            && (self.source.has("flake.lock") || pins::may_fetch_trees(self.source))
     }
 
     fn run(&self, nix: &Nix, mode: Mode) -> Result<std::process::Output, ExpressionError> {
@@ -478,43 +455,4 @@ fn output_paths(nix: &Nix, derivation: &str) -> Vec<String> {
         Some(paths.map(StorePath::to_absolute_path).collect())
     };
     read().unwrap_or_default()
-}
-
-impl Evaluated {
-    fn into_missing(self) -> MissingAttribute {
-        MissingAttribute {
-            attribute: self.attribute.unwrap_or_default(),
-            at: self.at,
-            name: self.name,
-            names: self.names,
-        }
-    }
-
-    fn add_to(self, outcome: &mut Outcome) -> Result<(), ExpressionError> {
-        match self.kind.as_str() {
-            "derivation" => {}
-            "shell" => return Err(ExpressionError::Shell(self.attribute)),
-            _ => {
-                return Err(ExpressionError::NotADerivation {
-                    attribute: self.attribute,
-                    kind: self.kind,
-                    derivations: self.names,
-                });
-            }
-        }
-        for Output { output, path } in self.outputs {
-            let parsed: StorePath = StoreDir::default()
-                .parse_path(path.as_bytes())
-                .map_err(|error| ExpressionError::Answer(format!("{path}: {error}")))?;
-            outcome.roots.push(Root {
-                path: parsed,
-                main_program: self.main_program.clone(),
-            });
-            let derivation = self.derivation.as_ref();
-            outcome
-                .derivations
-                .push(derivation.map(|derivation| format!("{derivation}!{output}")));
-        }
-        Ok(())
-    }
 }

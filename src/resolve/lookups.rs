@@ -1,16 +1,12 @@
 //! Where `<name>` is looked up: in `NIX_PATH`, the jobset's inputs, and what stands in for an unpinned
 //! `<nixpkgs>`.
 
-use crate::config::Config;
+use crate::config::{Config, with_credentials};
 use http_client::without_credentials;
+use nix_runner::WARNING;
 use std::path::Path;
-use url::Url;
-
-/// How Nix's warning about an entry begins that it goes on without.
-pub(crate) const WARNING: &str = "warning: Nix search path entry '";
 
 /// The value of `NIX_PATH` for an evaluation, with `stand_in` where that is wanted.
-#[must_use]
 pub fn nix_path(config: &Config, stand_in: &Path) -> String {
     let own = config.nix_path.iter().cloned();
     let stand_in = has_stand_in(config).then(|| format!("nixpkgs={}", stand_in.display()));
@@ -19,28 +15,20 @@ pub fn nix_path(config: &Config, stand_in: &Path) -> String {
 
 /// The jobset's inputs without the credentials in their URLs, which Nix has in its netrc file.
 pub(super) fn for_command_line(config: &Config) -> Vec<String> {
-    let lookups = config.lookups.iter().map(|lookup| {
-        let (name, url) = lookup.split_once('=')?;
-        let mut url = Url::parse(url).ok()?;
-        // A name alone is no secret, and SSH needs it.
-        if url.password().is_none() && (url.username().is_empty() || url.scheme().contains("ssh")) {
-            return None;
-        }
-        url.set_username("")
-            .and_then(|()| url.set_password(None))
-            .ok()?;
+    let without = |lookup: &String| {
+        let (name, mut url) = with_credentials(lookup)?;
+        url.set_username("").ok()?;
+        url.set_password(None).ok()?;
         Some(format!("{name}={url}"))
-    });
-    let own = config.lookups.iter().cloned();
+    };
+    let lookups = config.lookups.iter();
     lookups
-        .zip(own)
-        .map(|(without, own)| without.unwrap_or(own))
+        .map(|lookup| without(lookup).unwrap_or_else(|| lookup.clone()))
         .collect()
 }
 
 /// Whether nothing that the user named has a `<nixpkgs>`. Else the stand-in would take the place of one
 /// that cannot be fetched, unseen.
-#[must_use]
 pub fn has_stand_in(config: &Config) -> bool {
     let mut entries = config
         .nix_path
@@ -55,7 +43,6 @@ pub fn has_stand_in(config: &Config) -> bool {
 
 /// The entries that Nix went on without, and why, in its words on standard error: `name=URL cannot be
 /// downloaded`, without credentials.
-#[must_use]
 pub fn unusable(stderr: &[u8], config: &Config) -> Vec<String> {
     let mut found: Vec<(String, String)> = Vec::new();
     for line in String::from_utf8_lossy(stderr).lines() {

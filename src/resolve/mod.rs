@@ -1,5 +1,6 @@
 //! Finds the roots: the store paths that the user wants deployed.
 
+mod answer;
 mod by_evaluation;
 mod by_hydra;
 pub mod checkout;
@@ -43,20 +44,13 @@ pub fn resolve(build: &Build, hydra: Option<&mut Hydra>) -> Result<Resolved, Res
         Wanted::StorePath(path) => {
             print::bullet("Store path of NIX_STORE_PATH");
             log::deploying(path);
-            Ok(Resolved {
-                origin: None,
-                roots: vec![Root::from_path(path.clone())],
-                memo: None,
-                evaluated: None,
-            })
+            Ok(Resolved::known(vec![Root::from_path(path.clone())]))
         }
         Wanted::HydraJob(job, _) => {
             let (roots, origin) = by_hydra(build, job, hydra)?;
             Ok(Resolved {
-                roots,
                 origin: Some(origin),
-                memo: None,
-                evaluated: None,
+                ..Resolved::known(roots)
             })
         }
         Wanted::Expression(expression) => {
@@ -78,14 +72,13 @@ pub fn resolve(build: &Build, hydra: Option<&mut Hydra>) -> Result<Resolved, Res
 /// Checks that Nix would find a file, or a directory with one, where the expression is.
 fn check_expression(app: &AppDir, file: &Path) -> Result<(), SourceError> {
     match app.open(file) {
-        Ok(_) | Err(FileError::NotAFile(app_dir::Kind::Directory)) => Ok(()),
+        Ok(_) | Err(FileError::Directory) => Ok(()),
         Err(error) => Err(SourceError::Read(app.path().join(file), error.into())),
     }
 }
 
 /// The root that a miss is about, if it may be one that Hydra built under another path: every cache
 /// answered, and none has it.
-#[must_use]
 pub fn missing_root(misses: &[Miss]) -> Option<&StorePath> {
     let is_root = |miss: &&Miss| miss.wanted_by.is_empty() && miss.is_certain();
     misses.iter().find(is_root).map(|miss| &miss.path)

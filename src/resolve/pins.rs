@@ -2,14 +2,15 @@
 //! what deserves a look.
 
 use super::code::{Token, tokens};
+use super::source::Source;
 use crate::config::{Config, Expression};
+use app_dir::Leaf;
 use rnix::SyntaxKind::{
     TOKEN_ASSIGN, TOKEN_IDENT, TOKEN_INHERIT, TOKEN_INTERPOL_END, TOKEN_INTERPOL_START,
     TOKEN_L_BRACE, TOKEN_L_PAREN, TOKEN_PATH_SEARCH, TOKEN_R_BRACE, TOKEN_SEMICOLON,
     TOKEN_STRING_CONTENT, TOKEN_STRING_END, TOKEN_STRING_START, TOKEN_URI,
 };
 use std::collections::BTreeSet;
-use std::fs;
 use std::path::Path;
 
 /// Larger expressions are generated ones, which pin what they use.
@@ -49,11 +50,11 @@ enum Pin {
 }
 
 /// Looks through the app's expressions for what nothing pins.
-pub(crate) fn unpinned(app_dir: &Path, expression: &Expression, config: &Config) -> Vec<Unpinned> {
+pub(crate) fn unpinned(source: &Source, expression: &Expression, config: &Config) -> Vec<Unpinned> {
     let nix_path = config.nix_path.as_deref().unwrap_or_default();
     let is_flake = expression.is_flake();
     let mut found = BTreeSet::new();
-    for_each_text(app_dir, &mut |file, text| {
+    for_each_text(source, &mut |file, text| {
         let in_code = in_code(&tokens(text), nix_path, &config.lookups, is_flake);
         found.extend(in_code.into_iter().map(|(line, what)| Unpinned {
             file: file.display().to_string(),
@@ -65,11 +66,11 @@ pub(crate) fn unpinned(app_dir: &Path, expression: &Expression, config: &Config)
 }
 
 /// Whether all that is fetched without a hash is fetched by a revision, as far as can be seen.
-pub(crate) fn by_revision(app_dir: &Path, expression: &Expression, config: &Config) -> bool {
+pub(crate) fn by_revision(source: &Source, expression: &Expression, config: &Config) -> bool {
     let lookups = config.nix_path.iter().chain(&config.lookups);
     let mut some = lookups.into_iter().any(|entry| has_revision(entry));
-    let mut all = unpinned(app_dir, expression, config).is_empty();
-    for_each_text(app_dir, &mut |_, text| {
+    let mut all = unpinned(source, expression, config).is_empty();
+    for_each_text(source, &mut |_, text| {
         let code = tokens(text);
         for (index, token) in code.iter().enumerate() {
             let mut fetchers = FETCHERS.iter().chain(&OTHER_FETCHERS);
@@ -87,45 +88,33 @@ pub(crate) fn by_revision(app_dir: &Path, expression: &Expression, config: &Conf
 }
 
 /// Whether an expression may ask for the time, which Nix tells it unless it is a flake.
-pub(crate) fn may_tell_time(app_dir: &Path, expression: &Expression) -> bool {
+pub(crate) fn may_tell_time(source: &Source, expression: &Expression) -> bool {
     let names_it = |text: &str| text.contains("currentTime");
-    let file = app_dir::read_to_string(app_dir, &expression.file, MAX_EXPRESSION_SIZE);
-    let mut found = file.is_ok_and(|text| names_it(&text));
-    for_each_text(app_dir, &mut |_, text| found |= names_it(text));
+    let file = source.app.read(&expression.file, MAX_EXPRESSION_SIZE);
+    let mut found = file.is_ok_and(|text| names_it(&String::from_utf8_lossy(&text)));
+    for_each_text(source, &mut |_, text| found |= names_it(text));
     found && !expression.is_flake()
 }
 
 /// Whether a file of the app names `fetchTree`, or a fetcher for which the stand-in for nixpkgs needs it.
-pub(crate) fn may_fetch_trees(app_dir: &Path) -> bool {
+pub(crate) fn may_fetch_trees(source: &Source) -> bool {
     let mut found = false;
-    for_each_text(app_dir, &mut |_, text| {
+    for_each_text(source, &mut |_, text| {
         found |= TREE_FETCHERS.iter().any(|fetcher| text.contains(fetcher));
     });
     found
 }
 
 /// Calls `look` with the path in the app, and the text, of each expression.
-fn for_each_text(app_dir: &Path, look: &mut dyn FnMut(&Path, &str)) {
-    let mut directories = vec![app_dir.to_path_buf()];
-    while let Some(directory) = directories.pop() {
-        let Ok(entries) = fs::read_dir(&directory) else {
-            continue;
-        };
-        for entry in entries.flatten() {
-            let path = entry.path();
-            let Ok(metadata) = entry.metadata() else {
-                continue;
-            };
-            if metadata.is_dir() && entry.file_name() != ".git" {
-                directories.push(path);
-            } else if path.extension().is_some_and(|extension| extension == "nix")
-                && let Ok(below) = path.strip_prefix(app_dir)
-                && let Ok(text) = app_dir::read_to_string(app_dir, below, MAX_EXPRESSION_SIZE)
-            {
-                look(below, &text);
-            }
+fn for_each_text(source: &Source, look: &mut dyn FnMut(&Path, &str)) {
+    source.tree.visit(&mut |path, leaf| {
+        if path.extension().is_some_and(|extension| extension == "nix")
+            && let Leaf::File { from, .. } = leaf
+            && let Ok(text) = source.app.read(from, MAX_EXPRESSION_SIZE)
+        {
+            look(path, &String::from_utf8_lossy(&text));
         }
-    }
+    });
 }
 
 fn in_code(
@@ -351,15 +340,16 @@ in if 1 <2 then builtins.getEnv \"HOME\" else fetchTarball \"https://x/84a3aecb1
     fn look<T>(
         text: &str,
         settings: &[(&str, &str)],
-        look: impl Fn(&Path, &Expression, &Config) -> T,
+        look: impl Fn(&Source, &Expression, &Config) -> T,
     ) -> T {
         let app = tempfile::tempdir().unwrap();
-        fs::write(app.path().join("default.nix"), text).unwrap();
+        std::fs::write(app.path().join("default.nix"), text).unwrap();
         let config = config(app.path(), settings);
         let crate::config::Wanted::Expression(expression) = &config.wanted else {
             panic!("an expression");
         };
-        look(app.path(), expression, &config)
+        let source = Source::read(app.path(), "source").unwrap();
+        look(&source, expression, &config)
     }
 
     #[test]
@@ -396,8 +386,8 @@ in if 1 <2 then builtins.getEnv \"HOME\" else fetchTarball \"https://x/84a3aecb1
     #[test]
     fn an_expression_that_may_ask_for_the_time_is_known_by_its_name() {
         let tells = |text: &str| {
-            look(text, &[], |app, expression, _| {
-                may_tell_time(app, expression)
+            look(text, &[], |source, expression, _| {
+                may_tell_time(source, expression)
             })
         };
         assert!(tells("with builtins; toString currentTime"));

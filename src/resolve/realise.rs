@@ -11,7 +11,7 @@ use bullet_stream::global::print;
 use closure::plan::Miss;
 use nix_derivation::StorePath;
 use nix_runner::NixError;
-use std::io::{self, Write};
+use std::io::Write;
 
 /// Whether what is missing is built: where that is asked for, and no cache may have any of it. An outage
 /// is no reason to compile for hours, nor is a password or a key that the settings lack.
@@ -72,7 +72,9 @@ pub fn realise(
         ),
         |log, _| {
             let mut log = Folded::new(log, build.config.debug);
-            let result = nix.realise(&derivations, !build.config.debug, &mut log);
+            let result = nix.realise(&derivations, !build.config.debug, &mut |line| {
+                log.line(line);
+            });
             log.finish();
             result
         },
@@ -97,7 +99,6 @@ struct Folded<W> {
     log: W,
     /// Whether everything is passed on.
     is_whole: bool,
-    line: Vec<u8>,
     is_error: bool,
     copied: usize,
 }
@@ -107,47 +108,26 @@ impl<W: Write> Folded<W> {
         Self {
             log,
             is_whole,
-            line: Vec::new(),
             is_error: false,
             copied: 0,
         }
     }
 
-    fn end_line(&mut self) -> io::Result<()> {
-        let line = std::mem::take(&mut self.line);
+    fn line(&mut self, line: &[u8]) {
         self.is_error |= line.starts_with(b"error:");
         self.copied += usize::from(line.starts_with(b"copying path"));
         let matters = line.starts_with(b"building '") || line.starts_with(b"warning:");
         if self.is_whole || self.is_error || matters {
-            self.log.write_all(&line)?;
-            self.log.write_all(b"\n")?;
+            // A log whose reader is gone is no reason to stop.
+            let _ = self.log.write_all(&[line, b"\n"].concat());
         }
-        Ok(())
     }
 
     fn finish(mut self) {
         if self.copied > 0 && !self.is_whole {
             let copied = words::paths(self.copied);
-            // A log whose reader is gone is no reason to stop.
             let _ = writeln!(self.log, "{copied} came from the binary caches");
         }
-    }
-}
-
-impl<W: Write> Write for Folded<W> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        for byte in bytes {
-            if *byte == b'\n' {
-                self.end_line()?;
-            } else {
-                self.line.push(*byte);
-            }
-        }
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.log.flush()
     }
 }
 
@@ -162,7 +142,7 @@ mod tests {
     fn folded(is_whole: bool) -> String {
         let mut shown = Vec::new();
         let mut log = Folded::new(&mut shown, is_whole);
-        log.write_all(LOG.as_bytes()).unwrap();
+        LOG.lines().for_each(|line| log.line(line.as_bytes()));
         log.finish();
         String::from_utf8(shown).unwrap()
     }

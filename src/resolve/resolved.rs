@@ -38,8 +38,17 @@ pub struct Resolved {
 }
 
 impl Resolved {
+    /// Roots that were not evaluated.
+    pub(super) fn known(roots: Vec<Root>) -> Self {
+        Self {
+            roots,
+            origin: None,
+            memo: None,
+            evaluated: None,
+        }
+    }
+
     /// The store in which the roots' derivations are, if there is one.
-    #[must_use]
     pub fn store(&self) -> Option<&NarStore> {
         let evaluated = self.evaluated.as_ref();
         let thorough = evaluated.filter(|evaluated| evaluated.thorough);

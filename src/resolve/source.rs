@@ -48,10 +48,9 @@ impl Source {
         let mut encoder = Encoder::new(HashSink {
             hasher: NixHasher::new(HashAlgorithm::Sha256),
             size: 0,
-        })
-        .map_err(|error| encode_error(&error))?;
+        })?;
         encode(&app, &tree, None, &mut encoder)?;
-        let sink = encoder.finish().map_err(|error| encode_error(&error))?;
+        let sink = encoder.finish()?;
         let nar_hash = sink.hasher.finalize();
         let path = StoreDir::default()
             .build_ca_path(name, &CAHash::Nar(nar_hash.clone()), [], false)
@@ -89,13 +88,12 @@ impl Source {
 
     /// Writes the NAR of the tree to `writer`, which is returned.
     pub fn encode<W: Write>(&self, writer: W) -> Result<W, SourceError> {
-        let mut encoder = Encoder::new(writer).map_err(|error| encode_error(&error))?;
+        let mut encoder = Encoder::new(writer)?;
         encode(&self.app, &self.tree, None, &mut encoder)?;
-        encoder.finish().map_err(|error| encode_error(&error))
+        Ok(encoder.finish()?)
     }
 
     /// Whether there is a file of this name at the tree's top.
-    #[must_use]
     pub fn has(&self, name: &str) -> bool {
         let name = OsStr::new(name);
         matches!(&self.tree, Node::Directory(children) if children.contains_key(name))
@@ -112,32 +110,25 @@ fn encode<W: Write>(
     let name = name.map(OsStr::as_bytes);
     match node {
         Node::Directory(children) => {
-            encoder
-                .start_directory(name)
-                .map_err(|error| encode_error(&error))?;
+            encoder.start_directory(name)?;
             for (name, child) in children {
                 encode(app, child, Some(name), encoder)?;
             }
-            encoder
-                .end_directory()
-                .map_err(|error| encode_error(&error))
+            encoder.end_directory()?;
         }
-        Node::Leaf(Leaf::Link(target)) => encoder
-            .symlink(name, target.as_os_str().as_bytes())
-            .map_err(|error| encode_error(&error)),
+        Node::Leaf(Leaf::Link(target)) => encoder.symlink(name, target.as_os_str().as_bytes())?,
         Node::Leaf(Leaf::File {
             from, executable, ..
         }) => {
             let read_error = |error| SourceError::Read(app.path().join(from), error);
             let mut file = app.open(from).map_err(|error| read_error(error.into()))?;
             let size = file.metadata().map_err(read_error)?.len();
-            let mut contents = encoder
-                .start_regular(name, *executable, size)
-                .map_err(|error| encode_error(&error))?;
+            let mut contents = encoder.start_regular(name, *executable, size)?;
             io::copy(&mut file, &mut contents).map_err(read_error)?;
-            contents.finish().map_err(|error| encode_error(&error))
+            contents.finish()?;
         }
     }
+    Ok(())
 }
 
 impl From<TreeError> for SourceError {
@@ -166,6 +157,8 @@ impl Write for HashSink {
     }
 }
 
-fn encode_error(error: &nar::Error) -> SourceError {
-    SourceError::Encode(error.to_string())
+impl From<nar::Error> for SourceError {
+    fn from(error: nar::Error) -> Self {
+        Self::Encode(error.to_string())
+    }
 }

@@ -151,7 +151,6 @@ impl NixSource {
     }
 
     /// Tells it from any other.
-    #[must_use]
     pub fn key(&self) -> String {
         let release = self.release.as_ref();
         let sha256 = release.map(|release| hex::encode(release.download.sha256));
@@ -164,7 +163,6 @@ impl NixSource {
     }
 
     /// What the log calls it.
-    #[must_use]
     pub fn name(&self) -> String {
         match (&self.release, &self.store_path) {
             (Some(release), _) => tool_name(release),
@@ -248,7 +246,6 @@ impl ToolSource {
     }
 
     /// Whether `file` is this tool's file, whole.
-    #[must_use]
     pub fn matches(&self, file: &Path) -> bool {
         hash_of(file).is_ok_and(|hash| hash == self.download.sha256)
     }

@@ -35,13 +35,13 @@ pub struct Update {
 impl Changes {
     /// Compares two closures. Of paths with the same package and output, those that only one side has
     /// are paired in the order of their versions.
-    #[must_use]
     pub fn between(before: &Closure, after: &Closure) -> Self {
         let mut changes = Self {
             before: before.size(),
             after: after.size(),
             ..Self::default()
         };
+        let named = |member: &&Member| name(&member.path).to_string();
         let (old, mut new) = (only_in(before, after), only_in(after, before));
         for (package, old) in old {
             let mut new = new.remove(&package).unwrap_or_default();
@@ -60,32 +60,19 @@ impl Changes {
             for (old, new) in old.iter().zip(&new) {
                 changes.updated.push(update(package, old, new));
             }
-            changes.gone.extend(
-                old[pairs..]
-                    .iter()
-                    .map(|member| name(&member.path).to_string()),
-            );
-            changes.new.extend(
-                new[pairs..]
-                    .iter()
-                    .map(|member| name(&member.path).to_string()),
-            );
+            changes.gone.extend(old[pairs..].iter().map(named));
+            changes.new.extend(new[pairs..].iter().map(named));
         }
-        let rest = new.values().flatten();
-        changes
-            .new
-            .extend(rest.map(|member| name(&member.path).to_string()));
+        changes.new.extend(new.values().flatten().map(named));
         changes.new.sort();
         changes
     }
 
-    #[must_use]
     pub fn is_empty(&self) -> bool {
         self.updated.is_empty() && self.rebuilt == 0 && self.new.is_empty() && self.gone.is_empty()
     }
 
     /// The changes in words: the sum first, then a line for each package that was updated, is new or is gone.
-    #[must_use]
     pub fn lines(&self) -> Vec<String> {
         if self.is_empty() {
             return vec!["The same store paths".to_string()];
@@ -116,30 +103,12 @@ impl Changes {
                 grown(from, to)
             )
         });
-        shown(&mut lines, updated.collect());
-        shown(
-            &mut lines,
-            self.new
-                .iter()
-                .map(|name| format!("{name} is new"))
-                .collect(),
-        );
-        shown(
-            &mut lines,
-            self.gone
-                .iter()
-                .map(|name| format!("{name} is gone"))
-                .collect(),
-        );
+        let new = self.new.iter().map(|name| format!("{name} is new"));
+        let gone = self.gone.iter().map(|name| format!("{name} is gone"));
+        for kind in [updated.collect::<Vec<_>>(), new.collect(), gone.collect()] {
+            lines.extend(words::first(&kind, SHOWN));
+        }
         lines
-    }
-}
-
-fn shown(lines: &mut Vec<String>, kind: Vec<String>) {
-    let more = kind.len().saturating_sub(SHOWN);
-    lines.extend(kind.into_iter().take(SHOWN));
-    if more > 0 {
-        lines.push(format!("… and {more} more"));
     }
 }
 

@@ -22,11 +22,8 @@ pub(crate) enum Reason {
     Lack(Lack),
     /// `ptrace` is refused.
     Ptrace(io::Error),
-    /// PRoot runs, but translates nothing, even without its filter.
-    Hidden,
-    /// PRoot ended before it ran anything.
-    PRootEnded(Option<End>),
-    PRootNotStarted(io::Error),
+    /// Nothing ran in PRoot, even without its filter.
+    PRoot(PRootFailure),
 }
 
 /// An engine that is ready to run something.
@@ -84,23 +81,25 @@ pub(crate) fn in_proot(
         }
         ended => ended,
     }
-    .map_err(Reason::of)
+    .map_err(Reason::PRoot)
+}
+
+/// Engines that were tried, each with the reason why it does not work, if it does not.
+pub(crate) type Tried = Vec<(Engine, Result<(), Reason>)>;
+
+/// The first of `engines` that works.
+pub(crate) fn first_working(engines: &[Engine], tried: &Tried) -> Option<Engine> {
+    let works = |engine: &Engine| {
+        let mut tried = tried.iter();
+        tried.any(|(own, result)| own == engine && result.is_ok())
+    };
+    engines.iter().copied().find(works)
 }
 
 /// Tries every engine, also those that are not in the plan. `named` is the one that the user names.
-pub(crate) fn try_all(named: Option<Engine>, found: &Found) -> Vec<(Engine, Result<(), Reason>)> {
+pub(crate) fn try_all(named: Option<Engine>, found: &Found) -> Tried {
     let tried = Engine::ALL
         .into_iter()
         .map(|engine| (engine, try_out(engine, found, named == Some(engine))));
     tried.collect()
-}
-
-impl Reason {
-    fn of(failure: PRootFailure) -> Self {
-        match failure {
-            PRootFailure::Hidden => Self::Hidden,
-            PRootFailure::Ended(end) => Self::PRootEnded(end),
-            PRootFailure::Start(error) => Self::PRootNotStarted(error),
-        }
-    }
 }

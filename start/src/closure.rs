@@ -44,75 +44,25 @@ pub struct Member {
     pub references: Vec<Index>,
 }
 
-/// A kind of store path that programs are built with, and that few need when they run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum BuildOnly {
-    Compiler,
-    Headers,
-    Documentation,
-    DebugSymbols,
-    Source,
-}
-
-impl BuildOnly {
-    /// The kind in words, to follow "which is".
-    #[must_use]
-    pub fn words(self) -> &'static str {
-        match self {
-            Self::Compiler => "a compiler or build tool",
-            Self::Headers => "headers and other files to build with",
-            Self::Documentation => "documentation",
-            Self::DebugSymbols => "debug symbols",
-            Self::Source => "source code or a derivation",
-        }
-    }
-}
-
 /// Programs that compile and build, as `is_compiler` knows them.
-const COMPILERS: [&str; 23] = [
-    "autoconf",
-    "automake",
-    "binutils",
-    "bison",
-    "cargo",
-    "clang",
-    "cmake",
-    "gcc",
-    "gfortran",
-    "ghc",
-    "gnumake",
-    "go",
-    "jdk",
-    "llvm",
-    "meson",
-    "ninja",
-    "openjdk",
-    "pkg-config",
-    "rustc",
-    "scala",
-    "stdenv-linux",
-    "swift",
-    "zig",
-];
+const COMPILERS: &str = "autoconf automake binutils bison cargo clang cmake gcc gfortran ghc gnumake go jdk llvm \
+    meson ninja openjdk pkg-config rustc scala stdenv-linux swift zig";
 
-/// The kind of a store path that programs rarely need when they run, by its name.
-#[must_use]
-pub fn build_only(path: &str) -> Option<BuildOnly> {
+/// What a store path is that programs rarely need when they run, by its name; to follow "which is".
+fn build_only(path: &str) -> Option<&'static str> {
     let name = name(path);
     let ends = |endings: &[&str]| endings.iter().any(|ending| name.ends_with(ending));
     if ends(&["-dev"]) || name.starts_with("linux-headers-") {
-        return Some(BuildOnly::Headers);
+        Some("headers and other files to build with")
+    } else if ends(&["-doc", "-devdoc"]) {
+        Some("documentation")
+    } else if ends(&["-debug", "-dbg"]) {
+        Some("debug symbols")
+    } else if ends(&[".drv", ".tar.gz", ".tar.xz", ".tar.bz2", ".tar.zst"]) {
+        Some("source code or a derivation")
+    } else {
+        is_compiler(name).then_some("a compiler or build tool")
     }
-    if ends(&["-doc", "-devdoc"]) {
-        return Some(BuildOnly::Documentation);
-    }
-    if ends(&["-debug", "-dbg"]) {
-        return Some(BuildOnly::DebugSymbols);
-    }
-    if ends(&[".drv", ".tar.gz", ".tar.xz", ".tar.bz2", ".tar.zst"]) {
-        return Some(BuildOnly::Source);
-    }
-    is_compiler(name).then_some(BuildOnly::Compiler)
 }
 
 /// Whether this is a compiler or build tool: one of [`COMPILERS`], a version attached to it
@@ -126,7 +76,7 @@ fn is_compiler(name: &str) -> bool {
             .chars()
             .all(|c| c.is_ascii_digit() || ".+".contains(c))
     };
-    COMPILERS.iter().any(|compiler| {
+    COMPILERS.split(' ').any(|compiler| {
         let Some(rest) = name.strip_prefix(compiler) else {
             return false;
         };
@@ -137,7 +87,6 @@ fn is_compiler(name: &str) -> bool {
 }
 
 /// A base name without its hash.
-#[must_use]
 pub fn name(path: &str) -> &str {
     path.get(HASH..).unwrap_or(path)
 }
@@ -178,7 +127,6 @@ impl Closure {
 
     /// Reads the file's text. None if it has another format, or a path that is no base name of a store path:
     /// it may be from anywhere.
-    #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let mut lines = text.lines();
         let roots = strings(lines.next()?.strip_prefix("{\"roots\":")?);
@@ -203,34 +151,29 @@ impl Closure {
         (!closure.roots.is_empty()).then_some(closure)
     }
 
-    #[must_use]
     pub fn roots(&self) -> &[Index] {
         &self.roots
     }
 
-    #[must_use]
     pub fn paths(&self) -> &[Member] {
         &self.paths
     }
 
     /// Bytes of all NARs.
-    #[must_use]
     pub fn size(&self) -> u64 {
         self.paths.iter().map(|path| path.size).sum()
     }
 
     /// All paths, largest first.
-    #[must_use]
     pub fn by_size(&self) -> Vec<Index> {
         let mut all: Vec<Index> = (0..self.paths.len()).collect();
         all.sort_by_key(|index| std::cmp::Reverse(self.paths[*index].size));
         all
     }
 
-    /// The paths that programs rarely need when they run, largest first. What is deployed by name is
-    /// not among them.
-    #[must_use]
-    pub fn build_only(&self) -> Vec<(Index, BuildOnly)> {
+    /// The paths that programs rarely need when they run, largest first, each with what it is (to follow
+    /// "which is"). What is deployed by name is not among them.
+    pub fn build_only(&self) -> Vec<(Index, &'static str)> {
         self.by_size()
             .into_iter()
             .filter(|index| !self.roots.contains(index))
@@ -240,7 +183,6 @@ impl Closure {
 
     /// The shortest way of references from a root to each path, both included. Where several are
     /// as short, that of the earlier root and then of the earlier name is taken.
-    #[must_use]
     pub fn chains(&self) -> Vec<Vec<Index>> {
         let mut from: Vec<Option<Index>> = vec![None; self.paths.len()];
         let mut queue: VecDeque<Index> = self.roots.iter().copied().collect();
@@ -270,7 +212,6 @@ impl Closure {
     }
 
     /// A chain in words, names without their hashes: `myapp-1.0 → python3-3.13 → zlib-1.3`.
-    #[must_use]
     pub fn chain_words(&self, chain: &[Index]) -> String {
         let names: Vec<&str> = chain
             .iter()
@@ -280,7 +221,6 @@ impl Closure {
     }
 
     /// Bytes of a path and of all that it needs.
-    #[must_use]
     pub fn size_with_references(&self, index: Index) -> u64 {
         let mut seen = BTreeSet::from([index]);
         let mut left = vec![index];
@@ -292,7 +232,6 @@ impl Closure {
     }
 
     /// The paths that refer to this one.
-    #[must_use]
     pub fn referrers(&self, index: Index) -> Vec<Index> {
         let refers = |(at, path): (Index, &Member)| path.references.contains(&index).then_some(at);
         self.paths.iter().enumerate().filter_map(refers).collect()
@@ -360,7 +299,6 @@ impl fmt::Display for Closure {
 }
 
 /// A size as people read it: `57.1 MB`, in powers of 1000.
-#[must_use]
 pub fn bytes(count: u64) -> String {
     const UNITS: [&str; 4] = ["kB", "MB", "GB", "TB"];
     if count < 1000 {
@@ -451,35 +389,36 @@ mod tests {
 
     #[test]
     fn what_is_only_built_with_is_known_by_its_name() {
-        use BuildOnly::{Compiler, DebugSymbols, Documentation, Headers, Source};
         for (name, expected) in [
-            ("gcc-14.3.0", Some(Compiler)),
-            ("gcc-wrapper-14.3.0", Some(Compiler)),
-            ("gcc-12-wrapper", Some(Compiler)),
-            ("gcc12", Some(Compiler)),
-            ("ghc-9.8.4-with-packages", Some(Compiler)),
-            ("openjdk-21.0.8+9", Some(Compiler)),
+            ("gcc-14.3.0", Some("compiler")),
+            ("gcc-wrapper-14.3.0", Some("compiler")),
+            ("gcc-12-wrapper", Some("compiler")),
+            ("gcc12", Some("compiler")),
+            ("ghc-9.8.4-with-packages", Some("compiler")),
+            ("openjdk-21.0.8+9", Some("compiler")),
             ("openjdk-headless-21.0.8+9-jre", None),
-            ("ghc-9.8.4-doc", Some(Documentation)),
+            ("ghc-9.8.4-doc", Some("documentation")),
             ("gcc-14.3.0-lib", None),
             ("gcc-14-base", None),
-            ("gcc", Some(Compiler)),
-            ("go-1.24.2", Some(Compiler)),
+            ("gcc", Some("compiler")),
+            ("go-1.24.2", Some("compiler")),
             ("go-md2man-2.0", None),
-            ("stdenv-linux", Some(Compiler)),
-            ("cmake-3.31.7", Some(Compiler)),
-            ("ninja-1.12", Some(Compiler)),
-            ("openssl-3.4.1-dev", Some(Headers)),
-            ("linux-headers-6.12", Some(Headers)),
+            ("stdenv-linux", Some("compiler")),
+            ("cmake-3.31.7", Some("compiler")),
+            ("ninja-1.12", Some("compiler")),
+            ("openssl-3.4.1-dev", Some("headers")),
+            ("linux-headers-6.12", Some("headers")),
             ("openssl-3.4.1", None),
-            ("openssl-3.4.1-doc", Some(Documentation)),
-            ("glibc-2.40-debug", Some(DebugSymbols)),
-            ("hello-2.12.tar.gz", Some(Source)),
-            ("hello-2.12.drv", Some(Source)),
+            ("openssl-3.4.1-doc", Some("documentation")),
+            ("glibc-2.40-debug", Some("debug")),
+            ("hello-2.12.tar.gz", Some("source")),
+            ("hello-2.12.drv", Some("source")),
             ("nodejs-22.1.0", None),
         ] {
             let path = format!("{}-{name}", "x".repeat(32));
-            assert_eq!(build_only(&path), expected, "{name}");
+            let kind = build_only(&path);
+            let first = kind.map(|kind| kind.split(' ').find(|word| word.len() > 1).unwrap());
+            assert_eq!(first, expected, "{name}");
         }
     }
 
@@ -487,7 +426,7 @@ mod tests {
     fn a_root_is_never_build_only_and_the_rest_is_sorted_by_size() {
         let closure = sample();
         assert_eq!(closure.by_size(), [2, 1, 0, 3]);
-        assert_eq!(closure.build_only(), [(2, BuildOnly::Compiler)]);
+        assert_eq!(closure.build_only(), [(2, "a compiler or build tool")]);
         let alone = Closure::new(["x-gcc"], [("x-gcc".to_string(), 1, Vec::new())]);
         assert_eq!(alone.build_only(), []);
     }

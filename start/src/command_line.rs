@@ -5,10 +5,9 @@
 
 use crate::app::End;
 use crate::changes::Changes;
-use crate::choose::try_all;
+use crate::choose::{first_working, try_all};
 use crate::closure::Closure;
 use crate::doctor;
-use crate::engine::Engine;
 use crate::errors::{self, RunError};
 use crate::help;
 use crate::image::{Found, STORE_DIR};
@@ -28,8 +27,52 @@ use std::process::ExitCode;
 /// The name by which the first word is a command of this program.
 const NAME: &str = "nix-hydra";
 
-const COMMANDS: [&str; 7] = [
-    "run", "engines", "closure", "why", "diff", "doctor", "check",
+/// A command that prints an answer.
+struct Command {
+    name: &'static str,
+    help: &'static str,
+    answer: fn(&[OsString]) -> Result<ExitCode, Stop>,
+}
+
+/// Why a command prints no answer.
+enum Stop {
+    /// Its words are wrong.
+    Usage,
+    Failed(RunError),
+}
+
+impl From<RunError> for Stop {
+    fn from(error: RunError) -> Self {
+        Self::Failed(error)
+    }
+}
+
+const COMMANDS: [Command; 5] = [
+    Command {
+        name: "engines",
+        help: help::ENGINES_HELP,
+        answer: engines,
+    },
+    Command {
+        name: "closure",
+        help: help::CLOSURE_HELP,
+        answer: closure,
+    },
+    Command {
+        name: "why",
+        help: help::WHY_HELP,
+        answer: why,
+    },
+    Command {
+        name: "diff",
+        help: help::DIFF_HELP,
+        answer: diff,
+    },
+    Command {
+        name: "doctor",
+        help: help::DOCTOR_HELP,
+        answer: doctor,
+    },
 ];
 
 /// The exit status for wrong words.
@@ -44,25 +87,21 @@ pub fn main(words: impl IntoIterator<Item = OsString>) -> ExitCode {
     let file = sys::executed_file().unwrap_or(called);
     match Path::new(&file).file_name() {
         Some(name) if name == RUN_PROOT => run(&words),
-        None => command(&words),
-        Some(name) if name == NAME => command(&words),
-        Some(name) => deployed(name, words),
+        Some(name) if name != NAME => deployed(name, words),
+        _ => command(&words),
     }
 }
 
 /// Runs a command of `nix-hydra`.
-#[must_use]
 pub fn command(words: &[OsString]) -> ExitCode {
     let Some((command, rest)) = words.split_first() else {
         return usage(help::HELP);
     };
+    if let Some(command) = COMMANDS.iter().find(|known| command == known.name) {
+        return command.run(rest);
+    }
     match command.to_str() {
         Some("run") => run(rest),
-        Some("engines") => engines(rest),
-        Some("closure") => closure(rest),
-        Some("why") => why(rest),
-        Some("diff") => diff(rest),
-        Some("doctor") => doctor(rest),
         Some("check") => {
             say(NAME, help::NO_CHECK);
             ExitCode::from(USAGE)
@@ -88,10 +127,24 @@ pub fn command(words: &[OsString]) -> ExitCode {
 /// The command that a misspelt one is likely to mean.
 fn nearest(command: &str) -> Option<&'static str> {
     let similar = |name: &&str| strsim::jaro_winkler(command, name);
-    let nearest = COMMANDS
-        .into_iter()
+    let names = COMMANDS.iter().map(|command| command.name);
+    let nearest = names
+        .chain(["run", "check"])
         .max_by(|one, other| similar(one).total_cmp(&similar(other)));
     nearest.filter(|name| similar(name) > 0.7)
+}
+
+impl Command {
+    fn run(&self, words: &[OsString]) -> ExitCode {
+        if words.iter().any(is_help) {
+            return print_help(self.help);
+        }
+        match (self.answer)(words) {
+            Ok(status) => status,
+            Err(Stop::Usage) => usage(self.help),
+            Err(Stop::Failed(error)) => failed(&format!("{NAME} {}", self.name), &error),
+        }
+    }
 }
 
 fn is_help(word: &OsString) -> bool {
@@ -154,15 +207,10 @@ fn pass_on(end: End) -> ExitCode {
     ExitCode::from(u8::try_from(status & 0xff).unwrap_or(u8::MAX))
 }
 
-fn engines(words: &[OsString]) -> ExitCode {
+fn engines(words: &[OsString]) -> Result<ExitCode, Stop> {
     match words {
-        [] => {}
-        [word] if is_help(word) => return print_help(help::ENGINES_HELP),
-        _ => return usage(help::ENGINES_HELP),
-    }
-    match find() {
-        Ok(found) => list(&found),
-        Err(error) => failed("nix-hydra engines", &error),
+        [] => Ok(list(&find()?)),
+        _ => Err(Stop::Usage),
     }
 }
 
@@ -195,17 +243,9 @@ impl<'a> ClosureWords<'a> {
     }
 }
 
-fn closure(words: &[OsString]) -> ExitCode {
-    if words.iter().any(is_help) {
-        return print_help(help::CLOSURE_HELP);
-    }
-    let Some(words) = ClosureWords::parse(words) else {
-        return usage(help::CLOSURE_HELP);
-    };
-    match shown_closure(&words) {
-        Ok(text) => print_out(&text),
-        Err(error) => failed("nix-hydra closure", &error),
-    }
+fn closure(words: &[OsString]) -> Result<ExitCode, Stop> {
+    let words = ClosureWords::parse(words).ok_or(Stop::Usage)?;
+    Ok(print_out(&shown_closure(&words)?))
 }
 
 fn shown_closure(words: &ClosureWords) -> Result<String, RunError> {
@@ -230,47 +270,35 @@ fn shown_closure(words: &ClosureWords) -> Result<String, RunError> {
     })
 }
 
-fn why(words: &[OsString]) -> ExitCode {
-    let wanted = match words {
-        [word] if is_help(word) => return print_help(help::WHY_HELP),
-        [word] => word.to_string_lossy(),
-        _ => return usage(help::WHY_HELP),
+fn why(words: &[OsString]) -> Result<ExitCode, Stop> {
+    let [wanted] = words else {
+        return Err(Stop::Usage);
     };
-    let explained = find_closure().and_then(|(found, closure)| {
-        let store = found.seen_store();
-        let file_in = |base: &str| {
-            let place = found.followed(Path::new(&store.path(base)))?;
-            why::file_named(&place, OsStr::new(&*wanted))
-        };
-        why::why(&closure, &store, &wanted, file_in)
-            .ok_or_else(|| RunError::NotInClosure(wanted.to_string()))
-    });
-    match explained {
-        Ok(text) => print_out(&text),
-        Err(error) => failed("nix-hydra why", &error),
-    }
+    let (found, closure) = find_closure()?;
+    let store = found.seen_store();
+    let file_in = |base: &str| {
+        let place = found.followed(Path::new(&store.path(base)))?;
+        why::file_named(&place, wanted)
+    };
+    let wanted = wanted.to_string_lossy();
+    let text = why::why(&closure, &store, &wanted, file_in)
+        .ok_or_else(|| RunError::NotInClosure(wanted.to_string()))?;
+    Ok(print_out(&text))
 }
 
-fn diff(words: &[OsString]) -> ExitCode {
+fn diff(words: &[OsString]) -> Result<ExitCode, Stop> {
     let (before, after) = match words {
-        [word] if is_help(word) => return print_help(help::DIFF_HELP),
         [before] => (before, None),
         [before, after] => (before, Some(after)),
-        _ => return usage(help::DIFF_HELP),
+        _ => return Err(Stop::Usage),
     };
-    let closures = read_closure(before).and_then(|before| {
-        let after = match after {
-            Some(file) => read_closure(file)?,
-            None => find_closure()?.1,
-        };
-        Ok((before, after))
-    });
-    match closures {
-        Ok((before, after)) => {
-            print_out(&(Changes::between(&before, &after).lines().join("\n") + "\n"))
-        }
-        Err(error) => failed("nix-hydra diff", &error),
-    }
+    let before = read_closure(before)?;
+    let after = match after {
+        Some(file) => read_closure(file)?,
+        None => find_closure()?.1,
+    };
+    let lines = Changes::between(&before, &after).lines();
+    Ok(print_out(&(lines.join("\n") + "\n")))
 }
 
 /// A closure from the output of `nix-hydra closure --json`.
@@ -291,30 +319,26 @@ fn find_closure() -> Result<(Found, Closure), RunError> {
     Ok((found, closure))
 }
 
-fn doctor(words: &[OsString]) -> ExitCode {
-    let words: Vec<_> = words.iter().map(|word| word.to_str()).collect();
-    let (as_json, thorough) = match words[..] {
-        [] => (false, false),
-        [Some("--json")] => (true, false),
-        [Some("--thorough")] => (false, true),
-        [Some("--json"), Some("--thorough")] | [Some("--thorough"), Some("--json")] => (true, true),
-        [Some("--help" | "-h")] => return print_help(help::DOCTOR_HELP),
-        _ => return usage(help::DOCTOR_HELP),
-    };
-    let examination = match find() {
-        Ok(found) => doctor::examine(&found, thorough),
-        Err(error) => return failed("nix-hydra doctor", &error),
-    };
+fn doctor(words: &[OsString]) -> Result<ExitCode, Stop> {
+    let (mut as_json, mut thorough) = (false, false);
+    for word in words {
+        match word.to_str() {
+            Some("--json") => as_json = true,
+            Some("--thorough") => thorough = true,
+            _ => return Err(Stop::Usage),
+        }
+    }
+    let examination = doctor::examine(&find()?, thorough);
     let printed = print_out(&if as_json {
         examination.json()
     } else {
         examination.text()
     });
-    if examination.is_well() {
+    Ok(if examination.is_well() {
         printed
     } else {
         ExitCode::FAILURE
-    }
+    })
 }
 
 /// Prints `text`. A reader that has closed the pipe has read enough.
@@ -336,22 +360,9 @@ fn list(found: &Found) -> ExitCode {
         println!("The closure is relocated: commands need no engine.");
         return exit_code(!plan.is_error());
     }
-    let mut working: Vec<Engine> = Vec::new();
-    for (engine, tried) in try_all(plan.named, found) {
-        match tried {
-            Ok(()) => {
-                println!("{:<10} works", engine.name());
-                working.push(engine);
-            }
-            Err(reason) => {
-                let reason = errors::reason(&reason);
-                println!("{:<10} does not work: {reason}", engine.name());
-            }
-        }
-    }
-    let mut engines = plan.engines.iter();
-    let taken = engines.find(|engine| working.contains(engine));
-    let taken = taken.filter(|_| !plan.is_error());
+    let tried = try_all(plan.named, found);
+    println!("{}", errors::tried(&tried).join("\n"));
+    let taken = first_working(&plan.engines, &tried).filter(|_| !plan.is_error());
     match taken {
         Some(engine) => println!("{}: commands are run by {engine}.", plan.setting()),
         None => println!("{}: no command can be run.", plan.setting()),

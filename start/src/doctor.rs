@@ -29,7 +29,8 @@ pub(crate) struct Examination {
     roots: Vec<String>,
     /// Names and values.
     labels: Vec<(String, String)>,
-    checks: Vec<Check>,
+    /// By name, the most important first.
+    checks: Vec<(&'static str, Check)>,
     facts: Vec<Fact>,
 }
 
@@ -53,10 +54,9 @@ impl State {
     }
 }
 
-/// One thing that was looked at.
+/// What was found by looking at one thing.
 #[derive(Debug, PartialEq, Eq)]
 struct Check {
-    name: &'static str,
     state: State,
     finding: String,
     /// More of it, a line each.
@@ -66,9 +66,8 @@ struct Check {
 }
 
 impl Check {
-    fn ok(name: &'static str, finding: impl Into<String>) -> Self {
+    fn ok(finding: impl Into<String>) -> Self {
         Self {
-            name,
             state: State::Ok,
             finding: finding.into(),
             details: Vec::new(),
@@ -76,16 +75,18 @@ impl Check {
         }
     }
 
-    fn bad(
-        name: &'static str,
-        state: State,
-        finding: impl Into<String>,
-        cure: impl Into<String>,
-    ) -> Self {
+    fn warning(finding: impl Into<String>, cure: impl Into<String>) -> Self {
         Self {
-            state,
+            state: State::Warning,
             cure: Some(cure.into()),
-            ..Self::ok(name, finding)
+            ..Self::ok(finding)
+        }
+    }
+
+    fn problem(finding: impl Into<String>, cure: impl Into<String>) -> Self {
+        Self {
+            state: State::Problem,
+            ..Self::warning(finding, cure)
         }
     }
 
@@ -113,7 +114,7 @@ impl Examination {
     }
 
     fn count(&self, state: State) -> usize {
-        let alike = self.checks.iter().filter(|check| check.state == state);
+        let alike = self.checks.iter().filter(|(_, check)| check.state == state);
         alike.count()
     }
 
@@ -128,8 +129,8 @@ impl Examination {
             line(&mut text, "", name, value);
         }
         text.push('\n');
-        for check in &self.checks {
-            line(&mut text, check.state.name(), check.name, &check.finding);
+        for (name, check) in &self.checks {
+            line(&mut text, check.state.name(), name, &check.finding);
             for detail in &check.details {
                 let _ = writeln!(text, "{:1$}{detail}", "", INDENT + 2);
             }
@@ -141,12 +142,8 @@ impl Examination {
         for Fact { name, value } in &self.facts {
             line(&mut text, "", name, value);
         }
-        let count = |state: State, what| match self.count(state) {
-            1 => format!("1 {what}"),
-            count => format!("{count} {what}s"),
-        };
-        let problems = count(State::Problem, "problem");
-        let warnings = count(State::Warning, "warning");
+        let problems = words::count(self.count(State::Problem), "problem");
+        let warnings = words::count(self.count(State::Warning), "warning");
         let _ = writeln!(text, "\n{problems}, {warnings}.");
         text
     }
@@ -156,11 +153,11 @@ impl Examination {
         let checks: Vec<String> = self
             .checks
             .iter()
-            .map(|check| {
+            .map(|(name, check)| {
                 let details: Vec<String> = check.details.iter().map(|text| quoted(text)).collect();
                 format!(
                     "{{\"name\":{},\"state\":{},\"finding\":{},\"details\":[{}],\"cure\":{}}}",
-                    quoted(check.name),
+                    quoted(name),
                     quoted(check.state.name()),
                     quoted(&check.finding),
                     details.join(","),
@@ -210,16 +207,6 @@ fn line(text: &mut String, state: &str, name: &str, rest: &str) {
     text.push('\n');
 }
 
-/// The first few of many, and how many more there are.
-fn first_few(mut items: Vec<String>) -> Vec<String> {
-    let more = items.len().saturating_sub(NAMED);
-    items.truncate(NAMED);
-    if more > 0 {
-        items.push(format!("and {more} more"));
-    }
-    items
-}
-
 /// A JSON string.
 fn quoted(text: &str) -> String {
     let mut quoted = String::from("\"");
@@ -235,14 +222,6 @@ fn quoted(text: &str) -> String {
     }
     quoted.push('"');
     quoted
-}
-
-/// `1 store path`, `30 store paths`.
-fn paths(count: usize) -> String {
-    match count {
-        1 => "1 store path".to_string(),
-        count => format!("{count} store paths"),
-    }
 }
 
 /// A member's full store path.
@@ -263,14 +242,15 @@ mod tests {
                 "https://hydra.acme.net/build/10".into(),
             )],
             checks: vec![
-                Check::ok("engine", "commands are run by namespace").with_details(engines),
-                Check::bad(
-                    "shell",
-                    State::Warning,
-                    "there is \"none\"",
-                    ["Add bash"; 12].join(" "),
+                (
+                    "engine",
+                    Check::ok("commands are run by namespace").with_details(engines),
                 ),
-                Check::bad("closure", State::Problem, "it is gone", "Start again"),
+                (
+                    "shell",
+                    Check::warning("there is \"none\"", ["Add bash"; 12].join(" ")),
+                ),
+                ("closure", Check::problem("it is gone", "Start again")),
             ],
             facts: vec![Fact {
                 name: "user",
@@ -289,12 +269,5 @@ mod tests {
     #[test]
     fn letters_that_json_keeps_for_itself_are_escaped() {
         assert_eq!(quoted("a\"b\\c\n\u{1}→"), "\"a\\\"b\\\\c\\n\\u0001→\"");
-    }
-
-    #[test]
-    fn many_are_named_by_their_first() {
-        let items = |count: usize| (0..count).map(|item| item.to_string()).collect();
-        assert_eq!(first_few(items(5)), ["0", "1", "2", "3", "4"]);
-        assert_eq!(first_few(items(7)), ["0", "1", "2", "3", "4", "and 2 more"]);
     }
 }

@@ -25,7 +25,6 @@ impl Engine {
     pub const ALL: [Self; 3] = [Self::Direct, Self::Namespace, Self::PRoot];
 
     /// Its name in [`SETTING`].
-    #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
             Self::Direct => "direct",

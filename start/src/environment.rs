@@ -1,6 +1,6 @@
 //! The variables that the start program changes for the app.
 
-use crate::image::{Image, STORE_DIR};
+use crate::image::Image;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
@@ -70,8 +70,7 @@ fn path(image: &Image, rest: Option<OsString>) -> OsString {
 /// The directories in `LD_LIBRARY_PATH` that belong to the closure. The others have libraries of the run
 /// image, which are built against another libc and would come before the closure's own.
 fn own_libraries(image: &Image, value: &OsStr) -> Option<OsString> {
-    let store = image.roots.first().and_then(|root| root.parent());
-    let store = store.unwrap_or(Path::new(STORE_DIR));
+    let store = image.store();
     let kept: Vec<&[u8]> = value
         .as_bytes()
         .split(|byte| *byte == b':')

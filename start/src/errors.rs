@@ -1,9 +1,10 @@
 //! The start program's errors and their messages.
 
 use crate::app::End;
-use crate::choose::Reason;
+use crate::choose::{Reason, Tried};
 use crate::engine::{EXPECTED, Engine, SETTING};
 use crate::executable::{Kind, Machine};
+use crate::in_proot::PRootFailure;
 use crate::namespace::{Refusal, Step};
 use crate::plan::{Misfit, STRICT};
 use crate::proot::Lack;
@@ -195,6 +196,15 @@ fn no_engine(tried: &[(Engine, Reason)], by_name: bool) -> String {
     message
 }
 
+/// Whether each engine works, a line each.
+pub(crate) fn tried(tried: &Tried) -> Vec<String> {
+    let lines = tried.iter().map(|(engine, result)| match result {
+        Ok(()) => format!("{:<10} works", engine.name()),
+        Err(why) => format!("{:<10} does not work: {}", engine.name(), reason(why)),
+    });
+    lines.collect()
+}
+
 /// Why an engine does not work, in one line.
 pub(crate) fn reason(reason: &Reason) -> String {
     match reason {
@@ -219,8 +229,8 @@ pub(crate) fn reason(reason: &Reason) -> String {
                 .to_string()
         }
         Reason::Ptrace(error) => format!("ptrace is refused: {error}"),
-        Reason::Hidden => "this PRoot translates nothing".to_string(),
-        Reason::PRootEnded(end) => match end {
+        Reason::PRoot(PRootFailure::Hidden) => "this PRoot translates nothing".to_string(),
+        Reason::PRoot(PRootFailure::Ended(end)) => match end {
             Some(End::Exited(status)) => {
                 format!("PRoot ended with status {status} before it ran anything")
             }
@@ -229,7 +239,7 @@ pub(crate) fn reason(reason: &Reason) -> String {
             }
             _ => "PRoot ended before it ran anything".to_string(),
         },
-        Reason::PRootNotStarted(error) => format!("PRoot cannot be run: {error}"),
+        Reason::PRoot(PRootFailure::Start(error)) => format!("PRoot cannot be run: {error}"),
     }
 }
 
@@ -287,11 +297,13 @@ mod tests {
                     "/layers/nix_hydra/proot/libexec/proot".into(),
                 )),
                 Reason::Lack(Lack::TmpDir),
-                Reason::Hidden,
-                Reason::PRootEnded(Some(End::Exited(1))),
-                Reason::PRootEnded(Some(End::Killed(9))),
-                Reason::PRootEnded(None),
-                Reason::PRootNotStarted(io::Error::from_raw_os_error(libc::ENOEXEC)),
+                Reason::PRoot(PRootFailure::Hidden),
+                Reason::PRoot(PRootFailure::Ended(Some(End::Exited(1)))),
+                Reason::PRoot(PRootFailure::Ended(Some(End::Killed(9)))),
+                Reason::PRoot(PRootFailure::Ended(None)),
+                Reason::PRoot(PRootFailure::Start(io::Error::from_raw_os_error(
+                    libc::ENOEXEC,
+                ))),
             ]
             .map(|reason| by_name(proot(reason))),
         );

@@ -39,7 +39,6 @@ impl Machine {
     ];
 
     /// The processor that this program was compiled for.
-    #[must_use]
     pub const fn own() -> Self {
         if cfg!(target_arch = "aarch64") {
             Self::AARCH64
@@ -49,7 +48,6 @@ impl Machine {
     }
 
     /// The processor that buildpacks (`amd64`) or Nix (`x86_64`, of a system `x86_64-linux`) call so.
-    #[must_use]
     pub fn named(name: &str) -> Option<Self> {
         let name = match name {
             "amd64" => "x86_64",
@@ -63,7 +61,6 @@ impl Machine {
     }
 
     /// Whether it runs programs for `other`: those of 32 bits, too, where its kernel takes them.
-    #[must_use]
     pub fn runs(self, other: Self) -> bool {
         self == other
             || matches!(
@@ -114,7 +111,6 @@ impl Kind {
     }
 
     /// The kind of a file that begins with these bytes.
-    #[must_use]
     pub fn of_bytes(start: &[u8]) -> Self {
         if let Some(line) = start.strip_prefix(b"#!") {
             let line = line.split(|byte| *byte == b'\n').next();

@@ -14,7 +14,9 @@
 //! layers of an image may come from different versions of the buildpack.
 
 use crate::closure::{self, Closure};
+use crate::links::followed;
 use crate::seen_store::SeenStore;
+use std::convert::Infallible;
 use std::fmt;
 use std::fs;
 use std::io;
@@ -33,9 +35,6 @@ pub const STORE_DIR: &str = "/nix/store";
 
 /// The name of the layer with the closure, and of the one with the start program.
 const CLOSURE_LAYER: &str = "closure";
-
-/// Links that are followed before a path counts as going in a circle, as Linux has it.
-const MAX_LINKS: usize = 40;
 
 /// PRoot in the layer of the start program: not in `bin`, which is on the app's PATH.
 pub const PROOT: &str = "libexec/proot";
@@ -66,7 +65,6 @@ pub struct Image {
 
 impl Image {
     /// Reads a description.
-    #[must_use]
     pub fn parse(text: &str) -> Self {
         let mut image = Self::default();
         for (key, value) in text.lines().filter_map(|line| line.split_once(' ')) {
@@ -83,8 +81,13 @@ impl Image {
         image
     }
 
+    /// The directory in which the app sees the closure's paths.
+    pub(crate) fn store(&self) -> &Path {
+        let store = self.roots.first().and_then(|root| root.parent());
+        store.unwrap_or(Path::new(STORE_DIR))
+    }
+
     /// Whether the closure was rewritten to where it is, so that it needs no engine.
-    #[must_use]
     pub fn is_relocated(&self) -> bool {
         !self.roots.iter().any(|root| root.starts_with(STORE_DIR))
     }
@@ -172,6 +175,19 @@ impl Found {
         }
     }
 
+    /// The same for a path in a store path, which may be in another layer: the closure layer then has a
+    /// link to it, which the app does not see.
+    pub(crate) fn place(&self, path: &Path) -> PathBuf {
+        let outside = self.outside(path);
+        let in_layer = || {
+            let mut below = outside.strip_prefix(&self.store).ok()?.components();
+            let target = self.store.join(below.next()?).read_link().ok()?;
+            let is_in_layer = target.starts_with(self.store.parent()?);
+            is_in_layer.then(|| target.components().chain(below).collect())
+        };
+        in_layer().unwrap_or(outside)
+    }
+
     /// How the app sees the closure's store paths.
     pub(crate) fn seen_store(&self) -> SeenStore {
         if self.image.is_relocated() {
@@ -216,27 +232,9 @@ impl Found {
         if !self.image.roots.is_empty() && self.absent_root().is_none() {
             return None;
         }
-        let mut path = self.outside(path);
-        for _ in 0..MAX_LINKS {
-            let mut prefixes: Vec<&Path> = path.ancestors().collect();
-            prefixes.reverse();
-            let link = prefixes
-                .into_iter()
-                .find_map(|prefix| Some((prefix, prefix.read_link().ok()?)));
-            let Some((link, target)) = link else {
-                return path.exists().then_some(path);
-            };
-            let rest = path.strip_prefix(link).unwrap_or(Path::new(""));
-            let parent = link.parent().unwrap_or(Path::new("/"));
-            // An absolute target takes the parent's place.
-            let target = self.outside(&parent.join(target));
-            path = if rest.as_os_str().is_empty() {
-                target
-            } else {
-                target.join(rest)
-            };
-        }
-        None
+        let now = |path: &Path| Ok::<_, Infallible>(Some(self.place(path)));
+        let Ok(place) = followed(path, now);
+        place.filter(|place| place.exists())
     }
 
     /// The first root that does not exist where the app looks for it. None if the closure is in place.
@@ -319,22 +317,29 @@ mod tests {
         use std::os::unix::fs::symlink;
         let layers = tempfile::tempdir().unwrap();
         let store = layers.path().join("closure");
-        fs::create_dir_all(store.join("b-tool/bin")).unwrap();
-        fs::write(store.join("b-tool/bin/tool"), "").unwrap();
-        fs::create_dir(store.join("a-app")).unwrap();
-        symlink("/nix/store/b-tool/bin", store.join("a-app/bin")).unwrap();
-        symlink("../b-tool/bin/tool", store.join("a-app/tool")).unwrap();
-        symlink("loop", store.join("a-app/loop")).unwrap();
+        fs::create_dir_all(&store).unwrap();
+        // Each store path is in a layer of its own.
+        let in_layer = |layer: &str, name: &str| {
+            let place = layers.path().join(layer).join(name);
+            fs::create_dir_all(&place).unwrap();
+            symlink(&place, store.join(name)).unwrap();
+            place
+        };
+        let (app, tool) = (in_layer("a", "a-app"), in_layer("b", "b-tool"));
+        fs::create_dir(tool.join("bin")).unwrap();
+        fs::write(tool.join("bin/tool"), "").unwrap();
+        symlink("/nix/store/b-tool/bin", app.join("bin")).unwrap();
+        symlink("../b-tool/bin/tool", app.join("tool")).unwrap();
+        symlink("loop", app.join("loop")).unwrap();
         let found = Found {
             image: Image::default(),
             layer: layers.path().join("proot"),
             store: store.clone(),
         };
         let followed = |path: &str| found.followed(Path::new(path));
-        let tool = store.join("b-tool/bin/tool");
-        assert_eq!(followed("/nix/store/a-app/bin/tool"), Some(tool));
-        let through_parent = followed("/nix/store/a-app/tool").unwrap();
-        assert!(through_parent.ends_with("a-app/../b-tool/bin/tool"));
+        let tool = Some(tool.join("bin/tool"));
+        assert_eq!(followed("/nix/store/a-app/bin/tool"), tool);
+        assert_eq!(followed("/nix/store/a-app/tool"), tool);
         assert_eq!(followed("/nix/store/a-app/bin/other"), None);
         assert_eq!(followed("/nix/store/a-app/loop"), None);
         assert_eq!(followed("/"), Some("/".into()));

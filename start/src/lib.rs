@@ -38,6 +38,8 @@ mod page;
 
 mod why;
 
+pub mod links;
+
 pub mod image;
 
 mod environment;

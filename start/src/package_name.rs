@@ -18,7 +18,6 @@ pub struct PackageName<'a> {
 impl<'a> PackageName<'a> {
     /// Splits a name where Nix's `parseDrvName` does: at the first dash that no letter follows.
     /// Without one, all of it is the name. A usual output's name after the version is the output.
-    #[must_use]
     pub fn parse(text: &'a str) -> Self {
         let starts_version = |(at, letter): &(usize, char)| {
             let next = text[at + 1..].chars().next();

@@ -2,7 +2,7 @@
 //! one file, and asks for nothing else.
 
 use crate::changes::{Changes, only_in};
-use crate::closure::{BuildOnly, Closure, Index, Member, name};
+use crate::closure::{Closure, Index, Member, name};
 use crate::package_name::PackageName;
 use crate::seen_store::SeenStore;
 use std::collections::BTreeMap;
@@ -35,7 +35,7 @@ fn data(
     before: Option<&Closure>,
 ) -> String {
     let chains = closure.chains();
-    let build_only: BTreeMap<Index, BuildOnly> = closure.build_only().into_iter().collect();
+    let build_only: BTreeMap<Index, &str> = closure.build_only().into_iter().collect();
     let gone = before.map(|before| only_in(before, closure));
     let list = |indices: &[Index]| {
         let texts: Vec<String> = indices.iter().map(ToString::to_string).collect();
@@ -70,10 +70,7 @@ fn data(
             ("state", Some(state.to_string())),
             ("was", was.map(str::to_string)),
             ("layer", layer(&path.path)),
-            (
-                "note",
-                build_only.get(&index).map(|kind| kind.words().to_string()),
-            ),
+            ("note", build_only.get(&index).map(ToString::to_string)),
         ];
         for (key, text) in texts {
             if let Some(text) = text {

@@ -4,7 +4,6 @@ use rustix::process::getpid;
 use std::fs;
 
 /// All descendants of this process, zombies included.
-#[must_use]
 pub fn descendants() -> Vec<i32> {
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
     let processes: Vec<(i32, i32)> = entries

@@ -85,7 +85,7 @@ fn app(request: Request, found: &Found) -> Result<App, RunError> {
         Request::Command(program, arguments) => (program, arguments),
         Request::Deployed(name, arguments) => (deployed(name, found)?, arguments),
         Request::Shell(text, mut arguments) => {
-            let shell = shell::find(found).map_err(|_| RunError::NoShell(text.clone()))?;
+            let shell = shell::find(found).ok_or_else(|| RunError::NoShell(text.clone()))?;
             arguments.splice(0..0, ["-c".into(), text]);
             (shell.into(), arguments)
         }
@@ -94,7 +94,7 @@ fn app(request: Request, found: &Found) -> Result<App, RunError> {
         return Err(RunError::Execute(program, io::ErrorKind::NotFound.into()));
     }
     if let Some(profile) = shell::profile(found) {
-        let shell = shell::find(found).map_err(|_| RunError::NoShell("etc/profile.d".into()))?;
+        let shell = shell::find(found).ok_or_else(|| RunError::NoShell("etc/profile.d".into()))?;
         arguments.splice(0..0, ["-c".into(), profile, "sh".into(), program]);
         program = shell.into();
     }

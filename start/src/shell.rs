@@ -12,12 +12,9 @@ use std::path::{Path, PathBuf};
 /// The shells that are looked for, the better one first.
 const SHELLS: [&str; 2] = ["bash", "sh"];
 
-/// Neither the image nor the closure has a shell.
-#[derive(Debug)]
-pub(crate) struct NoShell;
-
-/// A shell as the app sees it: the run image's, else one of the roots, else one of the closure.
-pub(crate) fn find(found: &Found) -> Result<PathBuf, NoShell> {
+/// A shell as the app sees it: the run image's, else one of the roots, else one of the closure. None if none
+/// of these has one.
+pub(crate) fn find(found: &Found) -> Option<PathBuf> {
     let path = env::var_os("PATH").filter(|path| !path.is_empty());
     let path = path.unwrap_or(DEFAULT_PATH.into());
     let images: Vec<PathBuf> = env::split_paths(&path)
@@ -33,7 +30,6 @@ pub(crate) fn find(found: &Found) -> Result<PathBuf, NoShell> {
     first(found, &images)
         .or_else(|| first(found, &roots))
         .or_else(|| found.image.shell.clone())
-        .ok_or(NoShell)
 }
 
 /// The best shell in these directories, any of which may lead to another store path.

@@ -36,7 +36,7 @@ pub(crate) fn report(closure: &Closure, store: &SeenStore, count: usize) -> Stri
         text.push_str("\nRarely needed by programs when they run:\n\n");
         for (index, kind) in build_only {
             lines(&mut text, closure, store, index, &chains[index]);
-            let _ = writeln!(text, "            which is {}", kind.words());
+            let _ = writeln!(text, "            which is {kind}");
         }
     }
     text

@@ -407,8 +407,8 @@ fn look(
     let evaluated = Evaluated {
         store: nix.store(),
         root: &roots[0].path,
-        source: &source.path,
-        source_files: source.files,
+        source: &source,
+        expression,
         system: "x86_64-linux",
         is_missing: missing.is_some(),
         before: before.as_ref(),
@@ -422,7 +422,7 @@ fn look(
         .iter()
         .map(|it| it.url())
         .collect();
-    diagnose(&evaluated, expression, &config, app, hydra, |_| {
+    diagnose(&evaluated, &config, hydra, |_| {
         caches(&urls, &[&fixtures.public_key], true)
     })
 }

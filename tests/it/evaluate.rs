@@ -11,6 +11,7 @@ use nix_hydra_buildpack::resolve::source::Source;
 use nix_hydra_buildpack::root::Root;
 use nix_runner::Nix;
 use nix_runner::archive::{self, ArchiveError, Target};
+use nix_runner::engine::Engine;
 use nix_runner::supply::Supply;
 use platform::fixtures::Fixtures;
 use platform::server::Server;
@@ -119,6 +120,12 @@ fn error(expression: &str, settings: &[(&str, &str)]) -> Option<ExpressionError>
     Some(roots(&fixtures, app.path(), settings).unwrap_err())
 }
 
+fn under_proot(nix: Nix, proot: &Path) -> Nix {
+    let shown = nix.scratch().join("root/nix");
+    let engine = Engine::tried_proot(proot, &shown, nix.scratch()).unwrap();
+    nix.with_engine(engine)
+}
+
 #[test]
 fn every_sample_app_evaluates_to_the_path_that_hydra_built() {
     let Some(fixtures) = fixtures() else { return };
@@ -163,7 +170,7 @@ fn a_nix_that_cannot_be_moved_runs_in_a_namespace_or_under_proot() {
         .remove(0);
     assert_eq!(root.path.to_absolute_path(), sample.store_path);
 
-    let nix = nix.with_proot(&fixtures.proot).unwrap();
+    let nix = under_proot(nix, &fixtures.proot);
     assert_eq!(nix.engine().name(), "under PRoot");
     let root = evaluate(&nix, &sample.dir, &config)
         .unwrap()
@@ -857,8 +864,8 @@ fn what_must_be_built_to_evaluate_is_named_and_built_in_the_cheapest_way() {
     for engine in ["in Nix's own sandbox", "in a user namespace", "under PRoot"] {
         let mut nix = nix_outside(&fixtures, &config);
         nix = match engine {
-            "in a user namespace" => nix.with_namespace(),
-            "under PRoot" => nix.with_proot(&fixtures.proot).unwrap(),
+            "in a user namespace" => nix.with_engine(Engine::Namespace),
+            "under PRoot" => under_proot(nix, &fixtures.proot),
             _ => nix,
         };
         let derivation = match evaluate(&nix, app.path(), &config) {
@@ -916,8 +923,8 @@ fn what_is_built_to_evaluate_sees_no_credentials_and_writes_into_no_layer() {
         let built = |hidden: Vec<PathBuf>| {
             let nix = nix_outside(&fixtures, &config);
             let mut nix = match engine {
-                "under PRoot" => nix.with_proot(&fixtures.proot).unwrap(),
-                _ => nix.with_namespace(),
+                "under PRoot" => under_proot(nix, &fixtures.proot),
+                _ => nix.with_engine(Engine::Namespace),
             };
             assert_eq!(nix.enable_building(hidden, &proot).unwrap(), engine);
             let outcome = evaluate(&nix, app.path(), &config).unwrap();

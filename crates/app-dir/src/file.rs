@@ -8,7 +8,6 @@ use rustix::fs::{
 use rustix::io::Errno;
 use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
-use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -30,23 +29,16 @@ pub struct AppDir {
 pub enum FileError {
     #[error(transparent)]
     Io(#[from] io::Error),
-    #[error("it is {0}, not a file")]
-    NotAFile(Kind),
+    #[error("it is a directory, not a file")]
+    Directory,
+    #[error("it is a {0}, not a file")]
+    Special(&'static str),
     #[error("it is a symbolic link that leads out of the app's directory")]
     Outside,
     #[error("it is larger than {}", size(*.0))]
     TooLarge(u64),
     #[error("it is not UTF-8 text")]
     NotText,
-}
-
-/// Kinds of what is not a regular file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    Directory,
-    Pipe,
-    Socket,
-    Device,
 }
 
 /// Reads a file of the app that may have up to `limit` bytes.
@@ -68,7 +60,6 @@ impl AppDir {
         })
     }
 
-    #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -76,10 +67,10 @@ impl AppDir {
     /// Opens the regular file at `path`, which is relative to the app.
     pub fn open(&self, path: &Path) -> Result<File, FileError> {
         // To open a device is enough to make some of them act, and to open a socket fails.
-        kind(self.beneath(path, OFlags::PATH)?.as_fd())?;
+        check_kind(self.beneath(path, OFlags::PATH)?.as_fd())?;
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY;
         let file = self.beneath(path, flags)?;
-        kind(file.as_fd())?;
+        check_kind(file.as_fd())?;
         Ok(file.into())
     }
 
@@ -182,17 +173,6 @@ impl From<FileError> for io::Error {
     }
 }
 
-impl fmt::Display for Kind {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(match self {
-            Self::Directory => "a directory",
-            Self::Pipe => "a named pipe",
-            Self::Socket => "a socket",
-            Self::Device => "a device",
-        })
-    }
-}
-
 fn size(bytes: u64) -> String {
     match bytes >> 20 {
         0 => format!("{} KiB", bytes >> 10),
@@ -211,16 +191,15 @@ fn parts(path: &Path) -> Result<VecDeque<OsString>, FileError> {
         .collect()
 }
 
-fn kind(file: BorrowedFd) -> Result<(), FileError> {
-    Err(FileError::NotAFile(
-        match FileType::from_raw_mode(fstat(file)?.st_mode) {
-            FileType::RegularFile => return Ok(()),
-            FileType::Directory => Kind::Directory,
-            FileType::Fifo => Kind::Pipe,
-            FileType::Socket => Kind::Socket,
-            _ => Kind::Device,
-        },
-    ))
+/// Fails for what is not a regular file.
+fn check_kind(file: BorrowedFd) -> Result<(), FileError> {
+    match FileType::from_raw_mode(fstat(file)?.st_mode) {
+        FileType::RegularFile => Ok(()),
+        FileType::Directory => Err(FileError::Directory),
+        FileType::Fifo => Err(FileError::Special("named pipe")),
+        FileType::Socket => Err(FileError::Special("socket")),
+        _ => Err(FileError::Special("device")),
+    }
 }
 
 #[cfg(test)]

@@ -77,7 +77,7 @@ impl<'a> Repository<'a> {
                 None => return Err(GitError::Format(dot_git)),
             },
             Err(GitError::File {
-                source: FileError::NotAFile(crate::Kind::Directory),
+                source: FileError::Directory,
                 ..
             }) => dot_git,
             Err(error) => return Err(error),
@@ -171,7 +171,6 @@ pub fn changes(repository: &Repository) -> Result<Vec<String>, GitError> {
 
 /// The directories, below the checkout at `root` in the app, that are submodules: by git's index, else
 /// by `.gitmodules`.
-#[must_use]
 pub fn submodules(app: &AppDir, root: &Path) -> BTreeSet<PathBuf> {
     if let Ok(Some(repository)) = Repository::at(app, root)
         && let Ok(index) = repository.index()
@@ -234,8 +233,13 @@ fn line(app: &AppDir, path: &Path) -> Result<Option<String>, GitError> {
 
 /// A file of up to `limit` bytes. None if there is no such file.
 fn bytes(app: &AppDir, path: &Path, limit: u64) -> Result<Option<Vec<u8>>, GitError> {
-    match app.read(path, limit) {
-        Ok(bytes) => Ok(Some(bytes)),
+    if_there(app.read(path, limit), path)
+}
+
+/// What was read at `path`. None if there is nothing.
+fn if_there<T>(read: Result<T, FileError>, path: &Path) -> Result<Option<T>, GitError> {
+    match read {
+        Ok(found) => Ok(Some(found)),
         Err(FileError::Io(error)) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(source) => Err(GitError::File {
             path: path.to_path_buf(),

@@ -6,5 +6,5 @@ mod file;
 pub mod git;
 mod tree;
 
-pub use file::{AppDir, FileError, Kind, read, read_to_string};
+pub use file::{AppDir, FileError, read, read_to_string};
 pub use tree::{Leaf, Node, TreeError, left_out};

@@ -59,8 +59,7 @@ impl Node {
     pub fn read(app: &AppDir) -> Result<Self, TreeError> {
         let root = Path::new("");
         let left_out = left_out(app);
-        let lister = Lister { app };
-        let children = lister.directory(root, &Submodules::of(app, root), &left_out)?;
+        let children = directory(app, root, &Submodules::of(app, root), &left_out)?;
         let tree = Self::Directory(children);
         tree.check_size()?;
         Ok(tree)
@@ -81,7 +80,6 @@ impl Node {
     }
 
     /// The number of files and links.
-    #[must_use]
     pub fn count(&self) -> usize {
         match self {
             Self::Directory(children) => children.values().map(Self::count).sum(),
@@ -117,7 +115,6 @@ impl Node {
 }
 
 /// The names at the top of the app that a platform put there, and not git.
-#[must_use]
 pub fn left_out(app: &AppDir) -> Vec<&'static str> {
     let is_directory = |name| {
         let metadata = app.path().join(name).symlink_metadata();
@@ -159,75 +156,69 @@ impl Submodules {
     }
 }
 
-struct Lister<'a> {
-    app: &'a AppDir,
+/// What a checkout of `directory`, in the app, would hold, without these names in it.
+fn directory(
+    app: &AppDir,
+    directory: &Path,
+    submodules: &Submodules,
+    left_out: &[&str],
+) -> Result<BTreeMap<OsString, Node>, TreeError> {
+    let absolute = app.path().join(directory);
+    let read_error = |source| TreeError::Read {
+        path: absolute.clone(),
+        source,
+    };
+    let mut children = BTreeMap::new();
+    for entry in fs::read_dir(&absolute).map_err(read_error)? {
+        let entry = entry.map_err(read_error)?;
+        let name = entry.file_name();
+        // A directory in a clone, a file in a submodule or a worktree.
+        if name == ".git" || left_out.iter().any(|left_out| name == *left_out) {
+            continue;
+        }
+        if let Some(node) = node(app, directory.join(&name), &entry, submodules)? {
+            children.insert(name, node);
+        }
+    }
+    Ok(children)
 }
 
-impl Lister<'_> {
-    /// What a checkout of `directory`, in the app, would hold, without these names in it.
-    fn directory(
-        &self,
-        directory: &Path,
-        submodules: &Submodules,
-        left_out: &[&str],
-    ) -> Result<BTreeMap<OsString, Node>, TreeError> {
-        let absolute = self.app.path().join(directory);
-        let read_error = |source| TreeError::Read {
-            path: absolute.clone(),
-            source,
-        };
-        let mut children = BTreeMap::new();
-        for entry in fs::read_dir(&absolute).map_err(read_error)? {
-            let entry = entry.map_err(read_error)?;
-            let name = entry.file_name();
-            // A directory in a clone, a file in a submodule or a worktree.
-            if name == ".git" || left_out.iter().any(|left_out| name == *left_out) {
-                continue;
-            }
-            if let Some(node) = self.node(directory.join(&name), &entry, submodules)? {
-                children.insert(name, node);
-            }
-        }
-        Ok(children)
-    }
-
-    fn node(
-        &self,
-        path: PathBuf,
-        entry: &fs::DirEntry,
-        submodules: &Submodules,
-    ) -> Result<Option<Node>, TreeError> {
-        let read_error = |source| TreeError::Read {
-            path: entry.path(),
-            source,
-        };
-        let metadata = entry.metadata().map_err(read_error)?;
-        let node = if metadata.is_dir() {
-            let is_submodule = submodules.contains(&path);
-            let children = if is_submodule {
-                self.directory(&path, &Submodules::of(self.app, &path), &[])?
-            } else {
-                self.directory(&path, submodules, &[])?
-            };
-            // Where a submodule is not checked out, git makes its directory all the same, and so does
-            // Nix. Hydra checks out neither those of submodules, nor those of most flakes.
-            if children.is_empty() && !is_submodule {
-                return Ok(None);
-            }
-            Node::Directory(children)
-        } else if metadata.is_symlink() {
-            Node::Leaf(Leaf::Link(fs::read_link(entry.path()).map_err(read_error)?))
-        } else if metadata.is_file() {
-            Node::Leaf(Leaf::File {
-                from: path,
-                size: metadata.len(),
-                // Git and Nix both look at the owner's bit alone.
-                executable: metadata.permissions().mode() & 0o100 != 0,
-            })
+fn node(
+    app: &AppDir,
+    path: PathBuf,
+    entry: &fs::DirEntry,
+    submodules: &Submodules,
+) -> Result<Option<Node>, TreeError> {
+    let read_error = |source| TreeError::Read {
+        path: entry.path(),
+        source,
+    };
+    let metadata = entry.metadata().map_err(read_error)?;
+    let node = if metadata.is_dir() {
+        let is_submodule = submodules.contains(&path);
+        let children = if is_submodule {
+            directory(app, &path, &Submodules::of(app, &path), &[])?
         } else {
-            // Git knows no sockets, pipes and devices.
-            return Ok(None);
+            directory(app, &path, submodules, &[])?
         };
-        Ok(Some(node))
-    }
+        // Where a submodule is not checked out, git makes its directory all the same, and so does
+        // Nix. Hydra checks out neither those of submodules, nor those of most flakes.
+        if children.is_empty() && !is_submodule {
+            return Ok(None);
+        }
+        Node::Directory(children)
+    } else if metadata.is_symlink() {
+        Node::Leaf(Leaf::Link(fs::read_link(entry.path()).map_err(read_error)?))
+    } else if metadata.is_file() {
+        Node::Leaf(Leaf::File {
+            from: path,
+            size: metadata.len(),
+            // Git and Nix both look at the owner's bit alone.
+            executable: metadata.permissions().mode() & 0o100 != 0,
+        })
+    } else {
+        // Git knows no sockets, pipes and devices.
+        return Ok(None);
+    };
+    Ok(Some(node))
 }

@@ -117,11 +117,11 @@ pub struct Jobset {
     /// Since when it is being evaluated, while it is.
     #[serde(default, deserialize_with = "optional_number")]
     pub starttime: Option<u64>,
-    /// Blank unless an input could not be fetched.
-    #[serde(default)]
+    /// Why an input could not be fetched.
+    #[serde(default, deserialize_with = "text")]
     pub fetcherrormsg: Option<String>,
-    /// Blank unless the last evaluation had errors, and in `jobset/P/J` always.
-    #[serde(default)]
+    /// The errors of the last evaluation; none in `jobset/P/J`.
+    #[serde(default, deserialize_with = "text")]
     pub errormsg: Option<String>,
 }
 
@@ -154,21 +154,21 @@ fn optional_number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<
     }
 }
 
+/// A text; none if it is empty.
+fn text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    let text = Option::<String>::deserialize(deserializer)?;
+    Ok(text.filter(|text| !text.is_empty()))
+}
+
 impl Evaluation {
     /// The inputs whose revision begins with `revision`, or the one named `only` if its revision
     /// does. A flake counts as the input `flake`.
-    #[must_use]
     pub fn revisions_at(&self, revision: &str, only: Option<&str>) -> Vec<InputRevision> {
         let mut found = self.revisions();
-        found.retain(
-            |InputRevision {
-                 input,
-                 revision: at,
-             }| {
-                only.is_none_or(|only| only == input)
-                    && at.to_ascii_lowercase().starts_with(revision)
-            },
-        );
+        found.retain(|found| {
+            only.is_none_or(|only| only == found.input)
+                && found.revision.to_ascii_lowercase().starts_with(revision)
+        });
         // The flake counts only where no other input has it.
         if found.iter().any(|found| found.input != FLAKE) {
             found.retain(|found| found.input != FLAKE);
@@ -177,7 +177,6 @@ impl Evaluation {
     }
 
     /// The URL of the repository that `revision` is of, without credentials and query.
-    #[must_use]
     pub fn source_of(&self, revision: &str, only: Option<&str>) -> Option<String> {
         let found = self.revisions_at(revision, only).into_iter().next()?;
         let url = match self.inputs.get(&found.input) {
@@ -189,7 +188,6 @@ impl Evaluation {
     }
 
     /// All inputs that have a revision.
-    #[must_use]
     pub fn revisions(&self) -> Vec<InputRevision> {
         let inputs = self.inputs.iter();
         let mut revisions: Vec<_> = inputs
@@ -208,7 +206,6 @@ impl Evaluation {
     }
 
     /// A flake's URL without its lock: what is the same of all evaluations of a jobset.
-    #[must_use]
     pub fn flake_source(&self) -> Option<&str> {
         let url = self.flake.as_deref()?;
         let revision = self.flake_revision()?;
@@ -217,7 +214,6 @@ impl Evaluation {
     }
 
     /// The revision that a flake's locked URL holds, in its path or as `rev`.
-    #[must_use]
     pub fn flake_revision(&self) -> Option<&str> {
         let url = self.flake.as_deref()?;
         let mut words = url.split(|c: char| !c.is_ascii_alphanumeric());
@@ -231,12 +227,10 @@ impl Evaluation {
 }
 
 impl Build {
-    #[must_use]
     pub fn is_finished(&self) -> bool {
         self.finished != 0
     }
 
-    #[must_use]
     pub fn succeeded(&self) -> bool {
         self.is_finished() && self.buildstatus == Some(0)
     }
@@ -244,17 +238,8 @@ impl Build {
 
 impl Jobset {
     /// Whether it is neither being evaluated nor about to be.
-    #[must_use]
     pub fn is_idle(&self) -> bool {
         self.starttime.is_none() && self.triggertime.is_none()
-    }
-
-    /// Why Hydra could not fetch its inputs.
-    #[must_use]
-    pub fn fetch_error(&self) -> Option<&str> {
-        self.fetcherrormsg
-            .as_deref()
-            .filter(|error| !error.is_empty())
     }
 }
 

@@ -1,7 +1,7 @@
 //! The build of a job: waiting for it, and why it failed.
 
 use crate::api::{Build, Evaluation, Step};
-use crate::error::{DeployError, Failed, HydraError, NoJob, NotFinished};
+use crate::error::{DeployError, Failed, Finished, HydraError, NoJob, NotFinished};
 use crate::evaluation::{evaluation_error, excerpt};
 use crate::wait::{Say, Wait, since};
 use crate::{Hydra, Job, segment};
@@ -9,9 +9,6 @@ use nix_derivation::StorePath;
 
 /// Lines of a failed build's log that are shown.
 const LOG_LINES: usize = 20;
-
-/// Jobs of an evaluation that are named in a message.
-const JOBS_SHOWN: usize = 10;
 
 /// Steps of a build that are looked at: most have a handful.
 const STEPS: u64 = 50;
@@ -31,15 +28,11 @@ pub fn build_of(
                 jobs.sort();
                 jobs
             });
-            let count = jobs.as_ref().map_or(0, Vec::len);
             let error = evaluation_error(hydra, job, Some(&job.job));
             Err(DeployError::NoJob(Box::new(NoJob {
                 job: job.clone(),
                 page: hydra.page(&format!("eval/{}", evaluation.id)),
-                jobs: jobs
-                    .ok()
-                    .map(|jobs| jobs.into_iter().take(JOBS_SHOWN).collect()),
-                count,
+                jobs: jobs.ok(),
                 error: error.map(|error| excerpt(&error)),
             })))
         }
@@ -47,9 +40,11 @@ pub fn build_of(
     }
 }
 
+/// Waits until `build` is finished. `finished` is one that is, of an older evaluation.
 pub(crate) fn wait_for_build(
     hydra: &mut Hydra,
     mut build: Build,
+    finished: Option<Finished>,
     wait: &mut Wait,
     say: &mut Say,
 ) -> Result<Build, DeployError> {
@@ -66,7 +61,7 @@ pub(crate) fn wait_for_build(
                 page: hydra.page(&format!("build/{}", build.id)),
                 doing: build_in_words(hydra, &build),
                 waited: wait.waited(),
-                finished: None,
+                finished,
             }));
         }
         build = wait.ask(say, || hydra.get(&format!("build/{}", build.id)))?;

@@ -1,6 +1,6 @@
 //! The connection to one Hydra: signing in, following its redirects, reading its JSON.
 
-use crate::error::{HydraError, Unreached};
+use crate::error::{HydraError, Unreached, lacks_credentials};
 use crate::{Job, jobset_path, segment};
 use binary_cache::{CacheUrl, content_decoder};
 use http_client::{
@@ -55,7 +55,6 @@ impl fmt::Display for Hydra {
 
 /// Signs in to `endpoint` if it is a Hydra that requires it. Returns the endpoint with the session; None
 /// if there is no session.
-#[must_use]
 pub fn sign_in(endpoint: &Endpoint, http: &Http) -> Option<Endpoint> {
     let mut hydra = Hydra::new(endpoint.clone(), http.clone());
     hydra.request("nix-cache-info").ok()?;
@@ -65,7 +64,6 @@ pub fn sign_in(endpoint: &Endpoint, http: &Http) -> Option<Endpoint> {
 }
 
 impl Hydra {
-    #[must_use]
     pub fn new(endpoint: Endpoint, http: Http) -> Self {
         Self { endpoint, http }
     }
@@ -138,7 +136,6 @@ impl Hydra {
     }
 
     /// The URL of a page for people, such as `build/12`.
-    #[must_use]
     pub fn page(&self, path: &str) -> String {
         format!("{self}/{path}")
     }
@@ -164,7 +161,6 @@ impl Hydra {
     }
 
     /// The last lines of a build log; None if neither Hydra nor its log store has it.
-    #[must_use]
     pub fn log_tail(&self, derivation: &str, lines: usize) -> Option<Vec<String>> {
         let name = derivation.rsplit('/').next()?;
         // A redirect to a log store, which gets no credentials, sends the whole log.
@@ -337,14 +333,8 @@ impl Hydra {
     }
 
     fn post_login(&self, json: &str, referer: &str) -> Result<ApiResponse, HydraError> {
-        let url = self
-            .endpoint
-            .base
-            .join("login")
-            .map_err(|_| HydraError::SignIn {
-                url: self.to_string(),
-                message: "its URL cannot be made".to_string(),
-            })?;
+        let url = self.endpoint.base.join("login");
+        let url = url.map_err(|_| self.not_hydra("login", "its URL cannot be made"))?;
         let credentials = self.endpoint.credentials.as_ref();
         let request = ApiRequest::Post { json, referer };
         let response = self
@@ -367,7 +357,7 @@ fn referer_in(refusal: &str) -> Option<String> {
 /// Whether a server with this error may be a Hydra: it is down, or behind a proxy that wants a
 /// password. Any other server has no such page.
 fn may_be_hydra(error: &HttpError) -> bool {
-    error.is_outage() || matches!(error, HttpError::Unauthorized(_) | HttpError::Status(407))
+    error.is_outage() || lacks_credentials(error)
 }
 
 /// Whether Hydra wants a session.

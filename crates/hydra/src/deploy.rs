@@ -3,7 +3,7 @@
 
 use crate::api::{Build, Evaluation, Jobset};
 use crate::build::{build_of, failed, outputs, wait_for_build};
-use crate::error::{DeployError, Finished, HydraError, NotFinished};
+use crate::error::{DeployError, Finished, HydraError};
 use crate::evaluation::{Target, of_input, wait_for_evaluation};
 use crate::wait::{Polling, Say, Wait};
 use crate::{Hydra, Job, jobset_path, segment};
@@ -44,13 +44,7 @@ pub fn deploy(
     if let Some(finished) = &finished {
         say(&finished.to_string());
     }
-    let build = wait_for_build(hydra, build, &mut wait, say).map_err(|error| match error {
-        DeployError::NotFinished(not_finished) => DeployError::NotFinished(NotFinished {
-            finished,
-            ..not_finished
-        }),
-        other => other,
-    })?;
+    let build = wait_for_build(hydra, build, finished, &mut wait, say)?;
     let page = hydra.page(&format!("build/{}", build.id));
     if build.system != target.system {
         return Err(DeployError::System {

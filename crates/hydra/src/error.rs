@@ -6,35 +6,42 @@ use crate::{Job, Revision};
 use http_client::HttpError;
 use std::fmt;
 use std::time::Duration;
-use words::duration;
 
 /// Why a question to Hydra was not answered. Printed in one line.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 pub enum HydraError {
     /// `NIX_HYDRA_URL` is not set, and none of these binary caches is known to be a Hydra.
+    #[error("{}", no_hydra(unreached))]
     NoHydra {
         asked: Vec<String>,
         /// Those of them that may be one but did not answer.
         unreached: Vec<Unreached>,
     },
-    /// There was no answer.
-    Http { url: String, error: HttpError },
-    /// Hydra refused.
+    #[error("Hydra {} ({url}: {error})", unanswered(error))]
+    Http {
+        url: String,
+        #[source]
+        error: HttpError,
+    },
+    #[error("Hydra refused to answer ({url}: {message})")]
     Refused {
         url: String,
         status: u16,
         message: String,
     },
     /// The answer is not one of Hydra's.
+    #[error("This does not seem to be a Hydra ({url}: {reason})")]
     Answer { url: String, reason: String },
-    /// A private Hydra, without credentials for it.
+    /// There are no credentials for it.
+    #[error("This Hydra is private")]
     Private { url: String },
-    /// It did not accept the credentials.
+    #[error("Hydra did not let us sign in ({url}: {message})")]
     SignIn { url: String, message: String },
 }
 
 /// A server that did not answer.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
+#[error("{url}: {error}")]
 pub struct Unreached {
     pub url: String,
     pub error: HttpError,
@@ -50,60 +57,28 @@ impl HydraError {
     }
 }
 
-impl fmt::Display for Unreached {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "{}: {}", self.url, self.error)
-    }
-}
-
-impl fmt::Display for HydraError {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::NoHydra { unreached, .. } if unreached.is_empty() => {
-                formatter.write_str("There is no Hydra to ask")
-            }
-            Self::NoHydra { unreached, .. } => {
-                let reasons: Vec<String> = unreached.iter().map(ToString::to_string).collect();
-                let reasons = words::list(&reasons);
-                write!(
-                    formatter,
-                    "No binary cache has answered as a Hydra does ({reasons})"
-                )
-            }
-            Self::Http {
-                url,
-                error: error @ (HttpError::Unauthorized(_) | HttpError::Status(407)),
-            } => write!(
-                formatter,
-                "Hydra cannot be asked without credentials ({url}: {error})"
-            ),
-            Self::Http { url, error } => {
-                write!(formatter, "Hydra did not answer ({url}: {error})")
-            }
-            Self::Refused { url, message, .. } => {
-                write!(formatter, "Hydra refused to answer ({url}: {message})")
-            }
-            Self::Answer { url, reason } => {
-                write!(
-                    formatter,
-                    "This does not seem to be a Hydra ({url}: {reason})"
-                )
-            }
-            Self::Private { .. } => formatter.write_str("This Hydra is private"),
-            Self::SignIn { url, message } => {
-                write!(formatter, "Hydra did not let us sign in ({url}: {message})")
-            }
+fn no_hydra(unreached: &[Unreached]) -> String {
+    match unreached {
+        [] => "There is no Hydra to ask".to_string(),
+        unreached => {
+            let reasons: Vec<String> = unreached.iter().map(ToString::to_string).collect();
+            let reasons = words::list(&reasons);
+            format!("No binary cache has answered as a Hydra does ({reasons})")
         }
     }
 }
 
-impl std::error::Error for HydraError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self {
-            Self::Http { error, .. } => Some(error),
-            _ => None,
-        }
+fn unanswered(error: &HttpError) -> &'static str {
+    if lacks_credentials(error) {
+        "cannot be asked without credentials"
+    } else {
+        "did not answer"
     }
+}
+
+/// Whether a server, or a proxy before it, wants a user and a password.
+pub fn lacks_credentials(error: &HttpError) -> bool {
+    matches!(error, HttpError::Unauthorized(_) | HttpError::Status(407))
 }
 
 /// Why Hydra has nothing to deploy.
@@ -114,10 +89,8 @@ pub enum DeployError {
     /// It is not known which revision is deployed.
     #[error(transparent)]
     Revision(#[from] RevisionError),
-    /// No evaluation has the revision.
     #[error("Hydra has not evaluated the revision")]
     NotEvaluated(Box<NotEvaluated>),
-    /// A short revision is the beginning of several.
     #[error("the revision {revision} is the beginning of several")]
     Ambiguous {
         revision: String,
@@ -126,16 +99,13 @@ pub enum DeployError {
     /// `NIX_HYDRA_INPUT` names no input of the newest evaluation, which has `inputs`.
     #[error("the jobset has no input named {input}")]
     NoInput { input: String, inputs: Vec<String> },
-    /// The evaluation has no such job.
     #[error("the evaluation has no such job")]
     NoJob(Box<NoJob>),
     /// No build of this job has succeeded.
     #[error("Hydra never built {job}")]
     NoLatest { job: Job, system: String },
-    /// The build is not finished.
     #[error("Hydra has not finished {}", .0.page)]
     NotFinished(NotFinished),
-    /// The build failed.
     #[error("Hydra's build failed")]
     Failed(Box<Failed>),
     /// It is for another system than the image.
@@ -203,9 +173,8 @@ impl Newest {
 pub struct NoJob {
     pub job: Job,
     pub page: String,
-    /// Some of the evaluation's jobs, if they could be listed, and the number of all.
+    /// The evaluation's jobs, if they could be listed.
     pub jobs: Option<Vec<String>>,
-    pub count: usize,
     /// Hydra's error, if the job could not be evaluated.
     pub error: Option<String>,
 }
@@ -254,15 +223,5 @@ pub struct Failed {
 impl DeployError {
     pub(crate) fn is_temporary(&self) -> bool {
         matches!(self, Self::Hydra(error) if error.is_temporary())
-    }
-
-    /// How long was waited, as a clause, or an empty text.
-    #[must_use]
-    pub fn waited(waited: Duration) -> String {
-        if waited < Duration::from_secs(1) {
-            String::new()
-        } else {
-            format!(", after {}", duration(waited))
-        }
     }
 }

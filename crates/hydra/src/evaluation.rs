@@ -9,6 +9,9 @@ use std::collections::BTreeSet;
 /// Pages of evaluations that are searched for a revision: 20 evaluations each.
 const PAGES: u64 = 25;
 
+/// The same where the newest evaluation will do as well: older ones have other inputs anyway.
+const RECENT_PAGES: u64 = 5;
+
 /// Evaluations that are looked at by their numbers at a time, since Hydra lists none without new builds.
 const UNLISTED: u64 = 100;
 
@@ -31,7 +34,7 @@ pub struct Target<'a> {
 
 /// The result of a search for a revision.
 #[derive(Debug)]
-pub enum Search {
+enum Search {
     /// The newest evaluation that has it, and the one before on the same page that has it as well.
     Found(Evaluation, Option<Evaluation>),
     /// None of `looked_at` evaluations has it; the newest of them.
@@ -42,7 +45,7 @@ pub enum Search {
 }
 
 /// Searches the newest `pages` pages of evaluations for `revision`, which may be the beginning of one.
-pub fn find_evaluation(
+fn find_evaluation(
     hydra: &mut Hydra,
     job: &Job,
     revision: &str,
@@ -88,6 +91,27 @@ pub fn find_evaluation(
     Ok(Search::Missing { looked_at, newest })
 }
 
+/// The evaluation that has `revision`, else the newest one, with the number of those that were searched for
+/// the revision in vain.
+pub fn evaluation_at(
+    hydra: &mut Hydra,
+    job: &Job,
+    revision: Option<&str>,
+    input: Option<&str>,
+) -> Result<(Option<Evaluation>, Option<usize>), DeployError> {
+    let Some(revision) = revision else {
+        let path = format!("{}/evals?page=1", jobset_path(job));
+        let page: Evaluations = hydra.get(&path)?;
+        return Ok((page.evals.into_iter().next(), None));
+    };
+    Ok(
+        match find_evaluation(hydra, job, revision, input, RECENT_PAGES)? {
+            Search::Found(evaluation, _) => (Some(evaluation), None),
+            Search::Missing { looked_at, newest } => (newest, Some(looked_at)),
+        },
+    )
+}
+
 /// Checks that the newest evaluation has the input that the user names.
 fn check_input(input: Option<&str>, newest: Option<&Evaluation>) -> Result<(), DeployError> {
     match (input, newest) {
@@ -128,7 +152,7 @@ impl Looks {
         let is_checked =
             jobset.checkinterval == Some(0) || jobset.lastcheckedtime != self.last_check;
         let fetched = newest
-            .filter(|_| is_checked && jobset.is_idle() && jobset.fetch_error().is_none())
+            .filter(|_| is_checked && jobset.is_idle() && jobset.fetcherrormsg.is_none())
             .and_then(|newest| has_fetched(hydra, target, newest));
         // The second look is for an evaluation that ended between two requests.
         let is_final = fetched.is_some() && self.fetched.is_some();
@@ -192,7 +216,7 @@ pub(crate) fn wait_for_evaluation(
         {
             continue;
         }
-        let fetch_error = jobset.fetch_error().map(str::to_string);
+        let fetch_error = jobset.fetcherrormsg.clone();
         let error = fetch_error.or_else(|| evaluation_error(hydra, job, None));
         return Err(DeployError::NotEvaluated(Box::new(NotEvaluated {
             revision: revision.clone(),
@@ -299,7 +323,7 @@ impl Fetched {
 fn in_words(jobset: &Jobset) -> String {
     if let Some(start) = jobset.starttime {
         format!("Hydra is evaluating for {}", since(start))
-    } else if jobset.fetch_error().is_some() {
+    } else if jobset.fetcherrormsg.is_some() {
         "Hydra cannot fetch an input".to_string()
     } else if let Some(triggered) = jobset.triggertime {
         format!(
@@ -347,7 +371,6 @@ pub(crate) fn excerpt(error: &str) -> String {
 }
 
 /// The first digits of a revision, as people write it.
-#[must_use]
 pub fn short(revision: &str) -> &str {
     revision.get(..12).unwrap_or(revision)
 }

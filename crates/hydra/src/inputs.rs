@@ -1,13 +1,10 @@
 //! A jobset's inputs beside `NIX_PATH`, so that `<nixpkgs>` is what Hydra used.
 
-use crate::api::{Evaluation, Evaluations, Input};
+use crate::api::{Evaluation, Input};
 use crate::error::DeployError;
-use crate::evaluation::{Search, find_evaluation};
-use crate::{Hydra, Job, jobset_path};
+use crate::evaluation::evaluation_at;
+use crate::{Hydra, Job};
 use http_client::without_credentials;
-
-/// Pages of evaluations that are searched: older ones have other inputs anyway.
-const PAGES: u64 = 5;
 
 /// A jobset's inputs as entries of `NIX_PATH`.
 #[derive(Debug)]
@@ -37,7 +34,6 @@ pub struct LeftOut {
 
 impl Inputs {
     /// Lines of the log about them. `revision` is the one that was looked for.
-    #[must_use]
     pub fn lines(&self, revision: Option<&str>) -> Vec<String> {
         let which = match (revision, self.has_revision) {
             (Some(revision), true) => format!("which has revision {revision}"),
@@ -60,7 +56,6 @@ impl Inputs {
 
     /// The entries as options of Nix, `name=URL`, without the names in the user's own `NIX_PATH`: an
     /// option would take precedence over it.
-    #[must_use]
     pub fn lookups(&self, nix_path: Option<&str>) -> Vec<String> {
         let entries = nix_path.unwrap_or_default().split(':');
         let own: Vec<&str> = entries
@@ -82,16 +77,8 @@ pub fn find(
     revision: Option<&str>,
     input: Option<&str>,
 ) -> Result<Option<Inputs>, DeployError> {
-    let (has_revision, evaluation) = if let Some(revision) = revision {
-        match find_evaluation(hydra, job, revision, input, PAGES)? {
-            Search::Found(evaluation, _) => (true, Some(evaluation)),
-            Search::Missing { newest, .. } => (false, newest),
-        }
-    } else {
-        let path = format!("{}/evals?page=1", jobset_path(job));
-        let page: Evaluations = hydra.get(&path)?;
-        (false, page.evals.into_iter().next())
-    };
+    let (evaluation, looked_at) = evaluation_at(hydra, job, revision, input)?;
+    let has_revision = revision.is_some() && looked_at.is_none();
     Ok(evaluation.map(|evaluation| of(&evaluation, has_revision)))
 }
 

@@ -28,9 +28,9 @@ pub use client::{Hydra, sign_in};
 pub use deploy::{Deployed, deploy};
 pub use error::{
     DeployError, Failed, Fetched, Finished, HydraError, Newest, NoJob, NotEvaluated, NotFinished,
-    Unreached,
+    Unreached, lacks_credentials,
 };
-pub use evaluation::{Search, Target, find_evaluation, short};
+pub use evaluation::{Target, evaluation_at, short};
 pub use job::{Job, Revision};
 pub use paths::{jobset_path, segment};
 pub use wait::{Polling, Say};

@@ -4,13 +4,11 @@ use crate::Job;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 /// The path of a job's jobset.
-#[must_use]
 pub fn jobset_path(job: &Job) -> String {
     format!("jobset/{}/{}", segment(&job.project), segment(&job.jobset))
 }
 
 /// `text` as one segment of a URL's path.
-#[must_use]
 pub fn segment(text: &str) -> String {
     const PLAIN: &AsciiSet = &NON_ALPHANUMERIC
         .remove(b'-')

@@ -6,9 +6,6 @@ use app_dir::git::{self, GitError, Repository};
 use serde::Serialize;
 use std::path::Path;
 
-/// Files that are named in a message about a checkout with changes.
-const CHANGES: usize = 5;
-
 /// Why nobody knows which revision is being deployed.
 #[derive(Debug, thiserror::Error)]
 pub enum RevisionError {
@@ -18,9 +15,9 @@ pub enum RevisionError {
     /// `.git` is there, but cannot be read.
     #[error("`.git` cannot be read: {0}")]
     Git(#[from] GitError),
-    /// The checkout differs from its revision: the first files that do, and how many there are.
-    #[error("the checkout differs from its revision in {1} files")]
-    Changed(Vec<String>, usize),
+    /// The checkout differs from its revision in these files.
+    #[error("the checkout differs from its revision in {} files", .0.len())]
+    Changed(Vec<String>),
 }
 
 /// The revision that is named, else that of a clean `.git` in the app.
@@ -33,14 +30,19 @@ pub fn find(named: Option<&Revision>, app_dir: &Path) -> Result<Revision, Revisi
     let head = repository.head()?;
     let changes = git::changes(&repository)?;
     if !changes.is_empty() {
-        let count = changes.len();
-        let shown = changes.into_iter().take(CHANGES).collect();
-        return Err(RevisionError::Changed(shown, count));
+        return Err(RevisionError::Changed(changes));
     }
     Ok(Revision {
         name: head.to_string(),
         from: ".git".to_string(),
     })
+}
+
+/// The revision that is deployed, where it is known which one that is.
+pub fn known(named: Option<&Revision>, app_dir: &Path) -> Option<Revision> {
+    find(named, app_dir)
+        .ok()
+        .filter(|revision| revision.name != "latest")
 }
 
 /// The commit whose tree is deployed, as flakes see it.
@@ -54,7 +56,6 @@ pub struct Commit {
 
 impl Commit {
     /// The commit that is named in full, else that of a clean `.git` in the app.
-    #[must_use]
     pub fn find(named: Option<&Revision>, app_dir: &Path) -> Option<Self> {
         let is_whole = |revision: &Revision| {
             revision.name.len() == 40 && revision.name.bytes().all(|byte| byte.is_ascii_hexdigit())
@@ -70,7 +71,6 @@ impl Commit {
     }
 
     /// What the URL of a flake has of it.
-    #[must_use]
     pub fn in_url(&self) -> String {
         let time = self.time.map(|time| format!("&lastModified={time}"));
         format!("&rev={}{}", self.revision, time.unwrap_or_default())

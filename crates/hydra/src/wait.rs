@@ -32,7 +32,6 @@ pub(crate) struct Wait {
 
 impl Polling {
     /// Pauses for a Hydra that others use as well.
-    #[must_use]
     pub fn of(total: Duration) -> Self {
         Self {
             total,

@@ -33,7 +33,6 @@ const ZSTD_MAGIC: &[u8] = b"\x28\xb5\x2f\xfd";
 /// Why an archive could not be unpacked.
 #[derive(Debug, thiserror::Error)]
 pub enum ArchiveError {
-    /// The archive cannot be read.
     #[error("the archive cannot be read: {0}")]
     Read(#[source] io::Error),
     /// An entry of it must not be unpacked: its name and what is wrong.

@@ -71,7 +71,6 @@ exec unshare --user --map-user="$user" --map-group="$group" -- "$@"
 
 impl Engine {
     /// What messages call it.
-    #[must_use]
     pub fn name(&self) -> &'static str {
         match self {
             Self::Direct => "directly",
@@ -82,7 +81,6 @@ impl Engine {
 
     /// A command that runs `program` with a view of the file system, but for [`Engine::Direct`], which
     /// changes nothing.
-    #[must_use]
     pub fn command(&self, program: &OsStr, view: View) -> Command {
         let View {
             nix,
@@ -140,7 +138,6 @@ impl Engine {
 
     /// Tries `proot` on something small. Some builds of PRoot translate nothing unless they are told
     /// to do without seccomp.
-    #[must_use]
     pub fn tried_proot(proot: &Path, nix: &Path, scratch: &Path) -> Option<Self> {
         [true, false]
             .into_iter()

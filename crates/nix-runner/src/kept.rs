@@ -5,7 +5,7 @@
 
 use crate::nar_store::{Entry, NarStore};
 use closure::parallel;
-use nix_derivation::{CAHash, NixHash, StoreDir, StorePath};
+use nix_derivation::{CAHash, NixHash, StoreDir, StorePath, nixbase32};
 use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::fs::{self, File};
@@ -24,7 +24,6 @@ pub struct Kept {
 }
 
 impl Kept {
-    #[must_use]
     pub fn new(directory: PathBuf) -> Self {
         Self { directory }
     }
@@ -61,10 +60,7 @@ impl Kept {
         fs::create_dir_all(&self.directory)?;
         let mut names = BTreeSet::new();
         for (path, nar_hash) in sources {
-            let hash = nar_hash.to_nix_nixbase32_string();
-            let digits = hash
-                .split_once(':')
-                .map_or(hash.as_str(), |(_, digits)| digits);
+            let digits = nixbase32::encode(nar_hash.digest_as_bytes());
             let name = format!("{digits}-{}{EXTENSION}", path.name());
             if parse(&name).as_ref() != Some(&(nar_hash.clone(), path.clone())) {
                 continue;

@@ -5,7 +5,7 @@
 //! from their places in the NAR.
 
 use nix_archive::nar::{self, Event, decode_events_reader};
-use nix_derivation::{NixHash, NixHasher, StoreDir, StorePath};
+use nix_derivation::{NixHash, NixHasher, StoreDir, StorePath, nixbase32};
 use nix_narinfo::NarInfo;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use std::cell::Cell;
@@ -68,13 +68,11 @@ impl NarStore {
         })
     }
 
-    #[must_use]
     pub fn directory(&self) -> &Path {
         &self.directory
     }
 
     /// The parameters of a store's URL with which Nix reads NARs in place.
-    #[must_use]
     pub fn parameters(&self) -> String {
         let nars = self.directory.join("nar");
         let nars = nars.to_string_lossy();
@@ -85,7 +83,6 @@ impl NarStore {
     }
 
     /// The store as Nix takes it.
-    #[must_use]
     pub fn url(&self) -> String {
         let directory = self.directory.to_string_lossy();
         let directory = utf8_percent_encode(&directory, IN_URL);
@@ -93,19 +90,13 @@ impl NarStore {
     }
 
     /// Whether the store has a path with this hash part.
-    #[must_use]
     pub fn has(&self, hash_part: &str) -> bool {
         self.narinfo_file(hash_part).exists()
     }
 
     /// The file of the NAR with this hash.
-    #[must_use]
     pub fn nar_file(&self, nar_hash: &NixHash) -> PathBuf {
-        let hash = nar_hash.to_nix_nixbase32_string();
-        let digits = hash
-            .split_once(':')
-            .map_or(hash.as_str(), |(_, digits)| digits);
-        self.directory.join("nar").join(format!("{digits}.nar"))
+        self.directory.join("nar").join(nar_name(nar_hash))
     }
 
     /// Every store path of the store.
@@ -122,14 +113,12 @@ impl NarStore {
     }
 
     /// Opens the NAR of a path. None where the store does not have it.
-    #[must_use]
     pub fn nar(&self, path: &StorePath) -> Option<File> {
         let (found, nar_hash) = self.info(&hash_part(path))?;
         (found == *path).then(|| File::open(self.nar_file(&nar_hash)).ok())?
     }
 
     /// The path with this hash part, and the hash of its NAR.
-    #[must_use]
     pub fn info(&self, hash_part: &str) -> Option<(StorePath, NixHash)> {
         let text = fs::read(self.narinfo_file(hash_part)).ok()?;
         let info = NarInfo::parse_in(&StoreDir::default(), &text).ok()?;
@@ -185,13 +174,13 @@ impl NarStore {
 
     /// Makes the path valid.
     pub fn register(&self, entry: &Entry) -> Result<(), NarStoreError> {
-        let nar_hash = entry.nar_hash.to_nix_nixbase32_string();
-        let digits = nar_hash.split_once(':').map_or("", |(_, digits)| digits);
         let text = format!(
-            "StorePath: {}\nURL: nar/{digits}.nar\nCompression: none\nFileHash: {nar_hash}\n\
+            "StorePath: {}\nURL: nar/{}\nCompression: none\nFileHash: {nar_hash}\n\
              FileSize: {size}\nNarHash: {nar_hash}\nNarSize: {size}\nReferences: {}\n",
             entry.path,
+            nar_name(entry.nar_hash),
             entry.references.join(" "),
+            nar_hash = entry.nar_hash.to_nix_nixbase32_string(),
             size = entry.nar_size,
         );
         let file = self.narinfo_file(&hash_part(entry.path));
@@ -201,6 +190,11 @@ impl NarStore {
             .and_then(|()| fs::rename(&partial, &file))
             .map_err(|error| NarStoreError::Write(file, error))
     }
+}
+
+/// The name of the file of the NAR with this hash.
+pub(crate) fn nar_name(nar_hash: &NixHash) -> String {
+    format!("{}.nar", nixbase32::encode(nar_hash.digest_as_bytes()))
 }
 
 /// The content of the one file that is in a NAR. None where it holds no file, or cannot be read.
@@ -217,7 +211,6 @@ pub fn file_in(nar: &mut dyn Read) -> Option<Vec<u8>> {
 }
 
 /// The part of a store path's name before the first dash.
-#[must_use]
 pub fn hash_part(path: &StorePath) -> String {
     let basename = path.to_basename();
     basename.split('-').next().unwrap_or_default().to_string()

@@ -184,7 +184,6 @@ fn each<E: Send>(
 impl Programs {
     /// Opens what [`fetch`] left in `directory`. None if it is not all of `nix` there, signed by the
     /// keys of `trust`.
-    #[must_use]
     pub fn open(directory: &Path, nix: &StorePath, trust: &TrustSettings) -> Option<Self> {
         Self::new(directory, nix, trust, false)
     }

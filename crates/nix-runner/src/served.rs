@@ -5,6 +5,7 @@
 //! and fetched by this project's own client. Protocol: Nix's `http-binary-cache-store.cc`.
 
 use crate::supply::Supply;
+use closure::parallel::lock;
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -26,13 +27,11 @@ pub(crate) struct Address {
 }
 
 impl Address {
-    #[must_use]
     pub(crate) fn url(&self) -> String {
         format!("http://{}/{}", self.socket, self.secret)
     }
 
     /// The address without its port, as `no_proxy` takes it.
-    #[must_use]
     pub(crate) fn host(&self) -> String {
         self.socket.ip().to_string()
     }
@@ -115,10 +114,6 @@ pub(crate) fn serve<T>(
         .into_inner()
         .unwrap_or_else(PoisonError::into_inner);
     Ok((result, taken))
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn secret() -> io::Result<String> {

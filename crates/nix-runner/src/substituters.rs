@@ -26,7 +26,6 @@ impl fmt::Debug for AccessTokens {
 
 impl AccessTokens {
     /// Reads tokens that are separated by white space. None where one has no host.
-    #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let tokens = text.split_whitespace().map(|token| {
             let (host, secret) = token.split_once('=')?;
@@ -55,28 +54,22 @@ pub struct Substituters {
 }
 
 impl Substituters {
-    #[must_use]
-    pub fn new(caches: Vec<CacheUrl>, trust: TrustSettings, netrc: Netrc) -> Self {
+    pub fn new(
+        caches: Vec<CacheUrl>,
+        trust: TrustSettings,
+        netrc: Netrc,
+        access_tokens: AccessTokens,
+    ) -> Self {
         Self {
             opened: OnceLock::new(),
             caches,
             netrc,
             trust,
-            access_tokens: AccessTokens::default(),
-        }
-    }
-
-    /// The same, with tokens for the servers of sources.
-    #[must_use]
-    pub fn with_access_tokens(self, access_tokens: AccessTokens) -> Self {
-        Self {
             access_tokens,
-            ..self
         }
     }
 
     /// The caches as this project's own client asks them.
-    #[must_use]
     pub fn caches(&self) -> &Caches {
         self.opened.get_or_init(|| {
             let trust = self.trust.clone();
@@ -84,13 +77,11 @@ impl Substituters {
         })
     }
 
-    #[must_use]
     pub fn trust(&self) -> &TrustSettings {
         &self.trust
     }
 
     /// Lines of `nix.conf`.
-    #[must_use]
     pub fn settings(&self) -> String {
         let urls: Vec<String> = self.caches.iter().map(|cache| self.url(cache)).collect();
         let keys: Vec<String> = self
@@ -157,9 +148,9 @@ impl Substituters {
     }
 }
 
-/// A line of a netrc file, as curl reads it, for any host where none is named (`lib/netrc.c`). A token is a password without a user, as
-/// Cachix and attic have it. Nothing where there is a control character, which a line cannot have;
-/// and a Hydra's cookie is left out, which Nix cannot be told.
+/// A line of a netrc file, as curl reads it (`lib/netrc.c`), for any host where none is named. A token is a
+/// password without a user, as Cachix and attic have it. Nothing where there is a control character, which a
+/// line cannot have; and a Hydra's cookie is left out, which Nix cannot be told.
 fn netrc_entry(host: Option<&str>, credentials: &Credentials) -> Option<String> {
     let (user, password) = match credentials {
         Credentials::Basic { user, password } | Credentials::Session { user, password, .. } => {
@@ -167,14 +158,9 @@ fn netrc_entry(host: Option<&str>, credentials: &Credentials) -> Option<String> 
         }
         Credentials::Bearer(token) => ("", token.as_str()),
     };
-    let mut words: Vec<String> = host
-        .is_none()
-        .then(|| "default".to_string())
-        .into_iter()
-        .collect();
-    let machine = host.unwrap_or_default();
+    let mut words = Vec::from_iter(host.is_none().then(|| "default".to_string()));
     for (name, word) in [
-        ("machine", machine),
+        ("machine", host.unwrap_or_default()),
         ("login", user),
         ("password", password),
     ] {

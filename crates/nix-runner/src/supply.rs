@@ -3,20 +3,20 @@
 //! A path without references is a source, which is asked for to be read, so its NAR is fetched with its
 //! narinfo. Of any other the NAR is fetched when it is read.
 
-use crate::nar_store::{Entry, NarStore, NarStoreError, hash_part};
+use crate::nar_store::{Entry, NarStore, NarStoreError, hash_part, nar_name};
 use crate::temporary;
 use crate::{NixError, Substituters};
 use binary_cache::{CacheAnswer, CacheError, NarSource, PathInfo, is_identity};
 use closure::content::Content;
 use closure::decode_memory::{HEAD, reserve, reserve_all};
-use closure::parallel;
+use closure::parallel::{self, lock};
 use closure::unpack::{Expected, UnpackError, Unpacker};
 use nix_derivation::StorePath;
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io::{self, BufReader, Cursor, Read};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock};
 use tempfile::TempDir;
 use thiserror::Error;
 
@@ -93,12 +93,10 @@ impl Supply {
         })
     }
 
-    #[must_use]
     pub fn store(&self) -> &NarStore {
         &self.store
     }
 
-    #[must_use]
     pub fn substituters(&self) -> &Substituters {
         &self.substituters
     }
@@ -142,12 +140,8 @@ impl Supply {
     /// Allows downloads again.
     pub fn resume(&self) {
         self.stopped.store(false, Ordering::Relaxed);
-        lock(&self.found).retain(|_, place| {
-            let failed = place
-                .get()
-                .is_some_and(|found| matches!(found, Found::Failed(..)));
-            place.get().is_some() && !failed
-        });
+        lock(&self.found)
+            .retain(|_, place| matches!(place.get(), Some(Found::Here | Found::Absent(_))));
     }
 
     /// Calls `look` with what was asked for and is not there: hash parts, and why.
@@ -175,13 +169,7 @@ impl Supply {
                 Err((cache, error)) => Found::Failed(path, cache, error),
             };
         }
-        let file = self.store.nar_file(&info.nar_hash);
-        let name = file
-            .file_name()
-            .unwrap_or_default()
-            .to_string_lossy()
-            .into_owned();
-        lock(&self.later).insert(name, (path.clone(), info.clone()));
+        lock(&self.later).insert(nar_name(&info.nar_hash), (path.clone(), info.clone()));
         match self.store.register(&entry(&path, &info)) {
             Ok(()) => Found::Here,
             Err(error) => Found::Failed(path, self.cache_of(&info), error.into()),
@@ -318,8 +306,4 @@ fn entry<'a>(path: &'a StorePath, info: &'a PathInfo) -> Entry<'a> {
         nar_size: info.nar_size,
         references: info.references.iter().map(StorePath::to_basename).collect(),
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

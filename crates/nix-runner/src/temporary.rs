@@ -10,7 +10,6 @@ use tempfile::TempDir;
 pub struct NoTemporary(pub Vec<(PathBuf, io::ErrorKind)>);
 
 /// What may be written, the best first: the user's choice, then what has a short name everywhere.
-#[must_use]
 pub fn candidates() -> Vec<PathBuf> {
     let mut directories = vec![std::env::temp_dir()];
     for usual in ["/tmp", "/var/tmp", "/dev/shm"] {

@@ -197,7 +197,6 @@ fn wide_zero(bytes: [u8; 8]) -> Option<usize> {
 }
 
 /// Whether a byte is a digit of Nix's base 32, which leaves out `e`, `o`, `t` and `u`.
-#[must_use]
 pub fn is_nix32(byte: u8) -> bool {
     NIX32[usize::from(byte)]
 }

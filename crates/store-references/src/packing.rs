@@ -29,14 +29,12 @@ pub enum Packing {
 
 impl Packing {
     /// Tells the packing of a file that is called `name` and has these first bytes.
-    #[must_use]
     pub fn of_file(name: &[u8], bytes: &[u8]) -> Option<Self> {
         let is_brotli = name.ends_with(b".br");
         Self::of_beginning(bytes).or(is_brotli.then_some(Self::Brotli))
     }
 
     /// Tells a packing by the first bytes of a file.
-    #[must_use]
     pub fn of_beginning(bytes: &[u8]) -> Option<Self> {
         if is_zlib(bytes) {
             return Some(Self::Zlib);
@@ -58,14 +56,12 @@ impl Packing {
     }
 
     /// Tells by the last bytes of a file whether it ends with a zip.
-    #[must_use]
     pub fn is_zip_end(bytes: &[u8]) -> bool {
         let end = bytes.len().checked_sub(ZIP_END_LENGTH);
         end.is_some_and(|end| bytes[end..].starts_with(ZIP_END))
     }
 
     /// Its name in messages.
-    #[must_use]
     pub fn name(self) -> &'static str {
         match self {
             Self::Gzip => "gzip",
@@ -77,22 +73,6 @@ impl Packing {
             Self::Brotli => "brotli",
             Self::Beam => "BEAM",
         }
-    }
-
-    /// The packing of this name.
-    #[must_use]
-    pub fn from_name(name: &str) -> Option<Self> {
-        let all = [
-            Self::Gzip,
-            Self::Xz,
-            Self::Zstd,
-            Self::Bzip2,
-            Self::Zip,
-            Self::Zlib,
-            Self::Brotli,
-            Self::Beam,
-        ];
-        all.into_iter().find(|packing| packing.name() == name)
     }
 }
 

@@ -1,37 +1,55 @@
 //! Words that every part of the log shares: counts, lists and durations as people say them.
 
+use std::borrow::Borrow;
 use std::time::Duration;
 
+/// `1 file`, `30 files`.
+pub fn count(count: usize, noun: &str) -> String {
+    let plural = if count == 1 { "" } else { "s" };
+    format!("{count} {noun}{plural}")
+}
+
 /// `1 store path`, `30 store paths`.
-#[must_use]
 pub fn paths(count: usize) -> String {
-    match count {
-        1 => "1 store path".to_string(),
-        count => format!("{count} store paths"),
-    }
+    self::count(count, "store path")
 }
 
 /// `a`, `a and b`, `a, b and c`.
-#[must_use]
-pub fn list(items: &[String]) -> String {
+pub fn list<T: Borrow<str>>(items: &[T]) -> String {
     match items {
         [] => String::new(),
-        [only] => only.clone(),
-        [first @ .., last] => format!("{} and {last}", first.join(", ")),
+        [only] => only.borrow().to_string(),
+        [first @ .., last] => format!("{} and {}", first.join(", "), last.borrow()),
     }
 }
 
+/// The first `shown` of some lines, and a last one with the number of the others.
+pub fn first<T: ToString>(lines: &[T], shown: usize) -> Vec<String> {
+    let mut first: Vec<String> = lines.iter().take(shown).map(T::to_string).collect();
+    if lines.len() > shown {
+        first.push(format!("… and {} more", lines.len() - shown));
+    }
+    first
+}
+
+/// The same as a text, with `indent` before each line.
+pub fn listed<T: ToString>(lines: &[T], shown: usize, indent: &str) -> String {
+    let mut text = String::new();
+    for line in first(lines, shown) {
+        text.extend([indent, &line, "\n"]);
+    }
+    text
+}
+
 /// `40 seconds`, `3 minutes`, `2 hours`, `5 days`.
-#[must_use]
 pub fn duration(time: Duration) -> String {
-    let seconds = time.as_secs();
-    let (count, unit) = match seconds {
-        0..120 => (seconds, "second"),
-        120..7200 => (seconds / 60, "minute"),
-        7200..172_800 => (seconds / 3600, "hour"),
-        _ => (seconds / 86_400, "day"),
-    };
-    format!("{count} {unit}{}", if count == 1 { "" } else { "s" })
+    let seconds = usize::try_from(time.as_secs()).unwrap_or(usize::MAX);
+    match seconds {
+        0..120 => count(seconds, "second"),
+        120..7200 => count(seconds / 60, "minute"),
+        7200..172_800 => count(seconds / 3600, "hour"),
+        _ => count(seconds / 86_400, "day"),
+    }
 }
 
 #[cfg(test)]
@@ -52,8 +70,15 @@ mod tests {
     }
 
     #[test]
+    fn many_are_named_by_their_first() {
+        assert_eq!(first(&[0, 1, 2], 3), ["0", "1", "2"]);
+        assert_eq!(first(&[0, 1, 2, 3], 2), ["0", "1", "… and 2 more"]);
+        assert_eq!(listed(&[0, 1], 1, "- "), "- 0\n- … and 1 more\n");
+    }
+
+    #[test]
     fn lists_read_as_sentences() {
-        let items = ["a", "b", "c"].map(String::from);
+        let items = ["a", "b", "c"];
         assert_eq!(list(&items[..1]), "a");
         assert_eq!(list(&items[..2]), "a and b");
         assert_eq!(list(&items), "a, b and c");

@@ -66,7 +66,7 @@ impl<'a> Download<'a> {
             EngineSetting::Relocate => self.relocate()?.map_err(ClosureLayerError::Relocation),
             EngineSetting::Auto => match self.relocate_unless_known()? {
                 Ok(filled) => Ok(filled),
-                Err(reason) => self.fall_back(&reason),
+                Err(reason) => self.fall_back(reason),
             },
         }
     }
@@ -80,20 +80,20 @@ impl<'a> Download<'a> {
         let stores = self.fill(&plan, prefetch)?;
         let relocatability = match &stores.report {
             Some(report) => match vouched(report.blockers.clone(), self.config) {
-                Ok(_) => Relocatability::relocatable(report),
-                Err(reason) => Relocatability::not_relocatable(&reason),
+                Ok(_) => Relocatability::Relocatable,
+                Err(reason) => Relocatability::NotRelocatable(reason),
             },
             // References were ignored, or are in a layer that is kept.
-            None => Relocatability::not_checked(),
+            None => Relocatability::NotChecked,
         };
         Ok(Filled::new(plan, stores, relocatability))
     }
 
-    fn fall_back(&self, reason: &NotRelocatable) -> Result<Filled<'a>, ClosureLayerError> {
+    fn fall_back(&self, reason: NotRelocatable) -> Result<Filled<'a>, ClosureLayerError> {
         log::sub_bullet("It cannot be relocated, and is taken as it is");
         // The layers keep what was found, so that the next build need not try again.
         let mut filled = self.as_it_is(References::Count, None)?;
-        filled.relocatability = Relocatability::not_relocatable(reason);
+        filled.relocatability = Relocatability::NotRelocatable(reason);
         Ok(filled)
     }
 
@@ -120,7 +120,10 @@ impl<'a> Download<'a> {
         let report = stores.report.clone().unwrap_or_default();
         Ok(
             vouched(report.blockers.clone(), self.config).map(|vouched| {
-                let relocatability = Relocatability::relocated(&report);
+                let relocatability = Relocatability::Relocated {
+                    references: report.references,
+                    files: report.files,
+                };
                 Filled {
                     vouched,
                     ..Filled::new(plan, stores, relocatability)

@@ -1,7 +1,6 @@
 //! The content of the closure layer: a link to each store path, and what the start program needs to know.
 
 use super::download::Filled;
-use super::relocatability::Verdict;
 use crate::layers::describe::describe;
 use crate::layers::store_paths::Plan;
 use crate::report;
@@ -35,9 +34,10 @@ pub(super) fn write_links(directory: &Path, filled: &Filled) -> io::Result<()> {
         }
         symlink(plan.place(path), scanned.join(path.to_basename()))?;
     }
-    let bound = match filled.relocatability.verdict {
-        Verdict::Relocated => Vec::new(),
-        _ => bound(plan, &filled.stores.with_escaping_links),
+    let bound = if filled.relocatability.is_relocated() {
+        Vec::new()
+    } else {
+        bound(plan, &filled.stores.with_escaping_links)
     };
     let image = describe(&filled.stores.seen, &filled.roots, bound);
     fs::write(directory.join(image::FILE), image.to_string())?;

@@ -6,14 +6,17 @@
 
 mod download;
 mod links;
+mod metadata;
 mod planned;
 pub mod processor;
 mod relocatability;
 
 use self::download::{Download, Filled};
+use self::metadata::{FORMAT, Metadata, closure_of};
+pub use self::metadata::{previous, recall};
 use self::planned::{Planned, known_closure, plan, trust, warn_of_left_out};
 use self::processor::WrongProcessor;
-use self::relocatability::{Relocatability, Verdict, relocation};
+use self::relocatability::{Relocatability, relocation};
 use super::launch_layer::{LaunchLayer, LayerError};
 use super::store_paths::{FillError, Plan, StoreLayers};
 use crate::config::Config;
@@ -31,17 +34,12 @@ use closure::relocate::blocker::NotRelocatable;
 use nix_derivation::StorePath;
 use nix_hydra_start::engine::EngineSetting;
 use nix_hydra_start::executable::Machine;
-use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 use words::paths;
 
 const NAME: &str = "closure";
-
-/// Raised whenever the metadata or content of this layer or those with the store paths changes its form.
-const FORMAT: &str = "10";
 
 /// How many files and store paths `NIX_DEBUG` lists, as the earlier buildpacks did.
 const LARGEST: usize = 20;
@@ -77,31 +75,6 @@ impl From<FillError> for ClosureLayerError {
     }
 }
 
-/// What the image's layer was made from, and what is in it.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-struct Metadata {
-    format: String,
-    /// The image's processor.
-    machine: String,
-    /// Full store paths, the one that leads `PATH` first.
-    roots: Vec<String>,
-    /// The trust settings; with others, all must be checked again.
-    trust: Vec<String>,
-    /// Count of the store paths, and bytes of their NARs.
-    paths: String,
-    size: String,
-    /// The programs and compile hooks of the roots, as [`Contents`] has them.
-    programs: Vec<String>,
-    compile_hooks: Vec<String>,
-    relocation: Relocatability,
-    /// The patterns of files that the user vouches for.
-    relocation_ignored: Vec<String>,
-    /// The layers in which the store paths are.
-    layers: Vec<String>,
-    /// What was evaluated to the roots, where the next build may know it by that.
-    memo: Option<Memo>,
-}
-
 /// What a build needs to know of a closure layer, whether it was filled or kept.
 #[derive(Debug)]
 pub struct ClosureLayer {
@@ -135,13 +108,6 @@ pub struct Target<'a> {
     pub machine: Machine,
 }
 
-/// The roots that the previous image's expression evaluated to, if that was by this key.
-#[must_use]
-pub fn recall(layers_dir: &Path, key: &Key) -> Option<Vec<Root>> {
-    let previous: Metadata = LaunchLayer::new(layers_dir, NAME).previous().ok()??;
-    previous.memo?.recall(key)
-}
-
 /// Fills the layers with the closure of the roots, except for those that the previous image has already.
 /// Returns what is in the roots. One with compile hooks, which run here, is always filled.
 pub fn handle(
@@ -165,11 +131,7 @@ pub fn handle(
                 "{} is no longer what the previous image says of it: asking for everything again",
                 error.path
             ));
-            let likely = Previous {
-                likely: verified,
-                ..Previous::default()
-            };
-            build.run(likely, &open_caches)
+            build.run(Previous::likely(verified), &open_caches)
         }
         // Nix would take the other build. What depends on it must be planned with it.
         Err(ClosureLayerError::Fetch(error)) if error.has_other_build && error.cache.is_some() => {
@@ -179,11 +141,7 @@ pub fn handle(
                  {cache} last",
                 error.path
             ));
-            let likely = Previous {
-                likely: verified,
-                ..Previous::default()
-            };
-            build.run(likely, || {
+            build.run(Previous::likely(verified), || {
                 let mut caches = open_caches();
                 caches.ask_last(&cache);
                 caches
@@ -207,25 +165,6 @@ pub fn look_up(
     }
     report::warn_of_build_only(&planned.closure);
     Ok((planned.closure, planned.caches))
-}
-
-/// The closure of the previous image. None where there is none, or its metadata lacks a part.
-#[must_use]
-pub fn previous(layers_dir: &Path) -> Option<Closure> {
-    let layer = LaunchLayer::new(layers_dir, NAME);
-    let metadata: Metadata = layer.take().ok()??;
-    let stores = StoreLayers::take(layers_dir, metadata.format == FORMAT).ok()?;
-    // Another build may follow in the same directory.
-    let _ = stores.put_back().and_then(|()| layer.write(&metadata));
-    closure_of(&metadata, &stores)
-}
-
-fn closure_of(metadata: &Metadata, stores: &StoreLayers) -> Option<Closure> {
-    let roots = metadata.roots.iter();
-    let roots: Option<Vec<Root>> = roots
-        .map(|root| Some(Root::from_path(root.parse().ok()?)))
-        .collect();
-    known_closure(&roots?, &stores.verified())
 }
 
 /// All that decides what is in the layers, and what there is of them already.
@@ -255,9 +194,7 @@ impl<'a> ClosureBuild<'a> {
             previous.format == FORMAT && previous.machine == target.machine.to_string()
         });
         let stores = StoreLayers::take(layers_dir, previous.is_some())?;
-        let verdict = previous
-            .as_ref()
-            .map(|previous| previous.relocation.verdict);
+        let relocation = previous.as_ref().map(|previous| &previous.relocation);
         Ok(Self {
             layers_dir,
             layer,
@@ -265,7 +202,7 @@ impl<'a> ClosureBuild<'a> {
             machine: target.machine,
             memo: target.memo.map(|key| Memo::new(key, target.roots)),
             config,
-            afresh: afresh(had_layer, verdict, config.engine),
+            afresh: afresh(had_layer, relocation, config.engine),
             previous,
             stores,
         })
@@ -299,8 +236,8 @@ impl<'a> ClosureBuild<'a> {
         })?;
         log::sub_bullet(format!(
             "Using the previous image's: {}, {}",
-            paths(previous.paths.parse().unwrap_or_default()),
-            bytes(previous.size.parse().unwrap_or_default()),
+            paths(closure.paths.len()),
+            bytes(closure.nar_size()),
         ));
         // What it could be was said when it was deployed first.
         if self.config.engine != EngineSetting::Unset
@@ -315,11 +252,8 @@ impl<'a> ClosureBuild<'a> {
             print_formats(&self.stores.formats(&previous.layers));
         }
         Ok(Some(ClosureLayer {
-            contents: Contents {
-                programs: previous.programs.clone(),
-                compile_hooks: previous.compile_hooks.clone(),
-            },
-            is_relocated: previous.relocation.verdict == Verdict::Relocated,
+            contents: previous.contents.clone(),
+            is_relocated: previous.relocation.is_relocated(),
             moved: Moved {
                 paths: closure.paths.len(),
                 size: closure.nar_size(),
@@ -332,12 +266,9 @@ impl<'a> ClosureBuild<'a> {
     fn is_up_to_date(&self, previous: &Metadata) -> bool {
         previous.roots == self.root_names()
             && previous.trust == trust(self.config)
-            && previous.compile_hooks.is_empty()
+            && previous.contents.compile_hooks.is_empty()
             && previous.relocation_ignored == self.ignored()
-            && previous
-                .relocation
-                .verdict
-                .is_accepted_by(self.config.engine)
+            && previous.relocation.is_accepted_by(self.config.engine)
     }
 
     fn root_names(&self) -> Vec<String> {
@@ -361,15 +292,7 @@ impl<'a> ClosureBuild<'a> {
                 likely: Vec::new(),
             };
         }
-        Previous {
-            likely: verified.into_keys().collect(),
-            verified: BTreeMap::new(),
-        }
-    }
-
-    /// The closure of the previous image. None if its metadata lacks a part.
-    fn previous_closure(&self) -> Option<Closure> {
-        closure_of(self.previous.as_ref()?, &self.stores)
+        Previous::likely(verified.into_keys().collect())
     }
 
     /// Plans, downloads, and writes the links and the metadata.
@@ -408,10 +331,7 @@ impl<'a> ClosureBuild<'a> {
         let filled = download.run(prefetch)?;
         processor::check(&filled, self.machine)?;
         self.layer.create()?;
-        links::write_links(&self.layer.path, &filled).map_err(|reason| LayerError {
-            path: self.layer.path.clone(),
-            reason,
-        })?;
+        links::write_links(&self.layer.path, &filled).map_err(LayerError::at(&self.layer.path))?;
         self.stores.write(&filled.stores)?;
         if let Some(message) = filled.relocatability.message(self.config.engine) {
             log::sub_bullet(message);
@@ -426,15 +346,16 @@ impl<'a> ClosureBuild<'a> {
             print_largest_files(self.layers_dir, &filled.stores.fresh, LARGEST)
                 .map_err(|(path, reason)| LayerError { path, reason })?;
         }
-        self.layer.write(&self.metadata(&closure, &filled))?;
+        self.layer.write(&self.metadata(&filled))?;
         undo.is_done = true;
-        let before = self.previous_closure();
+        let before = self.previous.as_ref();
+        let before = before.and_then(|previous| closure_of(previous, &self.stores));
         let changes = before.map(|before| report::changes(&before, &closure));
         let changes = changes.unwrap_or_default();
         let moved = self.moved(&filled.plan, &caches);
         Ok(ClosureLayer {
             contents: filled.contents,
-            is_relocated: filled.relocatability.verdict == Verdict::Relocated,
+            is_relocated: filled.relocatability.is_relocated(),
             moved,
             changes,
         })
@@ -456,16 +377,13 @@ impl<'a> ClosureBuild<'a> {
         }
     }
 
-    fn metadata(&self, closure: &Closure, filled: &Filled) -> Metadata {
+    fn metadata(&self, filled: &Filled) -> Metadata {
         Metadata {
             format: FORMAT.to_string(),
             machine: self.machine.to_string(),
             roots: self.root_names(),
             trust: trust(self.config),
-            paths: closure.paths.len().to_string(),
-            size: closure.nar_size().to_string(),
-            programs: filled.contents.programs.clone(),
-            compile_hooks: filled.contents.compile_hooks.clone(),
+            contents: filled.contents.clone(),
             relocation: filled.relocatability.clone(),
             relocation_ignored: self.ignored(),
             layers: filled.stores.names(),
@@ -483,13 +401,9 @@ impl<'a> ClosureBuild<'a> {
 /// Writes the bills of materials beside the layer's directory, as the lifecycle expects them.
 fn write_sboms(layers_dir: &Path, closure: &Closure) -> Result<(), LayerError> {
     let at = |format: &str| layers_dir.join(format!("{NAME}.sbom.{format}.json"));
-    let documents = report::sbom::documents(closure).map_err(|reason| LayerError {
-        path: at("cdx"),
-        reason,
-    })?;
+    let documents = report::sbom::documents(closure).map_err(LayerError::at(at("cdx")))?;
     for (format, document) in documents {
-        let path = at(format);
-        fs::write(&path, document).map_err(|reason| LayerError { path, reason })?;
+        fs::write(at(format), document).map_err(LayerError::at(at(format)))?;
     }
     Ok(())
 }
@@ -529,7 +443,7 @@ impl Drop for Undo<'_> {
 /// Why nothing of the previous image can be kept; `None` where some of it may be.
 fn afresh(
     had_layer: bool,
-    previous: Option<Verdict>,
+    previous: Option<&Relocatability>,
     engine: EngineSetting,
 ) -> Option<&'static str> {
     match previous {
@@ -537,7 +451,7 @@ fn afresh(
             "the previous image is of another version of this buildpack, or for another processor",
         ),
         None => Some("there is no previous image, or the platform was told to clear what it keeps"),
-        Some(verdict) if !verdict.is_accepted_by(engine) => {
+        Some(previous) if !previous.is_accepted_by(engine) => {
             Some("the previous image is for another engine")
         }
         Some(_) => None,
@@ -546,6 +460,7 @@ fn afresh(
 
 #[cfg(test)]
 mod tests {
+    use super::Relocatability::{NotChecked, Relocatable};
     use super::*;
     use nix_hydra_start::engine::Engine;
 
@@ -557,25 +472,30 @@ mod tests {
         let engine = "the previous image is for another engine";
         let proot = EngineSetting::Only(Engine::PRoot);
         let auto = EngineSetting::Auto;
-        for (had_layer, verdict, setting, expected) in [
+        let relocated = Relocatability::Relocated {
+            references: 2,
+            files: 1,
+        };
+        let not_relocatable = Relocatability::NotRelocatable(NotRelocatable::Blockers(Vec::new()));
+        for (had_layer, previous, setting, expected) in [
             (false, None, EngineSetting::Unset, Some(none)),
             (true, None, EngineSetting::Unset, Some(version)),
             (
                 true,
-                Some(Verdict::Relocatable),
+                Some(&Relocatable),
                 EngineSetting::Relocate,
                 Some(engine),
             ),
-            (true, Some(Verdict::Relocatable), auto, Some(engine)),
-            (true, Some(Verdict::Relocated), proot, Some(engine)),
-            (true, Some(Verdict::NotRelocatable), auto, None),
-            (true, Some(Verdict::Relocated), auto, None),
-            (true, Some(Verdict::NotChecked), EngineSetting::Unset, None),
+            (true, Some(&Relocatable), auto, Some(engine)),
+            (true, Some(&relocated), proot, Some(engine)),
+            (true, Some(&not_relocatable), auto, None),
+            (true, Some(&relocated), auto, None),
+            (true, Some(&NotChecked), EngineSetting::Unset, None),
         ] {
             assert_eq!(
-                afresh(had_layer, verdict, setting),
+                afresh(had_layer, previous, setting),
                 expected,
-                "{verdict:?} {setting:?}"
+                "{previous:?} {setting:?}"
             );
         }
     }

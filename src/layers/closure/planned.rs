@@ -28,8 +28,9 @@ pub(super) struct Planned {
     pub prefetch: Option<Prefetch>,
 }
 
-/// Looks up the whole closure, and checks it against its budget. Paths that are certain to be needed, and need not be rewritten, are
-/// downloaded meanwhile into the new directory `waiting`, if there is one, until they have a layer.
+/// Looks up the whole closure, and checks it against its budget. Paths that are certain to be needed, and
+/// need not be rewritten, are downloaded meanwhile into the new directory `waiting`, if there is one, until
+/// they have a layer.
 pub(super) fn plan(
     roots: &[Root],
     mut previous: Previous,
@@ -54,10 +55,7 @@ pub(super) fn plan(
         EngineSetting::Relocate | EngineSetting::Auto => None,
     };
     let prefetch = waiting.zip(scan_for).map(|(waiting, scan_for)| {
-        Prefetch::begin(Arc::clone(&caches), waiting, scan_for).map_err(|reason| LayerError {
-            path: waiting.to_path_buf(),
-            reason,
-        })
+        Prefetch::begin(Arc::clone(&caches), waiting, scan_for).map_err(LayerError::at(waiting))
     });
     let prefetch = prefetch.transpose()?;
     let planned = closure::plan::plan(&caches, &root_paths, &previous, |path, info| {

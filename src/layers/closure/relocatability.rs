@@ -5,73 +5,37 @@ use crate::log;
 use closure::Closure;
 use closure::relocate::blocker::{Blocker, NotRelocatable};
 use closure::relocate::relocation::Relocation;
-use closure::relocate::report::RelocationReport;
 use nix_hydra_start::engine::EngineSetting;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::process::Command;
 
-/// Whether the closure is relocated, or could be, with the counts and reasons.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub(super) struct Relocatability {
-    pub verdict: Verdict,
-    /// Counts of what was rewritten, or would be: strings, as all of a layer's metadata.
-    files: String,
-    references: String,
-    /// What prevents a relocation, as [`NotRelocatable::to_lines`] has it.
-    reasons: Vec<String>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+/// Whether the closure is relocated, or could be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub(super) enum Verdict {
-    Relocated,
+pub(super) enum Relocatability {
+    /// So many references were rewritten, in so many files.
+    Relocated { references: usize, files: usize },
     /// As it is, though nothing prevents a relocation.
     Relocatable,
-    /// As it is, since something prevents a relocation.
-    NotRelocatable,
+    /// As it is, since this prevents a relocation.
+    NotRelocatable(NotRelocatable),
     /// As it is, and never checked.
     NotChecked,
 }
 
-impl Verdict {
-    /// Whether a layer with this verdict will do for `engine`.
-    pub(super) fn is_accepted_by(self, engine: EngineSetting) -> bool {
-        match engine {
-            EngineSetting::Relocate => self == Self::Relocated,
-            EngineSetting::Auto => matches!(self, Self::Relocated | Self::NotRelocatable),
-            EngineSetting::Unset | EngineSetting::Only(_) => self != Self::Relocated,
-        }
-    }
-}
-
 impl Relocatability {
-    pub(super) fn not_checked() -> Self {
-        Self::new(Verdict::NotChecked, 0, 0)
+    pub(super) fn is_relocated(&self) -> bool {
+        matches!(self, Self::Relocated { .. })
     }
 
-    pub(super) fn relocated(report: &RelocationReport) -> Self {
-        Self::new(Verdict::Relocated, report.files, report.references)
-    }
-
-    pub(super) fn relocatable(report: &RelocationReport) -> Self {
-        Self::new(Verdict::Relocatable, report.files, report.references)
-    }
-
-    pub(super) fn not_relocatable(reason: &NotRelocatable) -> Self {
-        Self {
-            reasons: reason.to_lines(),
-            ..Self::new(Verdict::NotRelocatable, 0, 0)
-        }
-    }
-
-    fn new(verdict: Verdict, files: usize, references: usize) -> Self {
-        Self {
-            verdict,
-            files: files.to_string(),
-            references: references.to_string(),
-            reasons: Vec::new(),
+    /// Whether such a layer will do for `engine`.
+    pub(super) fn is_accepted_by(&self, engine: EngineSetting) -> bool {
+        match engine {
+            EngineSetting::Relocate => self.is_relocated(),
+            EngineSetting::Auto => self.is_relocated() || matches!(self, Self::NotRelocatable(_)),
+            EngineSetting::Unset | EngineSetting::Only(_) => !self.is_relocated(),
         }
     }
 
@@ -83,16 +47,11 @@ impl Relocatability {
             EngineSetting::Unset if !would_need_proot() => return None,
             EngineSetting::Unset | EngineSetting::Auto | EngineSetting::Relocate => {}
         }
-        let count = |text: &str| text.parse().unwrap_or_default();
-        let (files, references) = (count(&self.files), count(&self.references));
-        match self.verdict {
-            Verdict::Relocated => Some(log::relocated(files, references)),
-            Verdict::Relocatable => Some(log::RELOCATABLE.to_string()),
-            Verdict::NotRelocatable => {
-                let reason = NotRelocatable::from_lines(&self.reasons)?;
-                Some(log::not_relocatable(&reason))
-            }
-            Verdict::NotChecked => None,
+        match self {
+            Self::Relocated { references, files } => Some(log::relocated(*files, *references)),
+            Self::Relocatable => Some(log::RELOCATABLE.to_string()),
+            Self::NotRelocatable(reason) => Some(log::not_relocatable(reason)),
+            Self::NotChecked => None,
         }
     }
 }
@@ -117,10 +76,10 @@ pub(super) fn relocation(
         // A reference is known by the hash alone, so that alone must differ.
         let place = relocation.reference(path);
         if let Some(other) = places.insert(place, path) {
-            return Err(NotRelocatable::SamePlace(Box::new([
-                other.clone(),
-                path.clone(),
-            ])));
+            return Err(NotRelocatable::SamePlace(
+                other.to_string(),
+                path.to_string(),
+            ));
         }
     }
     Ok(relocation)

@@ -8,8 +8,8 @@ mod plan;
 pub use self::plan::{Plan, References};
 
 use self::plan::Unseen;
-use super::launch_layer::{LaunchLayer, LayerError};
-use crate::layers::describe::{Seen, files, followed};
+use super::launch_layer::{LaunchLayer, LayerError, as_json};
+use crate::layers::describe::{Seen, files};
 use binary_cache::Caches;
 use binary_cache::{PathInfo, kept};
 use closure::Closure;
@@ -22,6 +22,7 @@ use closure::relocate::references::{HashPart, hash_part};
 use closure::relocate::report::RelocationReport;
 use nix_derivation::StorePath;
 use nix_hydra_start::executable::{Kind, Machine, behind};
+use nix_hydra_start::links::followed;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -41,19 +42,8 @@ struct Metadata {
     /// The hash parts of references to paths outside the closure that it was relocated with.
     foreign: Vec<String>,
     /// What a relocation rewrites, or would; `None` where references were ignored.
-    report: Option<Report>,
-}
-
-/// What was found in a layer by looking for references.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
-struct Report {
-    /// Counts.
-    files: String,
-    references: String,
-    /// How many files are of which format: a count, a space and a name.
-    formats: Vec<String>,
-    /// What prevents a relocation, as [`Blocker::to_line`] has it.
-    blockers: Vec<String>,
+    #[serde(with = "as_json")]
+    report: Option<RelocationReport>,
 }
 
 /// The layers with store paths, of the previous image and of the one being built.
@@ -112,7 +102,6 @@ impl StoreLayers {
     }
 
     /// Whether the previous image has none of them.
-    #[must_use]
     pub fn are_new(&self) -> bool {
         self.previous.is_empty()
     }
@@ -136,45 +125,38 @@ impl StoreLayers {
     }
 
     /// What an earlier build verified of store paths.
-    #[must_use]
     pub fn verified(&self) -> BTreeMap<StorePath, PathInfo> {
         let lines = self.previous.values().flat_map(|metadata| &metadata.paths);
         kept::read_lines(lines.map(String::as_str))
     }
 
     /// How many files with references are of which format in the layers called `names`.
-    #[must_use]
     pub fn formats(&self, names: &[String]) -> BTreeMap<String, usize> {
         let mut all = RelocationReport::default();
         let layers = names.iter().filter_map(|name| self.previous.get(name));
-        for report in layers.filter_map(Metadata::relocation_report) {
+        for report in layers.filter_map(|metadata| metadata.report.clone()) {
             all.add(report);
         }
         all.formats
     }
 
     /// What an earlier build found in the files of `closure` that prevents a relocation.
-    #[must_use]
     pub fn blockers(&self, closure: &Closure) -> Vec<Blocker> {
         let names: BTreeSet<String> = closure.paths.keys().map(StorePath::to_basename).collect();
-        let found = self
-            .previous
-            .values()
-            .filter_map(Metadata::relocation_report);
-        found
-            .flat_map(|report| report.blockers)
-            .filter(|blocker| {
-                let name = blocker.file.split('/').next().unwrap_or_default();
-                names.contains(name)
-            })
-            .collect()
+        let layers = self.previous.values();
+        let found = layers.filter_map(|metadata| metadata.report.as_ref());
+        let blockers = found.flat_map(|report| &report.blockers);
+        let is_of_closure = |blocker: &&Blocker| {
+            let name = blocker.file.split('/').next().unwrap_or_default();
+            names.contains(name)
+        };
+        blockers.filter(is_of_closure).cloned().collect()
     }
 
     /// The layers of `plan` that the previous image has as they are to be.
     ///
     /// A layer whose references are rewritten is not, if it refers to a path that came into the closure
     /// later, and that no narinfo declares: its key does not tell.
-    #[must_use]
     pub fn reusable(&self, plan: &Plan) -> BTreeSet<String> {
         let all = plan.closure.paths.keys().filter_map(hash_part);
         let all: BTreeSet<HashPart> = all.collect();
@@ -207,7 +189,7 @@ impl StoreLayers {
         let names = || plan.placement.layers.keys();
         for name in names().filter(|name| kept.contains(*name)) {
             // An earlier attempt in another form may have filled it.
-            self.layer(name).remove().map_err(FillError::Layer)?;
+            self.layer(name).remove()?;
         }
         let mut fresh: BTreeSet<String> = names()
             .filter(|name| !kept.contains(*name))
@@ -232,8 +214,7 @@ impl StoreLayers {
                         fresh.insert(layer);
                     }
                     Err(Unseen::Unreadable(reason)) => {
-                        let path = plan.place(root);
-                        return Err(FillError::Layer(LayerError { path, reason }));
+                        return Err(LayerError::at(plan.place(root))(reason).into());
                     }
                 }
             };
@@ -259,7 +240,7 @@ impl StoreLayers {
         caches: &Caches,
     ) -> Result<Found, FillError> {
         for name in names {
-            self.layer(name).create().map_err(FillError::Layer)?;
+            self.layer(name).create()?;
         }
         let is_wanted = |path: &StorePath| {
             let layer = plan.placement.places.get(path);
@@ -279,7 +260,7 @@ impl StoreLayers {
     /// Waits for a download that has begun, of all that the layers are to hold.
     fn finish(&self, plan: &Plan, prefetch: Prefetch) -> Result<Found, FillError> {
         for name in plan.placement.layers.keys() {
-            self.layer(name).create().map_err(FillError::Layer)?;
+            self.layer(name).create()?;
         }
         found(prefetch.finish(|path| plan.place(path)))
     }
@@ -307,13 +288,10 @@ impl StoreLayers {
 
 /// The names of the layers with store paths in `layers_dir`, declared or not.
 fn names(layers_dir: &Path) -> Result<BTreeSet<String>, LayerError> {
-    let error = |reason| LayerError {
-        path: layers_dir.to_path_buf(),
-        reason,
-    };
+    let error = LayerError::at(layers_dir);
     let mut names = BTreeSet::new();
-    for entry in fs::read_dir(layers_dir).map_err(error)? {
-        let name = entry.map_err(error)?.file_name();
+    for entry in fs::read_dir(layers_dir).map_err(&error)? {
+        let name = entry.map_err(&error)?.file_name();
         let name = name.to_string_lossy();
         let name = name.strip_suffix(".toml").unwrap_or(&name);
         if is_layer(name) {
@@ -341,12 +319,10 @@ impl FilledStores {
         let mut report = Some(RelocationReport::default());
         let mut files: BTreeMap<&str, Vec<String>> = BTreeMap::new();
         for metadata in layers.values() {
-            report = report
-                .zip(metadata.relocation_report())
-                .map(|(mut all, found)| {
-                    all.add(found);
-                    all
-                });
+            report = report.zip(metadata.report.clone()).map(|(mut all, found)| {
+                all.add(found);
+                all
+            });
             for line in &metadata.files {
                 if let Some((base_name, file)) = line.split_once(' ') {
                     files.entry(base_name).or_default().push(file.to_string());
@@ -377,7 +353,6 @@ impl FilledStores {
     }
 
     /// The processors of a root's programs, as far as files that are here tell.
-    #[must_use]
     pub fn machines(&self, plan: &Plan, root: &StorePath) -> Vec<Machine> {
         let root = plan.seen_at(root);
         let now = plan.now(&self.fresh);
@@ -396,7 +371,6 @@ impl FilledStores {
     }
 
     /// The names of all the layers.
-    #[must_use]
     pub fn names(&self) -> Vec<String> {
         self.layers.keys().cloned().collect()
     }
@@ -435,38 +409,8 @@ impl Metadata {
         metadata.foreign = foreign
             .map(|hash| String::from_utf8_lossy(hash).into_owned())
             .collect();
-        metadata.report = (plan.references != References::Ignore).then(|| Report {
-            files: report.files.to_string(),
-            references: report.references.to_string(),
-            formats: report
-                .formats
-                .iter()
-                .map(|(format, count)| format!("{count} {format}"))
-                .collect(),
-            blockers: report.blockers.iter().map(Blocker::to_line).collect(),
-        });
+        metadata.report = (plan.references != References::Ignore).then_some(report);
         metadata
-    }
-
-    fn relocation_report(&self) -> Option<RelocationReport> {
-        let report = self.report.as_ref()?;
-        let blockers = report.blockers.iter();
-        let formats = report
-            .formats
-            .iter()
-            .filter_map(|line| line.split_once(' '));
-        Some(RelocationReport {
-            files: report.files.parse().unwrap_or_default(),
-            references: report.references.parse().unwrap_or_default(),
-            formats: formats
-                .filter_map(|(count, format)| Some((format.to_string(), count.parse().ok()?)))
-                .collect(),
-            blockers: blockers
-                .filter_map(|line| Blocker::from_line(line))
-                .collect(),
-            has_escaping_links: !self.with_escaping_links.is_empty(),
-            ..RelocationReport::default()
-        })
     }
 }
 
@@ -506,11 +450,11 @@ mod tests {
         let metadata = Metadata {
             key: plan.key(&plan.placement.layers[&name]),
             files: vec!["xbgcfhaawi9iz9s99k58sqy8azc2a1w3-myapp bin/myapp".into()],
-            report: Some(Report {
-                files: "1".into(),
-                references: "2".into(),
-                formats: vec!["1 ELF".into()],
-                blockers: Vec::new(),
+            report: Some(RelocationReport {
+                files: 1,
+                references: 2,
+                formats: BTreeMap::from([("ELF".to_string(), 1)]),
+                ..RelocationReport::default()
             }),
             ..Metadata::default()
         };

@@ -46,7 +46,6 @@ impl From<io::Error> for Unseen {
 }
 
 impl<'a> Plan<'a> {
-    #[must_use]
     pub fn new(closure: &'a Closure, layers_dir: &Path, references: References) -> Self {
         Self {
             closure,
@@ -57,14 +56,12 @@ impl<'a> Plan<'a> {
     }
 
     /// Where a path is in the image.
-    #[must_use]
     pub fn place(&self, path: &StorePath) -> PathBuf {
         let layer = self.placement.places.get(path).map_or("", String::as_str);
         self.layers_dir.join(layer).join(path.to_basename())
     }
 
     /// Where the app sees a path.
-    #[must_use]
     pub fn seen_at(&self, path: &StorePath) -> PathBuf {
         let base_name = path.to_basename();
         match &self.references {

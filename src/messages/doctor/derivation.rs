@@ -13,30 +13,22 @@ use words::list;
 const VALUE_LENGTH: usize = 100;
 
 pub(super) fn dependencies(dependencies: &Dependencies, ours: &OurSide) -> Told {
-    let Dependencies {
-        ours: name,
-        theirs,
-        way,
-        difference,
-        pairs,
-        more,
-        inputs,
-    } = dependencies;
+    let (name, theirs) = (&dependencies.ours, &dependencies.theirs);
     let mut text = String::new();
     let _ = writeln!(
         text,
         "{}, the first derivation that differs in itself, is reached by {}:\n    {}",
         name,
-        way.join(" → "),
-        difference_in(name, difference, HYDRA)
+        dependencies.way.join(" → "),
+        difference_in(name, &dependencies.difference, HYDRA)
     );
     let _ = writeln!(
         text,
         "{}{} derivations differ in all.\n",
-        if *more { "More than " } else { "" },
-        pairs
+        if dependencies.more { "More than " } else { "" },
+        dependencies.pairs
     );
-    for InputRevision { input, revision } in inputs {
+    for InputRevision { input, revision } in &dependencies.inputs {
         let _ = writeln!(text, "Hydra's input {input} is {revision}.");
     }
     let _ = writeln!(

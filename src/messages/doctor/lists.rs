@@ -1,47 +1,54 @@
 //! Lists that are cut where they get long.
 
-use std::fmt::Write as _;
+use crate::doctor::tree::{Change, TreeDifference};
+use std::borrow::Borrow;
 use words::list;
 
 /// The number of lines of a list that are shown.
-pub(super) const SHOWN: usize = 8;
+pub(in crate::messages) const SHOWN: usize = 8;
 
 /// The first lines of a list, indented, and the number of the others.
 pub(in crate::messages) fn shown(lines: &[String]) -> String {
-    let mut text = String::new();
-    for line in lines.iter().take(SHOWN) {
-        let _ = writeln!(text, "    {line}");
-    }
-    if lines.len() > SHOWN {
-        let _ = writeln!(text, "    … and {} more", lines.len() - SHOWN);
-    }
-    text
+    words::listed(lines, SHOWN, "    ")
 }
 
 /// Up to two names, and how many more.
-pub(in crate::messages) fn some(names: &[&str]) -> String {
+pub(in crate::messages) fn some<T: Borrow<str>>(names: &[T]) -> String {
     match names {
         [one, two, rest @ ..] if !rest.is_empty() => {
+            let (one, two) = (one.borrow(), two.borrow());
             format!("{one}, {two} and {} more", rest.len())
         }
-        names => list(&names.iter().map(ToString::to_string).collect::<Vec<_>>()),
+        names => list(names),
     }
+}
+
+/// The files that differ from those that are `there`, with the words that `change` has for one that both have.
+pub(in crate::messages) fn differing(
+    difference: &TreeDifference,
+    there: &str,
+    change: impl Fn(Change) -> &'static str,
+) -> Vec<String> {
+    let here = difference.only_here.iter();
+    let here = here.map(|name| format!("{name}  only here"));
+    let other = difference.only_there.iter();
+    let other = other.map(|name| format!("{name}  only {there}"));
+    let changed = difference.changed.iter();
+    let changed = changed.map(|(name, one)| format!("{name}  {}", change(*one)));
+    here.chain(other).chain(changed).collect()
 }
 
 /// The number of files, or of empty directories.
-pub(super) fn count(names: &[&str]) -> String {
-    if names.iter().all(|name| name.ends_with('/')) {
-        return match names.len() {
-            1 => "1 empty directory".to_string(),
-            count => format!("{count} empty directories"),
-        };
+pub(super) fn count<T: Borrow<str>>(names: &[T]) -> String {
+    if !names.iter().all(|name| name.borrow().ends_with('/')) {
+        return files(names.len());
     }
-    files(names.len())
+    match names.len() {
+        1 => "1 empty directory".to_string(),
+        count => format!("{count} empty directories"),
+    }
 }
 
 pub(super) fn files(count: usize) -> String {
-    match count {
-        1 => "1 file".to_string(),
-        count => format!("{count} files"),
-    }
+    words::count(count, "file")
 }

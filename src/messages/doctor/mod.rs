@@ -11,8 +11,7 @@ pub(super) use self::alone::Alone;
 use self::alone::alone;
 pub(super) use self::derivation::difference_in;
 use self::derivation::{dependencies, value};
-use self::lists::SHOWN;
-pub(super) use self::lists::{shown, some};
+pub(super) use self::lists::{SHOWN, differing, shown, some};
 use self::source::source;
 use super::miss;
 use crate::doctor::cause::Cause;
@@ -59,7 +58,6 @@ struct Told {
 
 impl Diagnosis {
     /// The answer, in one line.
-    #[must_use]
     pub fn answer(&self) -> String {
         let page = self.page();
         let Some(revision) = self.other_revision() else {
@@ -78,13 +76,11 @@ impl Diagnosis {
     }
 
     /// The answer for a deploy whose root no binary cache has.
-    #[must_use]
     pub fn answer_to_miss(&self) -> String {
         self.page().on_miss.unwrap_or_else(|| self.answer())
     }
 
     /// Both sides, the evidence, and the next step.
-    #[must_use]
     pub fn explanation(&self) -> String {
         let page = self.page();
         let mut text = self.sides() + "\n";
@@ -97,7 +93,6 @@ impl Diagnosis {
     }
 
     /// Whether Hydra built the same as is deployed here.
-    #[must_use]
     pub fn is_same(&self) -> bool {
         matches!(self.finding, Finding::Same)
     }

@@ -1,7 +1,7 @@
 //! A source that is not the one that Hydra built.
 
-use super::Told;
-use super::lists::{count, shown, some};
+use super::lists::{count, differing, shown, some};
+use super::{HYDRA, Told};
 use crate::doctor::cause::{SourceCause, SourceKind};
 use crate::doctor::tree::Change;
 use std::fmt::Write as _;
@@ -27,15 +27,8 @@ pub(super) fn source(source: &SourceCause) -> Told {
     }
     let difference = &source.difference;
     if !difference.is_empty() {
+        let lines = differing(difference, HYDRA, |one| change(one, &[]).in_list);
         text.push('\n');
-        let here = difference.only_here.iter();
-        let there = difference.only_there.iter();
-        let changed = difference.changed.iter();
-        let lines: Vec<String> = here
-            .map(|name| format!("{name}  only here"))
-            .chain(there.map(|name| format!("{name}  only on Hydra")))
-            .chain(changed.map(|(name, one)| format!("{name}  {}", change(*one, &[]).in_list)))
-            .collect();
         text.push_str(&shown(&lines));
     }
     text.push('\n');
@@ -48,10 +41,6 @@ pub(super) fn source(source: &SourceCause) -> Told {
 
 /// The answer and the cure for a source that differs.
 fn source_kind(source: &SourceCause) -> (String, &'static str) {
-    let names = |names: &[String]| -> (String, String) {
-        let names: Vec<&str> = names.iter().map(String::as_str).collect();
-        (count(&names), some(&names))
-    };
     match &source.kind {
         SourceKind::GitExport => (
             "Hydra calls its sources `git-export`, but here they are called `source`".to_string(),
@@ -115,43 +104,42 @@ fn source_kind(source: &SourceCause) -> (String, &'static str) {
             let words = change(*kind, &changed);
             (words.answer, words.cure)
         }
-        kind => content(kind, source, names),
+        kind => content(kind, source),
     }
 }
 
 /// The same for a source with other files.
-fn content(
-    kind: &SourceKind,
-    source: &SourceCause,
-    names: impl Fn(&[String]) -> (String, String),
-) -> (String, &'static str) {
+fn content(kind: &SourceKind, source: &SourceCause) -> (String, &'static str) {
+    let difference = &source.difference;
     match kind {
         SourceKind::Uncommitted(files) => (
             format!(
                 "The source has changes that are not committed: {}",
-                names(files).1
+                some(files)
             ),
             "Hydra builds commits. Commit and push, or undo the changes, and deploy again.\n",
         ),
-        SourceKind::Stray => {
-            let (count, names) = names(&source.difference.only_here);
-            (
-                format!("The source has {count} here that Hydra's has not: {names}"),
-                "Something put it there after the checkout: the platform, a buildpack that ran before this one,\n\
-                 or a build on your machine. `.gitignore` does not matter here. Exclude it from the deploy\n\
-                 (with `pack`, by `exclude` in `project.toml`), or take only the needed files into the\n\
-                 expression (`lib.fileset`, `cleanSourceWith` with a name).\n",
-            )
-        }
-        SourceKind::LeftOut => {
-            let (count, names) = names(&source.difference.only_there);
-            (
-                format!("The source lacks {count} here that Hydra's has: {names}"),
-                "Something left it out: `exclude` in `project.toml`, `.slugignore`, `export-ignore` in\n\
-                 `.gitattributes` (archives leave it out, checkouts do not), or a sparse checkout. An empty\n\
-                 directory may be that of a submodule that Hydra does not check out: git makes it, and it must stay.\n",
-            )
-        }
+        SourceKind::Stray => (
+            format!(
+                "The source has {} here that Hydra's has not: {}",
+                count(&difference.only_here),
+                some(&difference.only_here)
+            ),
+            "Something put it there after the checkout: the platform, a buildpack that ran before this one,\n\
+             or a build on your machine. `.gitignore` does not matter here. Exclude it from the deploy\n\
+             (with `pack`, by `exclude` in `project.toml`), or take only the needed files into the\n\
+             expression (`lib.fileset`, `cleanSourceWith` with a name).\n",
+        ),
+        SourceKind::LeftOut => (
+            format!(
+                "The source lacks {} here that Hydra's has: {}",
+                count(&difference.only_there),
+                some(&difference.only_there)
+            ),
+            "Something left it out: `exclude` in `project.toml`, `.slugignore`, `export-ignore` in\n\
+             `.gitattributes` (archives leave it out, checkouts do not), or a sparse checkout. An empty\n\
+             directory may be that of a submodule that Hydra does not check out: git makes it, and it must stay.\n",
+        ),
         SourceKind::NamedAfterWhole => (
             "The source is filtered, but called after the whole, which differs".to_string(),
             "Hydra's whole source is in no binary cache, so the difference is not known.\n",
@@ -164,7 +152,7 @@ fn content(
             "No binary cache serves it. Hydra itself does where it has a store of its own.\n",
         ),
         _ => {
-            let names: Vec<&str> = source.difference.names().collect();
+            let names: Vec<&str> = difference.names().collect();
             (
                 format!(
                     "The source differs from Hydra's in {}: {}",

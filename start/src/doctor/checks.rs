@@ -2,14 +2,14 @@
 
 use super::members::{self, Damage};
 use super::remains::{self, Seen};
-use super::{Check, State, first_few, full, paths};
-use crate::choose::try_all;
+use super::{Check, NAMED, State, full};
+use crate::choose::{first_working, try_all};
 use crate::closure::{Closure, Index, bytes};
 use crate::engine::{Engine, SETTING};
 use crate::environment;
 use crate::errors::{self, RunError};
 use crate::executable::{Kind, Machine, behind};
-use crate::image::{Found, STORE_DIR};
+use crate::image::Found;
 use crate::plan::Plan;
 use crate::shell;
 use rustix::fs::{Access, StatVfsMountFlags, access, statvfs};
@@ -19,6 +19,7 @@ use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use words::{count, first, paths};
 
 /// The directory for temporary files if `TMPDIR` is not set.
 const TEMPORARY: &str = "/tmp";
@@ -39,50 +40,49 @@ const NO_ENGINE: &str = "Build the image with NIX_ENGINE=relocate: it then needs
     whoever runs the container allow ptrace or user namespaces";
 
 /// Everything, with what takes long only if it is to be `thorough`.
-pub(super) fn all(found: &Found, thorough: bool) -> Vec<Check> {
+pub(super) fn all(found: &Found, thorough: bool) -> Vec<(&'static str, Check)> {
     let variable = |name: &str| env::var_os(name).filter(|value| !value.is_empty());
-    let mut checks = vec![whole(found, found.closure())];
+    let mut checks = vec![("closure", whole(found, found.closure()))];
     if thorough {
-        checks.push(references(found));
+        checks.push(("references", references(found)));
     }
     checks.extend([
-        engine(found),
-        programs(found),
-        interpreter(found),
-        certificates(found, variable),
-        locale(found, variable),
-        temporary(variable),
-        libraries(found, variable),
+        ("engine", engine(found)),
+        ("programs", programs(found)),
+        ("shell", interpreter(found)),
+        ("certificates", certificates(found, variable)),
+        ("locale", locale(found, variable)),
+        ("temporary files", temporary(variable)),
+        ("libraries", libraries(found, variable)),
     ]);
     checks
 }
 
 /// Whether the closure is all there.
 fn whole(found: &Found, closure: Result<Closure, (PathBuf, io::Error)>) -> Check {
-    const NAME: &str = "closure";
     let closure = match closure {
         Ok(closure) => closure,
         Err((file, error)) => {
             let finding = format!("cannot read {}: {error}", file.display());
-            return Check::bad(NAME, State::Problem, finding, DAMAGED);
+            return Check::problem(finding, DAMAGED);
         }
     };
     let Damage { missing, changed } = members::damage(found, &closure);
     let all = closure.paths();
-    let named =
-        |indices: &[Index]| first_few(indices.iter().map(|index| full(&all[*index])).collect());
+    let named = |indices: &[Index]| {
+        let paths: Vec<String> = indices.iter().map(|index| full(&all[*index])).collect();
+        first(&paths, NAMED)
+    };
     let of = format!("of {}", paths(all.len()));
     let are = |count| match count {
         1 => format!("1 {of} is"),
         count => format!("{count} {of} are"),
     };
-    if !missing.is_empty() {
-        let finding = format!("{} not there:", are(missing.len()));
-        return Check::bad(NAME, State::Problem, finding, DAMAGED).with_details(named(&missing));
-    }
-    if !changed.is_empty() {
-        let finding = format!("{} not as built:", are(changed.len()));
-        return Check::bad(NAME, State::Problem, finding, DAMAGED).with_details(named(&changed));
+    for (damaged, how) in [(missing, "not there"), (changed, "not as built")] {
+        if !damaged.is_empty() {
+            let finding = format!("{} {how}:", are(damaged.len()));
+            return Check::problem(finding, DAMAGED).with_details(named(&damaged));
+        }
     }
     let whole = if found.image.is_relocated() {
         "all there"
@@ -90,52 +90,45 @@ fn whole(found: &Found, closure: Result<Closure, (PathBuf, io::Error)>) -> Check
         "all there, and of the right size"
     };
     let size = bytes(closure.size());
-    Check::ok(NAME, format!("{}, {size}: {whole}", paths(all.len())))
+    Check::ok(format!("{}, {size}: {whole}", paths(all.len())))
 }
 
 /// Whether any file of a relocated closure still names a store path.
 fn references(found: &Found) -> Check {
-    const NAME: &str = "references";
     if !found.image.is_relocated() {
-        return Check::ok(NAME, "nothing to look for: the closure is not relocated");
+        return Check::ok("nothing to look for: the closure is not relocated");
     }
     match found.closure() {
-        Ok(closure) => remaining(NAME, remains::look_through(found, &closure)),
+        Ok(closure) => remaining(remains::look_through(found, &closure)),
         // The check before this one says so.
         Err((file, _)) => {
             let finding = format!("cannot be looked for without {}", file.display());
-            Check::bad(NAME, State::Problem, finding, DAMAGED)
+            Check::problem(finding, DAMAGED)
         }
     }
 }
 
 /// The same of what was seen.
-fn remaining(name: &'static str, seen: Seen) -> Check {
-    let files = |count: usize| match count {
-        1 => "1 file".to_string(),
-        count => format!("{count} files"),
-    };
+fn remaining(seen: Seen) -> Check {
+    let files = |number| count(number, "file");
     let read = format!("{} read, {}", files(seen.files), bytes(seen.bytes));
-    let mut details: Vec<String> = Vec::new();
-    let mut add = |what: String, named: Vec<String>| {
-        if !named.is_empty() {
-            details.push(format!("{} {what}:", files(named.len())));
-            details.extend(first_few(named));
-        }
-    };
     let is_well = seen.remaining.is_empty() && seen.unread.is_empty();
     let remaining = seen.remaining.into_iter();
     let remaining = remaining.map(|(file, form)| format!("{file}: {form}"));
-    add("still with store paths".into(), remaining.collect());
-    add("not readable".into(), seen.unread.into_iter().collect());
-    add(
-        "with store paths that NIX_RELOCATE_IGNORE vouches for".into(),
-        seen.vouched.into_iter().collect(),
-    );
-    add(
-        "with store paths that were never in the image".into(),
-        seen.foreign.into_iter().collect(),
-    );
+    let vouched = "with store paths that NIX_RELOCATE_IGNORE vouches for";
+    let foreign = "with store paths that were never in the image";
+    let mut details: Vec<String> = Vec::new();
+    for (what, named) in [
+        ("still with store paths", remaining.collect()),
+        ("not readable", seen.unread),
+        (vouched, seen.vouched),
+        (foreign, seen.foreign),
+    ] {
+        if !named.is_empty() {
+            details.push(format!("{} {what}:", files(named.len())));
+            details.extend(first(&Vec::from_iter(named), NAMED));
+        }
+    }
     if seen.packed > 0 {
         details.push(format!(
             "{} packed so that only the build looks into them",
@@ -143,11 +136,9 @@ fn remaining(name: &'static str, seen: Seen) -> Check {
         ));
     }
     let check = if is_well {
-        Check::ok(name, format!("{read}: none is left to rewrite"))
+        Check::ok(format!("{read}: none is left to rewrite"))
     } else {
-        Check::bad(
-            name,
-            State::Problem,
+        Check::problem(
             format!("{read}: the closure is not as it was relocated"),
             DAMAGED,
         )
@@ -157,65 +148,51 @@ fn remaining(name: &'static str, seen: Seen) -> Check {
 
 /// Whether a command would run, and by which engine.
 fn engine(found: &Found) -> Check {
-    const NAME: &str = "engine";
     let plan = Plan::here(&found.image);
-    let check = working_engine(NAME, found, &plan);
+    let check = working_engine(found, &plan);
     match &plan.misfit {
         None => check,
         Some(misfit) if plan.strict => {
             let message = RunError::Setting(misfit.clone()).message();
             let (finding, cure) = message.split_once("\n\n").unwrap_or((&message, ""));
-            Check::bad(NAME, State::Problem, finding, cure)
+            Check::problem(finding, cure)
         }
         Some(_) if check.state == State::Problem => check,
         Some(misfit) => {
             let cure = format!("Unset {SETTING} where the image runs");
             let details = [vec![check.finding], check.details].concat();
-            Check::bad(NAME, State::Warning, errors::misfit(misfit), cure).with_details(details)
+            Check::warning(errors::misfit(misfit), cure).with_details(details)
         }
     }
 }
 
 /// The same, without a setting that does not apply.
-fn working_engine(name: &'static str, found: &Found, plan: &Plan) -> Check {
+fn working_engine(found: &Found, plan: &Plan) -> Check {
     if found.image.is_relocated() {
-        return Check::ok(name, "the closure is relocated, and needs none");
+        return Check::ok("the closure is relocated, and needs none");
     }
     if found.is_within() {
         return Check::ok(
-            name,
             "the closure is at /nix/store, by itself or by the engine that started this",
         );
     }
     let tried = try_all(plan.named, found);
-    let lines = tried.iter().map(|(engine, result)| match result {
-        Ok(()) => format!("{:<10} works", engine.name()),
-        Err(why) => format!("{:<10} does not: {}", engine.name(), errors::reason(why)),
-    });
-    let lines: Vec<String> = lines.collect();
-    let works = |engine: &&Engine| {
-        let mut tried = tried.iter();
-        tried.any(|(own, result)| own == *engine && result.is_ok())
-    };
     let setting = plan.setting();
-    match plan.engines.iter().find(works) {
-        Some(engine) => Check::ok(name, format!("{setting}: commands are run by {engine}")),
-        None => Check::bad(
-            name,
-            State::Problem,
+    match first_working(&plan.engines, &tried) {
+        Some(engine) => Check::ok(format!("{setting}: commands are run by {engine}")),
+        None => Check::problem(
             format!("{setting}: no command can be run"),
-            match Engine::ALL.iter().find(works) {
+            match first_working(&Engine::ALL, &tried) {
                 Some(other) => format!("Unset it: commands are then run by {other}"),
                 None => NO_ENGINE.to_string(),
             },
         ),
     }
-    .with_details(lines)
+    .with_details(errors::tried(&tried))
 }
 
 /// The roots' programs.
 fn programs(found: &Found) -> Check {
-    const NAME: &str = "programs";
     let mut names = Vec::new();
     let mut broken = Vec::new();
     let mut foreign = Vec::new();
@@ -246,28 +223,24 @@ fn programs(found: &Found) -> Check {
             1 => "one leads to what is not in the image:".to_string(),
             count => format!("{count} lead to what is not in the image:"),
         };
-        return Check::bad(NAME, State::Problem, finding, DAMAGED).with_details(first_few(broken));
+        return Check::problem(finding, DAMAGED).with_details(first(&broken, NAMED));
     }
     if let Some(machine) = foreign.first() {
         let own = Machine::own();
-        return Check::bad(
-            NAME,
-            State::Problem,
+        return Check::problem(
             format!("they are for {machine}, and this is {own}"),
             format!("Deploy what was built for {own}-linux, or run the image on {machine}"),
         );
     }
     if names.is_empty() {
-        return Check::bad(
-            NAME,
-            State::Warning,
+        return Check::warning(
             "what is deployed has none in its `bin`, so PATH has nothing of it",
             "Deploy the output that has the programs, by NIX_ATTRIBUTES or NIX_STORE_PATH",
         );
     }
     let count = names.len();
-    let names = first_few(names).join(", ").replace(", and ", " and ");
-    Check::ok(NAME, format!("{count}, first on PATH: {names}"))
+    let names = first(&names, NAMED).join(", ").replace(", … ", " ");
+    Check::ok(format!("{count}, first on PATH: {names}"))
 }
 
 /// The processor that a program is for, where its file tells.
@@ -281,12 +254,9 @@ fn machine(found: &Found, program: &Path) -> Option<Machine> {
 
 /// The shell for commands that need one.
 fn interpreter(found: &Found) -> Check {
-    const NAME: &str = "shell";
     match shell::find(found) {
-        Ok(shell) => Check::ok(NAME, shell.display().to_string()),
-        Err(_) => Check::bad(
-            NAME,
-            State::Warning,
+        Some(shell) => Check::ok(shell.display().to_string()),
+        None => Check::warning(
             "neither the run image nor the closure has bash or sh: commands that need one do not run",
             "Use a run image with a shell, or add bash to what is deployed",
         ),
@@ -295,7 +265,6 @@ fn interpreter(found: &Found) -> Check {
 
 /// By which certificates servers are known.
 fn certificates(found: &Found, variable: impl Fn(&str) -> Option<OsString>) -> Check {
-    const NAME: &str = "certificates";
     let changes = environment::changes(&found.image, &variable, Path::exists);
     let given = variable(CERTIFICATES).or_else(|| {
         let mut own = changes
@@ -304,19 +273,15 @@ fn certificates(found: &Found, variable: impl Fn(&str) -> Option<OsString>) -> C
         own.next()?.1
     });
     let Some(file) = given.map(PathBuf::from) else {
-        return Check::bad(
-            NAME,
-            State::Warning,
+        return Check::warning(
             "there are none: programs cannot tell whom they talk to by HTTPS",
             "Use a run image with ca-certificates, or add cacert to what is deployed",
         );
     };
     if found.followed(&file).is_some_and(|file| may_read(&file)) {
-        return Check::ok(NAME, file.display().to_string());
+        return Check::ok(file.display().to_string());
     }
-    Check::bad(
-        NAME,
-        State::Problem,
+    Check::problem(
         format!("{CERTIFICATES} is {}, which cannot be read", file.display()),
         "Name a file that is in the image, or unset it",
     )
@@ -324,26 +289,23 @@ fn certificates(found: &Found, variable: impl Fn(&str) -> Option<OsString>) -> C
 
 /// Whether the closure's C library finds the locale of the environment.
 fn locale(found: &Found, variable: impl Fn(&str) -> Option<OsString>) -> Check {
-    const NAME: &str = "locale";
     let names = ["LC_ALL", "LC_CTYPE", "LANG"];
     let mut set = names
         .into_iter()
         .filter_map(|name| Some((name, variable(name)?)));
     let Some((name, wanted)) = set.next() else {
-        return Check::ok(NAME, "none is asked for");
+        return Check::ok("none is asked for");
     };
     let wanted = wanted.to_string_lossy().into_owned();
     if OWN_LOCALES.contains(&wanted.as_str()) {
-        return Check::ok(NAME, wanted);
+        return Check::ok(wanted);
     }
     let archive = variable("LOCALE_ARCHIVE").map(PathBuf::from);
     let archive = archive.or_else(|| found.image.locale_archive.clone());
     let archive = archive.filter(|file| found.followed(file).is_some());
     match archive {
-        Some(file) => Check::ok(NAME, format!("{wanted}, from {}", file.display())),
-        None => Check::bad(
-            NAME,
-            State::Warning,
+        Some(file) => Check::ok(format!("{wanted}, from {}", file.display())),
+        None => Check::warning(
             format!("{name} is {wanted}, but the closure has no locales for Nix's C library"),
             "Add glibcLocales to what is deployed, or set LANG=C.UTF-8",
         ),
@@ -352,36 +314,31 @@ fn locale(found: &Found, variable: impl Fn(&str) -> Option<OsString>) -> Check {
 
 /// Whether there is a place for files that last a while.
 fn temporary(variable: impl Fn(&str) -> Option<OsString>) -> Check {
-    const NAME: &str = "temporary files";
     let directory = variable("TMPDIR").map_or(TEMPORARY.into(), PathBuf::from);
     let shown = directory.display();
     if access(&directory, Access::WRITE_OK | Access::EXEC_OK).is_err() {
-        return Check::bad(
-            NAME,
-            State::Warning,
+        return Check::warning(
             format!("{shown} cannot be written"),
             "Mount a directory there, or name another in TMPDIR",
         );
     }
     let Ok(system) = statvfs(&directory) else {
-        return Check::ok(NAME, shown.to_string());
+        return Check::ok(shown.to_string());
     };
     let free = system.f_bavail.saturating_mul(system.f_frsize);
     let finding = format!("{shown}, {} free", bytes(free));
     if free < LITTLE_ROOM {
         let cure = "Remove what is there, or give it more room";
-        return Check::bad(NAME, State::Warning, finding, cure);
+        return Check::warning(finding, cure);
     }
     let no_programs = system.f_flag.contains(StatVfsMountFlags::NOEXEC);
     let details = no_programs.then(|| "no program may be run from it".to_string());
-    Check::ok(NAME, finding).with_details(details.into_iter().collect())
+    Check::ok(finding).with_details(details.into_iter().collect())
 }
 
 /// Whether libraries of the run image come into the closure's programs.
 fn libraries(found: &Found, variable: impl Fn(&str) -> Option<OsString>) -> Check {
-    const NAME: &str = "libraries";
-    let store = found.image.roots.first().and_then(|root| root.parent());
-    let store = store.unwrap_or(Path::new(STORE_DIR));
+    let store = found.image.store();
     let foreign = |name: &str, separators: &[char]| -> Vec<String> {
         let value = variable(name).unwrap_or_default();
         let value = value.to_string_lossy();
@@ -393,9 +350,7 @@ fn libraries(found: &Found, variable: impl Fn(&str) -> Option<OsString>) -> Chec
     };
     let preloaded = foreign("LD_PRELOAD", &[':', ' ']);
     if !preloaded.is_empty() {
-        return Check::bad(
-            NAME,
-            State::Warning,
+        return Check::warning(
             format!(
                 "LD_PRELOAD has {} loaded into the closure's programs, whose C library is another",
                 preloaded.join(" and ")
@@ -405,13 +360,12 @@ fn libraries(found: &Found, variable: impl Fn(&str) -> Option<OsString>) -> Chec
     }
     let left_out = foreign("LD_LIBRARY_PATH", &[':']);
     if left_out.is_empty() {
-        return Check::ok(NAME, "the closure's own alone");
+        return Check::ok("the closure's own alone");
     }
     let left_out = left_out.join(":");
-    Check::ok(
-        NAME,
-        format!("the closure's own alone: LD_LIBRARY_PATH loses {left_out}"),
-    )
+    Check::ok(format!(
+        "the closure's own alone: LD_LIBRARY_PATH loses {left_out}"
+    ))
 }
 
 fn may_read(file: &Path) -> bool {
@@ -435,8 +389,8 @@ mod tests {
     }
 
     /// A check in words, `layers` by that name.
-    fn words(layers: &Path, check: &Check) -> String {
-        let first = format!("{} {}: {}", check.name, check.state.name(), check.finding);
+    fn words(layers: &Path, (name, check): &(&str, Check)) -> String {
+        let first = format!("{name} {}: {}", check.state.name(), check.finding);
         let details = check.details.iter().map(|detail| format!("  {detail}"));
         let cure = check.cure.iter().map(|cure| format!("  → {cure}"));
         let lines: Vec<String> = [first].into_iter().chain(details).chain(cure).collect();
@@ -468,50 +422,61 @@ mod tests {
             image: Image::parse("root /nix/store/a-app\n"),
             ..found.clone()
         };
+        let gone = (
+            "/layers/closure/.closure.json".into(),
+            io::Error::from_raw_os_error(libc::ENOENT),
+        );
         let mut said = vec![
-            whole(&found, Ok(sample())),
-            whole(
-                &found,
-                Err((
-                    "/layers/closure/.closure.json".into(),
-                    io::Error::from_raw_os_error(libc::ENOENT),
-                )),
-            ),
-            programs(&found),
+            ("closure", whole(&found, Ok(sample()))),
+            ("closure", whole(&found, Err(gone))),
+            ("programs", programs(&found)),
         ];
         for name in ["app", ".app-wrapped", "b", "c", "d", "e", "f"] {
             fs::write(bin.join(name), "").unwrap();
         }
-        said.push(programs(&found));
+        said.push(("programs", programs(&found)));
         symlink("/nix/store/b-gone/bin/gone", bin.join("gone")).unwrap();
-        said.push(programs(&found));
+        said.push(("programs", programs(&found)));
         fs::remove_file(bin.join("gone")).unwrap();
         fs::copy("/proc/self/exe", bin.join("native")).unwrap();
         let mut other = fs::read("/proc/self/exe").unwrap();
         // `e_machine` of RISC-V.
         other[18..20].copy_from_slice(&[243, 0]);
         fs::write(bin.join("b"), &other).unwrap();
-        said.push(programs(&found));
+        said.push(("programs", programs(&found)));
         fs::remove_file(bin.join("native")).unwrap();
-        said.push(programs(&found));
-        said.extend([
-            certificates(&found, set([("SSL_CERT_FILE", "/nix/store/c-locales")])),
-            certificates(&found, set([("SSL_CERT_FILE", "/nowhere")])),
-            locale(&found, set([])),
-            locale(&found, set([("LANG", "C.UTF-8")])),
-            locale(&found, set([("LANG", "C"), ("LC_ALL", "de_DE.UTF-8")])),
-            locale(&without_locales, set([("LANG", "de_DE.UTF-8")])),
-            temporary(set([("TMPDIR", "/nowhere")])),
-            libraries(&found, set([])),
-            libraries(
-                &found,
-                set([("LD_LIBRARY_PATH", "/usr/lib:/nix/store/c/lib")]),
-            ),
-            libraries(
-                &found,
-                set([("LD_PRELOAD", "/usr/lib/a.so /nix/store/c/b.so")]),
-            ),
-        ]);
+        said.push(("programs", programs(&found)));
+        said.extend(
+            [
+                certificates(&found, set([("SSL_CERT_FILE", "/nix/store/c-locales")])),
+                certificates(&found, set([("SSL_CERT_FILE", "/nowhere")])),
+            ]
+            .map(|check| ("certificates", check)),
+        );
+        said.extend(
+            [
+                locale(&found, set([])),
+                locale(&found, set([("LANG", "C.UTF-8")])),
+                locale(&found, set([("LANG", "C"), ("LC_ALL", "de_DE.UTF-8")])),
+                locale(&without_locales, set([("LANG", "de_DE.UTF-8")])),
+            ]
+            .map(|check| ("locale", check)),
+        );
+        said.push(("temporary files", temporary(set([("TMPDIR", "/nowhere")]))));
+        said.extend(
+            [
+                libraries(&found, set([])),
+                libraries(
+                    &found,
+                    set([("LD_LIBRARY_PATH", "/usr/lib:/nix/store/c/lib")]),
+                ),
+                libraries(
+                    &found,
+                    set([("LD_PRELOAD", "/usr/lib/a.so /nix/store/c/b.so")]),
+                ),
+            ]
+            .map(|check| ("libraries", check)),
+        );
         let said: Vec<String> = said.iter().map(|check| words(layers, check)).collect();
         insta::assert_snapshot!(said.join("\n"));
     }

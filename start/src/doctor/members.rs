@@ -44,14 +44,7 @@ pub(super) fn damage(found: &Found, closure: &Closure) -> Damage {
 
 /// Where a store path is without an engine.
 fn in_layer(found: &Found, member: &Member) -> Option<PathBuf> {
-    let place = found.outside(&Path::new(STORE_DIR).join(&member.path));
-    let layers = found.layer.parent()?;
-    // It may be a link into another layer; any other link is the store path itself.
-    let place = place
-        .read_link()
-        .ok()
-        .filter(|target| target.starts_with(layers))
-        .unwrap_or(place);
+    let place = found.place(&Path::new(STORE_DIR).join(&member.path));
     place.symlink_metadata().is_ok().then_some(place)
 }
 

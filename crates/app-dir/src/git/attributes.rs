@@ -30,7 +30,6 @@ pub struct Attributes {
 
 impl Attributes {
     /// The rules of each `.gitattributes` of the tree at `root` in the app.
-    #[must_use]
     pub fn read(app: &AppDir, tree: &Node) -> Self {
         let mut files = Vec::new();
         tree.visit(&mut |path, leaf| {
@@ -63,7 +62,6 @@ impl Attributes {
     }
 
     /// How git converts the file at `path` when it checks it out.
-    #[must_use]
     pub fn conversion(&self, path: &Path) -> Conversion {
         let mut found = Outcome::default();
         found.initialize_with_selection(

@@ -55,7 +55,6 @@ pub struct Changes {
 }
 
 /// Reads one file, and of a split index where the rest is. None if it is not as git writes it.
-#[must_use]
 pub fn parse(bytes: &[u8], hash: Kind) -> Option<(Part, Option<Changes>)> {
     let mut reader = Reader {
         rest: bytes.get(..bytes.len().checked_sub(hash.len_in_bytes())?)?,
@@ -118,7 +117,6 @@ impl Index {
 }
 
 impl Part {
-    #[must_use]
     pub fn by_path(self) -> Index {
         let merged = self.entries.into_iter();
         Index {
@@ -143,7 +141,6 @@ impl Changes {
     }
 
     /// The whole index. None if the two do not fit.
-    #[must_use]
     pub fn apply(&self, own: Part, shared: Part) -> Option<Part> {
         let mut entries: Vec<Option<(PathBuf, Entry)>> =
             shared.entries.into_iter().map(Some).collect();

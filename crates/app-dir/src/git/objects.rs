@@ -1,7 +1,7 @@
 //! Commits and trees, from loose objects and packs.
 
-use super::{GitError, Repository};
-use crate::file::{AppDir, FileError};
+use super::{GitError, Repository, if_there};
+use crate::file::AppDir;
 use flate2::read::ZlibDecoder;
 use gix_hash::ObjectId;
 use gix_object::{CommitRefIter, TreeRefIter};
@@ -9,7 +9,7 @@ use gix_pack::{MMap, cache, data, index};
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
-use std::io::{self, Read};
+use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -53,15 +53,8 @@ impl<'a> Objects<'a> {
         hash: gix_hash::Kind,
     ) -> Result<Self, GitError> {
         let directory = repository.common_dir.join("objects/pack");
-        let names = match repository.app.names(&directory) {
-            Ok(names) => names,
-            Err(FileError::Io(error)) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
-            Err(source) => {
-                let path = directory;
-                return Err(GitError::File { path, source });
-            }
-        };
-        let indexes = names.iter().map(|name| directory.join(name));
+        let names = if_there(repository.app.names(&directory), &directory)?;
+        let indexes = names.iter().flatten().map(|name| directory.join(name));
         Ok(Self {
             repository,
             packs: indexes
@@ -140,12 +133,8 @@ impl Repository<'_> {
         let digits = id.to_string();
         let (directory, name) = digits.split_at(2);
         let path = self.common_dir.join("objects").join(directory).join(name);
-        let file = match self.app.open(&path) {
-            Ok(file) => file,
-            Err(FileError::Io(error)) if error.kind() == io::ErrorKind::NotFound => {
-                return Ok(None);
-            }
-            Err(source) => return Err(GitError::File { path, source }),
+        let Some(file) = if_there(self.app.open(&path), &path)? else {
+            return Ok(None);
         };
         let mut bytes = Vec::new();
         ZlibDecoder::new(file)

@@ -40,7 +40,6 @@ pub struct Status {
 }
 
 /// Compares the tree of a checkout with its index.
-#[must_use]
 pub fn status(app: &AppDir, tree: &Node, index: &Index, comparison: Comparison) -> Status {
     let submodules: BTreeSet<&Path> = index.submodules().map(|(path, _)| path).collect();
     let attributes = match comparison {

@@ -7,6 +7,7 @@
 
 use memchr::memmem;
 use nix_derivation::StorePath;
+use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -27,7 +28,7 @@ pub struct Relocation {
 }
 
 /// A directory whose name leaves too little room for hashes, by this many bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 #[error("the directory's name is {excess} bytes too long")]
 pub struct DirectoryTooLong {
     pub excess: usize,

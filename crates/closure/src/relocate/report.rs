@@ -9,13 +9,14 @@ use crate::relocate::formats::format_of;
 use crate::relocate::references::{HashPart, ReferenceScanner, hash_part};
 use crate::relocate::scan::is_bytecode;
 use nix_derivation::StorePath;
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 /// What was found in the files of some store paths.
-#[derive(Debug, Default, Clone, PartialEq, Eq)]
+#[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RelocationReport {
     /// Files and links in which references were rewritten, or would be.
     pub files: usize,
@@ -27,7 +28,9 @@ pub struct RelocationReport {
     pub blockers: Vec<Blocker>,
     /// Whether a relative link leads out of a store path, and so counts on its neighbours.
     pub has_escaping_links: bool,
-    /// The hash parts of references to paths outside the closure, where references are rewritten.
+    /// The hash parts of references to paths outside the closure, where references are rewritten. They are
+    /// of no use without the closure, and not kept.
+    #[serde(skip)]
     pub foreign: BTreeSet<HashPart>,
 }
 
@@ -74,7 +77,8 @@ impl RelocationReport {
             let hash = hash_part(path);
             hash.is_some_and(|hash| !findings.hashes.contains(&hash))
         });
-        found.extend(unfound.map(|path| (PathBuf::new(), BlockerReason::Unfound(path.clone()))));
+        found
+            .extend(unfound.map(|path| (PathBuf::new(), BlockerReason::Unfound(path.to_string()))));
         let blockers = found.into_iter().map(|(file, reason)| Blocker {
             file: in_store_path(path, &file),
             reason,

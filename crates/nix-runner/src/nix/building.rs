@@ -5,10 +5,10 @@ use super::{Nix, NixError};
 use crate::engine::Engine;
 use nix_derivation::StorePath;
 use std::collections::BTreeSet;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
 /// An expression that is cheap to build, and needs nothing to be built with.
 const PROBE: &str = r#"builtins.readDir (derivation {
@@ -31,7 +31,6 @@ pub(super) enum Building {
 
 impl Nix {
     /// Whether derivations may be built.
-    #[must_use]
     pub fn builds(&self) -> bool {
         self.building != Building::No
     }
@@ -112,7 +111,7 @@ impl Nix {
         &self,
         derivations: &[String],
         is_quiet: bool,
-        log: &mut dyn Write,
+        log: &mut dyn FnMut(&[u8]),
     ) -> Result<(), NixError> {
         self.copy_derivations(derivations)?;
         let mut command = self.command("nix-store", false);
@@ -135,8 +134,7 @@ impl Nix {
                 if line.starts_with(b"warning: you did not specify '--add-root'") {
                     continue;
                 }
-                // A log whose reader is gone is no reason to stop.
-                let _ = log.write_all(&line).and_then(|()| log.write_all(b"\n"));
+                log(&line);
                 let starts = line.starts_with(b"error:");
                 if starts || !said.is_empty() {
                     said.extend(line);
@@ -163,12 +161,7 @@ impl Nix {
         command
             .args(["copy", "--no-check-sigs", "--from", &self.store().url()])
             .args(paths);
-        let output = run(command, &[])?;
-        if output.status.success() {
-            Ok(())
-        } else {
-            Err(NixError::Failed(self.trimmed_error(&output.stderr, None)))
-        }
+        self.copy(command)
     }
 
     /// Copies the closure of `paths` into a binary cache made of files, and returns its directory.
@@ -179,9 +172,13 @@ impl Nix {
             .args(["copy", "--no-check-sigs", "--to"])
             .arg(format!("file://{}?compression=none", directory.display()))
             .args(paths.iter().map(StorePath::to_absolute_path));
+        self.copy(command).map(|()| directory)
+    }
+
+    fn copy(&self, command: Command) -> Result<(), NixError> {
         let output = run(command, &[])?;
         if output.status.success() {
-            Ok(directory)
+            Ok(())
         } else {
             Err(NixError::Failed(self.trimmed_error(&output.stderr, None)))
         }

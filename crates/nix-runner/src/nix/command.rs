@@ -141,7 +141,6 @@ impl Nix {
 
     /// What Nix wrote to standard error, without what is about this program's own function, and of a trace
     /// that leads through the source `own` little else.
-    #[must_use]
     pub fn trimmed_error(&self, stderr: &[u8], own: Option<&StorePath>) -> String {
         let text = String::from_utf8_lossy(stderr);
         let own = own.map(StorePath::to_absolute_path);
@@ -172,8 +171,8 @@ pub(super) fn run(mut command: Command, input: &[u8]) -> Result<Output, NixError
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Substituters;
     use crate::supply::Supply;
+    use crate::{AccessTokens, Substituters};
     use binary_cache::TrustSettings;
     use binary_cache::credentials::Netrc;
     use std::collections::BTreeMap;
@@ -186,7 +185,8 @@ mod tests {
             keys: Vec::new(),
             required: true,
         };
-        let substituters = Substituters::new(Vec::new(), trust, Netrc::default());
+        let substituters =
+            Substituters::new(Vec::new(), trust, Netrc::default(), AccessTokens::default());
         let supply = Arc::new(Supply::new(substituters).unwrap());
         let nix = Nix::new(PathBuf::from("/nowhere"), supply).unwrap();
         let command = nix.command("nix", false);

@@ -3,11 +3,11 @@
 use super::command::run;
 use super::{Nix, NixError};
 use crate::served::{Address, serve};
+use closure::parallel::lock;
 use memchr::memmem;
 use nix_derivation::{NixHash, StorePath};
 use std::collections::BTreeMap;
 use std::process::{Command, Output};
-use std::sync::PoisonError;
 
 /// How Nix's warning about an entry of its search path begins that it goes on without.
 pub const WARNING: &str = "warning: Nix search path entry '";
@@ -98,16 +98,14 @@ impl Nix {
             })
         });
         let (output, taken) = served.map_err(NixError::Serve)?;
-        let mut all = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        all.extend(taken);
+        lock(&self.taken).extend(taken);
         output
     }
 
     /// The store paths that evaluations have taken from binary caches and URLs, with the hashes of
     /// their NARs.
-    #[must_use]
     pub fn taken(&self) -> Vec<(StorePath, NixHash)> {
-        let taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        let taken = lock(&self.taken);
         let paths = taken.iter().filter_map(|hash| self.store().info(hash));
         paths.collect()
     }
@@ -170,7 +168,6 @@ impl Nix {
     }
 
     /// Whether an evaluation has fetched something by its URL, rather than from a binary cache.
-    #[must_use]
     pub fn has_fetched(&self) -> bool {
         let cache = self.scratch.path().join("home/cache/nix");
         std::fs::read_dir(cache).is_ok_and(|entries| {

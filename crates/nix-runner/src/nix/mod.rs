@@ -137,7 +137,7 @@ impl Nix {
         let in_store = bin.strip_prefix(&store).unwrap_or(&bin);
         nix.bin = Path::new("/nix/store").join(in_store);
         let mut tried = vec![("moved elsewhere".to_string(), reason.clone())];
-        nix.engine = Engine::Namespace;
+        nix = nix.with_engine(Engine::Namespace);
         let version = nix.version().or_else(|said| {
             tried.push((nix.engine.name().to_string(), said));
             nix.engine = nix.proot(proot).inspect_err(|said| {
@@ -153,7 +153,6 @@ impl Nix {
     }
 
     /// The directory of the Nix on `path` (a value of `PATH`), where that is new enough.
-    #[must_use]
     pub fn on_path(path: &OsStr) -> Option<(PathBuf, Version)> {
         std::env::split_paths(path)
             .filter(|directory| directory.join("nix-instantiate").exists())
@@ -168,42 +167,27 @@ impl Nix {
     }
 
     /// How its programs are started.
-    #[must_use]
     pub fn engine(&self) -> &Engine {
         &self.engine
     }
 
-    /// The same, in a user namespace.
+    /// The same, whose programs are started in this way.
     #[must_use]
-    pub fn with_namespace(self) -> Self {
-        Self {
-            engine: Engine::Namespace,
-            ..self
-        }
-    }
-
-    /// The same, under PRoot.
-    pub fn with_proot(self, program: &Path) -> Result<Self, NixError> {
-        let engine = self
-            .proot(&|_| Ok(program.to_path_buf()))
-            .map_err(|said| NixError::NoEngine(vec![("under PRoot".to_string(), said)]))?;
-        Ok(Self { engine, ..self })
+    pub fn with_engine(self, engine: Engine) -> Self {
+        Self { engine, ..self }
     }
 
     /// The store of NARs that it evaluates in.
-    #[must_use]
     pub fn store(&self) -> &NarStore {
         self.supply.store()
     }
 
     /// What that store is filled from.
-    #[must_use]
     pub fn supply(&self) -> &Supply {
         &self.supply
     }
 
     /// A directory for files that only this evaluation needs.
-    #[must_use]
     pub fn scratch(&self) -> &Path {
         self.scratch.path()
     }
