@@ -46,8 +46,14 @@ pub struct Arm64 {
     pub proot: PathBuf,
     /// A signed binary cache, in Nix's `file://` layout.
     pub cache: PathBuf,
-    /// The sample Python app in it.
+    /// The directory of the sample Python app.
+    pub app: PathBuf,
+    /// Its output in the cache. Nix evaluated it on this machine, for `aarch64-linux`.
     pub store_path: String,
+    /// A stand-in for Nix's release archive.
+    pub nix_archive: PathBuf,
+    /// Its SHA-256, in hex.
+    pub nix_archive_sha256: String,
     /// A directory with a kernel, `vmlinuz`, and a static `busybox`.
     pub system: PathBuf,
 }

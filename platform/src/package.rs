@@ -45,12 +45,14 @@ impl Default for Options {
 /// # Errors
 /// When Cargo fails (it says why on standard error), or files cannot be written.
 pub fn package(crate_dir: &Path, out: Option<&Path>, options: &Options) -> Result<PathBuf> {
-    let (target, env) = target(&options.arch)?;
+    let (target, mut env) = target(&options.arch)?;
     let crate_dir = fs::canonicalize(crate_dir)
         .with_context(|| format!("no crate in {}", crate_dir.display()))?;
     let (profile, name) = if options.release {
         (CargoProfile::Release, "release")
     } else {
+        // As in the other profile: a program without the C library's start code cannot unwind.
+        env.push(("CARGO_PROFILE_DEV_PANIC".into(), "abort".into()));
         (CargoProfile::Dev, "debug")
     };
     let target_dir = std::env::var_os("CARGO_TARGET_DIR")

@@ -17,13 +17,16 @@ part_nix() {
 }
 
 nix_system() {
-  printf '%s-linux\n' "$(uname -m)"
+  case $architecture in
+    amd64) echo x86_64-linux ;;
+    arm64) echo aarch64-linux ;;
+  esac
 }
 
 make_nix() {
   local into=$1 path paths name
   add_debs "$set_directory"
-  path=$(nix-build "$set_directory" -A nix -o "$cache/roots/nix")
+  path=$(nix-build "$set_directory" -A nix -o "$cache/roots/nix-$architecture")
   mapfile -t paths < <(nix-store -qR "$path")
   name=nix-${path##*-nix-}-$(nix_system)
   printf '%s\n' "$path" >"$into/path"

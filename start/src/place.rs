@@ -6,8 +6,6 @@
 
 use crate::sys;
 use rustix::fs::{Mode, OFlags};
-use rustix::process::{getpgrp, getpid, getsid};
-use rustix::termios::tcgetpgrp;
 
 /// The settings of a process before it is executed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,10 +28,8 @@ impl Place {
             OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOCTTY,
             Mode::empty(),
         );
-        let is_leader = getsid(None).is_ok_and(|session| session == getpid());
-        let own_group = is_init || is_leader || terminal.is_err();
-        let is_foreground = terminal
-            .is_ok_and(|terminal| tcgetpgrp(terminal).is_ok_and(|group| group == getpgrp()));
+        let own_group = is_init || sys::leads_session() || terminal.is_err();
+        let is_foreground = terminal.is_ok_and(sys::has_terminal);
         Self {
             own_group,
             foreground: own_group && is_foreground,

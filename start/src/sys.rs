@@ -4,12 +4,13 @@
 #![allow(unsafe_code, reason = "the system-call module")]
 
 use rustix::process::{Pid, Resource, Rlimit, getpid, setrlimit};
+use rustix::termios::tcgetpgrp;
 use rustix::thread::UnshareFlags;
 use std::ffi::{CStr, CString, OsString, c_char};
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::mem;
-use std::os::fd::FromRawFd;
+use std::os::fd::{AsFd, FromRawFd};
 use std::os::unix::ffi::OsStringExt;
 use std::ptr;
 
@@ -37,6 +38,21 @@ pub fn return_large_allocations() {
 /// Whether this is process 1 of its process namespace.
 pub(crate) fn is_init() -> bool {
     getpid().is_init()
+}
+
+/// Whether this process leads its session. Where the leader is outside of the process namespace, its id is 0,
+/// which `rustix` does not expect.
+pub(crate) fn leads_session() -> bool {
+    // SAFETY: it returns a number.
+    let leader = unsafe { libc::getsid(0) };
+    leader == getpid().as_raw_nonzero().get()
+}
+
+/// Whether the terminal is that of this process's group, which may be 0 as well.
+pub(crate) fn has_terminal(terminal: impl AsFd) -> bool {
+    // SAFETY: it returns a number.
+    let own = unsafe { libc::getpgrp() };
+    tcgetpgrp(terminal).is_ok_and(|group| group.as_raw_nonzero().get() == own)
 }
 
 /// Which of the two processes this is after a fork.

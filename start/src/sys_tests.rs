@@ -108,3 +108,14 @@ fn leaving_no_namespace_is_always_allowed() {
     let status = in_child(|| sys::unshare(UnshareFlags::empty()).is_ok());
     assert_eq!(status.exit_status(), Some(0));
 }
+
+#[test]
+fn a_session_whose_leader_is_outside_of_the_process_namespace_is_not_this_process_s() {
+    let status = in_child(|| {
+        let new = UnshareFlags::NEWPID;
+        let new = sys::unshare(new).or_else(|_| sys::unshare(new | UnshareFlags::NEWUSER));
+        let first = || in_child(|| sys::is_init() && !sys::leads_session());
+        new.is_ok() && first().exit_status() == Some(0)
+    });
+    assert_eq!(status.exit_status(), Some(0));
+}

@@ -53,18 +53,22 @@ impl Arm {
         })
     }
 
-    /// Builds with a package, for an engine.
+    /// Builds the app by its store path with a package, for an engine.
     fn build(&self, package: &Path, engine: &str, image: &Path) -> Outcome {
         let app = TempDir::new().unwrap();
         fs::write(app.path().join("Procfile"), "web: run_proot.sh myapp\n").unwrap();
-        Build::new(&self.arm64.rootfs, package, app.path(), image)
+        self.to_build(package, app.path(), image)
             .env("NIX_STORE_PATH", &self.arm64.store_path)
-            .env("NIX_EXTRA_BINARY_CACHE", self.cache.url())
-            .env("NIX_DEFAULT_BINARY_CACHE", "")
-            .env("NIX_TRUSTED_PUBLIC_KEYS", &self.fixtures.public_key)
             .env("NIX_ENGINE", engine)
             .run()
             .unwrap()
+    }
+
+    fn to_build(&self, package: &Path, app: &Path, image: &Path) -> Build {
+        Build::new(&self.arm64.rootfs, package, app, image)
+            .env("NIX_EXTRA_BINARY_CACHE", self.cache.url())
+            .env("NIX_DEFAULT_BINARY_CACHE", "")
+            .env("NIX_TRUSTED_PUBLIC_KEYS", &self.fixtures.public_key)
     }
 
     fn image(&self, engine: &str) -> (TempDir, Image) {
@@ -164,6 +168,29 @@ fn the_layers_are_those_that_another_architecture_makes() {
             "{engine}"
         );
     }
+}
+
+#[test]
+fn an_expression_evaluates_to_the_store_path_that_another_architecture_evaluates() {
+    let Some(arm) = Arm::find() else { return };
+    let tools = Server::start(arm.arm64.nix_archive.parent().unwrap()).unwrap();
+    let archive = arm.arm64.nix_archive.file_name().unwrap();
+    let archive = format!("{}/{}", tools.url(), archive.display());
+    let app = TempDir::new().unwrap();
+    copy(&arm.arm64.app, app.path());
+    let image = TempDir::new().unwrap();
+    let outcome = arm
+        .to_build(&arm.buildpack, app.path(), image.path())
+        .env("NIX_ARCHIVE_URL", archive)
+        .env("NIX_ARCHIVE_SHA256", &arm.arm64.nix_archive_sha256)
+        .run()
+        .unwrap();
+    assert!(outcome.success(), "{}{}", outcome.detect_log, outcome.log);
+    assert!(
+        outcome.log.contains(&arm.arm64.store_path),
+        "{}",
+        outcome.log
+    );
 }
 
 #[test]
