@@ -56,7 +56,6 @@ impl Options {
     }
 
     /// Whether `case` is to be measured: it was named, or none was.
-    #[must_use]
     pub fn wants(&self, case: &str) -> bool {
         self.cases.is_empty() || self.cases.iter().any(|wanted| wanted == case)
     }

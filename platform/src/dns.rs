@@ -92,13 +92,11 @@ impl NameServer {
         Err(last)
     }
 
-    #[must_use]
     pub fn address(&self) -> Ipv4Addr {
         self.address
     }
 
     /// The questions so far: names in small letters, without the last dot.
-    #[must_use]
     pub fn questions(&self) -> Vec<(String, Records)> {
         let questions = self.questions.lock();
         questions.unwrap_or_else(PoisonError::into_inner).clone()

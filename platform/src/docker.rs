@@ -16,7 +16,6 @@ use std::process::{Command, Output, Stdio};
 use std::sync::Mutex;
 
 /// Whether a Docker engine answers.
-#[must_use]
 pub fn available() -> bool {
     let mut docker = Command::new("docker");
     let output = docker

@@ -28,7 +28,6 @@ pub struct Faults {
 }
 
 impl Faults {
-    #[must_use]
     pub fn new(seed: u64, directory: impl Into<PathBuf>) -> Self {
         Self {
             seed,
@@ -38,7 +37,6 @@ impl Faults {
     }
 
     /// The answer to this request, where it is one that fails.
-    #[must_use]
     pub fn answer(&self, request: &Request) -> Option<Response> {
         let count = {
             let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
@@ -96,7 +94,6 @@ impl Faults {
 pub struct Random(u64);
 
 impl Random {
-    #[must_use]
     pub fn new(seed: u64) -> Self {
         Self(hash(&seed))
     }

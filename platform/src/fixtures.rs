@@ -105,7 +105,6 @@ pub struct App {
 }
 
 /// Where `fixtures.json` is: `$NIX_HYDRA_FIXTURES`, else below the cache directory.
-#[must_use]
 pub fn path() -> PathBuf {
     let variable = |name| {
         std::env::var_os(name)

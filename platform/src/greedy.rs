@@ -4,7 +4,6 @@
 ///
 /// # Panics
 /// Where `xz` is no xz file.
-#[must_use]
 #[allow(
     clippy::expect_used,
     reason = "only tests use it, with what they have packed"
@@ -25,7 +24,6 @@ pub fn xz_with_a_large_dictionary(mut xz: Vec<u8>) -> Vec<u8> {
 ///
 /// # Panics
 /// Where `content` is longer than a block can be.
-#[must_use]
 pub fn zstd_with_window(log: u8, content: &[u8]) -> Vec<u8> {
     assert!(content.len() < 1 << 17, "a block");
     let mut frame = b"\x28\xb5\x2f\xfd\0".to_vec();

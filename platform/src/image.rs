@@ -109,20 +109,17 @@ impl Image {
     }
 
     /// Where the contents of a layer are on this machine.
-    #[must_use]
     pub fn layer_dir(&self, name: &str) -> Option<PathBuf> {
         let layer = self.record.layers.get(name)?;
         Some(blob_dir(&self.dir, &layer.blob))
     }
 
     /// Where the contents of `/workspace` are on this machine.
-    #[must_use]
     pub fn app_dir(&self) -> PathBuf {
         blob_dir(&self.dir, &self.record.app)
     }
 
     /// Names of the layers whose blobs the previous image does not have.
-    #[must_use]
     pub fn changed_layers(&self) -> Vec<&str> {
         let layers = self.record.layers.iter();
         layers
@@ -132,21 +129,18 @@ impl Image {
     }
 
     /// The process type that starts where none is named.
-    #[must_use]
     pub fn default_process(&self) -> Option<&str> {
         let default = self.record.processes.iter().find(|p| p.default)?;
         Some(&default.r#type)
     }
 
     /// `/layers/<buildpack id, escaped>`, as the image has it.
-    #[must_use]
     pub fn layers_dir(&self) -> PathBuf {
         Path::new("/layers").join(escape_id(&self.record.buildpack_id))
     }
 }
 
 /// A buildpack's id as a file name: `/` becomes `_`.
-#[must_use]
 pub fn escape_id(id: &str) -> String {
     id.replace('/', "_")
 }

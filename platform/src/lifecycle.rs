@@ -76,7 +76,6 @@ pub struct Outcome {
 
 impl Outcome {
     /// Whether an image came of it.
-    #[must_use]
     pub fn success(&self) -> bool {
         self.image.is_some()
     }
@@ -119,7 +118,6 @@ impl Build {
     /// A build of the app in the directory `app` with the packaged buildpack in `buildpack`, in
     /// the root file system `rootfs`, into the image directory `image` (see [`crate::image`]).
     /// What `image` holds from a build before is the previous image; its `cache` is the cache.
-    #[must_use]
     pub fn new(
         rootfs: impl Into<PathBuf>,
         buildpack: impl Into<PathBuf>,

@@ -102,7 +102,6 @@ impl Tree {
     }
 
     /// The hash as `fetchTarball` takes it.
-    #[must_use]
     pub fn sha256(&self) -> String {
         self.nar_hash.to_sri_string()
     }

@@ -56,7 +56,6 @@ pub struct PackImage {
 
 impl PackImage {
     /// An image called `name`, which nothing has made yet.
-    #[must_use]
     pub fn new(builder: &str, name: &str) -> Self {
         Self {
             builder: builder.to_string(),
@@ -66,7 +65,6 @@ impl PackImage {
     }
 
     /// The same, which is published to `registry` over the run image that is called `run_image` there.
-    #[must_use]
     pub fn published(builder: &str, name: &str, registry: &Registry, run_image: &str) -> Self {
         let mut image = Self::new(builder, name);
         image.published = Some([registry.reference(&image.id), run_image.to_string()]);
@@ -79,7 +77,6 @@ impl PackImage {
     }
 
     /// `pack build` of `app`, in this machine's network; more arguments may follow.
-    #[must_use]
     pub fn build(&self, app: &Path, buildpacks: &[&Path]) -> Command {
         let mut command = Command::new("pack");
         match &self.published {

@@ -24,7 +24,6 @@ pub struct Launch {
 
 impl Launch {
     /// The default process of an image, over the root file system `rootfs` as its run image.
-    #[must_use]
     pub fn new(image: &Image, rootfs: impl Into<PathBuf>) -> Self {
         Self {
             image: image.clone(),

@@ -66,7 +66,6 @@ impl Registry {
     }
 
     /// What the image `name` is called in it.
-    #[must_use]
     pub fn reference(&self, name: &str) -> String {
         format!("localhost:{}/{name}", self.port)
     }

@@ -80,7 +80,6 @@ impl Sandbox {
     /// A sandbox over the root file system in the directory `rootfs` (one that `debootstrap` made,
     /// say; it must have the `env` of coreutils 8.31 and, for root, `setpriv`), with an environment
     /// of `PATH` and `HOME`.
-    #[must_use]
     pub fn new(rootfs: impl Into<PathBuf>) -> Self {
         let rootfs = rootfs.into();
         let env = BTreeMap::from([
@@ -104,7 +103,6 @@ impl Sandbox {
     }
 
     /// The root file system's directory on this machine.
-    #[must_use]
     pub fn rootfs(&self) -> &Path {
         &self.rootfs
     }

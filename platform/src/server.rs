@@ -31,7 +31,6 @@ pub struct Request {
 
 impl Request {
     /// The first header of this name (in lower case).
-    #[must_use]
     pub fn header(&self, name: &str) -> Option<&str> {
         let header = self.headers.iter().find(|(other, _)| other == name)?;
         Some(&header.1)
@@ -51,7 +50,6 @@ pub struct Response {
 
 impl Response {
     /// An empty answer with this status.
-    #[must_use]
     pub fn new(status: u16) -> Self {
         Self {
             status,
@@ -167,36 +165,30 @@ impl Server {
     }
 
     /// `http://127.0.0.1:<port>`, with no `/` at the end.
-    #[must_use]
     pub fn url(&self) -> String {
         format!("http://{}", self.address)
     }
 
-    #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
     /// Every request until now, in the order in which they came.
-    #[must_use]
     pub fn requests(&self) -> Vec<Request> {
         lock(&self.shared.requests).clone()
     }
 
     /// Forgets the requests until now, and returns them.
-    #[must_use]
     pub fn take_requests(&self) -> Vec<Request> {
         std::mem::take(&mut *lock(&self.shared.requests))
     }
 
     /// How many connections there have been.
-    #[must_use]
     pub fn connections(&self) -> usize {
         self.shared.connections.load(Ordering::SeqCst)
     }
 
     /// The most requests that were in work at one time.
-    #[must_use]
     pub fn peak(&self) -> usize {
         self.shared.peak.load(Ordering::SeqCst)
     }

@@ -118,7 +118,6 @@ impl BinaryCache {
         Ok(cache)
     }
 
-    #[must_use]
     pub fn url(&self) -> &CacheUrl {
         &self.url
     }
@@ -206,13 +205,11 @@ impl BinaryCache {
     }
 
     /// Bytes of NARs that have come from this cache so far, as they are compressed.
-    #[must_use]
     pub fn received(&self) -> u64 {
         self.received.load(Ordering::Relaxed)
     }
 
     /// Whether a thread waits for bytes of a NAR at the moment.
-    #[must_use]
     pub fn is_waited_for(&self) -> bool {
         self.waiting.load(Ordering::Relaxed) > 0
     }
@@ -267,7 +264,6 @@ impl CacheError {
     }
 
     /// Whether the cache says that it does not have the file.
-    #[must_use]
     pub fn is_absent(&self) -> bool {
         match self {
             Self::Http(error) => error.is_absent(),

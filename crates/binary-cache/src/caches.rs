@@ -128,7 +128,6 @@ impl Caches {
     /// Opens every cache, and sorts them by their priorities.
     ///
     /// One that cannot be used stays in the list, for the message should a path be missing.
-    #[must_use]
     pub fn open(urls: &[CacheUrl], trust: TrustSettings, http: &Http, sign_in: &SignIn) -> Self {
         let mut caches: Vec<Member> = std::thread::scope(|scope| {
             let opening: Vec<_> = urls
@@ -177,28 +176,24 @@ impl Caches {
     }
 
     /// A cache; None if it could not be used from the start.
-    #[must_use]
     pub fn get(&self, id: CacheId) -> Option<&BinaryCache> {
         self.caches.get(id.0)?.cache.as_ref().ok()
     }
 
     /// The URL of the cache that `info` is from, as messages show it; None if it is from an earlier
     /// build.
-    #[must_use]
     pub fn name_of(&self, info: &PathInfo) -> Option<String> {
         let source = info.source.as_ref()?;
         Some(self.caches.get(source.cache.0)?.url.to_string())
     }
 
     /// A request for a NAR to the cache `id`; None if it could not be used from the start.
-    #[must_use]
     pub fn attempt(&self, id: CacheId) -> Option<Attempt<'_>> {
         let member = self.caches.get(id.0)?;
         Some(member.nars.attempt(member.cache.as_ref().ok()?))
     }
 
     /// Whether the source of `info` is known and still answers.
-    #[must_use]
     pub fn offers(&self, info: &PathInfo) -> bool {
         let source = info.source.as_ref();
         let member = source.and_then(|source| self.caches.get(source.cache.0));
@@ -214,7 +209,6 @@ impl Caches {
     }
 
     /// Whether a thread waits for bytes of a NAR at the moment, from any cache.
-    #[must_use]
     pub fn is_any_waited_for(&self) -> bool {
         let mut caches = self.caches.iter();
         caches.any(|member| member.cache.as_ref().is_ok_and(BinaryCache::is_waited_for))
@@ -248,7 +242,6 @@ impl Caches {
     }
 
     /// The derivation that made `path`, as the first cache says that has the path.
-    #[must_use]
     pub fn deriver(&self, path: &StorePath) -> Option<StorePath> {
         let mut caches = self.caches.iter().filter_map(|member| member.usable().ok());
         let narinfo = caches.find_map(|cache| cache.narinfo(path).ok()?)?;

@@ -69,7 +69,6 @@ pub enum CredentialsError {
 impl Netrc {
     /// Reads the format of `ftp` and `curl`: words, of which `machine`, `default`, `login`,
     /// `password` and `account` take one more; `macdef` and its lines are passed over.
-    #[must_use]
     pub fn parse(text: &str) -> Self {
         let mut entries: Vec<Entry> = Vec::new();
         // Editors of Windows begin a file with a byte order mark.
@@ -125,7 +124,6 @@ impl Netrc {
     }
 
     /// The credentials for any host that is not named.
-    #[must_use]
     pub fn default_entry(&self) -> Option<Credentials> {
         let mut entries = self.entries.iter();
         entries
@@ -134,7 +132,6 @@ impl Netrc {
     }
 
     /// One entry.
-    #[must_use]
     pub fn of(host: &str, user: &str, password: &str) -> Self {
         Self {
             entries: vec![Entry {

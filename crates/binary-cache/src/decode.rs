@@ -72,7 +72,6 @@ pub struct DecoderLimits {
 
 impl DecoderLimits {
     /// All that any NAR of `size` bytes may have.
-    #[must_use]
     pub fn all(size: u64) -> Self {
         let is_large = size >= PARALLEL_XZ_SIZE;
         Self {
@@ -149,7 +148,6 @@ pub fn content_decoder(
 }
 
 /// Whether a compression's name says that there is none.
-#[must_use]
 pub fn is_identity(compression: &str) -> bool {
     ["", "none", "identity"]
         .iter()

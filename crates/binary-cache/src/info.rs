@@ -19,7 +19,6 @@ impl Default for CacheInfo {
 
 impl CacheInfo {
     /// Reads `Key: value` lines; unknown keys, and lines that have no colon, are passed over.
-    #[must_use]
     pub fn parse(text: &str) -> Self {
         let mut info = Self::default();
         for line in text.lines() {

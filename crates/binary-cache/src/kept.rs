@@ -14,7 +14,6 @@ use std::collections::{BTreeMap, HashMap};
 const PREFIX: usize = 8;
 
 /// Writes the line of `path`.
-#[must_use]
 pub fn to_line(path: &StorePath, info: &PathInfo) -> String {
     let hash = info.nar_hash.to_nix_nixbase32_string();
     let hash = hash.strip_prefix("sha256:").unwrap_or(&hash);
@@ -29,7 +28,6 @@ pub fn to_line(path: &StorePath, info: &PathInfo) -> String {
 
 /// Reads the lines of a closure. A path is left out if its line cannot be read, or a reference of it
 /// is not among the lines or not the only one of its prefix.
-#[must_use]
 pub fn read_lines<'a>(lines: impl IntoIterator<Item = &'a str>) -> BTreeMap<StorePath, PathInfo> {
     let lines: Vec<Line> = lines.into_iter().filter_map(Line::read).collect();
     let mut by_prefix: HashMap<String, Option<&StorePath>> = HashMap::new();

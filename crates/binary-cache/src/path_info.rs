@@ -41,7 +41,6 @@ pub struct NarSource {
 }
 
 impl PathInfo {
-    #[must_use]
     pub fn new(narinfo: &NarInfo, cache: CacheId, trust: Trust) -> Self {
         Self {
             nar_hash: narinfo.nar_hash().clone(),
@@ -64,7 +63,6 @@ impl PathInfo {
     }
 
     /// Bytes to download, as far as is known.
-    #[must_use]
     pub fn download_size(&self) -> u64 {
         let file_size = self.source.as_ref().and_then(|source| source.file_size);
         file_size.unwrap_or(self.nar_size)
@@ -72,7 +70,6 @@ impl PathInfo {
 
     /// Whether an earlier build's knowledge still holds under the same keys, whichever caches are
     /// named now. Paths without a signature are only believed of a cache that says so again.
-    #[must_use]
     pub fn is_still_trusted(&self) -> bool {
         matches!(self.trust, Trust::Signed | Trust::ContentAddressed)
     }

@@ -29,7 +29,6 @@ pub enum Trust {
 
 impl Trust {
     /// A letter for it in a layer's metadata.
-    #[must_use]
     pub fn letter(self) -> char {
         match self {
             Self::Signed => 's',
@@ -40,7 +39,6 @@ impl Trust {
     }
 
     /// Reads [`Trust::letter`]; None if it is another text.
-    #[must_use]
     pub fn from_letter(text: &str) -> Option<Self> {
         match text {
             "s" => Some(Self::Signed),

@@ -13,7 +13,6 @@ pub struct Closure {
 
 impl Closure {
     /// Bytes of all NARs as they are unpacked.
-    #[must_use]
     pub fn nar_size(&self) -> u64 {
         let sizes = self.paths.values().map(|info| info.nar_size);
         // A narinfo may claim any size.
@@ -21,7 +20,6 @@ impl Closure {
     }
 
     /// Bytes of all NARs as they are downloaded; a cache that does not say counts as unpacked.
-    #[must_use]
     pub fn download_size(&self) -> u64 {
         let sizes = self.paths.values().map(PathInfo::download_size);
         sizes.fold(0, u64::saturating_add)

@@ -21,7 +21,6 @@ pub struct Content<'a> {
 }
 
 impl<'a> Content<'a> {
-    #[must_use]
     pub fn new(address: &'a CAHash, path: &StorePath, references: &BTreeSet<StorePath>) -> Self {
         let own = references.contains(path).then(|| path.to_basename());
         Self {
@@ -31,7 +30,6 @@ impl<'a> Content<'a> {
     }
 
     /// The hash as narinfos have it.
-    #[must_use]
     pub fn expected(&self) -> String {
         self.address.to_nix_string()
     }

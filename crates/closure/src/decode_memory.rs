@@ -36,7 +36,6 @@ pub struct Reservation {
 ///
 /// The decoder then gets no more: a file of which a later part needs more than the first is decoded with
 /// [`reserve_all`].
-#[must_use]
 pub fn reserve(compression: &str, head: &[u8], size: Option<u64>) -> Reservation {
     let Some(limits) = limits(compression, head, size) else {
         return reserve_all(size.unwrap_or_default());
@@ -45,7 +44,6 @@ pub fn reserve(compression: &str, head: &[u8], size: Option<u64>) -> Reservation
 }
 
 /// The same for a file that may need anything, since it says nothing at its beginning or too little.
-#[must_use]
 pub fn reserve_all(size: u64) -> Reservation {
     reserve_bytes(ALL, DecoderLimits::all(size))
 }

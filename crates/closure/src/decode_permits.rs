@@ -23,7 +23,6 @@ pub struct DecodePermits {
 }
 
 impl DecodePermits {
-    #[must_use]
     pub fn new(count: usize) -> Arc<Self> {
         Arc::new(Self {
             free: Mutex::new(count),

@@ -331,7 +331,6 @@ impl FetchFailure {
     }
 
     /// Whether the path may be another one than was planned, of the same name.
-    #[must_use]
     pub fn may_be_another(&self) -> bool {
         match self {
             Self::Open(error) => error.is_absent(),

@@ -67,7 +67,6 @@ struct Bits(Vec<u64>);
 
 impl Placement {
     /// Places every path of `closure`.
-    #[must_use]
     pub fn of(closure: &Closure) -> Self {
         let mut paths: Vec<(&StorePath, &PathInfo)> = closure.paths.iter().collect();
         // Names come before hashes, which are others in the next deploy.
@@ -110,7 +109,6 @@ impl Placement {
 }
 
 /// Whether a layer of this name may be one of those that store paths go to.
-#[must_use]
 pub fn is_layer(name: &str) -> bool {
     match name.as_bytes().split_at_checked(HASH_LENGTH) {
         Some((hash, [b'-', ..])) => hash.iter().all(|byte| is_nix32(*byte)),

@@ -42,7 +42,6 @@ pub struct Previous {
 
 impl Previous {
     /// Paths of which nothing is known but that they are probably needed again.
-    #[must_use]
     pub fn likely(paths: Vec<StorePath>) -> Self {
         Self {
             likely: paths,
@@ -53,14 +52,12 @@ impl Previous {
 
 impl Miss {
     /// Whether every cache says that it does not have the path.
-    #[must_use]
     pub fn is_certain(&self) -> bool {
         let mut answers = self.answers.iter();
         answers.all(|asked| asked.answer == Answer::Absent)
     }
 
     /// Whether a cache has the path, but no trusted key or cache vouches for it.
-    #[must_use]
     pub fn is_untrusted(&self) -> bool {
         self.answers
             .iter()

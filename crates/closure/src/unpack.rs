@@ -86,7 +86,6 @@ impl Default for Unpacker {
 impl Unpacker {
     /// One with buffers of other sizes, in bytes: for files, and for what is between them. With small
     /// ones a small archive goes all the ways that a large one goes.
-    #[must_use]
     pub fn with_buffers(file: usize, fields: usize) -> Self {
         Self {
             // With room for what is held back, so that writes begin where pages do.

@@ -1,7 +1,7 @@
 //! A body that resumes where its connection broke.
 
 use crate::attempts::backoff;
-use crate::client::header_text;
+use crate::client::{Request, header_text};
 use crate::gate::Pass;
 use crate::steady::{Steady, is_trickle};
 use crate::{Credentials, Http, HttpError, Size};
@@ -68,7 +68,6 @@ impl Body {
     }
 
     /// The `Content-Encoding` header.
-    #[must_use]
     pub fn content_encoding(&self) -> Option<&str> {
         self.content_encoding.as_deref()
     }
@@ -103,10 +102,12 @@ impl Body {
     fn resume(&mut self) -> Result<(), HttpError> {
         // The new request waits at the gate again, where this one must not take a place.
         self.pass = None;
-        let credentials = self.credentials.as_ref();
-        let (response, pass) =
-            self.http
-                .request(&self.url, credentials, Some(self.position), self.size)?;
+        let request = Request {
+            url: &self.url,
+            credentials: self.credentials.as_ref(),
+            from: Some(self.position),
+        };
+        let (response, pass) = self.http.request(request, self.size)?;
         self.pass = Some(pass);
         let ranged = response.status().as_u16() == 206;
         let mut reader = Steady::new(response, self.http.patience.read);

@@ -50,6 +50,15 @@ pub struct Http {
     gates: Gates,
 }
 
+/// A request for a file, or for the rest of it.
+#[derive(Clone, Copy)]
+pub(crate) struct Request<'a> {
+    pub(crate) url: &'a Url,
+    pub(crate) credentials: Option<&'a Credentials>,
+    /// The first byte that is wanted, if not all are.
+    pub(crate) from: Option<u64>,
+}
+
 /// The result of sending one request once.
 enum Outcome {
     Success(Response<UreqBody>),
@@ -67,12 +76,10 @@ impl Default for Http {
 }
 
 impl Http {
-    #[must_use]
     pub fn new() -> Self {
         Self::with_patience(Patience::default())
     }
 
-    #[must_use]
     pub fn with_patience(patience: Patience) -> Self {
         let mut warnings = Vec::new();
         let certificates = root_certificates(|name| std::env::var_os(name), &mut warnings);
@@ -111,7 +118,6 @@ impl Http {
     }
 
     /// What the environment names and cannot be used: certificates and proxies.
-    #[must_use]
     pub fn warnings(&self) -> &[String] {
         &self.warnings
     }
@@ -129,25 +135,29 @@ impl Http {
         let mut url = url.clone();
         let own = Credentials::take_from(&mut url);
         let credentials = credentials.cloned().or(own);
-        let (response, pass) = self.request(&url, credentials.as_ref(), None, size)?;
+        let request = Request {
+            url: &url,
+            credentials: credentials.as_ref(),
+            from: None,
+        };
+        let (response, pass) = self.request(request, size)?;
         Ok(Body::new(self, url, credentials, response, pass))
     }
 
-    /// Sends a request for `url`, from byte `from` on, until it succeeds or fails for good.
+    /// Sends a request until it succeeds or fails for good.
     pub(crate) fn request(
         &self,
-        url: &Url,
-        credentials: Option<&Credentials>,
-        from: Option<u64>,
+        request: Request<'_>,
         size: Size,
     ) -> Result<(Response<UreqBody>, Pass), HttpError> {
-        let gate = self.gates.of(url[..url::Position::BeforePath].to_string());
+        let server = request.url[..url::Position::BeforePath].to_string();
+        let gate = self.gates.of(server);
         let mut attempts = Attempts::new(self.patience.retry);
         loop {
             let pass = gate.pass(size);
             let started = Instant::now();
             let patience = self.patience.header(size, attempts.timeouts());
-            let (error, retry_after) = match self.attempt(url, credentials, from, patience, &pass) {
+            let (error, retry_after) = match self.attempt(request, patience, &pass) {
                 Outcome::Success(response) => return Ok((response, pass)),
                 Outcome::Failed { error, retry_after } => (error, retry_after),
             };
@@ -163,15 +173,8 @@ impl Http {
     }
 
     /// Sends one request once, and tells the gate how the server took it.
-    fn attempt(
-        &self,
-        url: &Url,
-        credentials: Option<&Credentials>,
-        from: Option<u64>,
-        patience: Duration,
-        pass: &Pass,
-    ) -> Outcome {
-        let response = match self.send(url, credentials, from, patience) {
+    fn attempt(&self, request: Request<'_>, patience: Duration, pass: &Pass) -> Outcome {
+        let response = match self.send(request, patience) {
             Ok(response) => response,
             Err(error) => {
                 if matches!(error, HttpError::NoAnswer) {
@@ -206,15 +209,18 @@ impl Http {
 
     /// Sends one request, and follows its redirects.
     ///
-    /// The credentials are for the server of `url` alone: no other one may see them, and one that
+    /// The credentials are for the server of its URL alone: no other one may see them, and one that
     /// is asked with a pre-signed URL refuses a second credential.
     fn send(
         &self,
-        url: &Url,
-        credentials: Option<&Credentials>,
-        from: Option<u64>,
+        request: Request<'_>,
         patience: Duration,
     ) -> Result<Response<UreqBody>, HttpError> {
+        let Request {
+            url,
+            credentials,
+            from,
+        } = request;
         let mut target = url.clone();
         for _ in 0..=MAX_REDIRECTS {
             let route = self.proxies.route(&target);

@@ -28,7 +28,6 @@ impl fmt::Debug for Credentials {
 
 impl Credentials {
     /// Removes the user and password from `url` and returns them; None if it has neither.
-    #[must_use]
     pub fn take_from(url: &mut Url) -> Option<Self> {
         let decoded = |text: &str| {
             let text = percent_encoding::percent_decode_str(text);

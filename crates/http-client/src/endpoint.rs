@@ -67,7 +67,6 @@ impl Endpoint {
 
     /// `error`, with whether credentials were sent, and where they are from, if the server asks for
     /// credentials.
-    #[must_use]
     pub fn explain(&self, error: HttpError) -> HttpError {
         match error {
             HttpError::Status(401) => HttpError::Unauthorized(sent(&self.credentials_from)),
@@ -92,7 +91,6 @@ impl fmt::Display for Endpoint {
 }
 
 /// Whether credentials were sent, and where they are from; `from` is empty if there were none.
-#[must_use]
 pub fn sent(from: &str) -> String {
     match from {
         "" => "no credentials for it were found".to_string(),

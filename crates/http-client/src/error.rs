@@ -34,13 +34,11 @@ impl HttpError {
     ///
     /// S3 answers 403 for an absent object where listing is not allowed; Hydra answers 410 for a
     /// NAR that it has garbage-collected.
-    #[must_use]
     pub fn is_absent(&self) -> bool {
         matches!(self, Self::Status(403 | 404 | 410))
     }
 
     /// Whether the same request may succeed later.
-    #[must_use]
     pub fn is_temporary(&self) -> bool {
         match self {
             Self::Status(status) => matches!(status, 408 | 429 | 500..=599),
@@ -54,7 +52,6 @@ impl HttpError {
     }
 
     /// Whether the next request to the same server would probably fail, too.
-    #[must_use]
     pub fn is_outage(&self) -> bool {
         self.is_temporary() || matches!(self, Self::NoHost)
     }

@@ -4,7 +4,6 @@ use crate::Credentials;
 use url::Url;
 
 /// `text` without the users and passwords of the URLs in it.
-#[must_use]
 pub fn without_credentials(text: &str) -> String {
     let mut shown = String::new();
     let mut rest = text;
@@ -21,7 +20,6 @@ pub fn without_credentials(text: &str) -> String {
 
 /// The same for a text that should be one URL but may be malformed: it also removes a password with
 /// slashes, and one that follows no `://`.
-#[must_use]
 pub fn redact_url(text: &str) -> String {
     // How many slashes there are, and which, means little to a URL: only parsing it tells.
     if let Ok(mut url) = Url::parse(text)

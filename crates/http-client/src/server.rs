@@ -4,7 +4,6 @@ use url::Url;
 
 /// Whether credentials for `url` may be sent to `other`: to the same scheme, host and port, or from
 /// a host's usual port for `http` to its usual one for `https`.
-#[must_use]
 pub fn is_same_server(url: &Url, other: &Url) -> bool {
     let upgraded = (url.scheme(), other.scheme()) == ("http", "https")
         && (url.port(), other.port()) == (None, None)
@@ -14,7 +13,6 @@ pub fn is_same_server(url: &Url, other: &Url) -> bool {
 
 /// Whether following `other` would reach the network's own services (`169.254.169.254`, which gives
 /// cloud machines their credentials) for a server that is not one of them.
-#[must_use]
 pub fn leads_to_link_local(url: &Url, other: &Url) -> bool {
     let is_link_local = |url: &Url| match url.host() {
         Some(url::Host::Ipv4(address)) => address.is_link_local(),

@@ -89,13 +89,11 @@ impl Process {
     }
 
     /// What it has written to standard output until now.
-    #[must_use]
     pub fn stdout(&self) -> String {
         text(&self.stdout)
     }
 
     /// What it has written to standard error until now; nothing where the streams are merged.
-    #[must_use]
     pub fn stderr(&self) -> String {
         text(&self.stderr)
     }
@@ -197,7 +195,6 @@ impl Process {
     }
 
     /// Process id, on this machine, of the command; `None` before it is there or after its end.
-    #[must_use]
     pub fn pid(&self) -> Option<Pid> {
         // Between this program's child and the command is one process, bwrap or its process 1;
         // but none where the command is process 1, and root's namespace is not around it.

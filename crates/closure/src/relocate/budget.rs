@@ -14,7 +14,6 @@ pub(crate) struct Spending<'a, R> {
 }
 
 impl Budget {
-    #[must_use]
     pub fn new(bytes: u64) -> Self {
         Self(Cell::new(bytes))
     }

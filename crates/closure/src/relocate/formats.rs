@@ -150,7 +150,6 @@ const SEALED: &[(&str, &[u8])] = &[
 ];
 
 /// The name of the container that a file with these first bytes is, if it is one that is not looked into.
-#[must_use]
 pub fn sealed(head: &[u8]) -> Option<&'static str> {
     if matches!(head.get(8..11), Some(b"AI\x01" | b"AI\x02")) && head.starts_with(b"\x7fELF") {
         return Some("AppImage");

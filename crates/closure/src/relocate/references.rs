@@ -57,7 +57,6 @@ impl ReferenceScanner {
         }
     }
 
-    #[must_use]
     pub fn relocation(&self) -> Option<&Relocation> {
         self.relocation.as_ref()
     }
@@ -101,7 +100,6 @@ impl ReferenceScanner {
 }
 
 /// The first 32 characters of a store path's base name.
-#[must_use]
 pub fn hash_part(path: &StorePath) -> Option<HashPart> {
     path.to_basename()
         .as_bytes()

@@ -56,13 +56,11 @@ impl Relocation {
     }
 
     /// The directory to which store paths are moved.
-    #[must_use]
     pub fn directory(&self) -> &Path {
         &self.directory
     }
 
     /// Where the store path with this base name is moved to.
-    #[must_use]
     pub fn place(&self, basename: &str) -> PathBuf {
         let (hash, name) = basename.split_at(HASH_LENGTH.min(basename.len()));
         let kept = REFERENCE_LENGTH - self.prefix.len();
@@ -71,7 +69,6 @@ impl Relocation {
     }
 
     /// What a reference to `path` becomes: 43 bytes that no other path of a closure may have too.
-    #[must_use]
     pub fn reference(&self, path: &StorePath) -> Vec<u8> {
         let mut reference = STORE_PREFIX.to_vec();
         reference.extend(path.to_basename().bytes().take(HASH_LENGTH));
@@ -115,7 +112,6 @@ impl Relocation {
     }
 
     /// The target of a symbolic link, rewritten.
-    #[must_use]
     pub fn rewrite_target<'a>(&self, target: &'a [u8]) -> Cow<'a, [u8]> {
         if memmem::find(target, STORE_PREFIX).is_none() {
             return Cow::Borrowed(target);
