@@ -1,5 +1,6 @@
 //! Compressions of NARs, and HTTP content encodings, as streams.
 
+use crate::zstd_decoder;
 use brotli_decompressor::Decompressor as Brotli;
 use bzip2::bufread::MultiBzDecoder;
 use flate2::bufread::{MultiGzDecoder, ZlibDecoder};
@@ -119,12 +120,8 @@ fn endless_decoder(
                 .map_err(|error| DecodeError::Io(error.into()))?,
         )),
         "zstd" => {
-            let mut decoder =
-                zstd::stream::read::Decoder::with_buffer(bytes).map_err(DecodeError::Io)?;
-            decoder
-                .window_log_max(limits.zstd_window_log())
-                .map_err(DecodeError::Io)?;
-            Box::new(decoder)
+            let window_log = limits.zstd_window_log();
+            Box::new(zstd_decoder::decoder(bytes, window_log).map_err(DecodeError::Io)?)
         }
         "bzip2" => Box::new(MultiBzDecoder::new(bytes)),
         "gzip" | "x-gzip" => Box::new(MultiGzDecoder::new(bytes)),

@@ -25,6 +25,7 @@ mod s3;
 mod trust;
 mod url;
 mod web_identity;
+mod zstd_decoder;
 
 pub use binary_cache::{BinaryCache, CacheError, SignIn};
 pub use caches::{Answer, CacheAnswer, Caches, Unusable};

@@ -5,7 +5,7 @@
 //! as its connection gives them, and takes a permit for decoding what it has read.
 
 use std::io::{self, BufRead, Read};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 /// Compressed bytes that are read without a permit, then decoded with one.
 ///
@@ -18,6 +18,8 @@ const READ_AHEAD: usize = 1024 * 1024;
 pub struct DecodePermits {
     free: Mutex<usize>,
     freed: Condvar,
+    /// What earlier NARs were read into: new memory has to be found and cleared.
+    buffers: Mutex<Vec<Vec<u8>>>,
 }
 
 impl DecodePermits {
@@ -26,14 +28,16 @@ impl DecodePermits {
         Arc::new(Self {
             free: Mutex::new(count),
             freed: Condvar::new(),
+            buffers: Mutex::default(),
         })
     }
 
     /// Reads `bytes` ahead; reading on takes a permit from the first byte to the last.
     pub fn read_ahead(self: &Arc<Self>, bytes: Box<dyn Read>) -> ReadAhead {
+        let buffer = lock(&self.buffers).pop();
         ReadAhead {
             bytes,
-            buffer: vec![0; READ_AHEAD],
+            buffer: buffer.unwrap_or_else(|| vec![0; READ_AHEAD]),
             start: 0,
             end: 0,
             permits: Arc::clone(self),
@@ -42,14 +46,17 @@ impl DecodePermits {
     }
 
     fn take(self: &Arc<Self>) -> Permit {
-        let free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
         let mut free = self
             .freed
-            .wait_while(free, |free| *free == 0)
+            .wait_while(lock(&self.free), |free| *free == 0)
             .unwrap_or_else(PoisonError::into_inner);
         *free -= 1;
         Permit(Arc::clone(self))
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Held while decoding.
@@ -57,7 +64,7 @@ struct Permit(Arc<DecodePermits>);
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        *self.0.free.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+        *lock(&self.0.free) += 1;
         self.0.freed.notify_one();
     }
 }
@@ -70,6 +77,12 @@ pub struct ReadAhead {
     end: usize,
     permits: Arc<DecodePermits>,
     permit: Option<Permit>,
+}
+
+impl Drop for ReadAhead {
+    fn drop(&mut self) {
+        lock(&self.permits.buffers).push(std::mem::take(&mut self.buffer));
+    }
 }
 
 impl BufRead for ReadAhead {

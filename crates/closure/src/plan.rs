@@ -163,6 +163,7 @@ impl<'a> Walk<'a> {
 
     fn answer(&self, path: StorePath, answer: Found) {
         let mut state = self.lock();
+        let waiting = state.waiting.len();
         if let Ok(info) = &answer {
             for reference in &info.references {
                 state.enqueue(reference, self.verified);
@@ -180,8 +181,14 @@ impl<'a> Walk<'a> {
         }
         state.answers.0.insert(path, answer);
         state.asked -= 1;
+        let is_last = state.asked == 0 && state.waiting.is_empty();
+        // This thread takes one of the new paths itself.
+        let others = (waiting + 1)..state.waiting.len();
         drop(state);
-        self.changed.notify_all();
+        if is_last {
+            self.changed.notify_all();
+        }
+        others.for_each(|_| self.changed.notify_one());
     }
 
     /// All answers, or a miss of each root where there is no end of them.

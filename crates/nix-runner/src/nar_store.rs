@@ -4,7 +4,7 @@
 //! is the listing that Nix keeps there (`nar-cache.cc`), by which it reads the few files that it needs
 //! from their places in the NAR.
 
-use nix_archive::nar::{self, Event, decode_events_reader};
+use nix_archive::nar::{self, Event, ReadEvent, decode_events_reader};
 use nix_derivation::{NixHash, NixHasher, StoreDir, StorePath, nixbase32};
 use nix_narinfo::NarInfo;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
@@ -290,7 +290,7 @@ fn list(nar: &mut dyn Read) -> Result<Option<String>, NarStoreError> {
 }
 
 /// Adds an entry to a listing whose contents begin at `offset`. None where its name is not UTF-8.
-fn list_event<C: Size>(event: &Event<'_, C>, offset: u64, text: &mut String) -> Option<()> {
+fn list_event<R: ?Sized>(event: &ReadEvent<'_, R>, offset: u64, text: &mut String) -> Option<()> {
     let (Event::DirectoryStart { name }
     | Event::DirectoryEnd { name }
     | Event::Regular { name, .. }
@@ -335,15 +335,4 @@ fn list_event<C: Size>(event: &Event<'_, C>, offset: u64, text: &mut String) -> 
 
 fn json(bytes: &[u8]) -> Option<String> {
     serde_json::to_string(std::str::from_utf8(bytes).ok()?).ok()
-}
-
-/// Contents whose size is known.
-trait Size {
-    fn size(&self) -> u64;
-}
-
-impl<R: ?Sized> Size for nar::FileContents<'_, R> {
-    fn size(&self) -> u64 {
-        nar::FileContents::size(self)
-    }
 }

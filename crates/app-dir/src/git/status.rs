@@ -6,7 +6,6 @@ use super::objects::Objects;
 use super::{GitError, Repository};
 use crate::file::AppDir;
 use crate::tree::{Leaf, Node};
-use gix_hash::ObjectId;
 use std::collections::BTreeSet;
 use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
@@ -14,8 +13,6 @@ use std::path::{Path, PathBuf};
 
 /// The size of files in which line ends are looked at.
 const MAX_CONVERTED: u64 = 64 << 20;
-
-const BUFFER_SIZE: usize = 64 << 10;
 
 /// With what a directory is compared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -194,20 +191,10 @@ impl Entry {
 
     /// Whether this is the hash of content of this size.
     fn has(&self, content: &mut dyn Read, size: u64) -> bool {
-        self.hash_of(content, size).is_ok_and(|id| id == self.id)
-    }
-
-    fn hash_of(&self, content: &mut dyn Read, size: u64) -> io::Result<ObjectId> {
-        let mut hasher = gix_hash::hasher(self.id.kind());
-        hasher.update(format!("blob {size}\0").as_bytes());
-        let mut buffer = vec![0; BUFFER_SIZE];
-        loop {
-            let count = content.read(&mut buffer)?;
-            if count == 0 {
-                return hasher.try_finalize().map_err(io::Error::other);
-            }
-            hasher.update(&buffer[..count]);
-        }
+        let mut hasher = gix_hash::io::Write::new(io::sink(), self.id.kind());
+        hasher.hash.update(format!("blob {size}\0").as_bytes());
+        io::copy(content, &mut hasher).is_ok()
+            && hasher.hash.try_finalize().is_ok_and(|id| id == self.id)
     }
 }
 
