@@ -48,6 +48,10 @@ const LARGE: Duration = Duration::from_secs(30);
 const WAITS: Duration = Duration::from_millis(400);
 const WAITS_TIMES_QUICKEST: u32 = 4;
 
+/// The same where no request here would use the connection at once: kept for later, it would hold off the
+/// one that waits until the server closes it.
+const WAITS_FOR_UNUSED: Duration = Duration::from_millis(25);
+
 /// Rounds of answers for which a limit holds before one more request is tried, since it may have been
 /// chance. Each time that was one too many, the limit holds twice as long.
 const FOUND_FOR: usize = 8;
@@ -320,7 +324,9 @@ impl Pass {
     pub(crate) fn is_waited_for(&self) -> bool {
         let state = self.gate.lock();
         let quickest = state.quickest.unwrap_or_default();
-        let long = WAITS.max(quickest * WAITS_TIMES_QUICKEST);
+        let is_unused = state.waiting_small == 0 && state.waiting_large == 0;
+        let long = if is_unused { WAITS_FOR_UNUSED } else { WAITS };
+        let long = long.max(quickest * WAITS_TIMES_QUICKEST);
         let mut others = state.running.values();
         others.any(|other| !other.is_answered && other.begun.elapsed() > long)
     }
@@ -405,9 +411,8 @@ mod tests {
         let gate = far();
         let served: Vec<Pass> = (0..2).map(|_| answered(&gate, Size::Small)).collect();
         let left_over: Vec<Pass> = (0..3).map(|_| gate.pass(Size::Small)).collect();
-        thread::sleep(SOON);
         assert!(!served[0].is_waited_for());
-        thread::sleep(SMALL);
+        thread::sleep(SMALL + SOON);
         assert!(served[0].is_waited_for());
         // Those that began with them may just be quicker.
         served[0].answered();
@@ -428,6 +433,22 @@ mod tests {
         thread::sleep(SOON);
         alone.timed_out();
         assert_eq!(gate.lock().limit, MOST);
+    }
+
+    #[test]
+    fn a_connection_is_soon_left_to_one_that_waits_where_no_request_here_would_use_it() {
+        let gate = far();
+        let served = answered(&gate, Size::Small);
+        let waiting = gate.pass(Size::Small);
+        thread::sleep(WAITS_FOR_UNUSED);
+        assert!(served.is_waited_for());
+        // It is kept for one that can be sent now.
+        gate.lock().waiting_small = 1;
+        assert!(!served.is_waited_for());
+        thread::sleep(WAITS);
+        assert!(served.is_waited_for());
+        drop(waiting);
+        assert!(!served.is_waited_for());
     }
 
     #[test]
