@@ -304,7 +304,7 @@ fn what_a_bucket_refuses_is_told_with_its_reason_and_where_the_key_is_from() {
         (
             &expired,
             format!(
-                "HTTP status 400 Bad Request (`ExpiredToken`: the session is over, and needs a new key with its token); {sent}"
+                "HTTP status 400 Bad Request (`ExpiredToken`: the session has ended; get a new key and token); {sent}"
             ),
         ),
         (

@@ -1,9 +1,9 @@
 //! A Hydra as its sources have it: the same paths, shapes, statuses, headers and sentences.
 //!
 //! Sources: `Controller/{Root,User,Jobset,JobsetEval,Job,Build,BuildStep}.pm`, `Component/ToJSON.pm`
-//! and `Schema/Result/*.pm` of NixOS/hydra, and the examples of its `hydra-api.yaml`. Held against the
-//! web of August 2026 itself, request by request. Where JSON is not asked for, it answers with pages; it
-//! redirects to the URL that it believes to have.
+//! and `Schema/Result/*.pm` of NixOS/hydra, and the examples of its `hydra-api.yaml`. Compared
+//! with Hydra's own web server of August 2026, request by request. It returns HTML pages unless JSON is asked
+//! for, and redirects to the URL that it takes for its own.
 
 use platform::server::{Request, Response};
 use serde_json::{Value, json};
@@ -23,7 +23,7 @@ const ATTRIBUTES: &str = "; path=/; expires=Fri, 05-Feb-2038 10:00:00 GMT; HttpO
 type Event = Box<dyn FnMut(&mut State, usize) + Send>;
 
 pub struct State {
-    /// The URL that it believes to have.
+    /// The URL that it takes for its own.
     pub base: String,
     pub private: bool,
     /// It has a `store_uri`, so it serves no binary cache.

@@ -10,7 +10,7 @@
 //! - [`Caches`] asks all caches of a build in order; `health` stops asking one that is down.
 //! - [`TrustSettings`] (`trust`) checks signatures. What passes becomes a [`PathInfo`]; `kept` is its
 //!   form in a layer's metadata.
-//! - `decode` has the compressions.
+//! - `decode` has the compressions; `zstd_decoder` uses the memory of zstd's again.
 
 mod binary_cache;
 mod caches;

@@ -1,14 +1,14 @@
 //! Decoders of zstd whose memory serves one NAR after the other.
 //!
 //! The window of a new one is memory that the kernel has to find and clear: for the NARs of a closure,
-//! most of which are smaller than the window, that took 3 % of the processor time of a download.
+//! most of which are smaller than the window, that took 2 % of the processor time of a download.
 
 use std::io::{self, BufRead, Read};
 use std::sync::{Mutex, PoisonError};
 use zstd::stream::raw::{DParameter, Decoder, InBuffer, Operation, OutBuffer, WriteBuf};
 use zstd::stream::zio;
 
-/// How many wait for their next NAR at most: as many as decode at once on a machine with three cores.
+/// How many are kept at most: with the largest windows they take 32 MiB.
 const MOST_KEPT: usize = 4;
 
 /// The largest window that is kept, 8 MiB: the largest that zstd makes unless it is told to.

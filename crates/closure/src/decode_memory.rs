@@ -3,12 +3,14 @@
 //! Many NARs are downloaded at once, and one window may take 128 MiB. With the reservations the memory of
 //! a build does not depend on how many cores a machine has, or on what a cache sends.
 
+use crate::parallel::lock;
 use binary_cache::{DecodeError, DecoderLimits, limited_decoder};
 use std::io::{self, BufRead, Read};
 use std::sync::{Condvar, Mutex, PoisonError};
 
 /// Bytes that all decoders have together. A build takes 256 MiB at most: what is left is for buffers,
-/// narinfos, and one file that is held whole while it is packed anew. A larger window has all of it.
+/// narinfos, one file that is held whole while it is packed anew, and the windows that decoders of zstd
+/// keep for the next NAR, 32 MiB at most. A larger window has all of it.
 const ALL: u64 = 96 * 1024 * 1024;
 
 /// Bytes that a decoder takes beside its window.
@@ -50,9 +52,8 @@ pub fn reserve_all(size: u64) -> Reservation {
 
 fn reserve_bytes(bytes: u64, limits: DecoderLimits) -> Reservation {
     let bytes = bytes.min(ALL);
-    let free = FREE.lock().unwrap_or_else(PoisonError::into_inner);
     let mut free = FREED
-        .wait_while(free, |free| *free < bytes)
+        .wait_while(lock(&FREE), |free| *free < bytes)
         .unwrap_or_else(PoisonError::into_inner);
     *free -= bytes;
     Reservation { bytes, limits }
@@ -86,7 +87,7 @@ impl Read for Reserved {
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        *FREE.lock().unwrap_or_else(PoisonError::into_inner) += self.bytes;
+        *lock(&FREE) += self.bytes;
         FREED.notify_all();
     }
 }

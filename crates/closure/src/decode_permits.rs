@@ -4,8 +4,9 @@
 //! the processor's caches. So each thread reads its compressed bytes ahead without a permit, as slowly
 //! as its connection gives them, and takes a permit for decoding what it has read.
 
+use crate::parallel::lock;
 use std::io::{self, BufRead, Read};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 /// Compressed bytes that are read without a permit, then decoded with one.
 ///
@@ -54,10 +55,6 @@ impl DecodePermits {
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 /// Held while decoding.
 struct Permit(Arc<DecodePermits>);
 
@@ -68,7 +65,7 @@ impl Drop for Permit {
     }
 }
 
-/// Bytes that are read without a permit, and given with one. Dropping this returns the permit.
+/// Bytes that are read without a permit, and given with one. Dropping this returns the permit and the buffer.
 pub struct ReadAhead {
     bytes: Box<dyn Read>,
     buffer: Vec<u8>,

@@ -3,6 +3,7 @@
 use crate::content::Content;
 use crate::decode_memory::{HEAD, reserve, reserve_all};
 use crate::decode_permits::DecodePermits;
+use crate::parallel::lock;
 use crate::queue::{Queue, QueuedPath};
 use crate::relocate::findings::Findings;
 use crate::relocate::references::{ReferenceScanner, ScanFor};
@@ -12,7 +13,7 @@ use binary_cache::{CacheAnswer, CacheError, Caches, NarSource, PathInfo, is_iden
 use nix_derivation::StorePath;
 use std::io::{self, Cursor, Read};
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// NARs in work at once: with latency a thread mostly waits. What their decoders take is limited in all,
 /// see [`crate::decode_memory`]; a thread itself has 1.3 MiB of buffers.
@@ -110,10 +111,6 @@ pub fn fetch_each(
         return Err(error);
     }
     Ok(done.into_inner().unwrap_or_else(PoisonError::into_inner))
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Fetcher<'_> {

@@ -1,6 +1,7 @@
 //! Finds every store path of a closure by asking binary caches for narinfos, many at once.
 
 use crate::closure::Closure;
+use crate::parallel::lock;
 use binary_cache::{Answer, CacheAnswer, Caches, PathInfo};
 use nix_derivation::StorePath;
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
@@ -137,7 +138,7 @@ impl<'a> Walk<'a> {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 
     /// The next path to ask for; `None` once all answers are in.

@@ -1,5 +1,6 @@
 //! The store paths of a closure that are still to be downloaded, the largest first.
 
+use crate::parallel::lock;
 use binary_cache::PathInfo;
 use nix_derivation::StorePath;
 use std::cmp::Ordering;
@@ -114,7 +115,7 @@ impl Queue {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 }
 

@@ -57,15 +57,15 @@ impl HttpError {
     }
 }
 
-/// `404 Not Found`, or the number alone where it has no name.
-/// What to do about a reason of S3's, where the word does not say it.
+/// What to do about a reason of S3's, where its name does not say it.
 fn meaning(code: &str) -> &'static str {
     match code {
-        "ExpiredToken" => ": the session is over, and needs a new key with its token",
+        "ExpiredToken" => ": the session has ended; get a new key and token",
         _ => "",
     }
 }
 
+/// `404 Not Found`, or the number alone where it has no name.
 fn in_words(status: u16) -> String {
     let name = ureq::http::StatusCode::from_u16(status)
         .ok()

@@ -5,6 +5,7 @@
 //! What is signed, nested, or packed by something else is only reported.
 
 use crate::decode_memory::{Reserved, reserve};
+use crate::parallel::lock;
 use crate::relocate::blocker::BlockerReason;
 use crate::relocate::budget::Budget;
 use crate::relocate::formats::{Format, Probe};
@@ -15,7 +16,7 @@ use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Cursor, Read, Seek, SeekFrom, Write};
 use std::path::Path;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::Mutex;
 use store_references::packing::{Packing, ZIP_END, ZIP_MEMBER, beam_literals, read_up_to};
 use zip::result::ZipError;
 use zip::write::SimpleFileOptions;
@@ -120,7 +121,7 @@ pub fn look_into(
     } else if found && let Err(blocker) = seen.format.checked() {
         inside.blocker = Some(blocker);
     } else if found && references.relocation().is_some() {
-        let _held = hold();
+        let _held = lock(&WHOLE_FILE);
         rewrite_gzip(path, references)?;
     }
     Ok(inside)
@@ -139,10 +140,6 @@ fn encoding(packing: Packing) -> &'static str {
         Packing::Brotli => "br",
         packing => packing.name(),
     }
-}
-
-fn hold() -> MutexGuard<'static, ()> {
-    WHOLE_FILE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// What was seen of a stream.
@@ -256,7 +253,7 @@ fn look_into_zip(
         inside.blocker = Some(BlockerReason::Appended);
     }
     if !moved.is_empty() && inside.blocker.is_none() && references.relocation().is_some() {
-        let _held = hold();
+        let _held = lock(&WHOLE_FILE);
         if let Err(error) = rewrite_zip(path, &moved, references, budget) {
             only_of_the_system(error)?;
             inside.blocker = Some(BlockerReason::Packed(Packing::Zip));
@@ -387,7 +384,7 @@ fn look_through_members<R: Read + Seek>(
         if let Some(packing) = Packing::of_beginning(&head[..length]) {
             let seen = if depth > 0 && size <= MAX_HELD {
                 // Only the outermost holds: nested ones are its own.
-                let _held = (depth == MAX_DEPTH).then(hold);
+                let _held = (depth == MAX_DEPTH).then(|| lock(&WHOLE_FILE));
                 let mut nested = Vec::new();
                 // What does not fit its checksum is looked at as far as it goes.
                 let _ = bytes.take(MAX_HELD).read_to_end(&mut nested);

@@ -63,7 +63,7 @@ pub enum BlockerReason {
     Sealed(String),
 }
 
-/// A packing as a layer's metadata keeps it.
+/// A packing as a layer's metadata keeps it: the crate of [`Packing`] has no dependencies.
 #[derive(Serialize, Deserialize)]
 #[serde(remote = "Packing", rename_all = "kebab-case")]
 enum KeptPacking {
